@@ -1,0 +1,1 @@
+"""Guarded page-flow state machines for Flask."""

@@ -1,0 +1,240 @@
+"""The history: append-only entries for people and audits; no decision reads it.
+
+Entries of this process are linked nodes; those that were loaded stay the text they were stored as
+until someone reads them, and a commit appends to that text.
+
+The text: for each entry one number in base 32, least digit first, `A`-`Z` `a`-`f` for the last
+digit and the next 32 of the URL-safe alphabet for those before it. The number is
+`gap * (ways + 1) + code`: seconds since the entry before, number of edges out of the state it led
+to, and the edge's place among these from 1. Code 0 is followed by three more numbers: source,
+target, steps of rev. So a usual entry takes two characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
+
+from ..errors import SnapshotError
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+__all__ = ["Entry", "History", "Log", "Logged", "Packed", "entries_of", "length_of", "pack"]
+
+
+class Entry(NamedTuple):
+    """One transition that was made: `at` is in whole seconds since 1970."""
+
+    source: str
+    target: str
+    event: str | None
+    at: int
+    rev: int
+
+
+class Mark(NamedTuple):
+    """Where an entry is counted from: the state before it, its time, its rev."""
+
+    state: str
+    at: int
+    rev: int
+
+
+# (before, count, source, target, event, at, rev)
+Logged: TypeAlias = tuple["Log", int, str, str, str | None, int, int]
+
+
+class Packed:
+    """Entries as text, between two marks."""
+
+    __slots__ = ("count", "first", "last", "machine", "text")
+
+    def __init__(self, machine: Machine, text: str, count: int, first: Mark, last: Mark) -> None:
+        self.machine = machine
+        self.text = text
+        self.count = count
+        self.first = first
+        self.last = last
+
+
+Log: TypeAlias = Logged | Packed | None
+
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_VALUE = {character: value for value, character in enumerate(ALPHABET)}
+
+
+def _digits(number: int) -> str:
+    text = ""
+    while number > 31:
+        text += ALPHABET[32 + (number & 31)]
+        number >>= 5
+    return text + ALPHABET[number]
+
+
+_SHORT = [_digits(number) for number in range(4096)]
+
+
+def _write(number: int) -> str:
+    return _SHORT[number] if number < 4096 else _digits(number)
+
+
+def _numbers(text: str) -> Iterator[int]:
+    number = shift = 0
+    for character in text:
+        value = _VALUE[character]
+        if value < 32:
+            yield number | value << shift
+            number = shift = 0
+        else:
+            number |= (value - 32) << shift
+            shift += 5
+            if shift > 60:
+                raise ValueError("a number is too long")
+    if shift:
+        raise ValueError("the last number is cut off")
+
+
+def length_of(log: Log) -> int:
+    """Count the entries of `log`, in constant time."""
+    if log is None:
+        return 0
+    return log.count if isinstance(log, Packed) else log[1]
+
+
+def _unpacked(log: Log) -> tuple[Packed | None, list[Logged]]:
+    fresh = []
+    while isinstance(log, tuple):
+        fresh.append(log)
+        log = log[0]
+    fresh.reverse()
+    return log, fresh
+
+
+def _encode(machine: Machine, mark: Mark, entries: Sequence[Entry]) -> tuple[str, Mark]:
+    ways, numbers = machine.ways, machine.numbers
+    state, at, rev = mark
+    parts = []
+    for entry in entries:
+        out = ways[state]
+        edge = out.get(entry.target)
+        base = (entry.at - at) * (len(out) + 1)
+        if entry.source == state and edge is not None and entry.rev == rev + 1:
+            parts.append(_write(base + edge.code))
+        else:
+            parts += (
+                _write(base),
+                _write(numbers[entry.source]),
+                _write(numbers[entry.target]),
+                _write(entry.rev - rev),
+            )
+        _, state, _, at, rev = entry
+    return "".join(parts), Mark(state, at, rev)
+
+
+def pack(machine: Machine, log: Log, first: Mark, limit: int | None = None) -> Packed:
+    """Return `log` as text, at most the newest `limit` entries of it.
+
+    `first` is the mark of a log that nothing was cut from. Past the limit a quarter is dropped at
+    once, so that the rest is not written anew at every step.
+    """
+    packed, fresh = _unpacked(log)
+    if packed is None or packed.machine is not machine:
+        entries = entries_of(log)
+        packed = Packed(machine, "", 0, packed.first if packed else first, first)
+        packed.last = packed.first
+    else:
+        entries = [Entry(*node[2:]) for node in fresh]
+    count = packed.count + len(entries)
+    if limit is not None and count > limit:
+        entries = entries_of(log)
+        kept = limit if limit < 4 else limit - limit // 4
+        cut = len(entries) - kept
+        before = entries[cut - 1]
+        entries = entries[cut:]
+        mark = Mark(before.target, before.at, before.rev)
+        packed = Packed(machine, "", 0, mark, mark)
+        count = kept
+    text, last = _encode(machine, packed.last, entries)
+    return Packed(machine, packed.text + text, count, packed.first, last)
+
+
+def _decode(packed: Packed) -> list[Entry]:
+    machine = packed.machine
+    ways, names = machine.ways, machine.names
+    out_of = {name: tuple(edges.values()) for name, edges in ways.items()}
+    state, at, rev = packed.first
+    entries = []
+    try:
+        numbers = _numbers(packed.text)
+        for number in numbers:
+            out = out_of[state]
+            gap, code = divmod(number, len(out) + 1)
+            at += gap
+            if code:
+                edge = out[code - 1]
+                source, target, event, rev = state, edge.target, edge.event, rev + 1
+            else:
+                source, target = names[next(numbers)], names[next(numbers)]
+                rev += next(numbers)
+                taken = ways[source].get(target)
+                event = taken.event if taken else None
+            entries.append(Entry(source, target, event, at, rev))
+            state = target
+    except (LookupError, ValueError, StopIteration) as error:
+        raise SnapshotError(f"The stored history can't be read: {error!r}.") from error
+    if (state, at, rev) != packed.last or len(entries) != packed.count:
+        raise SnapshotError("The stored history does not lead to the stored state.")
+    return entries
+
+
+def entries_of(log: Log) -> list[Entry]:
+    """List the entries of `log`, oldest first."""
+    packed, fresh = _unpacked(log)
+    entries = _decode(packed) if packed else []
+    entries += [Entry(*node[2:]) for node in fresh]
+    return entries
+
+
+class History(Sequence[Entry]):
+    """The entries of a flow, oldest first; `("a", "b") in history` asks for an edge."""
+
+    __slots__ = ("_entries", "_log")
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._entries: list[Entry] | None = None
+
+    @property
+    def entries(self) -> list[Entry]:
+        if self._entries is None:
+            self._entries = entries_of(self._log)
+        return self._entries
+
+    def __len__(self) -> int:
+        return length_of(self._log)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        return self.entries[index]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __contains__(self, item: object) -> bool:
+        if isinstance(item, tuple) and len(item) == 2:
+            return any(entry[:2] == item for entry in self.entries)
+        return item in self.entries
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, (History, list, tuple)):
+            return self.entries == list[Any](other)
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"History({self.entries!r})"

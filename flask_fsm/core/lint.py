@@ -1,0 +1,70 @@
+"""The faults of a graph: what can be said against a definition before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..errors import DefinitionError, Unreachable
+
+__all__ = ["faults_of_graph"]
+
+
+def _reached(starts: Iterable[str], ways: Mapping[str, Iterable[str]]) -> set[str]:
+    seen = set(starts)
+    todo = list(seen)
+    while todo:
+        for state in ways.get(todo.pop(), ()):
+            if state not in seen:
+                seen.add(state)
+                todo.append(state)
+    return seen
+
+
+def faults_of_graph(
+    states: Sequence[str],
+    edges: Iterable[tuple[str, str]],
+    initial: str,
+    finals: Iterable[str],
+) -> list[DefinitionError]:
+    """List every unreachable state, final with a way out, and state that leads to no final."""
+    ahead: dict[str, list[str]] = {}
+    behind: dict[str, list[str]] = {}
+    for source, target in edges:
+        ahead.setdefault(source, []).append(target)
+        behind.setdefault(target, []).append(source)
+    faults: list[DefinitionError] = []
+    reachable = _reached([initial], ahead)
+    faults += [
+        Unreachable(
+            f"state {state!r} can't be reached from the initial state {initial!r}: add an edge "
+            f"to it, or remove it.",
+            target=state,
+        )
+        for state in states
+        if state not in reachable
+    ]
+    ends = list(finals)
+    faults += [
+        DefinitionError(
+            f"state {state!r} is final but has a way out to {ahead[state][0]!r}: remove the edge, "
+            f"or take the state out of `final`.",
+            source=state,
+            target=ahead[state][0],
+            code="final_with_way_out",
+        )
+        for state in ends
+        if state in ahead
+    ]
+    if ends:
+        finishing = _reached(ends, behind)
+        faults += [
+            DefinitionError(
+                f"from state {state!r} no final state can be reached: add an edge, or name it in "
+                f"`final`.",
+                source=state,
+                code="dead_end",
+            )
+            for state in states
+            if state not in finishing
+        ]
+    return faults

@@ -1,0 +1,157 @@
+"""Guards, validators, pre_transition rules and hooks: how they are registered and ordered.
+
+A rule belongs to a machine, to a state (it runs when that state is entered) or to an edge (when
+that edge is taken). Rules of one kind run by `order`; ties run machine, state, edge, and within
+each of these in the order of registration.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar, overload
+
+from ..errors import DefinitionError
+
+__all__ = ["Compiled", "Rule", "Ruled", "Wrap", "guard", "hook", "pre_transition", "validator"]
+
+Function = Callable[..., Any]
+F = TypeVar("F", bound=Function)
+Wrap = Callable[[Function], Function]
+
+GUARD, PRE_TRANSITION, VALIDATOR, HOOK = KINDS = ("guard", "pre_transition", "validator", "hook")
+
+
+class Rule(NamedTuple):
+    """A function and its place among the rules of its kind."""
+
+    order: float
+    function: Function
+
+
+class Compiled(NamedTuple):
+    """The rules of one edge, as they run."""
+
+    guards: tuple[Function, ...] = ()
+    pre_transitions: tuple[Function, ...] = ()
+    validators: tuple[Function, ...] = ()
+    hooks: tuple[Function, ...] = ()
+
+
+class Ruled:
+    """What rules can be registered on: a machine, a state, a transition."""
+
+    __slots__ = ("_rules", "_sealed")
+
+    _rules: dict[str, list[Rule]]
+    _sealed: bool
+
+    def _begin(
+        self,
+        when: Function | Iterable[Function] | None,
+        pre_transition: Iterable[Function],
+        validators: Iterable[Function],
+        hooks: Iterable[Function],
+    ) -> None:
+        guards = () if when is None else (when,) if callable(when) else tuple(when)
+        given = zip(KINDS, (guards, pre_transition, validators, hooks), strict=True)
+        object.__setattr__(self, "_sealed", False)
+        object.__setattr__(
+            self, "_rules", {kind: [Rule(0, function) for function in fs] for kind, fs in given}
+        )
+
+    def _register(self, kind: str, function: F, order: float) -> F:
+        if self._sealed:
+            raise DefinitionError(
+                f"{self!r}: the {kind} {function.__qualname__!r} comes too late, the machine is in "
+                f"use. Register rules where the machine is defined, or in a module that is "
+                f"imported before the first flow or request."
+            )
+        self._rules[kind].append(Rule(order, function))
+        return function
+
+    def _decorate(self, kind: str, function: F | None, order: float) -> Any:
+        if function is None:
+            return lambda f: self._register(kind, f, order)
+        return self._register(kind, function, order)
+
+    def _seal(self) -> None:
+        object.__setattr__(self, "_sealed", True)
+
+    @overload
+    def guard(self, function: F) -> F: ...
+    @overload
+    def guard(self, function: None = None, *, order: float = 0) -> Callable[[F], F]: ...
+    def guard(self, function: Any = None, *, order: float = 0) -> Any:
+        """Register a pure predicate `(flow) -> bool`; False refuses the edge."""
+        return self._decorate(GUARD, function, order)
+
+    @overload
+    def pre_transition(self, function: F) -> F: ...
+    @overload
+    def pre_transition(self, function: None = None, *, order: float = 0) -> Callable[[F], F]: ...
+    def pre_transition(self, function: Any = None, *, order: float = 0) -> Any:
+        """Register a rule `(flow, data)` that runs first and may enrich `data`, a dict."""
+        return self._decorate(PRE_TRANSITION, function, order)
+
+    @overload
+    def validator(self, function: F) -> F: ...
+    @overload
+    def validator(self, function: None = None, *, order: float = 0) -> Callable[[F], F]: ...
+    def validator(self, function: Any = None, *, order: float = 0) -> Any:
+        """Register a rule `(flow, data)` that raises ValidationFailed or ValueError to refuse."""
+        return self._decorate(VALIDATOR, function, order)
+
+    @overload
+    def hook(self, function: F) -> F: ...
+    @overload
+    def hook(self, function: None = None, *, order: float = 0) -> Callable[[F], F]: ...
+    def hook(self, function: Any = None, *, order: float = 0) -> Any:
+        """Register a rule `(flow, result)` that runs after the commit; a failure is logged."""
+        return self._decorate(HOOK, function, order)
+
+
+def guard(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
+    """Register a guard on a machine, state or transition that is defined elsewhere."""
+    return on.guard(order=order)
+
+
+def pre_transition(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
+    """Register a pre_transition rule on a machine, state or transition defined elsewhere."""
+    return on.pre_transition(order=order)
+
+
+def validator(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
+    """Register a validator on a machine, state or transition that is defined elsewhere."""
+    return on.validator(order=order)
+
+
+def hook(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
+    """Register a hook on a machine, state or transition that is defined elsewhere."""
+    return on.hook(order=order)
+
+
+def compile_rules(wrap: Wrap, *owners: Ruled) -> Compiled:
+    """Merge the rules of `owners` (machine, state, transition) into the order in which they run."""
+    return Compiled(
+        *(
+            tuple(
+                wrap(rule.function)
+                for rule in sorted(
+                    (rule for owner in owners for rule in owner._rules[kind]),
+                    key=lambda rule: rule.order,
+                )
+            )
+            for kind in KINDS
+        )
+    )
+
+
+def only_sync(function: Function) -> Function:
+    """Refuse an async rule: without an app there is no event loop to run it on."""
+    if inspect.iscoroutinefunction(function):
+        raise DefinitionError(
+            f"The rule {function.__qualname__!r} is async. A flow of its own can't await it: "
+            f"use the machine through FlaskFSM, which runs async rules as Flask does."
+        )
+    return function

@@ -1,0 +1,309 @@
+"""Snapshot: a flow as immutable data, and the text that it is stored as.
+
+The text is made of fields between `|`: version and digest of the machine, id, subject, the numbers
+(rev, started, seconds until updated, taken edges, finished), the receipt of the last commit, the
+history, the number of pages, then for each page of the path its name, URL arguments and answers,
+and for each draft its page and answers. States of the path are written by name and those of the
+history by number, so that a flow outlives a change of the definition and only its history does not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import SnapshotError
+from .answers import load_answers
+from .history import Entry, History, Log, Mark, Packed, length_of, pack
+from .path import Node, Path, nodes_back
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+__all__ = ["Entry", "Receipt", "Snapshot"]
+
+VERSION = "1"
+MAX_TEXT = 1 << 20
+
+_ID = re.compile(r"[\w-]{22}(~[1-9]\d{0,8})?", re.ASCII)
+_NUMBERS = re.compile(
+    r"(\d{1,15}),(\d{1,12}),(\d{1,12}),((?:0|[1-9a-f][0-9a-f]*)),([01])", re.ASCII
+)
+_RECEIPT = re.compile(r"[\w-]{1,64},[\w-]{1,64}", re.ASCII)
+_HISTORY = re.compile(r"(\d{1,9})(?:~(\d{1,9})~(\d{1,12})~(\d{1,15}))?~([\w-]*)", re.ASCII)
+_COUNT = re.compile(r"[1-9]\d{0,8}", re.ASCII)
+
+
+class Receipt(NamedTuple):
+    """Of the submission that made the last commit: its token's nonce and its body's digest."""
+
+    nonce: str
+    digest: str
+
+
+class Snapshot(tuple[Any, ...]):
+    """A flow as plain, immutable data.
+
+    `id`, `subject`, `rev`, `state`, `path`, `history`, `data` (answers of the pages on the path
+    before the current one), `drafts` (all other answers), `started` and `updated` (whole seconds
+    since 1970), `taken` (edges of this run, as bits, where the machine counts them), `finished`,
+    and the `receipt` of the last commit.
+    """
+
+    __slots__ = ()
+
+    id: str = property(itemgetter(0))  # type: ignore[assignment]
+    subject: str | None = property(itemgetter(1))  # type: ignore[assignment]
+    rev: int = property(itemgetter(2))  # type: ignore[assignment]
+    tip: Node = property(itemgetter(3))  # type: ignore[assignment]
+    log: Log = property(itemgetter(4))  # type: ignore[assignment]
+    started: int = property(itemgetter(6))  # type: ignore[assignment]
+    updated: int = property(itemgetter(7))  # type: ignore[assignment]
+    taken: int = property(itemgetter(8))  # type: ignore[assignment]
+    finished: bool = property(itemgetter(9))  # type: ignore[assignment]
+    receipt: Receipt | None = property(itemgetter(10))  # type: ignore[assignment]
+
+    @classmethod
+    def of(
+        cls,
+        id: str,
+        subject: str | None,
+        rev: int,
+        tip: Node,
+        log: Log,
+        drafts: dict[str, str],
+        started: int,
+        updated: int,
+        taken: int,
+        finished: bool,
+        receipt: Receipt | None,
+    ) -> Snapshot:
+        fields = (
+            id, subject, rev, tip, log, drafts, started, updated, taken, finished, receipt
+        )  # fmt: skip
+        return tuple.__new__(cls, fields)
+
+    def _replaced(self, index: int, value: Any) -> Snapshot:
+        return tuple.__new__(Snapshot, (*self[:index], value, *self[index + 1 :]))
+
+    @property
+    def state(self) -> str:
+        return self.tip[1]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.tip)
+
+    @property
+    def history(self) -> History:
+        return History(self.log)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return data_before(self.tip)
+
+    @property
+    def drafts(self) -> dict[str, Any]:
+        return {page: load_answers(text) for page, text in self[5].items()}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Snapshot):
+            return NotImplemented
+        return self._comparable() == other._comparable()
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.rev))
+
+    def _comparable(self) -> tuple[Any, ...]:
+        # A nested tuple of a long path can't be compared as it is: the recursion is too deep.
+        pages = [node[1:] for node in nodes_back(self.tip)]
+        return (*self[:3], pages, self.history.entries, *self[5:])
+
+    def __repr__(self) -> str:
+        return (
+            f"Snapshot(id={self.id!r}, rev={self.rev}, state={self.state!r}, "
+            f"path={self.path!r}, history={length_of(self.log)}, finished={self.finished})"
+        )
+
+    def with_receipt(self, receipt: Receipt | None) -> Snapshot:
+        """Return this snapshot with the receipt of the submission that made it."""
+        return self._replaced(10, receipt)
+
+    def compacted(self, machine: Machine, limit: int | None = None) -> Snapshot:
+        """Return this snapshot with its history as text, at most `limit` entries of it."""
+        first = Mark(machine.initial, self.started, 0)
+        return self._replaced(4, pack(machine, self.log, first, limit))
+
+    def encode(self, machine: Machine) -> str:
+        """Return the text that `Snapshot.decode` reads with the same machine."""
+        first = Mark(machine.initial, self.started, 0)
+        packed = pack(machine, self.log, first)
+        base = ""
+        if packed.first != first:
+            mark = packed.first
+            base = f"{machine.numbers[mark.state]}~{mark.at}~{mark.rev}~"
+        pages = list(nodes_back(self.tip))
+        fields = [
+            VERSION + machine.digest,
+            self.id,
+            "" if self.subject is None else _quoted(self.subject),
+            f"{self.rev},{self.started},{self.updated - self.started},"
+            f"{self.taken:x},{self.finished:d}",
+            "" if self.receipt is None else ",".join(self.receipt),
+            f"{packed.count}~{base}{packed.text}",
+            str(len(pages)),
+        ]
+        for node in reversed(pages):
+            fields += (_name(node[1]), node[2] or "", node[3] or "")
+        for page, text in self[5].items():
+            fields += (_name(page), text)
+        return "|".join(fields)
+
+    @classmethod
+    def decode(cls, text: str, machine: Machine) -> Snapshot:
+        """Read a text, or raise SnapshotError.
+
+        After a change of the definition the history is dropped (it is written in the numbers of
+        the old one), and a state that is gone is an error whose code is `"definition"`.
+        """
+        try:
+            return _decode(text, machine)
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise SnapshotError(
+                f"The stored flow of machine {machine.name!r} can't be read: {error}."
+            ) from error
+
+
+def _name(state: str) -> str:
+    """Return a state's name without `|`; one that looks like JSON text is JSON text."""
+    return _quoted(state) if "|" in state or state.startswith('"') else state
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text).replace("|", "\\u007c")
+
+
+def _unquoted(text: str) -> str:
+    if not text.startswith('"'):
+        return text
+    name = json.loads(text)
+    if not isinstance(name, str):
+        raise ValueError("a name is no text")
+    return name
+
+
+def _matched(pattern: re.Pattern[str], text: str, what: str) -> re.Match[str]:
+    match = pattern.fullmatch(text)
+    if match is None:
+        raise ValueError(f"its {what} is malformed")
+    return match
+
+
+def _state(text: str, machine: Machine, flow: str) -> str:
+    name = _unquoted(text)
+    if name not in machine.states:
+        raise SnapshotError(
+            f"A stored flow of machine {machine.name!r} is at the state {name!r}, which the "
+            f"definition no longer has: keep the state until the flows that know it have ended, "
+            f"or let them start again.",
+            flow=flow,
+            source=name,
+            code="definition",
+        )
+    return name
+
+
+def _decode(text: str, machine: Machine) -> Snapshot:
+    if not isinstance(text, str) or len(text) > MAX_TEXT:
+        raise ValueError(f"it is no text of up to {MAX_TEXT} characters")
+    head, id, subject, numbers, receipt, history, size, *rest = text.split("|")
+    if head[:1] != VERSION:
+        raise ValueError("its version is unknown")
+    _matched(_ID, id, "id")
+    rev, started, age, taken, finished = _matched(_NUMBERS, numbers, "numbers").groups()
+    pages = 3 * int(_matched(_COUNT, size, "number of pages")[0])
+    if len(rest) < pages or (len(rest) - pages) % 2:
+        raise ValueError("its pages are cut off")
+    same = head[1:] == machine.digest
+    tip = _decode_path(rest[:pages], machine, id, same)
+    drafts: dict[str, str] = {}
+    for page, answers in zip(rest[pages::2], rest[pages + 1 :: 2], strict=True):
+        load_answers(answers)
+        name = _unquoted(page)
+        if name in machine.states:
+            drafts[name] = answers
+    updated = int(started) + int(age)
+    last = Mark(tip[1], updated, int(rev))
+    log = _decode_log(history, machine, int(started), last) if same else None
+    return Snapshot.of(
+        id,
+        _unquoted(subject) if subject else None,
+        int(rev),
+        tip,
+        log or Packed(machine, "", 0, last, last),
+        drafts,
+        int(started),
+        updated,
+        int(taken, 16) if same else 0,
+        finished == "1",
+        Receipt(*_matched(_RECEIPT, receipt, "receipt")[0].split(",")) if receipt else None,
+    )
+
+
+def _decode_path(fields: list[str], machine: Machine, flow: str, same: bool) -> Node:
+    node: Node | None = None
+    seen = set()
+    for depth, (text, args, answers) in enumerate(
+        zip(fields[::3], fields[1::3], fields[2::3], strict=True)
+    ):
+        state = _state(text, machine, flow)
+        if state in seen:
+            raise ValueError("its path has a loop")
+        seen.add(state)
+        for stored in (args, answers):
+            if stored:
+                load_answers(stored)
+        barrier = 0
+        if node is None:
+            if same and state != machine.initial:
+                raise ValueError("its path doesn't begin at the initial state")
+        else:
+            edge = machine.ways[node[1]].get(state)
+            if edge is None:
+                if same:
+                    raise ValueError("its path takes an edge that is not there")
+            else:
+                node = left(node, edge.back, node[3])
+            barrier = node[5] if edge is None or edge.back != "invalidate" else depth
+        node = (node, state, args or None, answers or None, depth, barrier, False)
+    assert node is not None
+    if node[3] is not None:
+        raise ValueError("its current page has answers")
+    return node
+
+
+def data_before(node: Node) -> dict[str, Any]:
+    """Return the answers of the pages before `node` on its path, by page."""
+    pages = [(before[1], before[3]) for before in nodes_back(node) if before is not node]
+    return {state: load_answers(text) for state, text in reversed(pages) if text is not None}
+
+
+def left(node: Node, back: str, answers: str | None) -> Node:
+    """Return `node` as it stands on the path once it was left by an edge with that back policy."""
+    before, state, args, _, depth, barrier, _ = node
+    return (before, state, args, answers, depth, barrier, back != "preserve")
+
+
+def _decode_log(text: str, machine: Machine, started: int, last: Mark) -> Packed:
+    count, state, at, rev, entries = _matched(_HISTORY, text, "history").groups()
+    first = (
+        Mark(machine.initial, started, 0)
+        if state is None
+        else Mark(machine.names[int(state)], int(at), int(rev))
+    )
+    return Packed(machine, entries, int(count), first, last)

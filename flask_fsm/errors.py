@@ -1,0 +1,305 @@
+"""One tree of errors. Each carries what it is about, and says what happened and what to do.
+
+Four questions are kept apart: is the name known (`UnknownState`, `SnapshotError`), is the edge
+allowed here and now (`InvalidTransition` and its children), did a rule refuse (`GuardRefused`,
+`ValidationFailed`), or did a rule crash (`RuleCrashed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+__all__ = [
+    "ConfigError",
+    "DefinitionError",
+    "DuplicateEvent",
+    "DuplicateState",
+    "DuplicateTransition",
+    "FSMError",
+    "FlowBusy",
+    "FlowFinished",
+    "FlowGone",
+    "GuardRefused",
+    "InvalidData",
+    "InvalidToken",
+    "InvalidTransition",
+    "MissingExtra",
+    "NotAPage",
+    "NotFound",
+    "Reason",
+    "RuleCrashed",
+    "SkippedTransition",
+    "SnapshotError",
+    "SnapshotTooLarge",
+    "StaleFlow",
+    "UnknownState",
+    "Unreachable",
+    "ValidationFailed",
+]
+
+
+class Reason(NamedTuple):
+    """Why an edge can't be taken: a `code` for programs and a `text` for people."""
+
+    code: str
+    text: str
+
+
+class FSMError(Exception):
+    """Base of all errors of this package.
+
+    `flow` is the flow's id, or None; `source` and `target` are state names, or None; `allowed`
+    names the states that may follow; `code` is machine-readable; `reasons` lists every `Reason`.
+    """
+
+    status: ClassVar[int] = 500
+    """The HTTP status that a guarded page answers with."""
+    default_code: ClassVar[str] = "error"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        flow: str | None = None,
+        source: str | None = None,
+        target: str | None = None,
+        allowed: Iterable[str] = (),
+        code: str | None = None,
+        reasons: Iterable[Reason] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.flow = flow
+        self.source = source
+        self.target = target
+        self.allowed: tuple[str, ...] = tuple(allowed)
+        self.code = code or self.default_code
+        self.reasons: tuple[Reason, ...] = tuple(reasons) or (Reason(self.code, message),)
+
+    @property
+    def reason(self) -> str:
+        """The machine-readable code of the first reason."""
+        return self.reasons[0].code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+# -- the definition -------------------------------------------------------------------------
+
+
+class DefinitionError(FSMError):
+    """A machine, or the way an app uses it, is faulty; `faults` holds every fault found."""
+
+    default_code = "definition"
+
+    def __init__(
+        self, message: str = "", *, faults: Sequence[DefinitionError] = (), **context: Any
+    ) -> None:
+        super().__init__(message, **context)
+        self.faults: tuple[DefinitionError, ...] = tuple(faults) or (self,)
+
+    @classmethod
+    def of(cls, where: str, faults: Sequence[DefinitionError]) -> DefinitionError:
+        """One error for all `faults`, of the kind of the first, naming each of them."""
+        first = faults[0]
+        if len(faults) == 1:
+            text = f"{where}: {first.message}"
+        else:
+            text = f"{where} has {len(faults)} faults:" + "".join(
+                f"\n  {number}. {fault.message}" for number, fault in enumerate(faults, 1)
+            )
+        return type(first)(
+            text,
+            faults=faults,
+            source=first.source,
+            target=first.target,
+            code=first.code,
+        )
+
+
+class DuplicateState(DefinitionError):
+    """Two states of one machine have the same name."""
+
+    default_code = "duplicate_state"
+
+
+class DuplicateEvent(DefinitionError):
+    """Two edges out of one state listen to the same event."""
+
+    default_code = "duplicate_event"
+
+
+class UnknownState(DefinitionError):
+    """A name that is no state of the machine."""
+
+    default_code = "unknown_state"
+    status = 400
+
+
+class Unreachable(DefinitionError):
+    """No walk from the initial state arrives at this state."""
+
+    default_code = "unreachable"
+
+
+class ConfigError(FSMError):
+    """A setting of the app is missing or can't be used; the text names the key and the remedy."""
+
+    default_code = "config"
+
+
+class MissingExtra(ConfigError):
+    """An optional part is used, but its packages are not installed; the text names the extra."""
+
+    default_code = "missing_extra"
+
+
+# -- a transition ---------------------------------------------------------------------------
+
+
+class InvalidTransition(FSMError):
+    """The machine has no such edge from here."""
+
+    default_code = "no_edge"
+    status = 409
+
+
+class DuplicateTransition(InvalidTransition):
+    """The edge has been taken in this run, and the machine says `repeat=False`."""
+
+    default_code = "taken"
+
+
+class SkippedTransition(InvalidTransition):
+    """The machine says `ordered=True`, and a transition declared before this one is missing."""
+
+    default_code = "skipped"
+
+
+class NotAPage(InvalidTransition):
+    """The state exists but no view shows it, so `advance()` has nowhere to send the visitor."""
+
+    default_code = "not_a_page"
+
+
+class GuardRefused(FSMError):
+    """A guard judged the edge and said no (or raised, which is logged)."""
+
+    default_code = "guard"
+    status = 409
+
+
+class ValidationFailed(FSMError):
+    """A validator said why not. `messages` are about the whole, `fields` maps a field to its own.
+
+    Raise it from a validator with a text, with a mapping of field to text or texts, or with
+    a text and `field=`.
+    """
+
+    default_code = "validation"
+    status = 422
+
+    def __init__(
+        self,
+        message: str | Mapping[str, str | Iterable[str]] = "",
+        *,
+        field: str | None = None,
+        messages: Iterable[str] = (),
+        fields: Mapping[str, Iterable[str]] | None = None,
+        **context: Any,
+    ) -> None:
+        self.messages: list[str] = list(messages)
+        self.fields: dict[str, list[str]] = {
+            name: list(texts) for name, texts in (fields or {}).items()
+        }
+        if isinstance(message, str):
+            if field is not None:
+                self.fields.setdefault(field, []).append(message)
+            elif message and not self.messages and not self.fields:
+                self.messages.append(message)
+        else:
+            for name, texts in message.items():
+                self.fields.setdefault(name, []).extend(
+                    [texts] if isinstance(texts, str) else texts
+                )
+            message = "; ".join(
+                [*self.messages, *(f"{name}: {', '.join(t)}" for name, t in self.fields.items())]
+            )
+        super().__init__(message, **context)
+
+
+class InvalidData(ValidationFailed):
+    """Data that can't be kept as it is, because JSON has no form for it; `fields` names it."""
+
+    default_code = "invalid_data"
+
+
+class RuleCrashed(FSMError):
+    """A rule raised what is no refusal: a fault of the app. The cause is chained."""
+
+    default_code = "crashed"
+
+
+# -- the run --------------------------------------------------------------------------------
+
+
+class StaleFlow(FSMError):
+    """The flow has moved on: an old form, a page that is not on the path, or a lost race."""
+
+    default_code = "stale"
+    status = 409
+
+
+class FlowBusy(StaleFlow):
+    """Another request of this flow is being served, and the wait for it was over."""
+
+    default_code = "busy"
+
+
+class FlowFinished(FSMError):
+    """The run has ended, so nothing more can be taken in it."""
+
+    default_code = "finished"
+    status = 410
+
+
+class FlowGone(FSMError):
+    """The run is not there any more: expired, evicted, or made by a definition that is gone."""
+
+    default_code = "gone"
+    status = 410
+
+
+class NotFound(FSMError):
+    """A machine, flow or page that isn't there, or isn't yours."""
+
+    default_code = "not_found"
+    status = 404
+
+
+class InvalidToken(FSMError):
+    """The form's token is missing, empty, or was not signed by this app."""
+
+    default_code = "bad_token"
+    status = 400
+
+
+class SnapshotError(FSMError):
+    """A stored text that is no snapshot of this machine."""
+
+    default_code = "bad_snapshot"
+    status = 410
+
+
+class SnapshotTooLarge(FSMError):
+    """The snapshot doesn't fit its store. `size` and `limit` are in bytes."""
+
+    default_code = "too_large"
+    status = 413
+
+    def __init__(self, message: str = "", *, size: int = 0, limit: int = 0, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.size = size
+        self.limit = limit
