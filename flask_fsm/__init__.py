@@ -1,1 +1,81 @@
 """Guarded page-flow state machines for Flask."""
+
+from .core.flow import Flow, Progress, Result
+from .core.history import Entry, History
+from .core.machine import Machine, State, Transition
+from .core.path import Path
+from .core.rules import guard, hook, pre_transition, validator
+from .core.snapshot import Snapshot
+from .errors import (
+    ConfigError,
+    DefinitionError,
+    DuplicateEvent,
+    DuplicateState,
+    DuplicateTransition,
+    FlowBusy,
+    FlowFinished,
+    FlowGone,
+    FSMError,
+    GuardRefused,
+    InvalidData,
+    InvalidToken,
+    InvalidTransition,
+    MissingArguments,
+    NotAPage,
+    NotFound,
+    Reason,
+    RuleCrashed,
+    SkippedTransition,
+    SnapshotError,
+    SnapshotTooLarge,
+    StaleFlow,
+    UnknownState,
+    Unreachable,
+    ValidationFailed,
+)
+from .extension import FlaskFSM
+from .problem import Refusal
+
+__all__ = [
+    "ConfigError",
+    "DefinitionError",
+    "DuplicateEvent",
+    "DuplicateState",
+    "DuplicateTransition",
+    "Entry",
+    "FSMError",
+    "FlaskFSM",
+    "Flow",
+    "FlowBusy",
+    "FlowFinished",
+    "FlowGone",
+    "GuardRefused",
+    "History",
+    "InvalidData",
+    "InvalidToken",
+    "InvalidTransition",
+    "Machine",
+    "MissingArguments",
+    "NotAPage",
+    "NotFound",
+    "Path",
+    "Progress",
+    "Reason",
+    "Refusal",
+    "Result",
+    "RuleCrashed",
+    "SkippedTransition",
+    "Snapshot",
+    "SnapshotError",
+    "SnapshotTooLarge",
+    "StaleFlow",
+    "State",
+    "Transition",
+    "UnknownState",
+    "Unreachable",
+    "ValidationFailed",
+    "guard",
+    "hook",
+    "pre_transition",
+    "validator",
+]

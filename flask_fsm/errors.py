@@ -24,7 +24,7 @@ __all__ = [
     "InvalidData",
     "InvalidToken",
     "InvalidTransition",
-    "MissingExtra",
+    "MissingArguments",
     "NotAPage",
     "NotFound",
     "Reason",
@@ -53,7 +53,7 @@ class FSMError(Exception):
     names the states that may follow; `code` is machine-readable; `reasons` lists every `Reason`.
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     """The HTTP status that a guarded page answers with."""
     default_code: ClassVar[str] = "error"
 
@@ -135,7 +135,6 @@ class UnknownState(DefinitionError):
     """A name that is no state of the machine."""
 
     default_code = "unknown_state"
-    status = 400
 
 
 class Unreachable(DefinitionError):
@@ -148,12 +147,6 @@ class ConfigError(FSMError):
     """A setting of the app is missing or can't be used; the text names the key and the remedy."""
 
     default_code = "config"
-
-
-class MissingExtra(ConfigError):
-    """An optional part is used, but its packages are not installed; the text names the extra."""
-
-    default_code = "missing_extra"
 
 
 # -- a transition ---------------------------------------------------------------------------
@@ -182,6 +175,12 @@ class NotAPage(InvalidTransition):
     """The state exists but no view shows it, so `advance()` has nowhere to send the visitor."""
 
     default_code = "not_a_page"
+
+
+class MissingArguments(FSMError):
+    """URL arguments of a page that neither the call nor the request gives; the text names them."""
+
+    default_code = "missing_arguments"
 
 
 class GuardRefused(FSMError):

@@ -1,0 +1,99 @@
+"""The FSM_* keys of an app's config, read once by `init_app` into one frozen object."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any
+
+from .errors import ConfigError
+
+__all__ = ["Config"]
+
+PREFIX = "FSM_"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Each field is the config key FSM_ and its name in capitals."""
+
+    store_url: str = "session"
+    """Where flows live: `session` or `memory://`."""
+    url_prefix: str = "/fsm"
+    """Under which path the extension's own files are served."""
+    heads: int = 10_000
+    """How many flows' newest snapshots this process keeps; with `memory://`, how many flows."""
+    lifetime: float | None = 7 * 24 * 3600.0
+    """Seconds (or a timedelta) after its last commit at which a flow expires; None: never."""
+    history_limit: int | None = 1_000
+    """How many entries of its history a flow keeps; None: all."""
+    max_snapshot_size: int = 65_536
+    """Bytes that a flow may take where its store sets no limit of its own."""
+    require_token: bool = False
+    """Whether a POST without token is refused on the current page too."""
+    token_field: str = "fsm_token"  # noqa: S105
+    """The name of the hidden field of the token. The header is always X-FSM-Token."""
+    to_field: str = "to"
+    """The name of the field or query argument that chooses among the ways on."""
+    echo_exclude: tuple[str, ...] = (
+        "*password*",
+        "*passwd*",
+        "*pwd*",
+        "*secret*",
+        "*token*",
+        "*card*",
+        "*cvc*",
+        "*cvv*",
+        "*iban*",
+        "*ssn*",
+        "pin",
+        "*_pin",
+        "*otp*",
+    )
+    """Names of fields (shell patterns, case ignored) that a conflict page never shows."""
+    wait: float = 10.0
+    """Seconds that a POST waits while another one of the same flow is served."""
+    flash: bool = True
+    """Whether a visitor who is sent to another page is told why by `flash(text, "fsm")`."""
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> Config:
+        """Take the FSM_* keys out of an app's config, or raise ConfigError naming the key."""
+        known = {PREFIX + field.name.upper(): field for field in fields(cls)}
+        for key in config:
+            if key.startswith(PREFIX) and key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                hint = f" Did you mean {near[0]}?" if near else ""
+                raise ConfigError(f"The config key {key} is unknown to flask_fsm.{hint}")
+        values = {
+            field.name: _checked(key, str(field.type), config[key])
+            for key, field in known.items()
+            if key in config
+        }
+        return cls(**values)
+
+
+def _checked(key: str, kind: str, value: Any) -> Any:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if kind.startswith("tuple") and isinstance(value, (list, tuple, set, frozenset)):
+        value = tuple(value)
+        valid = all(isinstance(item, str) for item in value)
+    elif value is None:
+        valid = kind.endswith("None")
+    elif kind == "bool":
+        valid = isinstance(value, bool)
+    elif kind == "str":
+        valid = isinstance(value, str) and bool(value)
+    elif kind.startswith("int"):
+        valid = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    else:
+        valid = kind.startswith("float") and isinstance(value, (int, float)) and value > 0
+    if not valid:
+        raise ConfigError(
+            f"The config key {key} can't be {value!r}: it is {kind}"
+            f"{' and above 0' if kind.startswith(('int', 'float')) else ''}."
+        )
+    return value

@@ -1,0 +1,120 @@
+"""FlaskFSM: the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Flask, Response, current_app, g
+
+from .core.machine import Machine, TransitionLike
+from .errors import ConfigError, DefinitionError, FSMError
+from .pages.binding import bind
+from .pages.surface import Pages
+from .pages.visit import visits
+from .problem import Circumstances, Refusal
+from .runtime import EXTENSION, AppState
+
+__all__ = ["FlaskFSM"]
+
+Definition = Machine | Iterable[TransitionLike]
+
+
+class FlaskFSM(Pages):
+    """Guards the pages of an app by a machine.
+
+    `FlaskFSM(machine)` and later `init_app(app)`, or `FlaskFSM(app, machine)`. A list of
+    transitions will do for a machine; with none, it is built from the decorators of the views.
+    """
+
+    def __init__(
+        self,
+        app: Flask | Definition | None = None,
+        machine: Definition | None = None,
+    ) -> None:
+        if app is not None and not isinstance(app, Flask):
+            if machine is not None:
+                raise ConfigError("FlaskFSM takes an app and a machine, or a machine alone.")
+            app, machine = None, app
+        if machine is not None and not isinstance(machine, Machine):
+            machine = Machine("fsm", machine)
+        super().__init__(machine)
+        self._surfaces: list[Pages] = [self]
+        if app is not None:
+            self.init_app(app)
+
+    def add(self, machine: Machine) -> Pages:
+        """Take another machine into the same apps, and return what its views are guarded with."""
+        if any(surface.name == machine.name for surface in self._surfaces):
+            raise DefinitionError(
+                f"There is a machine {machine.name!r} already: give this one another name."
+            )
+        pages = Pages(machine)
+        self._surfaces.append(pages)
+        return pages
+
+    def init_app(self, app: Flask) -> None:
+        """Make the extension work in `app`, whose config holds SECRET_KEY and the FSM_* keys."""
+        if EXTENSION in app.extensions:
+            raise ConfigError(
+                f"The app {app.name!r} has a FlaskFSM already: give it more machines by fsm.add()."
+            )
+        state = AppState.of(app, self)
+        state.tokens(app)
+        app.extensions[EXTENSION] = state
+        app.before_request(_set_up)
+        app.after_request(_mark_answer)
+        app.register_error_handler(FSMError, _answer_error)
+        app.context_processor(_template_context)
+        folder = Path(__file__).parent
+        app.register_blueprint(
+            Blueprint(
+                "fsm",
+                __name__,
+                url_prefix=state.config.url_prefix,
+                template_folder=str(folder / "templates"),
+                static_folder=str(folder / "static" / "fsm"),
+                static_url_path="/static",
+            )
+        )
+
+
+def _state(app: Flask) -> AppState:
+    state: AppState = app.extensions[EXTENSION]
+    return state
+
+
+def _set_up() -> None:
+    """Bind the machines to the views before the first view runs; then they all are there."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    state = _state(app)
+    if not state.ready:
+        with state.set_up_lock:
+            if not state.ready:
+                extension = state.extension
+                assert isinstance(extension, FlaskFSM)
+                state.bound.update(bind(app, extension._surfaces))
+                state.ready = True
+
+
+def _mark_answer(response: Response) -> Response:
+    """Keep answers that depend on the flow out of every cache."""
+    if g.get("_fsm_guarded"):
+        response.headers["Cache-Control"] = "no-store"
+        response.vary.add("Cookie")
+    return response
+
+
+def _answer_error(error: FSMError) -> Any:
+    """Answer for a view that isn't guarded: a refusal as on a page, a fault as a 500."""
+    if error.status >= 500:
+        raise error
+    found = visits()
+    refusal = next(iter(found.values())).refuse(error) if found else Refusal(error, Circumstances())
+    return current_app.handle_http_exception(refusal)
+
+
+def _template_context() -> dict[str, Any]:
+    """Give templates `fsm`: the machine that guards the view, or the app's first."""
+    return {"fsm": g.get("_fsm_machine") or _state(current_app).extension}

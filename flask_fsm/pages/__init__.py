@@ -1,0 +1,1 @@
+"""The door for browsers: decorators on views, and where to go next."""

@@ -1,0 +1,162 @@
+"""Where to next: from a form's answers to a committed transition and the answer that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flask import Response, request
+
+from ..core.flow import Flow
+from ..errors import (
+    FSMError,
+    GuardRefused,
+    InvalidTransition,
+    NotAPage,
+    Reason,
+    UnknownState,
+    ValidationFailed,
+)
+from ..runtime import Page
+from .visit import SAFE_METHODS, Visit
+
+if TYPE_CHECKING:
+    from wtforms import BaseForm
+
+__all__ = ["advance"]
+
+
+def advance(
+    visit: Visit,
+    to: str | None,
+    data: Mapping[str, Any] | None,
+    form: BaseForm | None,
+    resume: bool,
+    url_args: Mapping[str, Any],
+) -> Response | None:
+    """Make the transition and return its answer; None if a rule refused and `form` has it."""
+    if request.method in SAFE_METHODS:
+        raise FSMError(
+            f"advance() was called while a {request.method} was served, and a {request.method} "
+            f"never advances: call it for a POST, or let the edge be taken by visit=True.",
+            code="get_advances",
+        )
+    if data is None and form is not None:
+        data = answers_of(form)
+    try:
+        target = _target(visit, to, data)
+        page = visit.bound.pages.get(target)
+        if page is None:
+            raise NotAPage(
+                f"{target!r} is a state of machine {visit.bound.name!r} but no page, so advance() "
+                f"has nowhere to send the visitor: use fsm.transition({target!r}) and answer "
+                f"yourself.",
+                source=visit.source,
+                target=target,
+                allowed=tuple(visit.bound.machine.ways[visit.source]),
+            )
+        return _go(visit, page, data, resume, url_args)
+    except (GuardRefused, ValidationFailed) as error:
+        if form is None or not visit.refused_by_rule(error):
+            raise
+        visit.deny(error)
+        put_into(form, error)
+        return None
+
+
+def _go(
+    visit: Visit,
+    page: Page,
+    data: Mapping[str, Any] | None,
+    resume: bool,
+    url_args: Mapping[str, Any],
+) -> Response:
+    values = page.take(url_args, request.view_args or {})
+    extra = {name: value for name, value in url_args.items() if name not in page.arguments}
+    page.url(values)  # what is missing is said before anything is decided
+
+    def location(flow: Flow) -> str:
+        after = flow.current
+        known = visit.bound.pages.get(after)
+        if known is page or known is None:
+            return page.url({**values, **extra})
+        return visit.run.url(after)
+
+    visit.make(page.state, data, visit.source, page.args(values), resume=resume, location=location)
+    visit.location = location(visit.flow)
+    return visit.told(visit.location)
+
+
+def _target(visit: Visit, to: str | None, data: Mapping[str, Any] | None) -> str:
+    """Return where to go: what the view says, what the client says, or the only way on."""
+    bound, source = visit.bound, visit.source
+    if to is not None:
+        state = bound.resolve(to, request.endpoint)
+        if state not in bound.machine.states:
+            raise UnknownState(f"Machine {bound.name!r} has no state {to!r}.", source=source)
+        return state
+    if visit.submission is not None and visit.submission.to is not None:
+        return str(visit.submission.to)
+    ways = tuple(bound.machine.ways[source])
+    if len(ways) == 1:
+        return ways[0]
+    context: dict[str, Any] = {"flow": visit.flow.id, "source": source, "allowed": ways}
+    if not ways:
+        raise InvalidTransition(f"No way leads on from {source!r}.", **context)
+    reasons: list[Reason] = []
+    open_ways = []
+    for way in ways:
+        closed = [
+            reason
+            for reason in visit.flow.why_not(way, data, source=source)
+            if reason.code != ValidationFailed.default_code
+        ]
+        reasons += closed
+        if not closed:
+            open_ways.append(way)
+    if len(open_ways) == 1:
+        return open_ways[0]
+    if not open_ways:
+        raise GuardRefused(" ".join(reason.text for reason in reasons), reasons=reasons, **context)
+    raise InvalidTransition(
+        f"Several ways lead on from {source!r}: {', '.join(open_ways)}. Name one in advance(), or "
+        f"let the form say it in its field {visit.state.config.to_field!r}.",
+        code="ambiguous",
+        **context,
+    )
+
+
+def answers_of(form: BaseForm) -> dict[str, Any]:
+    """Return a form's data without the fields that are no answers: CSRF token and buttons."""
+    from wtforms import SubmitField
+    from wtforms.csrf.core import CSRFTokenField
+
+    return {
+        name: field.data
+        for name, field in form._fields.items()
+        if not isinstance(field, (SubmitField, CSRFTokenField))
+    }
+
+
+def put_into(form: BaseForm, error: GuardRefused | ValidationFailed) -> None:
+    """Put a rule's messages where the form's own stand: with their fields, or with the form."""
+    if isinstance(error, ValidationFailed):
+        messages, fields = list(error.messages), error.fields
+    else:
+        messages, fields = [reason.text for reason in error.reasons], {}
+    for path, texts in fields.items():
+        field = _field(form, path)
+        if field is None:
+            messages += [f"{path}: {text}" for text in texts]
+        else:
+            field.errors = [*field.errors, *texts]
+    form.form_errors = [*form.form_errors, *messages]
+
+
+def _field(form: Any, path: str) -> Any:
+    """Find a field by its name, dotted where forms enclose forms."""
+    name, _, rest = path.partition(".")
+    field = form._fields.get(name)
+    if field is None or not rest:
+        return field
+    return _field(field.form, rest) if hasattr(field, "form") else None

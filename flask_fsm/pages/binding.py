@@ -1,0 +1,153 @@
+"""Binding: a machine and an app's guarded views become one, or every fault is named at once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flask import Flask
+
+from ..core.machine import Edge, Machine
+from ..errors import DefinitionError, UnknownState
+from ..runtime import Bound, Page, resolve
+from .check import Check, checks_of
+from .surface import Pages
+
+__all__ = ["bind"]
+
+Found = list[tuple[str, Check]]
+
+
+def bind(app: Flask, surfaces: Iterable[Pages]) -> dict[str, Bound]:
+    """Return each machine as `app` uses it, or raise one DefinitionError with all faults."""
+    views = {endpoint: tuple(checks_of(view)) for endpoint, view in app.view_functions.items()}
+    faults: list[DefinitionError] = []
+    bound: dict[str, Bound] = {}
+    for surface in surfaces:
+        found = [
+            (endpoint, check)
+            for endpoint, checks in views.items()
+            for check in checks
+            if check.owner is surface
+        ]
+        machine = surface._machine or _machine_of(surface.name, found)
+        bound[surface.name] = _bind_one(app, machine, found, faults)
+    if faults:
+        raise DefinitionError.of(f"The app {app.name!r}", faults)
+    return bound
+
+
+def _machine_of(name: str, found: Found) -> Machine:
+    """Build a machine from what the decorators say: from where, and to where."""
+    own = {endpoint: check for endpoint, check in found if check.required is None}
+    states = {(check.state or endpoint): endpoint for endpoint, check in own.items()}
+
+    def full(name: str, endpoint: str) -> str:
+        dotted = f"{endpoint.rpartition('.')[0]}.{name}"
+        return dotted if "." not in name and dotted in states else name
+
+    edges: dict[tuple[str, str], None] = {}
+    for endpoint, check in own.items():
+        here = check.state or endpoint
+        for target in check.to or ():
+            edges[here, full(target, endpoint)] = None
+        for source in check.accept or ():
+            edges[full(source, endpoint), here] = None
+    return Machine(name, edges, initial=next(iter(states), None))
+
+
+def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[DefinitionError]) -> Bound:
+    def fault(endpoint: str, text: str, kind: type[DefinitionError] = DefinitionError) -> None:
+        faults.append(kind(f"view {endpoint!r}, machine {machine.name!r}: {text}"))
+
+    states: dict[str, str] = {}
+    accepted: dict[str, set[str]] = {}
+    leading: dict[str, set[str]] = {}
+    for endpoint, check in found:
+        if check.required is not None:
+            if resolve(machine, check.required, endpoint) not in machine.states:
+                fault(endpoint, f"requires names no state: {check.required!r}.", UnknownState)
+            continue
+        state = resolve(machine, check.state or endpoint, endpoint)
+        if state not in machine.states:
+            fault(
+                endpoint,
+                f"it is guarded, but {state!r} is no state. Name the state in check(state=...), "
+                f"or add it to the machine.",
+                UnknownState,
+            )
+            continue
+        states[endpoint] = state
+        for label, listed, narrowed in (
+            ("accept", check.accept, accepted),
+            ("to", check.to, leading),
+        ):
+            if listed is None:
+                continue
+            full = {resolve(machine, name, endpoint) for name in listed}
+            narrowed[state] = narrowed.get(state, full) & full
+            for name in sorted(full):
+                edge = (name, state) if label == "accept" else (state, name)
+                if name not in machine.states:
+                    fault(endpoint, f"{label} names no state: {name!r}.", UnknownState)
+                elif edge[1] not in machine.ways[edge[0]]:
+                    fault(
+                        endpoint,
+                        f"{label} names {name!r}, but the machine has no edge "
+                        f"{edge[0]!r} -> {edge[1]!r}.",
+                    )
+    for name, state_object in machine.states.items():
+        if name in app.view_functions and name not in states and state_object.guarded:
+            fault(
+                name,
+                "it is a page but isn't guarded. Put @fsm.check() directly on the view (for a "
+                "class: decorators = [fsm.check()]; other decorators need functools.wraps), or "
+                "say State(guarded=False).",
+            )
+
+    def keep(edge: Edge) -> bool:
+        return edge.target in leading.get(edge.source, (edge.target,)) and (
+            edge.source in accepted.get(edge.target, (edge.source,))
+        )
+
+    narrowed_machine = machine.narrowed(keep, functools.partial(_run_on, app))
+    return Bound(machine.name, narrowed_machine, _pages(app, machine, states), states)
+
+
+def _run_on(app: Flask, rule: Callable[..., Any]) -> Callable[..., Any]:
+    """Let an async rule run as Flask runs async views."""
+    if not inspect.iscoroutinefunction(rule):
+        return rule
+
+    @functools.wraps(rule)
+    def run(*args: Any) -> Any:
+        return app.ensure_sync(rule)(*args)
+
+    return run
+
+
+def _pages(app: Flask, machine: Machine, states: Mapping[str, str]) -> dict[str, Page]:
+    """Find the endpoint that shows each state: its namesake, or the first that answers a GET."""
+    shown: dict[str, list[str]] = {}
+    for endpoint, state in states.items():
+        shown.setdefault(state, []).append(endpoint)
+    pages: dict[str, Page] = {}
+    for state in machine.states:
+        endpoints = shown.get(state, [])
+        if state in app.view_functions and state not in endpoints:
+            endpoints = [*endpoints, state]
+        if not endpoints:
+            continue
+        readable = [
+            endpoint
+            for endpoint in sorted(endpoints, key=lambda endpoint: endpoint != state)
+            if any("GET" in (rule.methods or ()) for rule in app.url_map.iter_rules(endpoint))
+        ]
+        endpoint = (readable or endpoints)[0]
+        arguments = frozenset[str]().union(
+            *(rule.arguments for rule in app.url_map.iter_rules(endpoint))
+        )
+        pages[state] = Page(state, endpoint, arguments)
+    return pages

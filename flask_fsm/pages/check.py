@@ -1,0 +1,99 @@
+"""The decorators: `check` guards the view of a page, `requires` one that is no page of its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeVar, cast
+
+from flask import current_app, g, request
+
+from ..errors import FSMError
+from ..runtime import app_state
+from .visit import SAFE_METHODS, Visit, visits
+
+__all__ = ["Check", "checks_of", "guarded"]
+
+View = TypeVar("View", bound=Callable[..., Any])
+# Found again through the `__wrapped__` chain, and carried outwards by functools.wraps.
+MARK: Final = "__fsm_check__"
+
+
+class Check(NamedTuple):
+    """What a decorator says: for which machine, from where, to where, as which state."""
+
+    owner: Any
+    accept: tuple[str, ...] | None = None
+    to: tuple[str, ...] | None = None
+    state: str | None = None
+    required: str | None = None
+
+
+def names(given: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Read a list of names, or a single one."""
+    if given is None:
+        return None
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def guarded(check: Check, machine_name: Callable[[], str]) -> Callable[[View], View]:
+    """Return the decorator that lets a view run only when the machine allows it."""
+
+    def decorate(view: View) -> View:
+        @functools.wraps(view)
+        def guard(*args: Any, **kwargs: Any) -> Any:
+            return serve(check, machine_name(), view, args, kwargs)
+
+        setattr(guard, MARK, check)
+        return cast(View, guard)
+
+    return decorate
+
+
+def checks_of(view: Callable[..., Any]) -> Iterator[Check]:
+    """Find the checks around a view, whatever other decorators lie between and above."""
+    seen: list[Check] = []
+    layer: Any = view
+    while layer is not None:
+        check = getattr(layer, "__dict__", {}).get(MARK)
+        if isinstance(check, Check) and not any(check is other for other in seen):
+            seen.append(check)
+        layer = getattr(layer, "__wrapped__", None)
+    return iter(seen)
+
+
+def serve(
+    check: Check,
+    machine: str,
+    view: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Judge the request, run the view if it may, and turn what is refused into an answer."""
+    state = app_state()
+    bound = state.bound[machine]
+    endpoint = request.endpoint or ""
+    page = None if check.required is not None else bound.states[endpoint]
+    g._fsm_guarded = True
+    visit = visits()[machine] = Visit(state, bound, page, kwargs)
+    outer = g.get("_fsm_machine")
+    g._fsm_machine = check.owner
+    try:
+        with visit.turn():
+            if page is None:
+                visit.judge_required(bound.resolve(check.required or "", endpoint))
+                answer = None
+            elif request.method in SAFE_METHODS:
+                answer = visit.judge_get()
+            else:
+                answer = visit.judge_post()
+            if answer is None:
+                answer = current_app.ensure_sync(view)(*args, **kwargs)
+            return answer
+    except FSMError as error:
+        if error.status >= 500:
+            raise
+        raise visit.refuse(error) from error
+    finally:
+        if outer is not None:
+            g._fsm_machine = outer

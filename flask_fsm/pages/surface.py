@@ -1,0 +1,195 @@
+"""What the developer of an app holds: one machine's decorators, and its flow in this request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flask import Response, has_request_context, request
+
+from ..core.flow import Flow, Progress, Result
+from ..core.history import History
+from ..core.machine import Machine
+from ..errors import ConfigError, DefinitionError, Reason
+from ..runtime import app_state
+from ..tokens import Token
+from .advance import advance
+from .check import Check, guarded, names
+from .visit import Visit, visits
+
+if TYPE_CHECKING:
+    from wtforms import BaseForm
+
+__all__ = ["Pages"]
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class Pages:
+    """One machine in an app: `check` for its views, and the flow of the current request.
+
+    It holds the definition only. What belongs to an app is found through the current app, what
+    belongs to a visitor through the request.
+    """
+
+    def __init__(self, machine: Machine | None) -> None:
+        self._machine = machine
+
+    @property
+    def name(self) -> str:
+        """The name of the machine."""
+        return "fsm" if self._machine is None else self._machine.name
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as the current app uses it, or as it was defined outside of an app."""
+        if has_request_context():
+            return app_state().bound[self.name].machine
+        if self._machine is None:
+            raise DefinitionError(
+                "The machine is built from the decorators of an app's views: ask for it while a "
+                "request is served."
+            )
+        return self._machine
+
+    def __repr__(self) -> str:
+        if not has_request_context():
+            return f"<{type(self).__name__} {self._machine or 'built from decorators'!r}>"
+        flow = self.flow
+        history = [(entry.source, entry.target) for entry in flow.history]
+        return f"<{type(self).__name__} {self.name!r} at {flow.current!r}, history={history}>"
+
+    # -- decorators ---------------------------------------------------------------------
+
+    def check(
+        self,
+        accept: Iterable[str] | None = None,
+        to: Iterable[str] | None = None,
+        state: str | None = None,
+    ) -> Callable[[View], View]:
+        """Guard the view of a page.
+
+        `accept` names the pages from which it may be reached and `to` those it may lead to; both
+        narrow the machine. `state` is the state that the view shows, by default its endpoint.
+        Names without a dot are looked up in the view's blueprint first.
+        """
+        return guarded(Check(self, names(accept), names(to), state), lambda: self.name)
+
+    def requires(self, state: str) -> Callable[[View], View]:
+        """Guard a view that is no page of its own: it runs while the page `state` may be opened."""
+        return guarded(Check(self, required=state), lambda: self.name)
+
+    # -- the flow of this request -------------------------------------------------------
+
+    def _visit(self) -> Visit:
+        if not has_request_context():
+            raise ConfigError(
+                f"There is no request, so there is no flow of machine {self.name!r}. In a shell "
+                f"or a test, use app.test_request_context(), or machine.flow() without Flask."
+            )
+        found = visits()
+        visit = found.get(self.name)
+        if visit is None:
+            state = app_state()
+            visit = found[self.name] = Visit(
+                state, state.bound[self.name], None, request.view_args or {}
+            )
+        return visit
+
+    def _state(self, name: str) -> str:
+        return self._visit().bound.resolve(name, request.endpoint)
+
+    @property
+    def flow(self) -> Flow:
+        """The flow of this request's visitor."""
+        return self._visit().flow
+
+    @property
+    def current(self) -> str:
+        """The name of the state that the flow is at."""
+        return self.flow.current
+
+    @property
+    def history(self) -> History:
+        """The entries of this run; `("a", "b") in fsm.history` asks for an edge."""
+        return self.flow.history
+
+    @property
+    def status(self) -> str:
+        """One line `a -> b` for each entry of the history."""
+        return "\n".join(f"{entry.source} -> {entry.target}" for entry in self.history)
+
+    def progress(self) -> Progress:
+        """Return the pages done, this page, and the pages ahead as far as the answers tell."""
+        visit = self._visit()
+        return visit.flow.progress(visit.page)
+
+    def can_transition(self, to: str) -> bool:
+        """Tell whether this page may lead to `to` now."""
+        return not self.why_not(to)
+
+    def why_not(self, to: str) -> list[Reason]:
+        """Return every reason why this page may not lead to `to` now."""
+        visit = self._visit()
+        return visit.flow.why_not(self._state(to), source=visit.source)
+
+    def has_not_skipped(self, to: str) -> bool:
+        """Tell whether every transition declared before the one to `to` was taken in this run."""
+        visit = self._visit()
+        return visit.flow.has_not_skipped(self._state(to), source=visit.source)
+
+    def complete(self, state: str) -> bool:
+        """Tell whether arriving at `state` ends the run."""
+        return self._visit().bound.machine.complete(self._state(state))
+
+    def answers(self, page: str | None = None) -> dict[str, Any] | None:
+        """Return what was answered on `page` (by default this one), kept or draft, or None."""
+        visit = self._visit()
+        return visit.flow.answers(visit.source if page is None else self._state(page))
+
+    def url_for(self, state: str | None = None, **url_args: Any) -> str:
+        """Return the URL of a page (by default the current one), with the path's URL arguments."""
+        visit = self._visit()
+        name = visit.flow.current if state is None else self._state(state)
+        if name not in visit.bound.pages:
+            raise DefinitionError(
+                f"{name!r} is no page of machine {self.name!r}.", target=name, code="not_a_page"
+            )
+        return visit.run.url(name, url_args)
+
+    def token(self) -> Token:
+        """Return the token of this rendering; `{{ fsm.token() }}` is the hidden field with it."""
+        return self._visit().token()
+
+    # -- moving -------------------------------------------------------------------------
+
+    def advance(
+        self,
+        to: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        form: BaseForm | None = None,
+        *,
+        resume: bool = False,
+        **url_args: Any,
+    ) -> Response | None:
+        """Leave this page for `to` and return the answer that sends the visitor there.
+
+        Without `to`, the request says where to, or there is only one way on. The answers, `data` or
+        those of `form`, are kept under this page. If a rule refuses and a form is given, its
+        messages are put into `form.errors` and None is returned; with `data` the refusal is raised.
+        After an edit, `resume` walks the old path on as far as its rules hold. `url_args` are URL
+        arguments of the next page; those not given come from this request.
+        """
+        return advance(self._visit(), to, data, form, resume, url_args)
+
+    def transition(self, to: str, data: Mapping[str, Any] | None = None) -> Result:
+        """Make a transition from this page and return its result; the view answers itself."""
+        visit = self._visit()
+        target = self._state(to)
+        page = visit.bound.pages.get(target)
+        args = None if page is None else page.args(request.view_args or {})
+        return visit.make(target, data, visit.source, args)
+
+    def reset(self) -> None:
+        """Begin a new run; nothing brings back the one before."""
+        self._visit().run.reset()

@@ -1,0 +1,404 @@
+"""A visit: one request at one machine's pages, judged by the tables of the HTTP contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+from flask import Response, current_app, flash, g, jsonify, request, session
+
+from ..core.flow import Flow, Result
+from ..core.machine import Edge
+from ..core.snapshot import Receipt
+from ..errors import (
+    FlowBusy,
+    FlowFinished,
+    FlowGone,
+    FSMError,
+    GuardRefused,
+    NotFound,
+    Reason,
+    StaleFlow,
+    UnknownState,
+    ValidationFailed,
+)
+from ..problem import Circumstances, Refusal, Resend, asked_for
+from ..runtime import AppState, Bound, Run
+from ..signals import denied, emit
+from ..tokens import Claim, Token, new_nonce
+from .echo import resend_form, typed_fields
+from .submission import Submission
+
+__all__ = ["SAFE_METHODS", "Visit"]
+
+SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
+FLASH_CATEGORY: Final = "fsm"
+PREFETCH: Final = "prefetch"
+
+
+class Visit:
+    """One request: its flow, the page it is at (None outside of guarded views), what it may do."""
+
+    __slots__ = ("_token", "bound", "location", "page", "run", "state", "submission", "url_args")
+
+    def __init__(
+        self, state: AppState, bound: Bound, page: str | None, url_args: Mapping[str, Any]
+    ) -> None:
+        self.state = state
+        self.bound = bound
+        self.page = page
+        self.url_args = url_args
+        self.submission: Submission | None = None
+        self._token: tuple[Claim, Token] | None = None
+        self.location: str | None = None
+        self.run = Run(state, bound, url_args)
+
+    @property
+    def flow(self) -> Flow:
+        return self.run.flow
+
+    @property
+    def source(self) -> str:
+        """The page that a transition of this request leaves."""
+        page = self.page
+        return page if page is not None and page in self.flow.path else self.flow.current
+
+    @property
+    def receipt(self) -> Receipt | None:
+        return None if self.submission is None else self.submission.receipt
+
+    # -- safe requests ------------------------------------------------------------------
+
+    def judge_get(self) -> Response | None:
+        """Return the answer to a GET that may not see this page, or None to run its view."""
+        page = self.page
+        assert page is not None
+        run = self.run
+        initial = self.bound.machine.initial
+        if run.gone is not None:
+            run.forget()
+            self.notice(_notice_of(run.gone))
+            if page != initial:
+                return self.turn_away(run.gone)
+        self._begin_again()
+        if self.flow.is_open(page):
+            self.check_url_args(page)
+            return None
+        refusal: FSMError | None = None
+        edge = self._visitable(page)
+        if edge is not None:
+            try:
+                self._visit(edge)
+                return None
+            except FSMError as error:
+                if error.status >= 500:
+                    raise
+                refusal = error
+        if refusal is None:
+            refusal = self._not_open(page)
+        self.notice(refusal.message if edge else "That page is not open yet; please go on here.")
+        return self.turn_away(refusal)
+
+    def _begin_again(self) -> None:
+        """After the end, show a blank run on the initial page."""
+        machine = self.bound.machine
+        if self.flow.finished and self.page == machine.initial and machine.reset == "auto":
+            self.run.succeed()
+
+    def _visitable(self, page: str) -> Edge | None:
+        """Find the edge that a GET may take, from the nearest page of the path that has it."""
+        prefetched = any(
+            PREFETCH in request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose")
+        )
+        if request.method != "GET" or prefetched or self.flow.finished:
+            return None
+        ways = self.bound.machine.ways
+        for state in reversed(tuple(self.flow.path)):
+            edge = ways[state].get(page)
+            if edge is not None and edge.visit and self.flow.is_open(state):
+                return edge
+        return None
+
+    def _visit(self, edge: Edge) -> None:
+        args = self.bound.pages[edge.target].args(self.url_args)
+        with self.run.turn():
+            self.run.load()
+            if not self.flow.is_open(edge.target):
+                self.make(edge.target, None, edge.source, args)
+
+    def turn_away(self, error: FSMError) -> Response:
+        """Send the visitor to the furthest page that may be opened, or say that there is none."""
+        self.deny(error)
+        location = self.run.current_url()
+        if location is None:
+            raise NotFound(
+                "There is no page to go on with: the first page needs URL arguments that "
+                "this address does not have.",
+                flow=self.flow.id,
+                code="no_page",
+            )
+        asked = asked_for()
+        if asked == "htmx":
+            return _moved_by_htmx(location)
+        if asked == "json":
+            where = self.circumstances(error)
+            return Refusal(error, where).as_redirect(location)
+        return _see_other(location)
+
+    # -- unsafe requests ----------------------------------------------------------------
+
+    def judge_post(self) -> Response | None:
+        """Return the stored answer to a submission that was made before, or None to run the view.
+
+        Raises what the first matching row of the contract's table says.
+        """
+        page = self.page
+        assert page is not None
+        run, machine = self.run, self.bound.machine
+        self.submission = submission = Submission(self.state.config)
+        claim = submission.claim
+        if submission.to is not None:
+            submission.to = self._known_state(submission.to)
+        self._begin_again()
+        if page in self.flow.path:
+            self.check_url_args(page)
+        if claim is not None and submission.receipt is not None and run.held:
+            replayed = self._replayed(submission.receipt, claim)
+            if replayed is not None:
+                return replayed
+        if run.gone is not None:
+            run.forget()
+            raise run.gone
+        if claim is not None and not run.held:
+            raise FlowGone(
+                "Your browser no longer knows this run: its cookie is gone. "
+                "Please start again from the first page.",
+                code="no_session",
+            )
+        flow = self.flow
+        if flow.finished or (claim is not None and claim.flow == run.stored.id != flow.id):
+            raise FlowFinished(
+                f"This run of {machine.name!r} has ended; nothing was changed.",
+                flow=run.stored.id,
+                source=run.stored.state,
+            )
+        if claim is None:
+            if page != flow.current:
+                raise self._stale("not_current" if page in flow.path else "not_on_path")
+        elif claim.flow != flow.id:
+            raise self._stale("other_flow")
+        elif claim.rev != flow.rev:
+            raise self._stale("old_rev")
+        elif claim.state != page:
+            raise self._stale("other_page")
+        elif not flow.is_open(page):
+            raise self._stale("closed" if page in flow.path else "not_on_path")
+        return None
+
+    def _known_state(self, name: Any) -> str:
+        state = self.bound.resolve(name, request.endpoint) if isinstance(name, str) else None
+        if state is None or state not in self.bound.machine.states:
+            error = UnknownState(
+                f"The field {self.state.config.to_field!r} names no page to go to.",
+                allowed=tuple(self.bound.machine.ways[self.source]),
+            )
+            error.status = 400
+            raise error
+        return state
+
+    def _replayed(self, receipt: Receipt, claim: Claim) -> Response | None:
+        """Answer a submission that has had its effect, from what was kept of it."""
+        stored = self.run.stored
+        kept = self.state.heads.receipt(stored.id, receipt.nonce)
+        if kept is not None:
+            digest, location = kept
+        elif stored.receipt is not None and stored.receipt.nonce == receipt.nonce:
+            # Another process made the last commit: its location is the page that is current.
+            digest = stored.receipt.digest
+            location = self.run.url_of(stored)
+        else:
+            return None
+        if digest != receipt.digest:
+            raise self._stale("reused_token")
+        if location is None:
+            return None
+        self.location = location
+        return self.told(location)
+
+    def _stale(self, code: str) -> StaleFlow:
+        flow = self.flow
+        return StaleFlow(
+            STALE[code],
+            flow=flow.id,
+            source=self.page,
+            allowed=(flow.current,),
+            code=code,
+            reasons=[Reason(code, STALE[code])],
+        )
+
+    def _not_open(self, page: str) -> StaleFlow:
+        return self._stale("closed" if page in self.flow.path else "not_on_path")
+
+    # -- views that are no pages --------------------------------------------------------
+
+    def judge_required(self, page: str) -> None:
+        """Raise StaleFlow unless the page `page` may be opened now."""
+        if self.run.gone is not None:
+            self.run.forget()
+            raise self.run.gone
+        if not self.flow.is_open(page):
+            raise self._not_open(page)
+
+    # -- both ---------------------------------------------------------------------------
+
+    def check_url_args(self, page: str) -> None:
+        """Raise NotFound if the URL arguments are not those with which the page was reached."""
+        shown = self.bound.pages[page]
+        if self.flow.args(page) != shown.args(self.url_args):
+            raise NotFound("There is no such page.", flow=self.flow.id, target=page)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Wait until no other unsafe request of this flow is served, then load it again."""
+        return nullcontext() if request.method in SAFE_METHODS else _Turn(self.run)
+
+    def make(
+        self,
+        target: str,
+        data: Mapping[str, Any] | None,
+        source: str,
+        args: str | None,
+        *,
+        resume: bool = False,
+        location: Callable[[Flow], str | None] = lambda flow: None,
+    ) -> Result:
+        """Decide a transition, commit it, and return its result."""
+
+        def decide(flow: Flow) -> list[Result]:
+            results = [flow.step(target, data, source=source, args=args)]
+            flow.apply(results[0])
+            if resume:
+                results += flow.steps_to_resume()
+            return results
+
+        return self.run.commit(decide, self.receipt, location)[0]
+
+    def told(self, location: str) -> Response:
+        """Say where the flow goes on, in the way the client asks for."""
+        asked = asked_for()
+        if asked == "htmx":
+            return _moved_by_htmx(location)
+        if asked == "json":
+            stored = self.run.stored
+            return jsonify(state=stored.state, rev=stored.rev, location=location)
+        return _see_other(location)
+
+    def token(self) -> Token:
+        """Return the token for a form of this page; one for each rendering."""
+        self.run.hold()
+        flow = self.flow
+        page = self.page or flow.current
+        if self._token is None or self._token[0][:2] != (flow.id, flow.rev):
+            claim = Claim(flow.id, flow.rev, new_nonce(), page)
+            text = self.state.tokens(current_app).sign(claim)
+            self._token = claim, Token.of(text, self.state.config.token_field)
+        return self._token[1]
+
+    def notice(self, text: str) -> None:
+        """Flash `text`, unless the same notice is waiting to be shown."""
+        if self.state.config.flash and asked_for() == "html":
+            pending = session.get("_flashes") or ()
+            if not any(tuple(item) == (FLASH_CATEGORY, text) for item in pending):
+                flash(text, FLASH_CATEGORY)
+
+    def deny(self, error: FSMError) -> None:
+        """Tell the observers of a refusal."""
+        emit(denied, self.run.app, machine=self.bound.name, flow=self.flow, error=error)
+
+    def refuse(self, error: FSMError) -> Refusal:
+        """Return the HTTP exception for `error`."""
+        self.deny(error)
+        return Refusal(error, self.circumstances(error))
+
+    def circumstances(self, error: FSMError) -> Circumstances:
+        run, flow = self.run, self.flow
+        typed: list[tuple[str, str]] = []
+        resend: Resend | None = None
+        if request.method not in SAFE_METHODS and isinstance(error, StaleFlow):
+            typed = typed_fields(self.state.config)
+            if self.page is not None and not flow.finished and flow.is_open(self.page):
+                resend = resend_form(self.state.config, typed, self.token().value)
+        over = isinstance(error, FlowGone | FlowFinished) or error.status == 410
+        return Circumstances(
+            machine=self.bound.name,
+            state=flow.current,
+            rev=flow.rev,
+            current_url=None if run.gone is not None else run.current_url(),
+            start_url=run.start_url() if over else None,
+            typed=typed,
+            resend=resend,
+            headers={"Retry-After": "1"} if isinstance(error, FlowBusy) else {},
+        )
+
+    def refused_by_rule(self, error: FSMError) -> bool:
+        return isinstance(error, GuardRefused) or (
+            isinstance(error, ValidationFailed) and error.code == ValidationFailed.default_code
+        )
+
+
+class _Turn(AbstractContextManager[None]):
+    """The turn of a run, entered with the flow as it is by then."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._turn = run.turn()
+
+    def __enter__(self) -> None:
+        self._turn.__enter__()
+        try:
+            self._run.load()
+        except BaseException:
+            self._turn.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, *error: Any) -> None:
+        self._turn.__exit__(*error)
+
+
+STALE: Final = {
+    "not_current": "You have gone on from this page since it was opened.",
+    "not_on_path": "This page is not open: other pages come before it.",
+    "closed": "This page is closed: what was sent on it can't be changed any more.",
+    "other_flow": "This form belongs to an earlier run, which has been replaced.",
+    "old_rev": "This form was opened before your latest step, perhaps in another tab.",
+    "other_page": "This form belongs to another page.",
+    "reused_token": "This form was sent before, with other contents.",
+}
+
+
+def _see_other(location: str) -> Response:
+    response: Response = current_app.response_class(
+        "", 303, content_type="text/html; charset=utf-8"
+    )
+    response.headers["Location"] = location
+    return response
+
+
+def _moved_by_htmx(location: str) -> Response:
+    response: Response = current_app.response_class(b"", 204)
+    response.headers["HX-Redirect"] = location
+    return response
+
+
+def _notice_of(error: FSMError) -> str:
+    if error.code == "expired":
+        return "This form was left for too long and has been closed. Please start again."
+    return "This form is no longer open. Please start again."
+
+
+def visits() -> dict[str, Visit]:
+    """Return this request's visits by the names of their machines."""
+    found: dict[str, Visit] | None = g.get("_fsm_visits")
+    if found is None:
+        found = g._fsm_visits = {}
+    return found

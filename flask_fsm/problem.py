@@ -1,0 +1,152 @@
+"""A refusal as the client asks for it: a page, problem+json (RFC 9457), or htmx headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from flask import Response, current_app, render_template, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+
+from .errors import FSMError, ValidationFailed
+
+__all__ = ["Circumstances", "Refusal", "Resend", "asked_for"]
+
+Asked = Literal["html", "json", "htmx"]
+
+TEMPLATES: Final = {409: "conflict", 410: "gone", 422: "refused"}
+REFUSED_CODES: Final = frozenset(
+    ("no_edge", "taken", "skipped", "guard", "guard_raised", "ambiguous", "not_a_page", "no_event")
+)
+TITLES: Final = {
+    "refused": "This step is not possible now",
+    "conflict": "This page was out of date",
+    "gone": "This form is no longer open",
+    400: "The form could not be read",
+    404: "There is no such page",
+    413: "That was too much to keep",
+}
+
+
+def asked_for() -> Asked:
+    """Tell how the client of this request wants to be answered."""
+    if request.headers.get("HX-Request") == "true":
+        return "htmx"
+    accepted = request.accept_mimetypes
+    best = accepted.best_match(("text/html", "application/json", "application/problem+json"))
+    if best in (None, "text/html") or accepted[best] <= accepted["text/html"]:
+        return "html"
+    return "json"
+
+
+@dataclass(frozen=True)
+class Resend:
+    """A form that sends again what was typed, from the page as it is now."""
+
+    action: str
+    fields: Sequence[tuple[str, str]]
+    method: str = "post"
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Where the flow stands when something is refused."""
+
+    machine: str | None = None
+    state: str | None = None
+    rev: int | None = None
+    current_url: str | None = None
+    start_url: str | None = None
+    typed: Sequence[tuple[str, str]] = ()
+    resend: Resend | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Refusal(HTTPException):
+    """An FSMError on its way to the client. `errorhandler(409)` and the like see it.
+
+    `error` is what was refused and why, `circumstances` where the flow stands.
+    """
+
+    def __init__(self, error: FSMError, circumstances: Circumstances) -> None:
+        super().__init__(error.message)
+        self.code = error.status
+        self.error = error
+        self.circumstances = circumstances
+
+    @property
+    def template(self) -> str:
+        """The name of the default page, without its ending."""
+        if self.error.status == 409 and self.error.code in REFUSED_CODES:
+            return "refused"
+        return TEMPLATES.get(self.error.status, "problem")
+
+    @property
+    def title(self) -> str:
+        """A heading for people."""
+        by_template = TITLES.get(self.template)
+        return (
+            by_template
+            or TITLES.get(self.error.status)
+            or HTTP_STATUS_CODES.get(self.error.status, "Something went wrong")
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the members of the problem document."""
+        error, where = self.error, self.circumstances
+        fields = error.fields if isinstance(error, ValidationFailed) else {}
+        document = {
+            "type": "about:blank",
+            "title": self.title,
+            "status": error.status,
+            "detail": error.message,
+            "state": where.state,
+            "rev": where.rev,
+            "allowed": list(error.allowed),
+            "reason": error.reason,
+            "reasons": [reason._asdict() for reason in error.reasons],
+            "fields": fields,
+            "location": where.current_url or where.start_url,
+        }
+        if isinstance(error, ValidationFailed):
+            document["messages"] = error.messages
+        return document
+
+    def as_redirect(self, location: str) -> Response:
+        """Return the problem document with which a program is sent to another page."""
+        document = {**self.to_dict(), "status": 303, "location": location}
+        response: Response = current_app.response_class(
+            json.dumps(document), 303, content_type="application/problem+json"
+        )
+        response.headers["Location"] = location
+        return response
+
+    def get_response(self, environ: Any = None, scope: Any = None) -> Response:
+        asked = asked_for()
+        if asked == "json":
+            body, kind = json.dumps(self.to_dict()), "application/problem+json"
+        else:
+            where = self.circumstances
+            body = render_template(
+                f"fsm/{self.template}.html",
+                error=self.error,
+                status=self.error.status,
+                title=self.title,
+                machine=where.machine,
+                state=where.state,
+                current_url=where.current_url,
+                start_url=where.start_url,
+                typed=where.typed,
+                resend=where.resend,
+            )
+            kind = "text/html; charset=utf-8"
+        response: Response = current_app.response_class(body, self.error.status, content_type=kind)
+        response.headers.update(self.circumstances.headers)
+        if asked == "htmx":
+            # An app that lets htmx swap error answers gets the whole page, not a part of a part.
+            response.headers["HX-Retarget"] = "body"
+            response.headers["HX-Reswap"] = "innerHTML"
+        return response

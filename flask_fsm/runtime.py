@@ -1,0 +1,315 @@
+"""The one road of every door: load a flow, commit a decided step, tell the observers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, Final
+
+from flask import Flask, current_app, session, url_for
+from werkzeug.routing import BuildError
+
+from .config import Config
+from .core.answers import dump_answers, load_answers
+from .core.flow import Clock, Flow, Result, blank, successor
+from .core.machine import Machine
+from .core.path import root
+from .core.snapshot import Receipt, Snapshot
+from .errors import (
+    ConfigError,
+    DefinitionError,
+    FlowGone,
+    FSMError,
+    MissingArguments,
+    SnapshotError,
+)
+from .signals import emit, finished, reset, transitioned
+from .stores import Heads, Store, open_store
+from .stores.session import SESSION_KEY
+from .tokens import Tokens
+
+__all__ = ["AppState", "Bound", "Page", "Run", "app_state"]
+
+log: Final = logging.getLogger("flask_fsm")
+EXTENSION: Final = "fsm"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A state that a view shows: its endpoint, and the names of its URL arguments."""
+
+    state: str
+    endpoint: str
+    arguments: frozenset[str]
+
+    def take(self, *sources: Mapping[str, Any]) -> dict[str, Any]:
+        """Pick this page's URL arguments, each from the first source that has it."""
+        found: dict[str, Any] = {}
+        for source in reversed(sources):
+            found.update((name, source[name]) for name in self.arguments & source.keys())
+        return found
+
+    def args(self, values: Mapping[str, Any]) -> str | None:
+        """Return the URL arguments as they stand on a path."""
+        taken = self.take(values)
+        return dump_answers(dict(sorted(taken.items()))) if taken else None
+
+    def url(self, values: Mapping[str, Any]) -> str:
+        """Build the page's URL; raise MissingArguments naming those that are not in `values`."""
+        try:
+            return url_for(self.endpoint, **values)
+        except BuildError as error:
+            missing = sorted(self.arguments - values.keys())
+            raise MissingArguments(
+                f"The page {self.state!r} needs the URL argument"
+                f"{'s' if len(missing) > 1 else ''} {', '.join(missing) or '?'}: "
+                f"pass it to advance().",
+                target=self.state,
+            ) from error
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A machine as one app uses it: narrowed by its views, and with the pages that show it."""
+
+    name: str
+    machine: Machine
+    pages: Mapping[str, Page]
+    states: Mapping[str, str]
+    """Which state each guarded endpoint shows."""
+
+    def resolve(self, name: str, endpoint: str | None) -> str:
+        """Return the state that `name` means in a view: within its blueprint, or as it stands."""
+        return resolve(self.machine, name, endpoint)
+
+
+def resolve(machine: Machine, name: str, endpoint: str | None) -> str:
+    """Return the state that `name` means in a view: within its blueprint, or as it stands."""
+    if endpoint is not None and "." not in name:
+        dotted = f"{endpoint.rpartition('.')[0]}.{name}"
+        if dotted in machine.states:
+            return dotted
+    return name
+
+
+@dataclass
+class AppState:
+    """All that the extension keeps of one app."""
+
+    config: Config
+    heads: Heads
+    store: Store
+    extension: object
+    clock: Clock = time.time
+    bound: dict[str, Bound] = field(default_factory=dict)
+    ready: bool = False
+    set_up_lock: Lock = field(default_factory=Lock)
+    signers: tuple[tuple[Any, ...], Tokens] | None = None
+
+    @classmethod
+    def of(cls, app: Flask, extension: object) -> AppState:
+        config = Config.read(app.config)
+        heads = Heads(config.heads)
+        return cls(config, heads, open_store(config, heads), extension)
+
+    def tokens(self, app: Flask) -> Tokens:
+        """Return what signs with SECRET_KEY and also reads SECRET_KEY_FALLBACKS."""
+        keys = (*(app.config.get("SECRET_KEY_FALLBACKS") or ()), app.secret_key)
+        if self.signers is None or self.signers[0] != keys:
+            if not app.secret_key:
+                raise ConfigError(
+                    "SECRET_KEY is not set, so nothing can be signed. Set it before init_app, to "
+                    "the output of: python -c 'import secrets; print(secrets.token_hex())'"
+                )
+            self.signers = keys, Tokens([key for key in keys if key])
+        return self.signers[1]
+
+
+def app_state() -> AppState:
+    """Return the state of the current app, or raise ConfigError."""
+    try:
+        state: AppState = current_app.extensions[EXTENSION]
+    except KeyError:
+        raise ConfigError(
+            f"The app {current_app.name!r} has no FlaskFSM: call fsm.init_app(app)."
+        ) from None
+    if not state.ready:
+        raise DefinitionError(
+            "The machines of this app are set up before its first request; there was none yet."
+        )
+    return state
+
+
+class Run:
+    """The flow of one machine as one request sees it, and the only thing that commits one."""
+
+    __slots__ = ("_url_args", "app", "bound", "flow", "gone", "held", "state", "stored")
+
+    def __init__(self, state: AppState, bound: Bound, url_args: Mapping[str, Any]) -> None:
+        self.state = state
+        self.bound = bound
+        self.app = current_app._get_current_object()  # type: ignore[attr-defined]
+        self._url_args = url_args
+        self.gone: FSMError | None = None
+        """Why the flow that the session names is not there any more."""
+        self.held = False
+        """Whether the session names a flow."""
+        self.stored: Snapshot
+        self.flow: Flow
+        self.load()
+
+    @property
+    def key(self) -> str:
+        return SESSION_KEY + self.bound.name
+
+    def load(self) -> None:
+        """Read the flow that the session names; a blank one, if it names none that is there."""
+        machine = self.bound.machine
+        carried = session.get(self.key)
+        self.held = carried is not None
+        self.gone = None
+        snapshot: Snapshot | None = None
+        if carried is not None:
+            try:
+                snapshot, newest = self.state.store.load(machine, carried)
+                if newest != carried:
+                    session[self.key] = newest
+                if self._expired(snapshot):
+                    raise FlowGone(
+                        f"This run of {machine.name!r} was left for too long and has expired.",
+                        flow=snapshot.id,
+                        code="expired",
+                    )
+            except (SnapshotError, FlowGone) as error:
+                self.gone = error
+                snapshot = None
+                if isinstance(error, SnapshotError):
+                    log.warning("%s", error)
+        if snapshot is None:
+            snapshot = self._blank(None)
+        elif snapshot.rev == 0:
+            # Nothing is decided yet, so the page decides with which URL arguments the run begins.
+            snapshot = self._blank(snapshot.id, snapshot.started)
+        self.stored = snapshot
+        self.flow = Flow(machine, snapshot, context={}, clock=self.state.clock)
+
+    def _expired(self, snapshot: Snapshot) -> bool:
+        lifetime = self.state.config.lifetime
+        return lifetime is not None and snapshot.updated + lifetime < self.state.clock()
+
+    def _blank(self, id: str | None, started: int | None = None) -> Snapshot:
+        machine = self.bound.machine
+        now = int(self.state.clock()) if started is None else started
+        page = self.bound.pages.get(machine.initial)
+        args = None if page is None else page.args(self._url_args)
+        return blank(machine, now, id=id).beginning_at(root(machine.initial, args))
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Wait until no other request of this flow is served in this process."""
+        if not self.held or self.gone is not None:
+            return nullcontext()
+        return self.state.heads.turn(self.flow.id, self.state.config.wait)
+
+    def forget(self) -> None:
+        """Let the session name no flow."""
+        session.pop(self.key, None)
+        self.held = False
+
+    def hold(self) -> None:
+        """Let the session name this flow, although nothing is committed yet."""
+        if not self.held:
+            session[self.key] = self.state.store.carry(self.bound.machine, self.flow.snapshot)
+            self.held = True
+
+    def succeed(self) -> None:
+        """Show the blank run that follows a finished one; its first commit replaces that."""
+        self.flow.rewind(self._blank(successor(self.stored.id)))
+
+    def commit(
+        self,
+        decide: Callable[[Flow], Sequence[Result]],
+        receipt: Receipt | None = None,
+        location: Callable[[Flow], str | None] = lambda flow: None,
+    ) -> Sequence[Result]:
+        """Make the steps that `decide` makes on the flow, keep them, then run hooks and signals.
+
+        What raises before they are kept leaves the flow as it was; nothing after can undo them.
+        """
+        flow = self.flow
+        before = flow.snapshot
+        try:
+            results = decide(flow)
+            after = flow.snapshot.with_receipt(receipt)
+            carried = self.state.store.commit(
+                self.bound.machine, self.stored, after, location(flow)
+            )
+        except BaseException:
+            flow.rewind(before)
+            raise
+        session[self.key] = carried
+        self.held = True
+        self.stored = after
+        flow.rewind(after)
+        for result in results:
+            flow.run_hooks(result)
+            facts = {"machine": self.bound.name, "flow": flow, "result": result}
+            emit(transitioned, self.app, **facts)
+            if result.finished:
+                emit(finished, self.app, **facts)
+        return results
+
+    def reset(self) -> None:
+        """Begin a new run; the one before can't come back."""
+        previous = self.stored
+        fresh = self._blank(successor(previous.id))
+        session[self.key] = self.state.store.commit(self.bound.machine, previous, fresh, None)
+        self.held = True
+        self.stored = fresh
+        self.flow.rewind(fresh)
+        emit(reset, self.app, machine=self.bound.name, flow=self.flow, previous=previous)
+
+    def url(self, state: str, extra: Mapping[str, Any] | None = None) -> str:
+        """Return the URL of the page `state` with the path's URL arguments, or the request's."""
+        page = self.bound.pages[state]
+        text = self.flow.args(state)
+        on_path = load_answers(text) if text else {}
+        return page.url({**page.take(on_path, self._url_args), **(extra or {})})
+
+    def url_of(self, snapshot: Snapshot) -> str | None:
+        """Return the URL of the page that a snapshot is at, or None if it is at none."""
+        page = self.bound.pages.get(snapshot.state)
+        args = snapshot.tip[2]
+        return None if page is None else page.url(load_answers(args) if args else {})
+
+    def current_page(self) -> str | None:
+        """Return the furthest page that may be opened, or None if no state of the path is one."""
+        if self.flow.current in self.bound.pages:
+            return self.flow.current
+        return next(
+            (
+                state
+                for state in reversed(tuple(self.flow.path))
+                if state in self.bound.pages and self.flow.is_open(state)
+            ),
+            None,
+        )
+
+    def current_url(self) -> str | None:
+        """Return the URL of the furthest page that may be opened, or None if there is none."""
+        state = self.current_page()
+        return None if state is None else self._url_or_none(state)
+
+    def start_url(self) -> str | None:
+        """Return the URL of the initial page, or None if it can't be built."""
+        initial = self.bound.machine.initial
+        return self._url_or_none(initial) if initial in self.bound.pages else None
+
+    def _url_or_none(self, state: str) -> str | None:
+        try:
+            return self.url(state)
+        except MissingArguments:
+            return None

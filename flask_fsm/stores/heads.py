@@ -1,0 +1,141 @@
+"""Heads: the newest snapshot this process knows of each flow, and whose turn it is.
+
+A head stands for a lineage, so that a run and its successors share a lock, and a run that was
+reset or replaced can't come back by an old cookie.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Final, NamedTuple
+
+from ..core.snapshot import Snapshot
+from ..errors import FlowBusy, StaleFlow
+from .base import age, lineage
+
+__all__ = ["Heads", "Kept"]
+
+RECEIPTS: Final = 16
+
+
+class Kept(NamedTuple):
+    """What answers a submission that comes again: its body's digest, and where it led."""
+
+    digest: str
+    location: str | None
+
+
+class Head:
+    __slots__ = ("carried", "receipts", "snapshot", "turn", "users")
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+        self.carried = ""
+        self.receipts: OrderedDict[str, Kept] = OrderedDict()
+        self.turn = Lock()
+        self.users = 0
+
+
+class Heads:
+    """Keeps the heads of the `size` flows that were used last. A head in use is never dropped."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._heads: OrderedDict[str, Head] = OrderedDict()
+        self._mutex = Lock()
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def _used(self, key: str) -> Head | None:
+        head = self._heads.get(key)
+        if head is not None:
+            self._heads.move_to_end(key)
+        return head
+
+    def _made(self, key: str) -> Head:
+        head = self._used(key)
+        if head is None:
+            head = self._heads[key] = Head()
+        return head
+
+    def _trim(self) -> None:
+        # The oldest first; one that is in use moves behind the others instead of being dropped.
+        for _ in range(len(self._heads) - self._size):
+            for _ in range(len(self._heads)):
+                key, head = next(iter(self._heads.items()))
+                if not head.users:
+                    del self._heads[key]
+                    break
+                self._heads.move_to_end(key)
+
+    def newest(self, id: str) -> tuple[Snapshot, str] | None:
+        """Return the head of the flow's lineage and what its session carries, or None."""
+        with self._mutex:
+            head = self._used(lineage(id))
+            if head is None or head.snapshot is None:
+                return None
+            return head.snapshot, head.carried
+
+    def adopt(self, snapshot: Snapshot, carried: str) -> tuple[Snapshot, str]:
+        """Take a snapshot that came from elsewhere, unless it is older; return the head."""
+        with self._mutex:
+            if age(snapshot) == (0, 0) and lineage(snapshot.id) not in self._heads:
+                return snapshot, carried
+            head = self._made(lineage(snapshot.id))
+            if head.snapshot is None or age(head.snapshot) < age(snapshot):
+                head.snapshot, head.carried = snapshot, carried
+            self._trim()
+            return head.snapshot, head.carried
+
+    def swap(self, old: Snapshot, new: Snapshot, carried: str, location: str | None) -> None:
+        """Replace the head `old` by `new`, or raise StaleFlow if another one came first."""
+        with self._mutex:
+            head = self._made(lineage(old.id))
+            now = head.snapshot
+            if now is not None and (now.id, now.rev) != (old.id, old.rev):
+                raise StaleFlow(
+                    f"Another request of this flow was faster: it is at {now.state!r} now.",
+                    flow=now.id,
+                    source=now.state,
+                    code="lost_race",
+                )
+            head.snapshot, head.carried = new, carried
+            if new.receipt is not None:
+                head.receipts[new.receipt.nonce] = Kept(new.receipt.digest, location)
+                while len(head.receipts) > RECEIPTS:
+                    head.receipts.popitem(last=False)
+            self._trim()
+
+    def receipt(self, id: str, nonce: str) -> Kept | None:
+        """Return what is kept of the submission with this nonce, or None."""
+        with self._mutex:
+            head = self._heads.get(lineage(id))
+            return None if head is None else head.receipts.get(nonce)
+
+    @contextmanager
+    def turn(self, id: str, wait: float) -> Iterator[None]:
+        """Be the only one served in this lineage; raise FlowBusy after `wait` seconds."""
+        key = lineage(id)
+        with self._mutex:
+            head = self._made(key)
+            head.users += 1
+        try:
+            if not head.turn.acquire(timeout=wait):
+                raise FlowBusy(
+                    f"Another request of this flow has been running for over {wait:g} seconds. "
+                    f"Wait a moment, then try again.",
+                    flow=id,
+                )
+            try:
+                yield
+            finally:
+                head.turn.release()
+        finally:
+            with self._mutex:
+                head.users -= 1
+                if not head.users and head.snapshot is None:
+                    self._heads.pop(key, None)
