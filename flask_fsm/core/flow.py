@@ -22,7 +22,7 @@ from ..errors import (
     ValidationFailed,
 )
 from .answers import dump_answers, load_answers
-from .history import Entry, History
+from .history import Entry, History, entry_of
 from .machine import Edge, Machine
 from .path import Node, Path, nodes_back, root
 from .snapshot import Snapshot, data_before, left
@@ -30,7 +30,7 @@ from .snapshot import Snapshot, data_before, left
 __all__ = ["Clock", "Flow", "Progress", "Result", "blank", "successor"]
 
 Clock = Callable[[], float]
-log = logging.getLogger("flask_fsm")
+logger = logging.getLogger("flask_fsm")
 # What stops `resume`: the old path can't be walked on. A crash is none of these.
 REFUSALS: Final = (InvalidTransition, GuardRefused, ValidationFailed)
 
@@ -101,9 +101,7 @@ class Result(tuple[Any, ...]):
 
     @property
     def entry(self) -> Entry:
-        node = self.snapshot.log
-        assert isinstance(node, tuple)
-        return Entry(*node[2:])
+        return entry_of(self[0][4])
 
     def __repr__(self) -> str:
         return f"Result({self.source!r} -> {self.target!r}, rev={self.rev})"
@@ -132,7 +130,7 @@ class Flow:
     `context` is a dict for things that rules share (a database session, a user), never stored.
     """
 
-    __slots__ = ("_cut", "_data", "_index", "_now", "_pending", "clock", "context", "machine")
+    __slots__ = ("_data", "_last", "_now", "_on_path", "_pending", "clock", "context", "machine")
 
     def __init__(
         self,
@@ -150,12 +148,12 @@ class Flow:
             snapshot = blank(machine, int(self.clock()), subject=subject)
         # A snapshot's fields; a plain tuple takes a third of the time to make.
         self._now: tuple[Any, ...] = snapshot
-        # The nodes of the path by state, made when first needed and kept up step by step.
-        self._index: dict[str, Node] | None = None
+        # The pages of the path, collected when first needed and kept up step by step.
+        self._on_path: set[str] | None = None
         self._data: dict[str, Any] | None = None
-        # While rules judge: where from, the data handed over, and the view of both.
-        self._pending: tuple[Node, dict[str, Any] | None] | None = None
-        self._cut: list[Node] | None = None
+        # While rules judge: the node that is left, and the data handed over.
+        self._pending: tuple[Node, Mapping[str, Any] | None] | None = None
+        self._last: Result | None = None
 
     # -- what it is ---------------------------------------------------------------------
 
@@ -218,7 +216,7 @@ class Flow:
 
     def answers(self, page: str) -> dict[str, Any] | None:
         """Return a copy of what was answered on `page`, kept or draft, or None."""
-        node = self._nodes().get(page)
+        node = self._node(page)
         text = self._now[5].get(page) if node is None or node[3] is None else node[3]
         return None if text is None else load_answers(text)
 
@@ -227,26 +225,29 @@ class Flow:
 
     # -- the path -----------------------------------------------------------------------
 
-    def _nodes(self) -> dict[str, Node]:
-        index = self._index
-        if index is None:
-            index = self._index = {node[1]: node for node in nodes_back(self._now[3])}
-        return index
+    def _pages(self) -> set[str]:
+        if self._on_path is None:
+            self._on_path = {node[1] for node in nodes_back(self._now[3])}
+        return self._on_path
+
+    def _node(self, page: str) -> Node | None:
+        if page not in self._pages():
+            return None
+        return next(node for node in nodes_back(self._now[3]) if node[1] == page)
 
     def args(self, page: str) -> str | None:
         """Return the URL arguments of a page on the path, as JSON text, or None."""
-        node = self._nodes().get(page)
+        node = self._node(page)
         return None if node is None else node[2]
 
     def is_open(self, page: str) -> bool:
         """Tell whether `page` is on the path and may be reopened."""
-        node = self._nodes().get(page)
-        if node is None:
-            return False
-        tip = self._now[3]
-        if node is tip:
-            return True
-        return not self.finished and not node[6] and node[4] >= tip[5]
+        node = self._node(page)
+        return node is not None and self._is_open(node)
+
+    def _is_open(self, node: Node) -> bool:
+        tip: Node = self._now[3]
+        return node is tip or not (self.finished or node[6] or node[4] < tip[5])
 
     # -- deciding -----------------------------------------------------------------------
 
@@ -277,12 +278,10 @@ class Flow:
     ) -> Result:
         machine = self.machine
         before = self._now
-        id, subject, rev, node, entries, drafts, started, updated, taken, finished, _ = before
+        id, subject, rev, node, log, drafts, started, updated, taken, finished, _ = before
         if finished or self._pending is not None:
             self._refuse_to_move(target)
-        edited = False
         if source is not None and source != node[1]:
-            edited = True
             node = self._edited(source, target)
         here = node[1]
         edge = machine.ways[here].get(target)
@@ -297,54 +296,42 @@ class Flow:
         if edge.judged:
             data = self._judge(edge, node, data)
         elif edge.guards:
-            self._pending = (node, data)  # type: ignore[assignment]
+            self._pending = (node, data)
             try:
                 for guard in edge.guards:
                     if not guard(self):
-                        self._refuse(edge)
+                        raise GuardRefused
             except Exception as error:
                 self._refuse(edge, error)
             finally:
                 self._pending = None
-        answers: str | None = node[3] if data is None else dump_answers(data)
+        answers = node[3] if data is None else dump_answers(data)
 
-        index = self._index or self._nodes()
+        behind = node
+        depth, barrier = node[4] + 1, node[5]
         cut: list[Node] | None = None
-        if edited or target in index:
+        if target in (self._on_path or self._pages()) or node is not before[3]:
             cut, drafts, old = self._shorten(node, answers, target)
-        else:
-            old = None
-            if answers is not None and here in drafts:
-                drafts = {page: text for page, text in drafts.items() if page != here}
-        if old is not None:
-            behind, depth, barrier = old[0], old[4], old[5]
-        else:
-            if answers is not None or edge.back != "preserve":
-                node = left(node, edge.back, answers)
-            behind, depth, barrier = node, node[4] + 1, node[5]
-        if edge.back == "invalidate":
-            barrier = depth
+            if old is not None:
+                behind, depth, barrier = old[0], old[4], old[5]
+        elif answers is not None and here in drafts:
+            drafts = _without(drafts, here)
+        if answers is not None or edge.back != "preserve":
+            if behind is node:
+                behind = left(node, edge.back, answers)
+            if edge.back == "invalidate":
+                barrier = depth
 
-        now = int(self.clock())
-        if now < updated:
-            now = updated
+        at = self.clock()
+        now = int(at) if at >= updated + 1 else updated  # a clock may jump back
         rev += advance
-        length = 1 + (
-            entries[1] if type(entries) is tuple else 0 if entries is None else entries.count
-        )
-        complete = machine._complete
-        if (target in machine.finals if complete is None else machine.complete(target)) or (
-            machine.counted and machine.exhausted(target, taken)
-        ):
+        if edge.final or (edge.final is None and machine.ends(target, taken)):
             finished = True
             drafts = _NO_DRAFTS
-        after = (
-            id, subject, rev,
-            (behind, target, args, None, depth, barrier, False),
-            (entries, length, here, target, edge.event, now, rev),
-            drafts, started, now, taken, finished, None,
-        )  # fmt: skip
-        return _new(Result, (after, before, edge, data, cut))
+        tip = (behind, target, args, None, depth, barrier, False)
+        log = (log, edge, now, rev)
+        after = (id, subject, rev, tip, log, drafts, started, now, taken, finished, None)
+        return Result((after, before, edge, data, cut))
 
     def _refuse_to_move(self, target: str) -> NoReturn:
         if self._pending is not None:
@@ -365,26 +352,28 @@ class Flow:
 
     def _refuse_edge(self, here: str, target: str) -> NoReturn:
         allowed = tuple(self.machine.ways[here])
-        context: dict[str, Any] = {"flow": self.id, "source": here, "target": target, "allowed": allowed}
+        context: dict[str, Any] = {
+            "flow": self.id, "source": here, "target": target, "allowed": allowed
+        }  # fmt: skip
         if target not in self.machine.states:
             raise UnknownState(f"Machine {self.machine.name!r} has no state {target!r}.", **context)
         raise self._error(self._reason_no_edge(here, target), None, **context)
 
     def _edited(self, source: str, target: str | None) -> Node:
         """Return the node of a page that is edited, if it may be."""
-        if not self.is_open(source):
-            on_path = source in self._nodes()
-            raise StaleFlow(
-                f"{source!r} is closed and can't be edited any more."
-                if on_path
-                else f"{source!r} is not on the path of this run, which is at {self.current!r}.",
-                flow=self.id,
-                source=source,
-                target=target,
-                allowed=tuple(self.path),
-                code="closed" if on_path else "not_on_path",
-            )
-        return self._nodes()[source]
+        node = self._node(source)
+        if node is not None and self._is_open(node):
+            return node
+        raise StaleFlow(
+            f"{source!r} is not on the path of this run, which is at {self.current!r}."
+            if node is None
+            else f"{source!r} is closed and can't be edited any more.",
+            flow=self.id,
+            source=source,
+            target=target,
+            allowed=tuple(self.path),
+            code="not_on_path" if node is None else "closed",
+        )
 
     def _behind(self, node: Node) -> Iterator[Node]:
         """Walk the nodes of the path after `node`, last first."""
@@ -411,31 +400,32 @@ class Flow:
 
         Returns the nodes cut, the drafts then, and the old node of `target` if this is a loop.
         """
-        old = self._nodes().get(target)
-        loop = old is not None and old[4] <= node[4]
-        cut = []
-        fresh = {}
+        loop = target in self._pages()
+        cut: list[Node] = []
+        fresh: dict[str, str] = {}
         later: Node | None = self._now[3]
-        while later is not node:
-            assert later is not None
+        while later is not node and later is not None:
             cut.append(later)
             if later[3] is not None:
                 fresh[later[1]] = later[3]
+            if later[1] == target:
+                loop = False
             later = later[0]
-        while loop:
-            assert later is not None
+        while loop and later is not None:
             cut.append(later)
             kept = answers if later is node else later[3]
             if kept is not None:
                 fresh[later[1]] = kept
-            loop = later is not old
+            loop = later[1] != target
             later = later[0]
         drafts: dict[str, str] = self._now[5]
         if fresh:
             drafts = {**drafts, **fresh}
-        if later is node and answers is not None and node[1] in drafts:
-            drafts = {page: text for page, text in drafts.items() if page != node[1]}
-        return cut, drafts, None if later is node else old
+        if later is not node:
+            return cut, drafts, cut[-1]
+        if answers is not None and node[1] in drafts:
+            drafts = _without(drafts, node[1])
+        return cut, drafts, None
 
     def _judge(
         self, edge: Edge, node: Node, data: Mapping[str, Any] | None
@@ -460,15 +450,14 @@ class Flow:
             self._pending = None
         return None if data is None and not given else given
 
-    def _refuse(self, edge: Edge, error: Exception | None = None) -> NoReturn:
+    def _refuse(self, edge: Edge, error: Exception) -> NoReturn:
         """Raise GuardRefused with every reason; all guards are asked again, for they are pure."""
-        if isinstance(error, GuardRefused):
-            raise error
         reasons = self._reasons_of_guards(edge)
         if not reasons:  # a guard that is not pure, and says yes when asked twice
             text = f"A guard refused {edge.source!r} -> {edge.target!r}, then did not."
             reasons = [Reason(GuardRefused.default_code, text)]
-        raise self._error(reasons[0], edge, reasons=reasons) from error
+        cause = None if isinstance(error, GuardRefused) else error
+        raise self._error(reasons[0], edge, reasons=reasons) from cause
 
     def _validate(self, edge: Edge, data: dict[str, Any]) -> None:
         """Run all validators and raise one ValidationFailed with all that they say."""
@@ -526,15 +515,19 @@ class Flow:
         return None
 
     def _reasons_of_guards(self, edge: Edge) -> list[Reason]:
-        reasons = []
+        reasons: list[Reason] = []
         for guard in edge.guards:
             code = GuardRefused.default_code
             try:
                 if guard(self):
                     continue
+            except GuardRefused as error:
+                if error.message:
+                    reasons += error.reasons
+                    continue
             except Exception:
                 code = "guard_raised"
-                log.exception(
+                logger.exception(
                     "The guard %s raised, which refuses %s -> %s of machine %r.",
                     _title(guard), edge.source, edge.target, self.machine.name,
                 )  # fmt: skip
@@ -651,33 +644,24 @@ class Flow:
                 source=edge.source,
                 target=edge.target,
             )
-        index = self._index
-        if index is not None:
-            tip = after[3]
-            behind = tip[0]
-            if cut is not None:
-                for node in cut:
-                    del index[node[1]]
-            if behind is not None:
-                index[behind[1]] = behind
-            index[tip[1]] = tip
+        on_path = self._on_path or self._pages()
         if cut is not None:
-            # The path as it was, from the page that was left: what `resume` walks on.
-            self._cut = cut if edge.source != before[3][1] else None
+            for node in cut:
+                on_path.discard(node[1])
             self._data = None
-        else:
-            self._cut = None
-            if data is not None and self._data is not None:
-                self._data[edge.source] = load_answers(after[3][0][3])
+        elif data is not None and self._data is not None:
+            self._data[edge.source] = load_answers(after[3][0][3])
+        on_path.add(edge.target)
+        self._last = result
         self._now = after
 
     def run_hooks(self, result: Result) -> None:
         """Run the hooks of a transition that was made. A failure is logged and undoes nothing."""
-        for rule in result.edge.hooks:
+        for rule in result[2].hooks:
             try:
                 rule(self, result)
             except Exception:
-                log.exception(
+                logger.exception(
                     "The hook %s failed after %s -> %s of machine %r; the transition stands.",
                     _title(rule), result.source, result.target, self.machine.name,
                 )  # fmt: skip
@@ -692,8 +676,7 @@ class Flow:
         """Decide the transition to `to`, make it, run its hooks, and return the result."""
         result = self._decide(to, data, source, None, 1)
         self.apply(result)
-        if result[2].hooks:
-            self.run_hooks(result)
+        self.run_hooks(result)
         return result
 
     def send(self, event: str, data: Mapping[str, Any] | None = None) -> Result:
@@ -729,8 +712,13 @@ class Flow:
 
     def steps_to_resume(self) -> Iterator[Result]:
         """Make the steps of `resume` one by one, without running their hooks."""
-        after = {node[0][1]: node for node in self._cut or () if node[0] is not None}
-        self._cut = None
+        if self._last is None:
+            return
+        _, before, edge, _, cut = self._last
+        if cut is None or edge.source == before[3][1]:
+            return
+        # The path as it was, from the page that was edited.
+        after = {node[0][1]: node for node in cut if node[0] is not None}
         while not self.finished:
             state = self._now[3][1]
             following = after.pop(state, None)
@@ -748,13 +736,12 @@ class Flow:
     def reset(self) -> None:
         """Begin anew: a blank run, under the id that follows this one's."""
         now = int(self.clock())
-        self._restart(
-            blank(self.machine, now, id=successor(self.id), subject=self.snapshot.subject)
-        )
+        self.rewind(blank(self.machine, now, id=successor(self.id), subject=self.snapshot.subject))
 
-    def _restart(self, snapshot: Snapshot) -> None:
+    def rewind(self, snapshot: Snapshot) -> None:
+        """Stand where `snapshot` stands, whatever was decided since."""
         self._now = snapshot
-        self._index = self._data = self._cut = None
+        self._on_path = self._data = self._last = None
 
     # -- progress -----------------------------------------------------------------------
 
@@ -800,6 +787,10 @@ _ERRORS: Final[dict[str, type[FSMError]]] = {
     kind.default_code: kind
     for kind in (InvalidTransition, DuplicateTransition, SkippedTransition, FlowFinished)
 }
+
+
+def _without(drafts: dict[str, str], page: str) -> dict[str, str]:
+    return {other: text for other, text in drafts.items() if other != page}
 
 
 def _title(rule: Callable[..., Any]) -> str:

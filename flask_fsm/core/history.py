@@ -18,9 +18,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 from ..errors import SnapshotError
 
 if TYPE_CHECKING:
-    from .machine import Machine
+    from .machine import Edge, Machine
 
-__all__ = ["Entry", "History", "Log", "Logged", "Packed", "entries_of", "length_of", "pack"]
+__all__ = [
+    "Entry",
+    "History",
+    "Log",
+    "Logged",
+    "Mark",
+    "Packed",
+    "entries_of",
+    "entry_of",
+    "length_of",
+    "pack",
+]
 
 
 class Entry(NamedTuple):
@@ -41,21 +52,18 @@ class Mark(NamedTuple):
     rev: int
 
 
-# (before, count, source, target, event, at, rev)
-Logged: TypeAlias = tuple["Log", int, str, str, str | None, int, int]
+# (before, edge, at, rev)
+Logged: TypeAlias = tuple["Log", "Edge", int, int]
 
 
-class Packed:
+class Packed(NamedTuple):
     """Entries as text, between two marks."""
 
-    __slots__ = ("count", "first", "last", "machine", "text")
-
-    def __init__(self, machine: Machine, text: str, count: int, first: Mark, last: Mark) -> None:
-        self.machine = machine
-        self.text = text
-        self.count = count
-        self.first = first
-        self.last = last
+    machine: Machine
+    text: str
+    length: int
+    first: Mark
+    last: Mark
 
 
 Log: TypeAlias = Logged | Packed | None
@@ -95,20 +103,25 @@ def _numbers(text: str) -> Iterator[int]:
         raise ValueError("the last number is cut off")
 
 
-def length_of(log: Log) -> int:
-    """Count the entries of `log`, in constant time."""
-    if log is None:
-        return 0
-    return log.count if isinstance(log, Packed) else log[1]
+def entry_of(logged: Logged) -> Entry:
+    """Return what a node of the log says."""
+    _, edge, at, rev = logged
+    return Entry(edge.source, edge.target, edge.event, at, rev)
 
 
 def _unpacked(log: Log) -> tuple[Packed | None, list[Logged]]:
     fresh = []
-    while isinstance(log, tuple):
+    while log is not None and not isinstance(log, Packed):
         fresh.append(log)
         log = log[0]
     fresh.reverse()
     return log, fresh
+
+
+def length_of(log: Log) -> int:
+    """Count the entries of `log` without reading those that are text."""
+    packed, fresh = _unpacked(log)
+    return len(fresh) + (packed.length if packed else 0)
 
 
 def _encode(machine: Machine, mark: Mark, entries: Sequence[Entry]) -> tuple[str, Mark]:
@@ -141,11 +154,11 @@ def pack(machine: Machine, log: Log, first: Mark, limit: int | None = None) -> P
     packed, fresh = _unpacked(log)
     if packed is None or packed.machine is not machine:
         entries = entries_of(log)
-        packed = Packed(machine, "", 0, packed.first if packed else first, first)
-        packed.last = packed.first
+        first = packed.first if packed else first
+        packed = Packed(machine, "", 0, first, first)
     else:
-        entries = [Entry(*node[2:]) for node in fresh]
-    count = packed.count + len(entries)
+        entries = [entry_of(node) for node in fresh]
+    count = packed.length + len(entries)
     if limit is not None and count > limit:
         entries = entries_of(log)
         kept = limit if limit < 4 else limit - limit // 4
@@ -183,7 +196,7 @@ def _decode(packed: Packed) -> list[Entry]:
             state = target
     except (LookupError, ValueError, StopIteration) as error:
         raise SnapshotError(f"The stored history can't be read: {error!r}.") from error
-    if (state, at, rev) != packed.last or len(entries) != packed.count:
+    if (state, at, rev) != packed.last or len(entries) != packed.length:
         raise SnapshotError("The stored history does not lead to the stored state.")
     return entries
 
@@ -192,7 +205,7 @@ def entries_of(log: Log) -> list[Entry]:
     """List the entries of `log`, oldest first."""
     packed, fresh = _unpacked(log)
     entries = _decode(packed) if packed else []
-    entries += [Entry(*node[2:]) for node in fresh]
+    entries += [entry_of(node) for node in fresh]
     return entries
 
 

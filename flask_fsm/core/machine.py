@@ -102,13 +102,15 @@ class Edge:
     """One way from one state to one other: a `Transition` after its sources are spelled out.
 
     `number` counts the machine's edges in the order of declaration; `code` counts those out of
-    the source from 1, and the codec writes it.
+    the source from 1, and the codec writes it. `final` says whether it ends the run, or is None if
+    `Machine.ends` has to be asked.
     """
 
     __slots__ = (
         "back",
         "code",
         "event",
+        "final",
         "guards",
         "hooks",
         "judged",
@@ -130,6 +132,7 @@ class Edge:
         self.transition = transition
         self.number = number
         self.code = 0
+        self.final: bool | None = None
         self.guards: tuple[Function, ...] = ()
         self.pre_transitions: tuple[Function, ...] = ()
         self.validators: tuple[Function, ...] = ()
@@ -261,6 +264,8 @@ class Machine(Ruled):
             edge.number = number
             ways[edge.source][edge.target] = edge
             edge.code = len(ways[edge.source])
+            if self.repeat and self._complete is None:
+                edge.final = edge.target in self.finals
             if self.counted:
                 out[edge.source] |= 1 << number
         names = tuple(self.states)
@@ -335,6 +340,10 @@ class Machine(Ruled):
         """Tell whether every way out of `state` is among the `taken` edges of a run."""
         out = self._out[state]
         return not self.repeat and taken & out == out
+
+    def ends(self, state: str, taken: int) -> bool:
+        """Tell whether arriving at `state`, after the `taken` edges of a run, ends it."""
+        return self.complete(state) or self.exhausted(state, taken)
 
     def flow(
         self,

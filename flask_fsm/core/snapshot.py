@@ -130,6 +130,10 @@ class Snapshot(tuple[Any, ...]):
             f"path={self.path!r}, history={length_of(self.log)}, finished={self.finished})"
         )
 
+    def beginning_at(self, tip: Node) -> Snapshot:
+        """Return this blank snapshot with another first node: the page with its URL arguments."""
+        return self._replaced(3, tip)
+
     def with_receipt(self, receipt: Receipt | None) -> Snapshot:
         """Return this snapshot with the receipt of the submission that made it."""
         return self._replaced(10, receipt)
@@ -155,7 +159,7 @@ class Snapshot(tuple[Any, ...]):
             f"{self.rev},{self.started},{self.updated - self.started},"
             f"{self.taken:x},{self.finished:d}",
             "" if self.receipt is None else ",".join(self.receipt),
-            f"{packed.count}~{base}{packed.text}",
+            f"{packed.length}~{base}{packed.text}",
             str(len(pages)),
         ]
         for node in reversed(pages):
