@@ -114,7 +114,10 @@ class AppState:
     def of(cls, app: Flask, extension: object) -> AppState:
         config = Config.read(app.config)
         heads = Heads(config.heads)
-        return cls(config, heads, open_store(config, heads), extension)
+        store = open_store(
+            config.store_url, heads, config.history_limit, config.max_snapshot_size
+        )
+        return cls(config, heads, store, extension)
 
     def tokens(self, app: Flask) -> Tokens:
         """Return what signs with SECRET_KEY and also reads SECRET_KEY_FALLBACKS."""

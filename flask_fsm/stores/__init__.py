@@ -1,8 +1,7 @@
-"""Where snapshots live. `open_store` turns FSM_STORE_URL into a store."""
+"""Where snapshots live. `open_store` turns the value of FSM_STORE_URL into a store."""
 
 from __future__ import annotations
 
-from ..config import Config
 from ..errors import ConfigError
 from .base import Store
 from .heads import Heads
@@ -12,12 +11,10 @@ from .session import SessionStore
 __all__ = ["Heads", "MemoryStore", "SessionStore", "Store", "open_store"]
 
 
-def open_store(config: Config, heads: Heads) -> Store:
-    """Return the store that the config names, or raise ConfigError."""
-    if config.store_url == "session":
-        return SessionStore(heads, config.history_limit, config.max_snapshot_size)
-    if config.store_url == "memory://":
-        return MemoryStore(heads, config.history_limit, config.max_snapshot_size)
-    raise ConfigError(
-        f"FSM_STORE_URL is {config.store_url!r}: this release knows 'session' and 'memory://'."
-    )
+def open_store(url: str, heads: Heads, history_limit: int | None, max_size: int) -> Store:
+    """Return the store at `url`, or raise ConfigError. `max_size` is in bytes."""
+    if url == "session":
+        return SessionStore(heads, history_limit, max_size)
+    if url == "memory://":
+        return MemoryStore(heads, history_limit, max_size)
+    raise ConfigError(f"FSM_STORE_URL is {url!r}: this release knows 'session' and 'memory://'.")

@@ -1,0 +1,79 @@
+# Needs nothing but python3 (3.11 or later): each target makes the environment that it uses.
+PYTHON ?= python3
+PORT ?= 5000
+VENV := .venv
+LOWEST := .venv-lowest
+BIN := $(VENV)/bin
+INPUTS ?= 200000
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-quick test-browser test-stateful test-lowest chromium check docs fuzz bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+$(VENV)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+$(VENV)/demo: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[forms]'
+	@touch $@
+
+$(VENV)/%: $(VENV)/demo
+	$(BIN)/python -m pip install --quiet --group $*
+	@touch $@
+
+demo: $(VENV)/demo ## serve the example on http://127.0.0.1:5000 (PORT=...)
+	$(BIN)/flask --app example_app run --port $(PORT)
+
+test: $(VENV)/test chromium ## run all tests but the long ones
+	$(BIN)/python -m pytest
+
+test-quick: $(VENV)/test ## run the tests that need no browser
+	$(BIN)/python -m pytest -m 'not browser'
+
+test-browser: $(VENV)/test chromium ## click through the example in Chromium
+	$(BIN)/python -m pytest -m browser
+
+test-stateful: $(VENV)/test ## compare 2,000 random visits with the reference model
+	FSM_STATEFUL_RUNS=2000 $(BIN)/python -m pytest tests/http -k stateful
+
+$(LOWEST)/test: pyproject.toml tests/lowest.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python tests/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt \
+		--editable '.[forms]' --group test
+	@touch $@
+
+test-lowest: $(LOWEST)/test ## run the tests at the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -m 'not browser' --ignore tests/docs
+
+# Chromium comes from the system's packages. Where it can't be installed, the browser tests are
+# skipped and say so.
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	|| echo 'Chromium is not there and could not be installed.'
+
+check: $(VENV)/check ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/docs ## build the documentation into docs/_build/html
+	$(BIN)/sphinx-build -q -W -n docs docs/_build/html
+
+fuzz: $(VENV)/test ## feed random texts to the decoders (INPUTS=200000)
+	$(BIN)/python -m tests.fuzz.fuzz_snapshot --inputs $(INPUTS)
+	$(BIN)/python -m tests.fuzz.fuzz_tokens --inputs $(INPUTS)
+
+bench: $(VENV)/benchmark ## print the ratios that stand in the README
+	$(BIN)/python -m benchmarks $(QUICK)
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) $(LOWEST) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,11 @@
+"""Print pip constraints that pin what the package itself needs to its lower bounds."""
+
+import re
+import tomllib
+from pathlib import Path
+
+project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+needed = [*project["dependencies"], *project["optional-dependencies"]["forms"]]
+for requirement in needed:
+    name, lowest = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
+    print(f"{name}=={lowest}")
