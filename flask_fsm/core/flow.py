@@ -24,7 +24,7 @@ from ..errors import (
 from .answers import dump_answers, load_answers
 from .history import Entry, History, entry_of
 from .machine import Edge, Machine
-from .path import Node, Path, nodes_back, root
+from .path import Node, Path, nodes_back
 from .snapshot import Snapshot, data_before, left
 
 __all__ = ["Clock", "Flow", "Progress", "Result", "blank", "successor"]
@@ -40,8 +40,7 @@ def blank(
 ) -> Snapshot:
     """Return the snapshot of a run that has not begun. A new id has 128 random bits."""
     id = secrets.token_urlsafe(16) if id is None else id
-    tip = root(machine.initial)
-    return Snapshot.of(id, subject, 0, tip, None, _NO_DRAFTS, now, now, 0, False, None)
+    return Snapshot.of(id, subject, 0, machine.root, None, _NO_DRAFTS, now, now, 0, False, None)
 
 
 _NO_DRAFTS: Final[dict[str, str]] = {}

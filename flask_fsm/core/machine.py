@@ -18,6 +18,7 @@ from ..errors import (
     UnknownState,
 )
 from .lint import faults_of_graph
+from .path import Node, root
 from .rules import KINDS, Function, Rule, Ruled, Wrap, compile_rules, only_sync
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ class Machine(Ruled):
         "ordered",
         "repeat",
         "reset",
+        "root",
         "states",
         "transitions",
         "ways",
@@ -187,6 +189,7 @@ class Machine(Ruled):
     repeat: bool
     ordered: bool
     reset: Literal["auto", "manual"]
+    root: Node
     digest: str
     names: tuple[str, ...]
     numbers: dict[str, int]
@@ -244,6 +247,7 @@ class Machine(Ruled):
             repeat=repeat,
             ordered=ordered,
             reset=reset,
+            root=root(first),
             _complete=complete,
             counted=ordered or not repeat,
         )
