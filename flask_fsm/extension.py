@@ -14,7 +14,7 @@ from .pages.binding import bind
 from .pages.surface import Pages
 from .pages.visit import visits
 from .problem import Circumstances, Refusal
-from .runtime import EXTENSION, AppState
+from .runtime import EXTENSION, AppState, behind
 
 __all__ = ["FlaskFSM"]
 
@@ -87,7 +87,7 @@ def _state(app: Flask) -> AppState:
 
 def _set_up() -> None:
     """Bind the machines to the views before the first view runs; then they all are there."""
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    app: Flask = behind(current_app)
     state = _state(app)
     if not state.ready:
         with state.set_up_lock:
@@ -102,7 +102,10 @@ def _mark_answer(response: Response) -> Response:
     """Keep answers that depend on the flow out of every cache."""
     if g.get("_fsm_guarded"):
         response.headers["Cache-Control"] = "no-store"
-        response.vary.add("Cookie")
+        if "Vary" not in response.headers:
+            response.headers["Vary"] = "Cookie"
+        else:
+            response.vary.add("Cookie")
     return response
 
 

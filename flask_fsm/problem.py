@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from flask import Response, current_app, render_template, request
+from flask import Request, Response, current_app, render_template, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
@@ -31,11 +31,13 @@ TITLES: Final = {
 }
 
 
-def asked_for() -> Asked:
-    """Tell how the client of this request wants to be answered."""
-    if request.headers.get("HX-Request") == "true":
+def asked_for(asking: Request) -> Asked:
+    """Tell how the client of a request wants to be answered."""
+    if asking.environ.get("HTTP_HX_REQUEST") == "true":
         return "htmx"
-    accepted = request.accept_mimetypes
+    if "json" not in asking.environ.get("HTTP_ACCEPT", ""):
+        return "html"
+    accepted = asking.accept_mimetypes
     best = accepted.best_match(("text/html", "application/json", "application/problem+json"))
     if best in (None, "text/html") or accepted[best] <= accepted["text/html"]:
         return "html"
@@ -125,7 +127,7 @@ class Refusal(HTTPException):
         return response
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
-        asked = asked_for()
+        asked = asked_for(request)
         if asked == "json":
             body, kind = json.dumps(self.to_dict()), "application/problem+json"
         else:

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any, Final
 
 from flask import Flask, current_app, session, url_for
+from flask.sessions import SessionMixin
 from werkzeug.routing import BuildError
 
 from .config import Config
@@ -114,9 +115,7 @@ class AppState:
     def of(cls, app: Flask, extension: object) -> AppState:
         config = Config.read(app.config)
         heads = Heads(config.heads)
-        store = open_store(
-            config.store_url, heads, config.history_limit, config.max_snapshot_size
-        )
+        store = open_store(config.store_url, heads, config.history_limit, config.max_snapshot_size)
         return cls(config, heads, store, extension)
 
     def tokens(self, app: Flask) -> Tokens:
@@ -147,15 +146,21 @@ def app_state() -> AppState:
     return state
 
 
+def behind(proxy: Any) -> Any:
+    """Return the object behind one of Flask's proxies, each use of which is a look-up."""
+    return proxy._get_current_object()
+
+
 class Run:
     """The flow of one machine as one request sees it, and the only thing that commits one."""
 
-    __slots__ = ("_url_args", "app", "bound", "flow", "gone", "held", "state", "stored")
+    __slots__ = ("_url_args", "app", "bound", "flow", "gone", "held", "session", "state", "stored")
 
     def __init__(self, state: AppState, bound: Bound, url_args: Mapping[str, Any]) -> None:
         self.state = state
         self.bound = bound
-        self.app = current_app._get_current_object()  # type: ignore[attr-defined]
+        self.app: Flask = behind(current_app)
+        self.session: SessionMixin = behind(session)
         self._url_args = url_args
         self.gone: FSMError | None = None
         """Why the flow that the session names is not there any more."""
@@ -172,7 +177,7 @@ class Run:
     def load(self) -> None:
         """Read the flow that the session names; a blank one, if it names none that is there."""
         machine = self.bound.machine
-        carried = session.get(self.key)
+        carried = self.session.get(self.key)
         self.held = carried is not None
         self.gone = None
         snapshot: Snapshot | None = None
@@ -180,7 +185,7 @@ class Run:
             try:
                 snapshot, newest = self.state.store.load(machine, carried)
                 if newest != carried:
-                    session[self.key] = newest
+                    self.session[self.key] = newest
                 if self._expired(snapshot):
                     raise FlowGone(
                         f"This run of {machine.name!r} was left for too long and has expired.",
@@ -219,13 +224,13 @@ class Run:
 
     def forget(self) -> None:
         """Let the session name no flow."""
-        session.pop(self.key, None)
+        self.session.pop(self.key, None)
         self.held = False
 
     def hold(self) -> None:
         """Let the session name this flow, although nothing is committed yet."""
         if not self.held:
-            session[self.key] = self.state.store.carry(self.bound.machine, self.flow.snapshot)
+            self.session[self.key] = self.state.store.carry(self.bound.machine, self.flow.snapshot)
             self.held = True
 
     def succeed(self) -> None:
@@ -253,7 +258,7 @@ class Run:
         except BaseException:
             flow.rewind(before)
             raise
-        session[self.key] = carried
+        self.session[self.key] = carried
         self.held = True
         self.stored = after
         flow.rewind(after)
@@ -269,7 +274,7 @@ class Run:
         """Begin a new run; the one before can't come back."""
         previous = self.stored
         fresh = self._blank(successor(previous.id))
-        session[self.key] = self.state.store.commit(self.bound.machine, previous, fresh, None)
+        self.session[self.key] = self.state.store.commit(self.bound.machine, previous, fresh, None)
         self.held = True
         self.stored = fresh
         self.flow.rewind(fresh)

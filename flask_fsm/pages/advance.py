@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from flask import Response, request
+from flask import Response
 
 from ..core.flow import Flow
 from ..errors import (
@@ -35,9 +35,10 @@ def advance(
     url_args: Mapping[str, Any],
 ) -> Response | None:
     """Make the transition and return its answer; None if a rule refused and `form` has it."""
-    if request.method in SAFE_METHODS:
+    method = visit.request.method
+    if method in SAFE_METHODS:
         raise FSMError(
-            f"advance() was called while a {request.method} was served, and a {request.method} "
+            f"advance() was called while a {method} was served, and a {method} "
             f"never advances: call it for a POST, or let the edge be taken by visit=True.",
             code="get_advances",
         )
@@ -71,27 +72,26 @@ def _go(
     resume: bool,
     url_args: Mapping[str, Any],
 ) -> Response:
-    values = page.take(url_args, request.view_args or {})
+    values = page.take(url_args, visit.request.view_args or {})
     extra = {name: value for name, value in url_args.items() if name not in page.arguments}
-    page.url(values)  # what is missing is said before anything is decided
+    # Built first: what is missing is said before anything is decided.
+    url = page.url({**values, **extra})
 
     def location(flow: Flow) -> str:
         after = flow.current
-        known = visit.bound.pages.get(after)
-        if known is page or known is None:
-            return page.url({**values, **extra})
-        return visit.run.url(after)
+        return (
+            url if after == page.state or after not in visit.bound.pages else visit.run.url(after)
+        )
 
     visit.make(page.state, data, visit.source, page.args(values), resume=resume, location=location)
-    visit.location = location(visit.flow)
-    return visit.told(visit.location)
+    return visit.told(location(visit.flow))
 
 
 def _target(visit: Visit, to: str | None, data: Mapping[str, Any] | None) -> str:
     """Return where to go: what the view says, what the client says, or the only way on."""
     bound, source = visit.bound, visit.source
     if to is not None:
-        state = bound.resolve(to, request.endpoint)
+        state = bound.resolve(to, visit.request.endpoint)
         if state not in bound.machine.states:
             raise UnknownState(f"Machine {bound.name!r} has no state {to!r}.", source=source)
         return state

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 from flask import current_app, g, request
 
 from ..errors import FSMError
-from ..runtime import app_state
+from ..runtime import app_state, behind
 from .visit import SAFE_METHODS, Visit, visits
 
 __all__ = ["Check", "checks_of", "guarded"]
@@ -74,16 +74,17 @@ def serve(
     bound = state.bound[machine]
     endpoint = request.endpoint or ""
     page = None if check.required is not None else bound.states[endpoint]
-    g._fsm_guarded = True
     visit = visits()[machine] = Visit(state, bound, page, kwargs)
-    outer = g.get("_fsm_machine")
-    g._fsm_machine = check.owner
+    context = behind(g)
+    context._fsm_guarded = True
+    outer = context.get("_fsm_machine")
+    context._fsm_machine = check.owner
     try:
         with visit.turn():
             if page is None:
                 visit.judge_required(bound.resolve(check.required or "", endpoint))
                 answer = None
-            elif request.method in SAFE_METHODS:
+            elif visit.request.method in SAFE_METHODS:
                 answer = visit.judge_get()
             else:
                 answer = visit.judge_post()
@@ -96,4 +97,4 @@ def serve(
         raise visit.refuse(error) from error
     finally:
         if outer is not None:
-            g._fsm_machine = outer
+            context._fsm_machine = outer

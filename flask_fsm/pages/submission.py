@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from flask import current_app, request
+from flask import Request
 
 from ..config import Config
 from ..core.snapshot import Receipt
 from ..errors import InvalidToken
-from ..runtime import app_state
-from ..tokens import Claim
+from ..tokens import Claim, Tokens
 
 __all__ = ["TOKEN_HEADER", "Submission"]
 
@@ -25,8 +25,9 @@ class Submission:
 
     __slots__ = ("claim", "receipt", "to")
 
-    def __init__(self, config: Config) -> None:
-        text = _field(config.token_field)
+    def __init__(self, config: Config, request: Request, tokens: Callable[[], Tokens]) -> None:
+        fields = _fields(request)
+        text = fields.get(config.token_field)
         if text is None:
             text = request.headers.get(TOKEN_HEADER)
         self.claim: Claim | None = None
@@ -34,29 +35,29 @@ class Submission:
         if text is not None:
             if not isinstance(text, str):
                 raise InvalidToken("The token of this form is no text.")
-            self.claim = app_state().tokens(current_app).read(text)
-            self.receipt = Receipt(self.claim.nonce, _digest(config.token_field))
+            self.claim = tokens().read(text)
+            self.receipt = Receipt(self.claim.nonce, _digest(request, config.token_field))
         elif config.require_token:
             raise InvalidToken(
                 f"This form came without its token: put {{{{ fsm.token() }}}} into the form, or "
                 f"send the header {TOKEN_HEADER}.",
                 code="no_token",
             )
-        self.to = _field(config.to_field)
+        self.to = fields.get(config.to_field)
         """Where the client wants to go, as sent; None if it doesn't say."""
         if self.to is None:
             self.to = request.args.get(config.to_field)
 
 
-def _field(name: str) -> Any:
-    """Return a field of the form, or of a JSON object."""
+def _fields(request: Request) -> Mapping[str, Any]:
+    """Return the fields of the form, or of a JSON object."""
     if request.is_json:
         body = request.get_json(silent=True)
-        return body.get(name) if isinstance(body, dict) else None
-    return request.form.get(name)
+        return body if isinstance(body, dict) else {}
+    return request.form
 
 
-def _digest(token_field: str) -> str:
+def _digest(request: Request, token_field: str) -> str:
     """Digest path, query, fields but the token, and the contents of files."""
     digest = hashlib.blake2b(digest_size=16)
 

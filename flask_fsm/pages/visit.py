@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
-from flask import Response, current_app, flash, g, jsonify, request, session
+from flask import Request, Response, current_app, flash, g, jsonify, request
 
 from ..core.flow import Flow, Result
 from ..core.machine import Edge
@@ -24,7 +24,7 @@ from ..errors import (
     ValidationFailed,
 )
 from ..problem import Circumstances, Refusal, Resend, asked_for
-from ..runtime import AppState, Bound, Run
+from ..runtime import AppState, Bound, Run, behind
 from ..signals import denied, emit
 from ..tokens import Claim, Token, new_nonce
 from .echo import resend_form, typed_fields
@@ -40,7 +40,7 @@ PREFETCH: Final = "prefetch"
 class Visit:
     """One request: its flow, the page it is at (None outside of guarded views), what it may do."""
 
-    __slots__ = ("_token", "bound", "location", "page", "run", "state", "submission", "url_args")
+    __slots__ = ("_token", "bound", "page", "request", "run", "state", "submission", "url_args")
 
     def __init__(
         self, state: AppState, bound: Bound, page: str | None, url_args: Mapping[str, Any]
@@ -51,7 +51,7 @@ class Visit:
         self.url_args = url_args
         self.submission: Submission | None = None
         self._token: tuple[Claim, Token] | None = None
-        self.location: str | None = None
+        self.request: Request = behind(request)
         self.run = Run(state, bound, url_args)
 
     @property
@@ -109,9 +109,9 @@ class Visit:
     def _visitable(self, page: str) -> Edge | None:
         """Find the edge that a GET may take, from the nearest page of the path that has it."""
         prefetched = any(
-            PREFETCH in request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose")
+            PREFETCH in self.request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose")
         )
-        if request.method != "GET" or prefetched or self.flow.finished:
+        if self.request.method != "GET" or prefetched or self.flow.finished:
             return None
         ways = self.bound.machine.ways
         for state in reversed(tuple(self.flow.path)):
@@ -138,7 +138,7 @@ class Visit:
                 flow=self.flow.id,
                 code="no_page",
             )
-        asked = asked_for()
+        asked = asked_for(self.request)
         if asked == "htmx":
             return _moved_by_htmx(location)
         if asked == "json":
@@ -156,7 +156,9 @@ class Visit:
         page = self.page
         assert page is not None
         run, machine = self.run, self.bound.machine
-        self.submission = submission = Submission(self.state.config)
+        self.submission = submission = Submission(
+            self.state.config, self.request, lambda: self.state.tokens(self.run.app)
+        )
         claim = submission.claim
         if submission.to is not None:
             submission.to = self._known_state(submission.to)
@@ -197,7 +199,7 @@ class Visit:
         return None
 
     def _known_state(self, name: Any) -> str:
-        state = self.bound.resolve(name, request.endpoint) if isinstance(name, str) else None
+        state = self.bound.resolve(name, self.request.endpoint) if isinstance(name, str) else None
         if state is None or state not in self.bound.machine.states:
             error = UnknownState(
                 f"The field {self.state.config.to_field!r} names no page to go to.",
@@ -223,7 +225,6 @@ class Visit:
             raise self._stale("reused_token")
         if location is None:
             return None
-        self.location = location
         return self.told(location)
 
     def _stale(self, code: str) -> StaleFlow:
@@ -260,7 +261,7 @@ class Visit:
 
     def turn(self) -> AbstractContextManager[None]:
         """Wait until no other unsafe request of this flow is served, then load it again."""
-        return nullcontext() if request.method in SAFE_METHODS else _Turn(self.run)
+        return nullcontext() if self.request.method in SAFE_METHODS else _Turn(self.run)
 
     def make(
         self,
@@ -285,7 +286,7 @@ class Visit:
 
     def told(self, location: str) -> Response:
         """Say where the flow goes on, in the way the client asks for."""
-        asked = asked_for()
+        asked = asked_for(self.request)
         if asked == "htmx":
             return _moved_by_htmx(location)
         if asked == "json":
@@ -300,14 +301,14 @@ class Visit:
         page = self.page or flow.current
         if self._token is None or self._token[0][:2] != (flow.id, flow.rev):
             claim = Claim(flow.id, flow.rev, new_nonce(), page)
-            text = self.state.tokens(current_app).sign(claim)
+            text = self.state.tokens(self.run.app).sign(claim)
             self._token = claim, Token.of(text, self.state.config.token_field)
         return self._token[1]
 
     def notice(self, text: str) -> None:
         """Flash `text`, unless the same notice is waiting to be shown."""
-        if self.state.config.flash and asked_for() == "html":
-            pending = session.get("_flashes") or ()
+        if self.state.config.flash and asked_for(self.request) == "html":
+            pending = self.run.session.get("_flashes") or ()
             if not any(tuple(item) == (FLASH_CATEGORY, text) for item in pending):
                 flash(text, FLASH_CATEGORY)
 
@@ -324,7 +325,7 @@ class Visit:
         run, flow = self.run, self.flow
         typed: list[tuple[str, str]] = []
         resend: Resend | None = None
-        if request.method not in SAFE_METHODS and isinstance(error, StaleFlow):
+        if self.request.method not in SAFE_METHODS and isinstance(error, StaleFlow):
             typed = typed_fields(self.state.config)
             if self.page is not None and not flow.finished and flow.is_open(self.page):
                 resend = resend_form(self.state.config, typed, self.token().value)
