@@ -86,6 +86,11 @@ def dump_answers(data: Mapping[str, Any]) -> str:
         text = _encode(_plain(dict(data), "", 0))
     except ValueError as error:
         raise InvalidData(f"The answers can't be kept: {error}.") from error
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair: no store could write it
+            text = json.dumps(json.loads(text), separators=(",", ":"))
     return text.replace("|", "\\u007c") if "|" in text else text
 
 
@@ -95,18 +100,29 @@ def _revive(pairs: list[tuple[str, Any]]) -> Any:
         if key != TAG:
             return {key[len(TAG) :]: value}
         name, text = value
+        if type(text) is not str:
+            raise ValueError(f"a {name} is no text")
         return _READ[name](text)
     return dict(pairs)
 
 
-_decode: Final = json.JSONDecoder(object_pairs_hook=_revive).decode
-_decode_plain: Final = json.JSONDecoder().decode
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number that JSON can hold")
+
+
+# What `dump_answers` writes has no space around it, so that the whole text is one value.
+_decode: Final = json.JSONDecoder(
+    object_pairs_hook=_revive, parse_constant=_refuse_constant
+).raw_decode
+_decode_plain: Final = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 
 
 def load_answers(text: str) -> dict[str, Any]:
     """Return the data that `dump_answers` wrote, or raise SnapshotError."""
     try:
-        data = _decode(text) if TAG in text else _decode_plain(text)
+        data, end = _decode(text) if TAG in text else _decode_plain(text)
+        if end != len(text):
+            raise ValueError("something follows their end")
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         raise SnapshotError(f"Stored answers can't be read: {error}.") from error
     if type(data) is not dict:

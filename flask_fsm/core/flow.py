@@ -287,11 +287,14 @@ class Flow:
         if edge is None:
             self._refuse_edge(here, target)
         if machine.counted:
-            taken = self._taken(node)
-            reason = self._reason_to_skip(edge, taken)
-            if reason is not None:
-                raise self._error(reason, edge)
-            taken |= 1 << edge.number
+            if node is not before[3]:
+                taken = self._taken(node)
+            bit = 1 << edge.number
+            if taken & bit or machine.ordered:
+                reason = self._reason_to_skip(edge, taken)
+                if reason is not None:
+                    raise self._error(reason, edge)
+            taken |= bit
         if edge.judged:
             data = self._judge(edge, node, data)
         elif edge.guards:
