@@ -68,9 +68,7 @@ class SessionStore:
             return
         serializer = interface.get_signing_serializer(current_app)
         assert serializer is not None
-        size = len(name) + len(
-            serializer.dumps({**others, SESSION_KEY + machine.name: text})
-        )
+        size = len(name) + len(serializer.dumps({**others, SESSION_KEY + machine.name: text}))
         if size > COOKIE_LIMIT:
             rest = len(name) + len(serializer.dumps(others)) if others else 0
             raise SnapshotTooLarge(

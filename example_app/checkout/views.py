@@ -1,0 +1,120 @@
+"""The pages of the checkout. Every view has one shape: show the form, or take it and go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, render_template
+from flask.typing import ResponseReturnValue
+
+from .. import catalogue
+from ..extensions import fsm
+from ..forms import Form
+from .forms import (
+    AddressForm,
+    CartForm,
+    DeliveryForm,
+    PaymentForm,
+    PickupForm,
+    ReviewForm,
+    WrappingForm,
+)
+
+pages = Blueprint("checkout", __name__, url_prefix="/checkout")
+
+TITLES = {
+    "checkout.cart": "Cart",
+    "checkout.delivery": "Delivery",
+    "checkout.address": "Address",
+    "checkout.pickup": "Pick-up",
+    "checkout.wrapping": "Wrapping",
+    "checkout.payment": "Payment",
+    "checkout.review": "Review",
+    "checkout.done": "Done",
+}
+
+
+@pages.context_processor
+def shop() -> dict[str, Any]:
+    return {"catalogue": catalogue, "titles": TITLES}
+
+
+def page(name: str, form: Form) -> ResponseReturnValue:
+    """Show a page; one that was sent and comes back says by its status that it was not taken."""
+    return render_template(f"checkout/{name}.html", form=form), 422 if form.is_submitted() else 200
+
+
+@pages.route("/", methods=["GET", "POST"])
+@fsm.check()
+def cart() -> ResponseReturnValue:
+    form = CartForm(data=fsm.answers())
+    # resume=True: whoever comes from the review to change something is led back there, as far as
+    # the rules of the pages between still hold.
+    if form.validate_on_submit() and (answer := fsm.advance("delivery", form=form, resume=True)):
+        return answer
+    return page("cart", form)
+
+
+@pages.route("/delivery", methods=["GET", "POST"])
+@fsm.check()
+def delivery() -> ResponseReturnValue:
+    form = DeliveryForm(data=fsm.answers())
+    # Without a target, the machine's guards decide: here by the answer that is being sent.
+    if form.validate_on_submit() and (answer := fsm.advance(form=form, resume=True)):
+        return answer
+    return page("delivery", form)
+
+
+@pages.route("/address", methods=["GET", "POST"])
+@fsm.check()
+def address() -> ResponseReturnValue:
+    form = AddressForm(data=fsm.answers())
+    if form.validate_on_submit() and (answer := fsm.advance(form=form, resume=True)):
+        return answer
+    return page("address", form)
+
+
+@pages.route("/pickup", methods=["GET", "POST"])
+@fsm.check()
+def pickup() -> ResponseReturnValue:
+    form = PickupForm(data=fsm.answers())
+    if form.validate_on_submit() and (answer := fsm.advance(form=form, resume=True)):
+        return answer
+    return page("pickup", form)
+
+
+@pages.route("/wrapping", methods=["GET", "POST"])
+@fsm.check()
+def wrapping() -> ResponseReturnValue:
+    form = WrappingForm(data=fsm.answers())
+    if form.validate_on_submit() and (answer := fsm.advance("payment", form=form, resume=True)):
+        return answer
+    return page("wrapping", form)
+
+
+@pages.route("/payment", methods=["GET", "POST"])
+@fsm.check()
+def payment() -> ResponseReturnValue:
+    form = PaymentForm(data=fsm.answers())
+    if form.validate_on_submit() and (answer := fsm.advance("review", form=form)):
+        return answer
+    return page("payment", form)
+
+
+@pages.route("/review", methods=["GET", "POST"])
+@fsm.check()
+def review() -> ResponseReturnValue:
+    form = ReviewForm()
+    # A way back that belongs to the machine: the flow is at the cart then, and the later pages
+    # come again, filled in. To change one page only, the review links to it: that is an edit.
+    if form.more.data and (answer := fsm.advance("cart")):
+        return answer
+    if form.validate_on_submit() and (answer := fsm.advance("done", form=form)):
+        return answer
+    return page("review", form)
+
+
+@pages.get("/done")
+@fsm.check()
+def done() -> ResponseReturnValue:
+    return render_template("checkout/done.html")
