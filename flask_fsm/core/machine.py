@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import (
     DefinitionError,
@@ -415,7 +415,6 @@ class Machine(Ruled):
         )
         faults: list[DefinitionError] = []
         try:
-            machine_rules = _load_rules(data, given, faults)
             complete = data.get("complete")
             arguments: dict[str, Any] = {
                 key: data[key]
@@ -427,40 +426,47 @@ class Machine(Ruled):
             states = [
                 state
                 if isinstance(state, str)
-                else State(
-                    state["name"],
-                    state.get("targets"),
-                    guarded=state.get("guarded", True),
-                    **_load_rules(state, given, faults),
+                else _load_rules(
+                    State(state["name"], state.get("targets"), guarded=state.get("guarded", True)),
+                    state,
+                    given,
+                    faults,
                 )
                 for state in data.get("states", ())
             ]
             transitions = [
-                Transition(
-                    edge["source"],
-                    edge["target"],
-                    edge.get("event"),
-                    visit=edge.get("visit", False),
-                    back=edge.get("back", "preserve"),
-                    **_load_rules(edge, given, faults),
+                _load_rules(
+                    Transition(
+                        edge["source"],
+                        edge["target"],
+                        edge.get("event"),
+                        visit=edge.get("visit", False),
+                        back=edge.get("back", "preserve"),
+                    ),
+                    edge,
+                    given,
+                    faults,
                 )
                 if isinstance(edge, Mapping)
                 else Transition(*edge)
                 for edge in data.get("transitions", ())
             ]
             name = data["name"]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DefinitionError(
                 f"Machine.from_dict: the data has not the shape of to_dict(): {error!r}."
             ) from error
+        try:
+            machine = cls(name, transitions, states=states, **arguments)
+        except DefinitionError as error:
+            raise DefinitionError.of(f"Machine {name!r}", [*error.faults, *faults]) from None
+        _load_rules(machine, data, given, faults)
         if faults:
             raise DefinitionError.of(f"Machine {name!r}", faults)
-        machine = cls(name, transitions, states=states, **arguments)
-        for kind, key in zip(KINDS, RULE_KEYS, strict=True):
-            machine._rules[kind] += [Rule(0, function) for function in machine_rules[key]]
         return machine
 
 
+R = TypeVar("R", bound=Ruled)
 RULE_KEYS = ("when", "pre_transition", "validators", "hooks")
 
 
@@ -474,16 +480,16 @@ def _name(function: Function, named: dict[str, Function]) -> str:
     return name
 
 
-def _dump_rules(owner: Ruled, named: dict[str, Function]) -> dict[str, list[str]]:
+def _dump_rules(owner: Ruled, named: dict[str, Function]) -> dict[str, list[Any]]:
+    """Write down each rule as its name, or as its name and its order."""
     return {
-        key: [_name(rule.function, named) for rule in sorted(owner._rules[kind], key=_order)]
+        key: [
+            [_name(rule.function, named), rule.order] if rule.order else _name(rule.function, named)
+            for rule in owner._rules[kind]
+        ]
         for kind, key in zip(KINDS, RULE_KEYS, strict=True)
         if owner._rules[kind]
     }
-
-
-def _order(rule: Rule) -> float:
-    return rule.order
 
 
 def _dump(
@@ -509,9 +515,15 @@ def _find(name: str, given: Mapping[str, Function], faults: list[DefinitionError
 
 
 def _load_rules(
-    data: Mapping[str, Any], given: Mapping[str, Function], faults: list[DefinitionError]
-) -> dict[str, list[Function]]:
-    return {key: [_find(name, given, faults) for name in data.get(key, ())] for key in RULE_KEYS}
+    owner: R, data: Mapping[str, Any], given: Mapping[str, Function], faults: list[DefinitionError]
+) -> R:
+    """Give `owner` the rules that `data` names."""
+    for kind, key in zip(KINDS, RULE_KEYS, strict=True):
+        rules = data.get(key, ())
+        for rule in [rules] if isinstance(rules, str) else rules:
+            name, order = (rule, 0) if isinstance(rule, str) else rule
+            owner._rules[kind].append(Rule(order, _find(name, given, faults)))
+    return owner
 
 
 def _collect_states(

@@ -3,7 +3,8 @@
 The text is made of fields between `|`: version and digest of the machine, id, subject, the numbers
 (rev, started, seconds until updated, taken edges, finished), the receipt of the last commit, the
 history, the number of pages, then for each page of the path its name, URL arguments and answers,
-and for each draft its page and answers. States of the path are written by name and those of the
+and for each draft its page and answers. Before its name stand `-` if the page is closed, and `!`
+if all before it are. States of the path are written by name and those of the
 history by number, so that a flow outlives a change of the definition and only its history does not.
 """
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "Receipt", "Snapshot"]
 
 VERSION = "1"
+CLOSED = "-"
+BARRIER = "!"
 MAX_TEXT = 1 << 20
 
 _ID = re.compile(r"[\w-]{22}(~[1-9]\d{0,8})?", re.ASCII)
@@ -163,7 +166,9 @@ class Snapshot(tuple[Any, ...]):
             str(len(pages)),
         ]
         for node in reversed(pages):
-            fields += (_name(node[1]), node[2] or "", node[3] or "")
+            _, state, args, answers, depth, barrier, closed = node
+            signs = (CLOSED if closed else "") + (BARRIER if depth and barrier == depth else "")
+            fields += (signs + _name(state), args or "", answers or "")
         for page, text in self[5].items():
             fields += (_name(page), text)
         return "|".join(fields)
@@ -184,8 +189,8 @@ class Snapshot(tuple[Any, ...]):
 
 
 def _name(state: str) -> str:
-    """Return a state's name without `|`; one that looks like JSON text is JSON text."""
-    return _quoted(state) if "|" in state or state.startswith('"') else state
+    """Return a state's name without `|`; one that could be taken for more is JSON text."""
+    return _quoted(state) if "|" in state or state[0] in f'"{CLOSED}{BARRIER}' else state
 
 
 def _quoted(text: str) -> str:
@@ -253,7 +258,7 @@ def _decode(text: str, machine: Machine) -> Snapshot:
         drafts,
         int(started),
         updated,
-        int(taken, 16) if same else 0,
+        int(taken, 16) if same else _edges_on(tip, machine),
         finished == "1",
         Receipt(*_matched(_RECEIPT, receipt, "receipt")[0].split(",")) if receipt else None,
     )
@@ -265,6 +270,8 @@ def _decode_path(fields: list[str], machine: Machine, flow: str, same: bool) -> 
     for depth, (text, args, answers) in enumerate(
         zip(fields[::3], fields[1::3], fields[2::3], strict=True)
     ):
+        closed, text = text.startswith(CLOSED), text.removeprefix(CLOSED)
+        fenced, text = text.startswith(BARRIER), text.removeprefix(BARRIER)
         state = _state(text, machine, flow)
         if state in seen:
             raise ValueError("its path has a loop")
@@ -272,23 +279,26 @@ def _decode_path(fields: list[str], machine: Machine, flow: str, same: bool) -> 
         for stored in (args, answers):
             if stored:
                 load_answers(stored)
-        barrier = 0
-        if node is None:
-            if same and state != machine.initial:
-                raise ValueError("its path doesn't begin at the initial state")
-        else:
-            edge = machine.ways[node[1]].get(state)
-            if edge is None:
-                if same:
-                    raise ValueError("its path takes an edge that is not there")
-            else:
-                node = left(node, edge.back, node[3])
-            barrier = node[5] if edge is None or edge.back != "invalidate" else depth
-        node = (node, state, args or None, answers or None, depth, barrier, False)
+        if same and node is None and state != machine.initial:
+            raise ValueError("its path doesn't begin at the initial state")
+        if same and node is not None and state not in machine.ways[node[1]]:
+            raise ValueError("its path takes an edge that is not there")
+        barrier = depth if fenced else 0 if node is None else node[5]
+        node = (node, state, args or None, answers or None, depth, barrier, closed)
     assert node is not None
-    if node[3] is not None:
-        raise ValueError("its current page has answers")
+    if node[3] is not None or node[6]:
+        raise ValueError("its current page has been left")
     return node
+
+
+def _edges_on(tip: Node, machine: Machine) -> int:
+    """Return the bits of the edges between the pages of a path."""
+    taken = 0
+    for node in nodes_back(tip):
+        edge = None if node[0] is None else machine.ways[node[0][1]].get(node[1])
+        if edge is not None and machine.counted:
+            taken |= 1 << edge.number
+    return taken
 
 
 def data_before(node: Node) -> dict[str, Any]:
