@@ -147,15 +147,9 @@ def wizard_app() -> Call:
         INSTALLED_APPS=["formtools"],
         TEMPLATES=[
             {
+                # The template of the wizard's form that formtools ships.
                 "BACKEND": "django.template.backends.django.DjangoTemplates",
-                "OPTIONS": {
-                    "loaders": [
-                        (
-                            "django.template.loaders.locmem.Loader",
-                            {"formtools/wizard/wizard_form.html": "{{ wizard.management_form }}"},
-                        )
-                    ]
-                },
+                "APP_DIRS": True,
             }
         ],
     )

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, g
+from flask import Blueprint, Flask, Response, current_app, has_request_context
+from flask.sessions import SecureCookieSessionInterface
 
 from .core.machine import Machine, TransitionLike
 from .errors import ConfigError, DefinitionError, FSMError
@@ -14,7 +15,7 @@ from .pages.binding import bind
 from .pages.surface import Pages
 from .pages.visit import visits
 from .problem import Circumstances, Refusal
-from .runtime import EXTENSION, AppState, behind
+from .runtime import EXTENSION, AppState, app_state
 
 __all__ = ["FlaskFSM"]
 
@@ -60,7 +61,7 @@ class FlaskFSM(Pages):
             raise ConfigError(
                 f"The app {app.name!r} has a FlaskFSM already: give it more machines by fsm.add()."
             )
-        state = AppState.of(app, self)
+        state = AppState.of(app, self, lambda: bind(app, self._surfaces))
         state.tokens(app)
         app.extensions[EXTENSION] = state
         app.before_request(_set_up)
@@ -80,31 +81,17 @@ class FlaskFSM(Pages):
         )
 
 
-def _state(app: Flask) -> AppState:
-    state: AppState = app.extensions[EXTENSION]
-    return state
-
-
 def _set_up() -> None:
-    """Bind the machines to the views before the first view runs; then they all are there."""
-    app: Flask = behind(current_app)
-    state = _state(app)
-    if not state.ready:
-        with state.set_up_lock:
-            if not state.ready:
-                extension = state.extension
-                assert isinstance(extension, FlaskFSM)
-                state.bound.update(bind(app, extension._surfaces))
-                state.ready = True
+    """Bind the machines to the views before the first view runs; by then they all are there."""
+    _ = app_state().bound
 
 
 def _mark_answer(response: Response) -> Response:
     """Keep answers that depend on the flow out of every cache."""
-    if g.get("_fsm_guarded"):
+    if visits().guarded:
         response.headers["Cache-Control"] = "no-store"
-        if "Vary" not in response.headers:
-            response.headers["Vary"] = "Cookie"
-        else:
+        # Flask's own sessions say so themselves, for this one has been read.
+        if not isinstance(current_app.session_interface, SecureCookieSessionInterface):
             response.vary.add("Cookie")
     return response
 
@@ -113,11 +100,12 @@ def _answer_error(error: FSMError) -> Any:
     """Answer for a view that isn't guarded: a refusal as on a page, a fault as a 500."""
     if error.status >= 500:
         raise error
-    found = visits()
-    refusal = next(iter(found.values())).refuse(error) if found else Refusal(error, Circumstances())
+    visit = next(iter(visits().of.values()), None)
+    refusal = Refusal(error, Circumstances()) if visit is None else visit.refuse(error)
     return current_app.handle_http_exception(refusal)
 
 
 def _template_context() -> dict[str, Any]:
     """Give templates `fsm`: the machine that guards the view, or the app's first."""
-    return {"fsm": g.get("_fsm_machine") or _state(current_app).extension}
+    owner = visits().owner if has_request_context() else None
+    return {"fsm": owner or app_state().extension}

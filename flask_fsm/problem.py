@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from flask import Request, Response, current_app, render_template, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, default_exceptions
 from werkzeug.http import HTTP_STATUS_CODES
 
 from .errors import FSMError, ValidationFailed
@@ -28,6 +28,7 @@ TITLES: Final = {
     400: "The form could not be read",
     404: "There is no such page",
     413: "That was too much to keep",
+    422: "Something needs your attention",
 }
 
 
@@ -72,6 +73,11 @@ class Refusal(HTTPException):
 
     `error` is what was refused and why, `circumstances` where the flow stands.
     """
+
+    @staticmethod
+    def of(error: FSMError, circumstances: Circumstances) -> Refusal:
+        """Return the refusal of the error's status, which `errorhandler(status)` also sees."""
+        return _KINDS.get(error.status, Refusal)(error, circumstances)
 
     def __init__(self, error: FSMError, circumstances: Circumstances) -> None:
         super().__init__(error.message)
@@ -152,3 +158,10 @@ class Refusal(HTTPException):
             response.headers["HX-Retarget"] = "body"
             response.headers["HX-Reswap"] = "innerHTML"
         return response
+
+
+# Flask finds the handler of a status by the class that Werkzeug has for it.
+_KINDS: Final[dict[int, type[Refusal]]] = {
+    status: type(f"Refusal{status}", (Refusal, default_exceptions[status]), {})
+    for status in (400, 404, 409, 410, 413, 422)
+}

@@ -22,14 +22,13 @@ from .core.path import root
 from .core.snapshot import Receipt, Snapshot
 from .errors import (
     ConfigError,
-    DefinitionError,
     FlowGone,
     FSMError,
     MissingArguments,
     SnapshotError,
 )
 from .signals import emit, finished, reset, transitioned
-from .stores import Heads, Store, open_store
+from .stores import Heads, Store, Turn, open_store
 from .stores.session import SESSION_KEY
 from .tokens import Tokens
 
@@ -105,18 +104,27 @@ class AppState:
     heads: Heads
     store: Store
     extension: object
+    bind: Callable[[], dict[str, Bound]]
     clock: Clock = time.time
-    bound: dict[str, Bound] = field(default_factory=dict)
-    ready: bool = False
+    _bound: dict[str, Bound] | None = None
     set_up_lock: Lock = field(default_factory=Lock)
     signers: tuple[tuple[Any, ...], Tokens] | None = None
 
     @classmethod
-    def of(cls, app: Flask, extension: object) -> AppState:
+    def of(cls, app: Flask, extension: object, bind: Callable[[], dict[str, Bound]]) -> AppState:
         config = Config.read(app.config)
         heads = Heads(config.heads)
         store = open_store(config.store_url, heads, config.history_limit, config.max_snapshot_size)
-        return cls(config, heads, store, extension)
+        return cls(config, heads, store, extension, bind)
+
+    @property
+    def bound(self) -> dict[str, Bound]:
+        """The machines by name, bound to the app's views when first asked for."""
+        if self._bound is None:
+            with self.set_up_lock:
+                if self._bound is None:
+                    self._bound = self.bind()
+        return self._bound
 
     def tokens(self, app: Flask) -> Tokens:
         """Return what signs with SECRET_KEY and also reads SECRET_KEY_FALLBACKS."""
@@ -139,10 +147,6 @@ def app_state() -> AppState:
         raise ConfigError(
             f"The app {current_app.name!r} has no FlaskFSM: call fsm.init_app(app)."
         ) from None
-    if not state.ready:
-        raise DefinitionError(
-            "The machines of this app are set up before its first request; there was none yet."
-        )
     return state
 
 
@@ -168,7 +172,6 @@ class Run:
         """Whether the session names a flow."""
         self.stored: Snapshot
         self.flow: Flow
-        self.load()
 
     @property
     def key(self) -> str:
@@ -216,11 +219,11 @@ class Run:
         args = None if page is None else page.args(self._url_args)
         return blank(machine, now, id=id).beginning_at(root(machine.initial, args))
 
-    def turn(self) -> AbstractContextManager[None]:
+    def turn(self) -> AbstractContextManager[None] | Turn:
         """Wait until no other request of this flow is served in this process."""
-        if not self.held or self.gone is not None:
-            return nullcontext()
-        return self.state.heads.turn(self.flow.id, self.state.config.wait)
+        carried = self.session.get(self.key)
+        id = None if carried is None else self.state.store.identify(carried)
+        return nullcontext() if id is None else self.state.heads.turn(id, self.state.config.wait)
 
     def forget(self) -> None:
         """Let the session name no flow."""

@@ -51,18 +51,19 @@ def new_nonce() -> str:
 class Tokens:
     """Signs with the newest of `secrets_` and reads what any of them signed.
 
-    The keys are derived once here, with HMAC-SHA-256 as in itsdangerous, not at every use.
+    The keys are derived once here, as itsdangerous would at every use. The digest of SHA-384 fills
+    its 64 characters to the last bit, so that no other text carries the same signature.
     """
 
     __slots__ = ("_signer",)
 
     def __init__(self, secret_keys: Sequence[str | bytes]) -> None:
         derived = [
-            Signer(key, salt=SALT, key_derivation="hmac", digest_method=hashlib.sha256).derive_key()
+            Signer(key, salt=SALT, key_derivation="hmac", digest_method=hashlib.sha384).derive_key()
             for key in secret_keys
         ]
         self._signer = Signer(
-            derived, salt=SALT, key_derivation="none", digest_method=hashlib.sha256
+            derived, salt=SALT, key_derivation="none", digest_method=hashlib.sha384
         )
 
     def sign(self, claim: Claim) -> str:

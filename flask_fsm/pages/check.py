@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
-from flask import current_app, g, request
+from flask import current_app, request
 
-from ..errors import FSMError
-from ..runtime import app_state, behind
+from ..errors import FlowBusy, FSMError
+from ..runtime import app_state
 from .visit import SAFE_METHODS, Visit, visits
 
 __all__ = ["Check", "checks_of", "guarded"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 # Found again through the `__wrapped__` chain, and carried outwards by functools.wraps.
+_NO_TURN: Final = nullcontext()
 MARK: Final = "__fsm_check__"
 
 
@@ -74,27 +76,29 @@ def serve(
     bound = state.bound[machine]
     endpoint = request.endpoint or ""
     page = None if check.required is not None else bound.states[endpoint]
-    visit = visits()[machine] = Visit(state, bound, page, kwargs)
-    context = behind(g)
-    context._fsm_guarded = True
-    outer = context.get("_fsm_machine")
-    context._fsm_machine = check.owner
+    attended = visits()
+    visit = attended.of[machine] = Visit(state, bound, page, kwargs)
+    attended.guarded = True
+    outer, attended.owner = attended.owner, check.owner
     try:
-        with visit.turn():
+        safe = visit.request.method in SAFE_METHODS
+        with _NO_TURN if safe else visit.run.turn():
+            visit.run.load()
             if page is None:
                 visit.judge_required(bound.resolve(check.required or "", endpoint))
                 answer = None
-            elif visit.request.method in SAFE_METHODS:
-                answer = visit.judge_get()
             else:
-                answer = visit.judge_post()
+                answer = visit.judge_get() if safe else visit.judge_post()
             if answer is None:
                 answer = current_app.ensure_sync(view)(*args, **kwargs)
             return answer
+    except FlowBusy as error:
+        visit.run.load()
+        raise visit.refuse(error) from error
     except FSMError as error:
         if error.status >= 500:
             raise
         raise visit.refuse(error) from error
     finally:
         if outer is not None:
-            context._fsm_machine = outer
+            attended.owner = outer

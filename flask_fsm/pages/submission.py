@@ -43,18 +43,19 @@ class Submission:
                 f"send the header {TOKEN_HEADER}.",
                 code="no_token",
             )
-        self.to = fields.get(config.to_field)
+        self.to = fields.get(config.to_field) or None
         """Where the client wants to go, as sent; None if it doesn't say."""
         if self.to is None:
-            self.to = request.args.get(config.to_field)
+            self.to = request.args.get(config.to_field) or None
 
 
 def _fields(request: Request) -> Mapping[str, Any]:
     """Return the fields of the form, or of a JSON object."""
-    if request.is_json:
+    form = request.form
+    if not form and request.is_json:
         body = request.get_json(silent=True)
         return body if isinstance(body, dict) else {}
-    return request.form
+    return form
 
 
 def _digest(request: Request, token_field: str) -> str:

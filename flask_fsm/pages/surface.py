@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flask import Response, has_request_context, request
+from flask import Response, has_app_context, has_request_context, request
 
 from ..core.flow import Flow, Progress, Result
 from ..core.history import History
@@ -43,12 +43,12 @@ class Pages:
     @property
     def machine(self) -> Machine:
         """The machine as the current app uses it, or as it was defined outside of an app."""
-        if has_request_context():
+        if has_app_context():
             return app_state().bound[self.name].machine
         if self._machine is None:
             raise DefinitionError(
-                "The machine is built from the decorators of an app's views: ask for it while a "
-                "request is served."
+                "The machine is built from the decorators of an app's views: ask for it within "
+                "an app context."
             )
         return self._machine
 
@@ -87,13 +87,14 @@ class Pages:
                 f"There is no request, so there is no flow of machine {self.name!r}. In a shell "
                 f"or a test, use app.test_request_context(), or machine.flow() without Flask."
             )
-        found = visits()
+        found = visits().of
         visit = found.get(self.name)
         if visit is None:
             state = app_state()
             visit = found[self.name] = Visit(
                 state, state.bound[self.name], None, request.view_args or {}
             )
+            visit.run.load()
         return visit
 
     def _state(self, name: str) -> str:

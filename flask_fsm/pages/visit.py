@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from flask import Request, Response, current_app, flash, g, jsonify, request
@@ -30,7 +29,7 @@ from ..tokens import Claim, Token, new_nonce
 from .echo import resend_form, typed_fields
 from .submission import Submission
 
-__all__ = ["SAFE_METHODS", "Visit"]
+__all__ = ["SAFE_METHODS", "Visit", "Visits", "visits"]
 
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 FLASH_CATEGORY: Final = "fsm"
@@ -40,7 +39,17 @@ PREFETCH: Final = "prefetch"
 class Visit:
     """One request: its flow, the page it is at (None outside of guarded views), what it may do."""
 
-    __slots__ = ("_token", "bound", "page", "request", "run", "state", "submission", "url_args")
+    __slots__ = (
+        "_left",
+        "_token",
+        "bound",
+        "page",
+        "request",
+        "run",
+        "state",
+        "submission",
+        "url_args",
+    )
 
     def __init__(
         self, state: AppState, bound: Bound, page: str | None, url_args: Mapping[str, Any]
@@ -51,6 +60,7 @@ class Visit:
         self.url_args = url_args
         self.submission: Submission | None = None
         self._token: tuple[Claim, Token] | None = None
+        self._left = False
         self.request: Request = behind(request)
         self.run = Run(state, bound, url_args)
 
@@ -60,9 +70,11 @@ class Visit:
 
     @property
     def source(self) -> str:
-        """The page that a transition of this request leaves."""
+        """The page that a transition leaves: this one at first, then the one it led to."""
         page = self.page
-        return page if page is not None and page in self.flow.path else self.flow.current
+        if page is None or self._left or page not in self.flow.path:
+            return self.flow.current
+        return page
 
     @property
     def receipt(self) -> Receipt | None:
@@ -259,10 +271,6 @@ class Visit:
         if self.flow.args(page) != shown.args(self.url_args):
             raise NotFound("There is no such page.", flow=self.flow.id, target=page)
 
-    def turn(self) -> AbstractContextManager[None]:
-        """Wait until no other unsafe request of this flow is served, then load it again."""
-        return nullcontext() if self.request.method in SAFE_METHODS else _Turn(self.run)
-
     def make(
         self,
         target: str,
@@ -282,7 +290,9 @@ class Visit:
                 results += flow.steps_to_resume()
             return results
 
-        return self.run.commit(decide, self.receipt, location)[0]
+        results = self.run.commit(decide, self.receipt, location)
+        self._left = True
+        return results[0]
 
     def told(self, location: str) -> Response:
         """Say where the flow goes on, in the way the client asks for."""
@@ -347,25 +357,6 @@ class Visit:
         )
 
 
-class _Turn(AbstractContextManager[None]):
-    """The turn of a run, entered with the flow as it is by then."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._turn = run.turn()
-
-    def __enter__(self) -> None:
-        self._turn.__enter__()
-        try:
-            self._run.load()
-        except BaseException:
-            self._turn.__exit__(None, None, None)
-            raise
-
-    def __exit__(self, *error: Any) -> None:
-        self._turn.__exit__(*error)
-
-
 STALE: Final = {
     "not_current": "You have gone on from this page since it was opened.",
     "not_on_path": "This page is not open: other pages come before it.",
@@ -397,9 +388,26 @@ def _notice_of(error: FSMError) -> str:
     return "This form is no longer open. Please start again."
 
 
-def visits() -> dict[str, Visit]:
-    """Return this request's visits by the names of their machines."""
-    found: dict[str, Visit] | None = g.get("_fsm_visits")
-    if found is None:
-        found = g._fsm_visits = {}
+class Visits:
+    """The visits of one request by the names of their machines, and whose guard is innermost."""
+
+    __slots__ = ("guarded", "of", "owner", "request")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.of: dict[str, Visit] = {}
+        self.guarded = False
+        self.owner: object = None
+
+
+def visits() -> Visits:
+    """Return the visits of this request. (`g` may outlive it: it belongs to the app context.)"""
+    context, asking = behind(g), behind(request)
+    found: Visits | None = context.get(_VISITS)
+    if found is None or found.request is not asking:
+        found = Visits(asking)
+        setattr(context, _VISITS, found)
     return found
+
+
+_VISITS: Final = "_fsm_visits"

@@ -20,6 +20,10 @@ class Loaded(NamedTuple):
 class Store(Protocol):
     """Keeps snapshots. The session carries a text by which a store finds, or reads, its flow."""
 
+    def identify(self, carried: str) -> str | None:
+        """Return the id of the flow that `carried` names, without loading it, or None."""
+        ...
+
     def load(self, machine: Machine, carried: str) -> Loaded:
         """Return the newest snapshot known of the flow that `carried` names.
 

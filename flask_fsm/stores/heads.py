@@ -7,8 +7,6 @@ reset or replaced can't come back by an old cookie.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import Lock
 from typing import Final, NamedTuple
 
@@ -16,7 +14,7 @@ from ..core.snapshot import Snapshot
 from ..errors import FlowBusy, StaleFlow
 from .base import age, lineage
 
-__all__ = ["Heads", "Kept"]
+__all__ = ["Heads", "Kept", "Turn"]
 
 RECEIPTS: Final = 16
 
@@ -116,26 +114,46 @@ class Heads:
             head = self._heads.get(lineage(id))
             return None if head is None else head.receipts.get(nonce)
 
-    @contextmanager
-    def turn(self, id: str, wait: float) -> Iterator[None]:
-        """Be the only one served in this lineage; raise FlowBusy after `wait` seconds."""
-        key = lineage(id)
+    def turn(self, id: str, wait: float) -> Turn:
+        """Return a context in which no other request of this lineage is served."""
+        return Turn(self, id, wait)
+
+    def _enter(self, id: str, wait: float) -> Head:
         with self._mutex:
-            head = self._made(key)
+            head = self._made(lineage(id))
             head.users += 1
-        try:
-            if not head.turn.acquire(timeout=wait):
-                raise FlowBusy(
-                    f"Another request of this flow has been running for over {wait:g} seconds. "
-                    f"Wait a moment, then try again.",
-                    flow=id,
-                )
-            try:
-                yield
-            finally:
-                head.turn.release()
-        finally:
-            with self._mutex:
-                head.users -= 1
-                if not head.users and head.snapshot is None:
-                    self._heads.pop(key, None)
+        if head.turn.acquire(timeout=wait):
+            return head
+        self._leave(id, head)
+        raise FlowBusy(
+            f"Another request of this flow has been running for over {wait:g} seconds. "
+            f"Wait a moment, then try again.",
+            flow=id,
+        )
+
+    def _leave(self, id: str, head: Head) -> None:
+        with self._mutex:
+            head.users -= 1
+            if not head.users and head.snapshot is None:
+                self._heads.pop(lineage(id), None)
+
+
+class Turn:
+    """The time in which a request is the only one served of its lineage.
+
+    Entering it raises FlowBusy after `wait` seconds.
+    """
+
+    __slots__ = ("_head", "_heads", "_id", "_wait")
+
+    def __init__(self, heads: Heads, id: str, wait: float) -> None:
+        self._heads = heads
+        self._id = id
+        self._wait = wait
+
+    def __enter__(self) -> None:
+        self._head = self._heads._enter(self._id, self._wait)
+
+    def __exit__(self, *error: object) -> None:
+        self._head.turn.release()
+        self._heads._leave(self._id, self._head)

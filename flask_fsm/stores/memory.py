@@ -25,6 +25,10 @@ class MemoryStore:
         self._history_limit = history_limit
         self._max_size = max_size
 
+    def identify(self, carried: str) -> str | None:
+        match = _CARRIED.fullmatch(carried) if isinstance(carried, str) else None
+        return None if match is None else match[1]
+
     def load(self, machine: Machine, carried: str) -> Loaded:
         match = _CARRIED.fullmatch(carried) if isinstance(carried, str) else None
         if match is None:

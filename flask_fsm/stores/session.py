@@ -36,11 +36,15 @@ class SessionStore:
         self._history_limit = history_limit
         self._max_size = max_size
 
-    def load(self, machine: Machine, carried: str) -> Loaded:
+    def identify(self, carried: str) -> str | None:
         fields = carried.split("|", 2) if isinstance(carried, str) else ()
-        if len(fields) < 3:
+        return fields[1] if len(fields) == 3 else None
+
+    def load(self, machine: Machine, carried: str) -> Loaded:
+        id = self.identify(carried)
+        if id is None:
             raise SnapshotError("The session carries no flow of the store 'session'.")
-        found = self._heads.newest(fields[1])
+        found = self._heads.newest(id)
         if found is not None and found[1] == carried:
             return Loaded(*found)
         snapshot = Snapshot.decode(carried, machine)
@@ -62,13 +66,17 @@ class SessionStore:
             check_size(snapshot, len(text.encode("utf-8", "surrogatepass")), self._max_size)
             return
         name = interface.get_cookie_name(current_app)
-        others = {key: value for key, value in session.items() if key != SESSION_KEY + machine.name}
-        bound = _bound({SESSION_KEY + machine.name: text, **others})
-        if bound is not None and len(name) + SIGNED + (bound + 2) * 4 // 3 <= COOKIE_LIMIT:
-            return
+        key = SESSION_KEY + machine.name
+        others = {other: value for other, value in session.items() if other != key}
+        bound = _bound(others) if others else 2
+        if bound is not None and text.isascii():
+            # Every character may need a backslash; then base64 makes four of three.
+            bound += len(key) + 2 * len(text)
+            if len(name) + SIGNED + bound * 4 // 3 <= COOKIE_LIMIT:
+                return
         serializer = interface.get_signing_serializer(current_app)
         assert serializer is not None
-        size = len(name) + len(serializer.dumps({**others, SESSION_KEY + machine.name: text}))
+        size = len(name) + len(serializer.dumps({**others, key: text}))
         if size > COOKIE_LIMIT:
             rest = len(name) + len(serializer.dumps(others)) if others else 0
             raise SnapshotTooLarge(
@@ -86,11 +94,9 @@ class SessionStore:
 def _bound(value: Any) -> int | None:
     """Return how many bytes `value` takes at most as JSON, or None if that isn't cheap to say."""
     if type(value) is str:
-        if not value.isascii() or not value.isprintable():
-            return 6 * len(value) + 2
-        return len(value) + value.count('"') + value.count("\\") + 2
+        return 6 * len(value) + 3
     if value is None or type(value) in (bool, int):
-        return len(str(value)) + 2
+        return len(str(value)) + 3
     if isinstance(value, Mapping):
         parts = [part for item in value.items() for part in item]
     elif type(value) in (list, tuple):
@@ -98,4 +104,4 @@ def _bound(value: Any) -> int | None:
     else:
         return None
     sizes = [_bound(part) for part in parts]
-    return None if None in sizes else sum(size + 1 for size in sizes if size is not None) + 10
+    return None if None in sizes else sum(size for size in sizes if size is not None) + 10
