@@ -37,22 +37,9 @@ class Config:
     """The name of the hidden field of the token. The header is always X-FSM-Token."""
     to_field: str = "to"
     """The name of the field or query argument that chooses among the ways on."""
-    echo_exclude: tuple[str, ...] = (
-        "*password*",
-        "*passwd*",
-        "*pwd*",
-        "*secret*",
-        "*token*",
-        "*card*",
-        "*cvc*",
-        "*cvv*",
-        "*iban*",
-        "*ssn*",
-        "pin",
-        "*_pin",
-        "*otp*",
-    )
-    """Names of fields (shell patterns, case ignored) that a conflict page never shows."""
+    echo_exclude: tuple[str, ...] = ()
+    """Names of fields (shell patterns, case ignored) that a conflict page never shows, besides
+    those of passwords, secrets, tokens and payment cards."""
     wait: float = 10.0
     """Seconds that a POST waits while another one of the same flow is served."""
     flash: bool = True

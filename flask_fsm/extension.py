@@ -88,7 +88,7 @@ def _set_up() -> None:
 
 def _mark_answer(response: Response) -> Response:
     """Keep answers that depend on the flow out of every cache."""
-    if visits().guarded:
+    if visits().private:
         response.headers["Cache-Control"] = "no-store"
         # Flask's own sessions say so themselves, for this one has been read.
         if not isinstance(current_app.session_interface, SecureCookieSessionInterface):
@@ -101,7 +101,7 @@ def _answer_error(error: FSMError) -> Any:
     if error.status >= 500:
         raise error
     visit = next(iter(visits().of.values()), None)
-    refusal = Refusal(error, Circumstances()) if visit is None else visit.refuse(error)
+    refusal = Refusal.of(error, Circumstances()) if visit is None else visit.refuse(error)
     return current_app.handle_http_exception(refusal)
 
 

@@ -95,11 +95,11 @@ class Refusal(HTTPException):
     @property
     def title(self) -> str:
         """A heading for people."""
-        by_template = TITLES.get(self.template)
+        status = self.error.status
         return (
-            by_template
-            or TITLES.get(self.error.status)
-            or HTTP_STATUS_CODES.get(self.error.status, "Something went wrong")
+            TITLES.get(status)
+            or TITLES.get(self.template)
+            or HTTP_STATUS_CODES.get(status, "Something went wrong")
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -276,8 +276,10 @@ class Run:
     def reset(self) -> None:
         """Begin a new run; the one before can't come back."""
         previous = self.stored
-        fresh = self._blank(successor(previous.id))
-        self.session[self.key] = self.state.store.commit(self.bound.machine, previous, fresh, None)
+        if self.held:
+            self.state.store.bury(previous)
+        fresh = self._blank(None)
+        self.session[self.key] = self.state.store.carry(self.bound.machine, fresh)
         self.held = True
         self.stored = fresh
         self.flow.rewind(fresh)

@@ -78,7 +78,7 @@ def serve(
     page = None if check.required is not None else bound.states[endpoint]
     attended = visits()
     visit = attended.of[machine] = Visit(state, bound, page, kwargs)
-    attended.guarded = True
+    attended.private = True
     outer, attended.owner = attended.owner, check.owner
     try:
         safe = visit.request.method in SAFE_METHODS

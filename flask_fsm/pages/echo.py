@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -16,6 +15,21 @@ from ..problem import Resend
 __all__ = ["resend_form", "typed_fields"]
 
 MAX_SHOWN: Final = 100
+SECRETS: Final = (
+    "*password*",
+    "*passwd*",
+    "*pwd*",
+    "*secret*",
+    "*token*",
+    "*card*",
+    "*cvc*",
+    "*cvv*",
+    "*iban*",
+    "*ssn*",
+    "pin",
+    "*_pin",
+    "*otp*",
+)
 _DIGITS: Final = re.compile(r"[\d -]{13,23}", re.ASCII)
 # A checksum is one tenth of all numbers, so only what is as long as a card's number counts.
 CARD_LENGTHS: Final = range(13, 20)
@@ -38,7 +52,9 @@ def typed_fields(config: Config) -> list[tuple[str, str]]:
         (name, value if isinstance(value, str) else str(value))
         for name, value in pairs
         if name not in own
-        and not any(fnmatch.fnmatch(name.lower(), p.lower()) for p in config.echo_exclude)
+        and not any(
+            fnmatch.fnmatch(name.lower(), p.lower()) for p in (*SECRETS, *config.echo_exclude)
+        )
         and not _is_card_number(value)
     ][:MAX_SHOWN]
 
@@ -59,7 +75,7 @@ def resend_form(config: Config, typed: Iterable[tuple[str, str]], token: str) ->
     if request.headers.get("Sec-Fetch-Site") == "cross-site" or request.is_json:
         return None
     fields = [*typed, (config.token_field, token)]
-    if "flask_wtf" in sys.modules and current_app.config.get("WTF_CSRF_ENABLED", True):
+    if csrf_field() in request.form or "csrf" in current_app.extensions:
         from flask_wtf.csrf import generate_csrf
 
         fields.append((csrf_field(), generate_csrf()))

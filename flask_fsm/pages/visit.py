@@ -155,7 +155,7 @@ class Visit:
             return _moved_by_htmx(location)
         if asked == "json":
             where = self.circumstances(error)
-            return Refusal(error, where).as_redirect(location)
+            return Refusal.of(error, where).as_redirect(location)
         return _see_other(location)
 
     # -- unsafe requests ----------------------------------------------------------------
@@ -307,6 +307,7 @@ class Visit:
     def token(self) -> Token:
         """Return the token for a form of this page; one for each rendering."""
         self.run.hold()
+        visits().private = True
         flow = self.flow
         page = self.page or flow.current
         if self._token is None or self._token[0][:2] != (flow.id, flow.rev):
@@ -329,7 +330,7 @@ class Visit:
     def refuse(self, error: FSMError) -> Refusal:
         """Return the HTTP exception for `error`."""
         self.deny(error)
-        return Refusal(error, self.circumstances(error))
+        return Refusal.of(error, self.circumstances(error))
 
     def circumstances(self, error: FSMError) -> Circumstances:
         run, flow = self.run, self.flow
@@ -391,12 +392,13 @@ def _notice_of(error: FSMError) -> str:
 class Visits:
     """The visits of one request by the names of their machines, and whose guard is innermost."""
 
-    __slots__ = ("guarded", "of", "owner", "request")
+    __slots__ = ("of", "owner", "private", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.of: dict[str, Visit] = {}
-        self.guarded = False
+        self.private = False
+        """Whether the answer depends on a flow, so that no cache may keep it."""
         self.owner: object = None
 
 

@@ -35,6 +35,13 @@ class Store(Protocol):
         """Return what the session carries for a run that has not begun."""
         ...
 
+    def bury(self, old: Snapshot) -> None:
+        """End the flow `old` for good: from now on whatever names it is FlowGone.
+
+        Raises StaleFlow unless `old` is the newest.
+        """
+        ...
+
     def commit(self, machine: Machine, old: Snapshot, new: Snapshot, location: str | None) -> str:
         """Replace `old` by `new`, and return what the session is to carry.
 

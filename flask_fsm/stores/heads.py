@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Final, NamedTuple
 
 from ..core.snapshot import Snapshot
-from ..errors import FlowBusy, StaleFlow
+from ..errors import FlowBusy, FlowGone, StaleFlow
 from .base import age, lineage
 
 __all__ = ["Heads", "Kept", "Turn"]
@@ -27,7 +27,7 @@ class Kept(NamedTuple):
 
 
 class Head:
-    __slots__ = ("carried", "receipts", "snapshot", "turn", "users")
+    __slots__ = ("buried", "carried", "receipts", "snapshot", "turn", "users")
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
@@ -35,6 +35,29 @@ class Head:
         self.receipts: OrderedDict[str, Kept] = OrderedDict()
         self.turn = Lock()
         self.users = 0
+        # Whether the flow was ended for good; the head is then its tombstone.
+        self.buried = False
+
+    @property
+    def empty(self) -> bool:
+        return self.snapshot is None and not self.buried
+
+    def open(self) -> None:
+        """Raise FlowGone if this is a tombstone."""
+        if self.buried:
+            raise FlowGone("This run was given up, and another one begun.", code="reset")
+
+    def replaces(self, old: Snapshot) -> None:
+        """Raise StaleFlow unless `old` is the newest snapshot."""
+        now = self.snapshot
+        if self.buried or (now is not None and (now.id, now.rev) != (old.id, old.rev)):
+            raise StaleFlow(
+                "Another request of this flow was faster"
+                + (f": it is at {now.state!r} now." if now else ", and began a new run."),
+                flow=old.id,
+                source=now.state if now else None,
+                code="lost_race",
+            )
 
 
 class Heads:
@@ -74,8 +97,10 @@ class Heads:
         """Return the head of the flow's lineage and what its session carries, or None."""
         with self._mutex:
             head = self._used(lineage(id))
-            if head is None or head.snapshot is None:
+            if head is None or head.empty:
                 return None
+            head.open()
+            assert head.snapshot is not None
             return head.snapshot, head.carried
 
     def adopt(self, snapshot: Snapshot, carried: str) -> tuple[Snapshot, str]:
@@ -84,6 +109,7 @@ class Heads:
             if age(snapshot) == (0, 0) and lineage(snapshot.id) not in self._heads:
                 return snapshot, carried
             head = self._made(lineage(snapshot.id))
+            head.open()
             if head.snapshot is None or age(head.snapshot) < age(snapshot):
                 head.snapshot, head.carried = snapshot, carried
             self._trim()
@@ -93,19 +119,21 @@ class Heads:
         """Replace the head `old` by `new`, or raise StaleFlow if another one came first."""
         with self._mutex:
             head = self._made(lineage(old.id))
-            now = head.snapshot
-            if now is not None and (now.id, now.rev) != (old.id, old.rev):
-                raise StaleFlow(
-                    f"Another request of this flow was faster: it is at {now.state!r} now.",
-                    flow=now.id,
-                    source=now.state,
-                    code="lost_race",
-                )
+            head.replaces(old)
             head.snapshot, head.carried = new, carried
             if new.receipt is not None:
                 head.receipts[new.receipt.nonce] = Kept(new.receipt.digest, location)
                 while len(head.receipts) > RECEIPTS:
                     head.receipts.popitem(last=False)
+            self._trim()
+
+    def bury(self, old: Snapshot) -> None:
+        """Put a tombstone in place of the head `old`, or raise StaleFlow."""
+        with self._mutex:
+            head = self._made(lineage(old.id))
+            head.replaces(old)
+            head.snapshot, head.carried, head.buried = None, "", True
+            head.receipts.clear()
             self._trim()
 
     def receipt(self, id: str, nonce: str) -> Kept | None:
@@ -134,7 +162,7 @@ class Heads:
     def _leave(self, id: str, head: Head) -> None:
         with self._mutex:
             head.users -= 1
-            if not head.users and head.snapshot is None:
+            if not head.users and head.empty:
                 self._heads.pop(lineage(id), None)
 
 

@@ -49,6 +49,9 @@ class MemoryStore:
     def carry(self, machine: Machine, snapshot: Snapshot) -> str:
         return f"{snapshot.id},{snapshot.rev},{snapshot.started}"
 
+    def bury(self, old: Snapshot) -> None:
+        self._heads.bury(old)
+
     def commit(self, machine: Machine, old: Snapshot, new: Snapshot, location: str | None) -> str:
         new = new.compacted(machine, self._history_limit)
         check_size(new, len(new.encode(machine).encode("utf-8", "surrogatepass")), self._max_size)

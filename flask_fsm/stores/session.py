@@ -53,6 +53,9 @@ class SessionStore:
     def carry(self, machine: Machine, snapshot: Snapshot) -> str:
         return snapshot.encode(machine)
 
+    def bury(self, old: Snapshot) -> None:
+        self._heads.bury(old)
+
     def commit(self, machine: Machine, old: Snapshot, new: Snapshot, location: str | None) -> str:
         new = new.compacted(machine, self._history_limit)
         text = new.encode(machine)
