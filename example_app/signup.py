@@ -33,7 +33,10 @@ class AccountForm(Form):
         "Email",
         [
             InputRequired("Enter an email address."),
-            Regexp(r"^[^@\s]+@[^@\s]+\.[^@\s]+$", message="That is no email address, like ada@example.com."),
+            Regexp(
+                r"^[^@\s]+@[^@\s]+\.[^@\s]+$",
+                message="That is no address like ada@example.com.",
+            ),
         ],
         render_kw={"autocomplete": "email"},
     )
@@ -56,7 +59,10 @@ class AccountForm(Form):
 class ProfileForm(Form):
     name = StringField(
         "What shall we call you?",
-        [InputRequired("Enter a name. Any will do."), Length(max=60, message="At most %(max)d characters.")],
+        [
+            InputRequired("Enter a name. Any will do."),
+            Length(max=60, message="At most %(max)d characters."),
+        ],
         render_kw={"autocomplete": "nickname"},
     )
     letters = SelectField("Letters from the shop", choices=list(TOPICS.items()))
