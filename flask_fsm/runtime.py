@@ -49,6 +49,8 @@ class Page:
     def take(self, *sources: Mapping[str, Any]) -> dict[str, Any]:
         """Pick this page's URL arguments, each from the first source that has it."""
         found: dict[str, Any] = {}
+        if not self.arguments:
+            return found
         for source in reversed(sources):
             found.update((name, source[name]) for name in self.arguments & source.keys())
         return found
@@ -141,12 +143,9 @@ class AppState:
 
 def app_state() -> AppState:
     """Return the state of the current app, or raise ConfigError."""
-    try:
-        state: AppState = current_app.extensions[EXTENSION]
-    except KeyError:
-        raise ConfigError(
-            f"The app {current_app.name!r} has no FlaskFSM: call fsm.init_app(app)."
-        ) from None
+    state: AppState | None = current_app.extensions.get(EXTENSION)
+    if state is None:
+        raise ConfigError(f"The app {current_app.name!r} has no FlaskFSM: call fsm.init_app(app).")
     return state
 
 

@@ -239,6 +239,10 @@ class Flow:
         node = self._node(page)
         return None if node is None else node[2]
 
+    def is_on_path(self, page: str) -> bool:
+        """Tell whether `page` is on the path, open or closed."""
+        return page in (self._on_path or self._pages())
+
     def is_open(self, page: str) -> bool:
         """Tell whether `page` is on the path and may be reopened."""
         node = self._node(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -42,9 +43,12 @@ def guarded(check: Check, machine_name: Callable[[], str]) -> Callable[[View], V
     """Return the decorator that lets a view run only when the machine allows it."""
 
     def decorate(view: View) -> View:
+        is_async = inspect.iscoroutinefunction(view)
+
         @functools.wraps(view)
         def guard(*args: Any, **kwargs: Any) -> Any:
-            return serve(check, machine_name(), view, args, kwargs)
+            run = current_app.ensure_sync(view) if is_async else view
+            return serve(check, machine_name(), run, args, kwargs)
 
         setattr(guard, MARK, check)
         return cast(View, guard)
@@ -90,7 +94,7 @@ def serve(
             else:
                 answer = visit.judge_get() if safe else visit.judge_post()
             if answer is None:
-                answer = current_app.ensure_sync(view)(*args, **kwargs)
+                answer = view(*args, **kwargs)
             return answer
     except FlowBusy as error:
         visit.run.load()

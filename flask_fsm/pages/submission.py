@@ -27,9 +27,12 @@ class Submission:
 
     def __init__(self, config: Config, request: Request, tokens: Callable[[], Tokens]) -> None:
         fields = _fields(request)
-        text = fields.get(config.token_field)
-        if text is None:
-            text = request.headers.get(TOKEN_HEADER)
+        # A MultiDict's get() raises and catches when a name is missing, which takes longer.
+        text = (
+            fields[config.token_field]
+            if config.token_field in fields
+            else request.headers.get(TOKEN_HEADER)
+        )
         self.claim: Claim | None = None
         self.receipt: Receipt | None = None
         if text is not None:
@@ -43,10 +46,12 @@ class Submission:
                 f"send the header {TOKEN_HEADER}.",
                 code="no_token",
             )
-        self.to = fields.get(config.to_field) or None
+        self.to = fields[config.to_field] if config.to_field in fields else None
         """Where the client wants to go, as sent; None if it doesn't say."""
-        if self.to is None:
-            self.to = request.args.get(config.to_field) or None
+        if self.to is None and request.query_string:
+            self.to = request.args.get(config.to_field)
+        if self.to == "":  # a text input that nobody touched
+            self.to = None
 
 
 def _fields(request: Request) -> Mapping[str, Any]:

@@ -72,7 +72,7 @@ class Visit:
     def source(self) -> str:
         """The page that a transition leaves: this one at first, then the one it led to."""
         page = self.page
-        if page is None or self._left or page not in self.flow.path:
+        if page is None or self._left or not self.flow.is_on_path(page):
             return self.flow.current
         return page
 
@@ -175,7 +175,7 @@ class Visit:
         if submission.to is not None:
             submission.to = self._known_state(submission.to)
         self._begin_again()
-        if page in self.flow.path:
+        if self.flow.is_on_path(page):
             self.check_url_args(page)
         if claim is not None and submission.receipt is not None and run.held:
             replayed = self._replayed(submission.receipt, claim)
@@ -199,7 +199,7 @@ class Visit:
             )
         if claim is None:
             if page != flow.current:
-                raise self._stale("not_current" if page in flow.path else "not_on_path")
+                raise self._stale("not_current" if flow.is_on_path(page) else "not_on_path")
         elif claim.flow != flow.id:
             raise self._stale("other_flow")
         elif claim.rev != flow.rev:
@@ -207,7 +207,7 @@ class Visit:
         elif claim.state != page:
             raise self._stale("other_page")
         elif not flow.is_open(page):
-            raise self._stale("closed" if page in flow.path else "not_on_path")
+            raise self._stale("closed" if flow.is_on_path(page) else "not_on_path")
         return None
 
     def _known_state(self, name: Any) -> str:
@@ -251,7 +251,7 @@ class Visit:
         )
 
     def _not_open(self, page: str) -> StaleFlow:
-        return self._stale("closed" if page in self.flow.path else "not_on_path")
+        return self._stale("closed" if self.flow.is_on_path(page) else "not_on_path")
 
     # -- views that are no pages --------------------------------------------------------
 
