@@ -20,6 +20,8 @@ from flask import Flask, abort, redirect, request, session, url_for
 
 from flask_fsm import FlaskFSM, Machine
 
+from .measure import ratio, table
+
 ENTRIES = 10
 Call = Callable[[dict[str, Any], Any], Any]
 
@@ -182,29 +184,22 @@ def wizard_step(app: Call) -> float:
 def measure(rounds: int) -> str:
     """Return a Markdown table of medians and of the medians of paired ratios."""
     guarded, by_hand, wizard = guarded_app(), handwritten_app(), wizard_app()
-    times: dict[str, list[float]] = {"guarded": [], "by hand": [], "wizard": []}
+    steps: dict[str, Callable[[], float]] = {
+        "the view written by hand (no token, no guard)": lambda: flask_step(by_hand, ENTRIES),
+        "guarded by flask_fsm, with token": lambda: flask_step(guarded, ENTRIES),
+        "a step of django-formtools' CookieWizardView": lambda: wizard_step(wizard),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
-        times["guarded"].append(flask_step(guarded, ENTRIES))
-        times["by hand"].append(flask_step(by_hand, ENTRIES))
-        times["wizard"].append(wizard_step(wizard))
-
-    def ratio(one: str, other: str) -> float:
-        return statistics.median(times[one]) / statistics.median(times[other])
-
-    def row(label: str, name: str) -> str:
-        return (
-            f"| {label} | {statistics.median(times[name]) * 1e6:.0f} us "
-            f"| {ratio(name, 'by hand'):.2f} |"
-        )
-
-    return "\n".join(
+        for name, step in steps.items():
+            times[name].append(step())
+    floor = times[next(iter(steps))]
+    return table(
+        (f"one POST, {ENTRIES} entries of history", "µs", "by hand = 1"),
         [
-            f"| one POST, {ENTRIES} entries of history | median | by hand = 1 |",
-            "| --- | ---: | ---: |",
-            row("the view written by hand (no token, no guard)", "by hand"),
-            row("guarded by flask_fsm, with token", "guarded"),
-            row("one step of django-formtools' CookieWizardView", "wizard"),
-        ]
+            (name, f"{statistics.median(took) * 1e6:.0f}", f"{ratio(took, floor):.2f} x")
+            for name, took in times.items()
+        ],
     )
 
 

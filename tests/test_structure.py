@@ -1,0 +1,30 @@
+"""The house stands as the documentation draws it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+import flask_fsm
+
+PACKAGE = Path(flask_fsm.__file__).parent
+
+
+def test_imports_point_down() -> None:
+    """The import contracts of setup.cfg hold."""
+    assert lint_imports(config_filename="setup.cfg", is_debug_mode=True) == EXIT_STATUS_SUCCESS
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    """What the package exports exists, and says what it is."""
+    for name in flask_fsm.__all__:
+        assert getattr(flask_fsm, name).__doc__, name
+
+
+def test_no_module_keeps_global_mutable_state() -> None:
+    """A module binds constants, functions and classes: nothing assigns to a global later."""
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert not any(isinstance(node, ast.Global) for node in ast.walk(tree)), path
