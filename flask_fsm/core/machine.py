@@ -546,14 +546,13 @@ def _collect_states(
             known[state.name] = state
     if known or faults:
         return known
-    names = [
-        name
-        for t in transitions
-        for name in (*([t.source] if isinstance(t.source, str) else t.source), t.target)
-        if name != ANY
+    ends = [
+        ([t.source] if isinstance(t.source, str) else list(t.source), t.target) for t in transitions
     ]
-    if initial is not None and initial in names:
-        names.insert(0, initial)
+    sources = [name for names, _ in ends for name in names if name != ANY]
+    # The initial state comes first; a wildcard names none.
+    names = [initial] if initial in sources else sources[:1]
+    names += [name for names, target in ends for name in (*names, target) if name != ANY]
     for name in dict.fromkeys(names):
         if isinstance(name, str) and name:
             known[name] = State(name)

@@ -1,0 +1,229 @@
+"""The definition: what it may say, and every fault that it is refused for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from flask_fsm.core.machine import Machine, State, Transition
+from flask_fsm.errors import (
+    DefinitionError,
+    DuplicateEvent,
+    DuplicateState,
+    UnknownState,
+    Unreachable,
+)
+
+
+def edges(machine: Machine) -> set[tuple[str, str]]:
+    return {(edge.source, edge.target) for edge in machine.edges}
+
+
+@pytest.mark.parametrize(
+    ("define", "kind", "code"),
+    [
+        (lambda: Machine("m", [("a", "b")], states=["a", "b", "a"]), DuplicateState, None),
+        (lambda: Machine("m", [("a", "b"), ("a", "b")]), DefinitionError, "taken"),
+        (
+            lambda: Machine("m", [Transition("a", "b", "go"), Transition("a", "c", "go")]),
+            DuplicateEvent,
+            None,
+        ),
+        (lambda: Machine("m", [("a", "b")], states=["a"]), UnknownState, None),
+        (lambda: Machine("m", [("a", "b")], initial="x"), UnknownState, None),
+        (lambda: Machine("m", [("a", "b")], final=["x"]), UnknownState, None),
+        (lambda: Machine("m"), DefinitionError, "no_initial"),
+        (lambda: Machine("m", [("a", "b"), ("c", "b")]), Unreachable, None),
+        (
+            lambda: Machine("m", [("a", "b"), ("b", "a")], final=["b"]),
+            DefinitionError,
+            "final_with_way_out",
+        ),
+        (
+            lambda: Machine("m", [("a", "b"), ("a", "c"), ("c", "c")]),
+            DefinitionError,
+            "dead_end",
+        ),
+        (lambda: Machine("m", states=["", "b"]), DefinitionError, None),
+        (lambda: Machine("m", [Transition("a", "b", back="no")]), DefinitionError, None),  # type: ignore[arg-type]
+        (lambda: Machine("m", [("a", "b")], reset="no"), DefinitionError, None),  # type: ignore[arg-type]
+    ],
+)
+def test_each_fault_of_a_definition_has_its_error(define, kind, code) -> None:
+    with pytest.raises(kind) as raised:
+        define()
+    fault = raised.value
+    assert len(fault.faults) == 1
+    assert fault.code == (code or kind.default_code)
+    assert "'m'" in fault.message
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    with pytest.raises(DuplicateState) as raised:
+        Machine(
+            "m",
+            [("a", "b"), ("a", "b"), Transition("a", "c", "go"), Transition("a", "d", "go")],
+            states=["a", "b", "c", "d", "a", "alone"],
+        )
+    faults = raised.value.faults
+    assert {fault.code for fault in faults} == {
+        "duplicate_state",
+        "taken",
+        "duplicate_event",
+        "unreachable",
+    }
+    assert all(fault.message in raised.value.message for fault in faults)
+
+
+def test_initial_is_the_first_state_given_or_else_the_first_source() -> None:
+    assert Machine("m", [("*", "x"), ("b", "a"), ("a", "c"), ("x", "b")]).initial == "b"
+    assert Machine("m", [("b", "a"), ("a", "b"), ("a", "c")], states=["a", "b", "c"]).initial == "a"
+
+
+def test_finals_are_by_default_the_states_with_no_way_out() -> None:
+    assert Machine("m", [("a", "b"), ("a", "c")]).finals == {"b", "c"}
+
+
+def test_a_wildcard_means_every_state_but_the_finals_and_the_target() -> None:
+    machine = Machine("m", [("a", "b"), ("b", "done"), ("*", "help"), ("help", "a")])
+    assert edges(machine) == {
+        ("a", "b"),
+        ("b", "done"),
+        ("help", "a"),
+        ("a", "help"),
+        ("b", "help"),
+    }
+    assert machine.finals == {"done"}
+
+
+def test_an_edge_of_its_own_wins_over_a_wildcard() -> None:
+    own = Transition("a", "b", "own")
+    machine = Machine("m", [Transition("*", "b", "any"), own, ("a", "c"), ("c", "d")])
+    assert machine.transition("a", "b") is own
+    assert machine.ways["c"]["b"].event == "any"
+
+
+def test_a_list_of_sources_makes_an_edge_from_each() -> None:
+    machine = Machine("m", [("a", "b"), (["a", "b"], "c")])
+    assert edges(machine) == {("a", "b"), ("a", "c"), ("b", "c")}
+
+
+def test_a_state_may_lead_to_itself() -> None:
+    flow = Machine("m", [("a", "a"), ("a", "b")]).flow()
+    flow.transition("a", {"x": 1})
+    assert flow.path == ["a"]
+    assert flow.drafts == {"a": {"x": 1}}
+    assert flow.rev == 1
+
+
+def test_targets_of_states_are_edges_and_none_leads_nowhere() -> None:
+    machine = Machine("m", states=[State("a", ["b", "c"]), State("b", []), State("c", ["a"])])
+    assert edges(machine) == {("a", "b"), ("a", "c"), ("c", "a")}
+    assert machine.finals == {"b"}
+
+
+def test_without_transitions_a_state_without_targets_leads_anywhere() -> None:
+    machine = Machine("m", states=["a", State("b", ["a"]), State("end", [])])
+    assert edges(machine) == {("a", "a"), ("a", "b"), ("a", "end"), ("b", "a")}
+
+
+def test_with_transitions_a_state_without_targets_adds_none() -> None:
+    assert edges(Machine("m", [("a", "b")], states=["a", "b"])) == {("a", "b")}
+
+
+def test_a_machine_is_immutable() -> None:
+    machine = Machine("m", [("a", "b")])
+    with pytest.raises(AttributeError, match="immutable"):
+        machine.initial = "b"
+    with pytest.raises(TypeError):
+        machine.states["c"] = State("c")  # type: ignore[index]
+
+
+def paid(flow):
+    """Pay first."""
+    return False
+
+
+def stamp(flow, data):
+    data["stamped"] = True
+
+
+def positive(flow, data):
+    raise ValueError("not positive")
+
+
+def early(flow, data):
+    raise ValueError("early")
+
+
+def mail(flow, result):
+    pass
+
+
+def shop() -> Machine:
+    machine = Machine(
+        "shop",
+        [
+            Transition("a", "b", "go", when=paid, visit=True, back="discard", hooks=[mail]),
+            Transition(["a", "b"], "c", validators=[early]),
+            Transition("*", "help"),
+            ("help", "a"),
+        ],
+        states=["a", "b", State("c", guarded=False), "help"],
+        repeat=False,
+    )
+    machine.states["c"].validator(positive, order=2)
+    machine.pre_transition(stamp)
+    return machine
+
+
+def test_a_definition_survives_json_with_its_rules() -> None:
+    machine = shop()
+    data = json.loads(json.dumps(machine.to_dict()))
+    again = Machine.from_dict(data, rules=[paid, stamp, positive, early, mail])
+    assert again.to_dict() == machine.to_dict()
+    assert again.digest == machine.digest
+    machine.seal()
+    again.seal()
+    for one, other in zip(machine.edges, again.edges, strict=True):
+        for name in ("source", "target", "event", "visit", "back", "guards", "validators", "hooks"):
+            assert getattr(one, name) == getattr(other, name)
+    assert again.ways["a"]["c"].validators == (early, positive)
+
+
+def test_from_dict_takes_the_same_shape_written_by_hand() -> None:
+    machine = Machine.from_dict(
+        {"name": "m", "transitions": [["a", "b"], {"source": "b", "target": "c", "when": "ok"}]},
+        rules={"ok": paid},
+    ).seal()
+    assert edges(machine) == {("a", "b"), ("b", "c")}
+    assert machine.ways["b"]["c"].guards == (paid,)
+
+
+def test_from_dict_reports_rules_that_are_missing_with_all_other_faults() -> None:
+    data = {"name": "m", "transitions": [{"source": "a", "target": "b", "when": ["x", "y"]}]}
+    with pytest.raises(DefinitionError) as raised:
+        Machine.from_dict({**data, "initial": "z"})
+    assert len(raised.value.faults) == 3
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"name": "m", "transitions": [{}]}, {"name": "m", "states": [1]}]
+)
+def test_from_dict_refuses_data_of_another_shape(data) -> None:
+    with pytest.raises(DefinitionError):
+        Machine.from_dict(data)
+
+
+def test_to_dict_refuses_a_rule_without_a_name() -> None:
+    with pytest.raises(DefinitionError, match="lambda"):
+        Machine("m", [Transition("a", "b", when=lambda flow: True)]).to_dict()
+
+
+def test_a_narrowed_machine_has_fewer_edges_and_the_same_rules() -> None:
+    machine = shop()
+    narrow = machine.narrowed(lambda edge: edge.target != "help", lambda rule: rule)
+    assert edges(narrow) == {("a", "b"), ("a", "c"), ("b", "c"), ("help", "a")}
+    assert narrow.ways["a"]["b"].guards == (paid,)
+    assert narrow.digest != machine.digest
