@@ -319,7 +319,8 @@ class Flow:
         if target in (self._on_path or self._pages()) or node is not before[3]:
             cut, drafts, old = self._shorten(node, answers, target)
             if old is not None:
-                behind, depth, barrier = old[0], old[4], old[5]
+                behind, depth = old[0], old[4]
+                barrier = min(before[3][5], depth)  # what was closed stays so
         elif answers is not None and here in drafts:
             drafts = _without(drafts, here)
         if answers is not None or edge.back != "preserve":

@@ -226,6 +226,17 @@ def test_the_back_policy_says_which_pages_stay_open(back, open_pages) -> None:
         assert [reason.code for reason in flow.why_not("c", source="b")] == ["closed"]
 
 
+def test_a_loop_does_not_open_what_was_closed() -> None:
+    edges = [("a", "b"), ("b", "c"), Transition("c", "d", back="invalidate"), ("d", "b")]
+    machine = Machine("m", [*edges, ("d", "e")])
+    flow = machine.flow()
+    for state in "bcdb":
+        flow.transition(state)
+    for each in (flow, machine.flow(Snapshot.decode(flow.snapshot.encode(machine), machine))):
+        assert each.path == ["a", "b"]
+        assert not each.is_open("a")
+
+
 def test_a_page_that_is_not_on_the_path_cannot_be_edited() -> None:
     flow = checkout().flow()
     with pytest.raises(StaleFlow) as refused:
