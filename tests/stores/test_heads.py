@@ -1,0 +1,186 @@
+"""Heads: which flows a process remembers, and whose turn it is."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from flask_fsm import FlowBusy, FlowGone, Machine, StaleFlow
+from flask_fsm.core.flow import blank, successor
+from flask_fsm.stores import Heads
+
+from .test_contract import MACHINE, NOW, STORES, Kept
+
+MEMORY = STORES["memory://"]
+
+
+def test_the_flows_used_longest_ago_are_dropped_first() -> None:
+    """FSM_HEADS bounds how many flows are remembered, and use keeps a flow."""
+    kept = Kept(MEMORY, size=3)
+    flows = [kept.walk("b") for _ in range(3)]
+    kept.load(flows[0][1])
+    flows.append(kept.walk("b"))
+    assert len(kept.heads) == 3
+    assert [kept.heads.newest(snapshot.id) is not None for snapshot, _ in flows] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_memory_says_that_it_dropped_a_flow() -> None:
+    """A flow that memory:// had to drop is gone, and the text says why."""
+    kept = Kept(MEMORY, size=1)
+    _, carried = kept.walk("b")
+    kept.walk("b")
+    with pytest.raises(FlowGone, match="FSM_HEADS") as caught:
+        kept.load(carried)
+    assert caught.value.code == "evicted"
+
+
+def test_the_session_brings_back_a_flow_that_was_dropped() -> None:
+    """The cookie holds all of it, so a process without a head of a flow reads it from there."""
+    with STORES["session"].context():
+        kept = Kept(STORES["session"], size=1)
+        snapshot, carried = kept.walk("b", "c")
+        for _ in range(3):
+            kept.walk("b")
+        assert kept.heads.newest(snapshot.id) is None
+        assert kept.load(carried).rev == 2
+
+
+def test_a_flow_that_is_being_served_is_never_dropped() -> None:
+    """However many others come, the flow whose turn it is stays."""
+    kept = Kept(MEMORY, size=2)
+    snapshot, carried = kept.walk("b")
+    with kept.heads.turn(snapshot.id, 1):
+        for _ in range(10):
+            kept.walk("b", "c")
+        assert kept.load(carried).rev == 1
+        kept.step(snapshot, "c")
+        assert kept.load(carried).rev == 2
+    assert len(kept.heads) <= 3
+
+
+def test_blank_flows_take_no_room() -> None:
+    """A crawler that opens the first page a thousand times drops no one's flow."""
+    for kind in STORES.values():
+        with kind.context():
+            kept = Kept(kind, size=2)
+            snapshot, carried = kept.walk("b")
+            for _ in range(1_000):
+                other, text = kept.begin()
+                kept.load(text)
+                with kept.heads.turn(other.id, 1):
+                    pass
+            assert kept.heads.newest(snapshot.id) is not None
+            assert kept.load(carried).rev == 1
+
+
+def test_turns_of_one_flow_are_taken_one_after_another() -> None:
+    """While one request is served, another one of the same flow waits until it is over."""
+    heads = Heads(10)
+    id = blank(MACHINE, NOW).id
+    running, most, served = 0, 0, 0
+    mutex = threading.Lock()
+
+    def serve() -> None:
+        nonlocal running, most, served
+        for _ in range(50):
+            with heads.turn(id, 20):
+                with mutex:
+                    running += 1
+                    most = max(most, running)
+                with mutex:
+                    running -= 1
+                    served += 1
+
+    threads = [threading.Thread(target=serve) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert (most, served) == (1, 300)
+    assert len(heads) == 0
+
+
+def test_a_run_and_its_successors_share_their_turn() -> None:
+    """Else the first forms of a new run, and the last ones of the old, could race."""
+    heads = Heads(10)
+    id = blank(MACHINE, NOW).id
+    with heads.turn(id, 1):
+        for other in (id, successor(id), successor(successor(id))):
+            with pytest.raises(FlowBusy) as caught, heads.turn(other, 0.01):
+                pass
+            assert caught.value.flow == other
+        with heads.turn(blank(MACHINE, NOW).id, 0.01):
+            pass
+
+
+def test_the_wait_for_a_turn_is_bounded_and_leaves_nothing_behind() -> None:
+    """Who waited in vain is told so, and the turn is free again afterwards."""
+    heads = Heads(10)
+    id = blank(MACHINE, NOW).id
+    with heads.turn(id, 1), pytest.raises(FlowBusy), heads.turn(id, 0.01):
+        pass
+    with heads.turn(id, 0.01):
+        pass
+    assert len(heads) == 0
+
+
+def test_a_turn_ends_when_its_request_fails() -> None:
+    """An error inside of a turn gives it back."""
+    heads = Heads(10)
+    id = blank(MACHINE, NOW).id
+    with pytest.raises(ZeroDivisionError), heads.turn(id, 1):
+        _ = 1 / 0
+    with heads.turn(id, 0.01):
+        pass
+
+
+def test_a_snapshot_from_elsewhere_is_taken_if_it_is_newer() -> None:
+    """Of two snapshots of a flow the one with the higher rev, or of the later run, is the head."""
+    elsewhere = Kept(MEMORY)
+    snapshot, _ = elsewhere.begin()
+    revs = [snapshot]
+    for target in "bca":
+        snapshot = elsewhere.decided(snapshot, target)
+        revs.append(snapshot)
+    heads = Heads(10)
+    assert heads.adopt(revs[1], "1")[1] == "1"
+    assert heads.adopt(revs[3], "3")[1] == "3"
+    assert heads.adopt(revs[2], "2")[1] == "3"
+    assert heads.adopt(revs[3], "another 3")[1] == "3"
+    later = elsewhere.decided(blank(MACHINE, NOW, id=successor(snapshot.id)), "b")
+    assert heads.adopt(later, "later")[1] == "later"
+    assert heads.adopt(revs[3], "3")[1] == "later"
+
+
+def test_a_tombstone_stays_while_the_flow_is_remembered() -> None:
+    """Neither an older nor a newer snapshot of a flow that was given up comes back."""
+    kept = Kept(MEMORY)
+    snapshot, _ = kept.walk("b")
+    newer = kept.decided(snapshot, "c")
+    kept.heads.bury(snapshot)
+    for text in (snapshot, newer):
+        with pytest.raises(FlowGone):
+            kept.heads.adopt(text, "text")
+    with pytest.raises(FlowGone):
+        kept.heads.newest(snapshot.id)
+    with pytest.raises(StaleFlow):
+        kept.heads.swap(snapshot, newer, "text", None)
+
+
+def test_another_machine_reads_nothing_into_a_text() -> None:
+    """A session text of one machine is an error for another, not a state of it."""
+    from flask_fsm import SnapshotError
+
+    other = Machine("other", [("x", "y")]).seal()
+    with STORES["session"].context():
+        kept = Kept(STORES["session"])
+        _, carried = kept.walk("b")
+        fresh = Kept(STORES["session"])
+        with pytest.raises(SnapshotError):
+            fresh.store.load(other, carried)
