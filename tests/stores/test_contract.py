@@ -21,10 +21,9 @@ from ..apps import SECRET
 MAX_SIZE = 20_000
 
 
-def app() -> Flask:
-    made = Flask("stores")
-    made.config["SECRET_KEY"] = SECRET
-    return made
+# One app for all: to make apps in several threads at once trips over a fault of CPython 3.11.
+APP = Flask("stores")
+APP.config["SECRET_KEY"] = SECRET
 
 
 class Kind:
@@ -42,7 +41,7 @@ class Kind:
 STORES = {
     "session": Kind(
         lambda heads, limit: SessionStore(heads, limit, MAX_SIZE),
-        lambda: app().test_request_context("/"),
+        lambda: APP.test_request_context("/"),
     ),
     "memory://": Kind(lambda heads, limit: MemoryStore(heads, limit, MAX_SIZE)),
 }
