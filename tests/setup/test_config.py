@@ -1,0 +1,128 @@
+"""The config: what is missing or wrong is told at init_app, by the name of its key."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_fsm import ConfigError, FlaskFSM, FSMError, Machine
+
+from ..apps import SECRET
+
+
+def init(**config: Any) -> Flask:
+    app = Flask("configured")
+    app.config.update({"SECRET_KEY": SECRET, **config})
+    FlaskFSM(app, Machine("m", [("a", "b")]))
+    return app
+
+
+@pytest.mark.parametrize("key", [None, "", b""])
+def test_a_missing_secret_key_is_told_at_start_up(key: object) -> None:
+    """Without SECRET_KEY nothing can be signed, and init_app says how to make one."""
+    with pytest.raises(ConfigError, match="SECRET_KEY") as caught:
+        init(SECRET_KEY=key)
+    assert "secrets" in str(caught.value)
+    assert isinstance(caught.value, FSMError)
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [("FSM_STORE", "FSM_STORE_URL"), ("FSM_HEAD", "FSM_HEADS"), ("FSM_LIFE_TIME", "FSM_LIFETIME")],
+)
+def test_an_unknown_key_is_told_with_the_nearest_one(key: str, hint: str) -> None:
+    """A mistyped key is not ignored."""
+    with pytest.raises(ConfigError) as caught:
+        init(**{key: 1})
+    assert f"{key} " in str(caught.value)
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("FSM_STORE_URL", ""),
+        ("FSM_STORE_URL", None),
+        ("FSM_STORE_URL", 7),
+        ("FSM_STORE_URL", "carrier-pigeon://"),
+        ("FSM_HEADS", "many"),
+        ("FSM_HEADS", 0),
+        ("FSM_HEADS", -1),
+        ("FSM_HEADS", 1.5),
+        ("FSM_HEADS", True),
+        ("FSM_HEADS", None),
+        ("FSM_LIFETIME", "a week"),
+        ("FSM_LIFETIME", 0),
+        ("FSM_LIFETIME", -5),
+        ("FSM_LIFETIME", timedelta(0)),
+        ("FSM_LIFETIME", True),
+        ("FSM_LIFETIME", float("nan")),
+        ("FSM_HISTORY_LIMIT", "10"),
+        ("FSM_HISTORY_LIMIT", -1),
+        ("FSM_REQUIRE_TOKEN", "yes"),
+        ("FSM_REQUIRE_TOKEN", 1),
+        ("FSM_REQUIRE_TOKEN", None),
+        ("FSM_ECHO_EXCLUDE", "password"),
+        ("FSM_ECHO_EXCLUDE", [1]),
+        ("FSM_ECHO_EXCLUDE", None),
+        ("FSM_URL_PREFIX", 5),
+        ("FSM_WAIT", "long"),
+        ("FSM_WAIT", 0),
+        ("FSM_FLASH", "no"),
+        ("FSM_TOKEN_FIELD", ""),
+        ("FSM_MAX_SNAPSHOT_SIZE", "64k"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_by_its_key(key: str, value: object) -> None:
+    """The error names the key, and no app is made that would do something else."""
+    with pytest.raises(ConfigError) as caught:
+        init(**{key: value})
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("FSM_STORE_URL", "session"),
+        ("FSM_STORE_URL", "memory://"),
+        ("FSM_HEADS", 1),
+        ("FSM_LIFETIME", None),
+        ("FSM_LIFETIME", 60),
+        ("FSM_LIFETIME", 0.5),
+        ("FSM_LIFETIME", timedelta(days=1)),
+        ("FSM_HISTORY_LIMIT", None),
+        ("FSM_HISTORY_LIMIT", 1),
+        ("FSM_REQUIRE_TOKEN", True),
+        ("FSM_ECHO_EXCLUDE", ["*secret*"]),
+        ("FSM_ECHO_EXCLUDE", ()),
+        ("FSM_FLASH", False),
+        ("FSM_TOKEN_FIELD", "t"),
+        ("FSM_TO_FIELD", "next"),
+        ("FSM_WAIT", 1),
+        ("FSM_MAX_SNAPSHOT_SIZE", 10),
+    ],
+)
+def test_values_of_the_right_kind_are_taken(key: str, value: object) -> None:
+    """Lists, numbers, timedeltas and None are read where they make sense."""
+    assert init(**{key: value}).extensions["fsm"] is not None
+
+
+def test_other_keys_of_the_config_are_left_alone() -> None:
+    """Only keys that begin with FSM_ are ours."""
+    assert init(MY_FSM_THING=1, FSMX=2).extensions["fsm"] is not None
+
+
+def test_a_failed_init_leaves_the_app_without_extension() -> None:
+    """After an error of the config, the app can be initialised with a better one."""
+    app = Flask("twice")
+    app.config.update(SECRET_KEY=SECRET, FSM_HEADS="many")
+    fsm = FlaskFSM(Machine("m", [("a", "b")]))
+    with pytest.raises(ConfigError):
+        fsm.init_app(app)
+    assert "fsm" not in app.extensions
+    app.config["FSM_HEADS"] = 5
+    fsm.init_app(app)
+    assert "fsm" in app.extensions
