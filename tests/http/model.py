@@ -305,9 +305,9 @@ class Model:
         *,
         readable: bool,
     ) -> Expected:
+        run, gone = self.load()
         if not readable or (to is not None and to not in self.definition.pages):
             return Expected(400)
-        run, gone = self.load()
         held = self.cookie is not None
         stored = run
         if run.finished and page == self.definition.initial:
