@@ -65,6 +65,15 @@ def test_a_token_with_one_character_changed_is_400(visitor: Visitor, asking: str
         assert_refused(visitor.post("cart", {}, other, asking), asking, 400, "bad_token")
 
 
+@pytest.mark.parametrize("junk", ["=", "==", "\xa0", "é", " ", "\n", "!", "."])
+def test_a_token_with_junk_in_it_is_400(shop: Callable[..., Shop], asking: str, junk: str) -> None:
+    """A token is taken as it was signed, with nothing before, in or after it."""
+    visitor = shop("session").visitor()
+    token = visitor.token("cart")
+    for other in (token + junk, junk + token, token[:-5] + junk + token[-5:]):
+        assert_refused(visitor.post("cart", {}, other, asking), asking, 400, "bad_token")
+
+
 def test_a_destination_that_is_no_state_is_400(visitor: Visitor, asking: str) -> None:
     """A `to` that names no state is a bad request, whether in the form or in the query."""
     for data, page in [({"to": "moon"}, "cart"), ({}, "cart?to=moon")]:
