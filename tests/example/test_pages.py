@@ -1,0 +1,377 @@
+"""The example app without a browser: its pages, its ways, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, template_rendered
+
+from example_app import create_app, machines
+from flask_fsm import FlowFinished, InvalidTransition, Snapshot
+
+from .visitor import (
+    ADDRESS,
+    GIFT,
+    PARCEL,
+    PASSWORD,
+    PICKUP,
+    REVIEW,
+    SIGNUP,
+    Visitor,
+    hidden,
+)
+
+ROOT = Path(__file__).parents[2]
+PRESENT = {
+    "": {"ink": "1"},
+    "delivery": {"how": "pickup", "gift": "y"},
+    "pickup": PICKUP["pickup"],
+    "wrapping": GIFT["wrapping"],
+    "payment": {"method": "shop", "email": "ada@example.com"},
+    "review": REVIEW,
+}
+WAYS = pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(PARCEL, id="parcel"),
+        pytest.param(GIFT, id="gift by parcel"),
+        pytest.param(PICKUP, id="pick-up"),
+        pytest.param(PRESENT, id="gift picked up"),
+    ],
+)
+
+
+@pytest.fixture
+def app() -> Flask:
+    return create_app({"SECRET_KEY": "a key for tests", "TESTING": True})
+
+
+@pytest.fixture
+def visitor(app: Flask) -> Visitor:
+    return Visitor(app)
+
+
+@pytest.fixture
+def orders(app: Flask) -> list[dict[str, Any]]:
+    placed: list[dict[str, Any]] = app.extensions["example_orders"]
+    return placed
+
+
+@contextmanager
+def rendered(app: Flask) -> Iterator[list[str | None]]:
+    """The templates that were rendered meanwhile: each view here renders one."""
+    names: list[str | None] = []
+
+    def note(sender: Flask, template: Any, **_: Any) -> None:
+        names.append(template.name)
+
+    with template_rendered.connected_to(note, app):
+        yield names
+
+
+# -- the checkout -------------------------------------------------------------------------------
+
+
+@WAYS
+def test_every_page_shows_once_it_is_reached(
+    app: Flask, orders: list[dict[str, Any]], way: dict[str, dict[str, str]]
+) -> None:
+    """Each way through the checkout shows a page after the other, and ends in one order."""
+    visitor = Visitor(app)
+    names = list(way)
+    for name, leads_to in zip(names, [*names[1:], "done"], strict=True):
+        page = visitor.open(name)
+        assert page.status_code == 200
+        assert page.headers["Cache-Control"] == "no-store"
+        answer = visitor.post(name, {**hidden(page.text), **way[name]})
+        assert (answer.status_code, answer.location) == (303, f"/checkout/{leads_to}")
+    assert orders[0]["checkout.review"]["number"] in visitor.open("done").text
+    assert [name.removeprefix("checkout.") for name in orders[0]] == [n or "cart" for n in names]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"/checkout/{name}" for name in [*GIFT, "pickup", "done"] if name),
+        *(f"/signup/{name}" for name in [*SIGNUP, "welcome"] if name),
+        *(f"/poc/{name}" for name in "abc"),
+    ],
+)
+def test_no_page_runs_before_its_time(app: Flask, path: str) -> None:
+    """A deep link runs no view: it leads to the first page, which says so."""
+    client = app.test_client()
+    root = f"/{path.split('/')[1]}/"
+    with rendered(app) as templates:
+        answer = client.get(path)
+    assert (answer.status_code, answer.location) == (303, root)
+    assert templates == []
+    assert 'role="status"' in client.get(root).text
+
+
+@pytest.mark.parametrize("name", [name for name in [*GIFT, "pickup"] if name])
+def test_no_form_is_taken_before_its_time(
+    app: Flask, visitor: Visitor, orders: list[dict[str, Any]], name: str
+) -> None:
+    """A form sent to a later page, with the first page's token or none, is refused unseen."""
+    form = visitor.form("", GIFT.get(name, PICKUP.get(name, {})))
+    with rendered(app) as templates:
+        with_token = visitor.post(name, form)
+        form.pop("fsm_token")
+        without = visitor.post(name, form)
+    assert (with_token.status_code, without.status_code) == (409, 409)
+    assert not [template for template in templates if not str(template).startswith("fsm/")]
+    assert orders == []
+
+
+def test_an_order_sent_three_times_is_one(visitor: Visitor, orders: list[dict[str, Any]]) -> None:
+    """The last form sent three times makes one order, and leads to the same end page."""
+    visitor.walk(PARCEL, to="review")
+    form = visitor.form("review", REVIEW)
+    answers = [visitor.post("review", form) for _ in range(3)]
+    assert [(answer.status_code, answer.location) for answer in answers] == [
+        (303, "/checkout/done")
+    ] * 3
+    assert len(orders) == 1
+
+
+def test_the_next_order_is_another_one(visitor: Visitor, orders: list[dict[str, Any]]) -> None:
+    """After the end the cart is blank, and the whole way can be gone again."""
+    visitor.walk(PARCEL)
+    page = visitor.open("")
+    assert page.status_code == 200
+    assert 'value="2"' not in page.text
+    visitor.walk(PICKUP)
+    assert [order["checkout.delivery"]["how"] for order in orders] == ["parcel", "pickup"]
+    assert len({order["checkout.review"]["number"] for order in orders}) == 2
+
+
+def test_a_changed_branch_leaves_nothing_in_the_order(
+    visitor: Visitor, orders: list[dict[str, Any]]
+) -> None:
+    """A gift parcel changed into a plain pick-up: the order has no address and no paper."""
+    visitor.walk(GIFT, to="review")
+    assert visitor.send("delivery", PICKUP["delivery"]).location == "/checkout/pickup"
+    for name in ("address", "wrapping"):
+        assert visitor.open(name).location == "/checkout/pickup"
+    visitor.walk({name: PICKUP[name] for name in ("pickup", "payment", "review")})
+    assert [name.split(".")[1] for name in orders[0]] == [
+        "cart",
+        "delivery",
+        "pickup",
+        "payment",
+        "review",
+    ]
+
+
+def test_a_refused_form_comes_back_with_its_words(visitor: Visitor) -> None:
+    """What is wrong is told and what was typed is kept, escaped; the flow stays."""
+    visitor.walk(PARCEL, to="address")
+    answer = visitor.send("address", {**ADDRESS, "name": "<i>Ada</i>", "postcode": "x"})
+    assert answer.status_code == 422
+    assert "Enter four or five digits." in answer.text
+    assert "&lt;i&gt;Ada&lt;/i&gt;" in answer.text
+    assert "<i>Ada" not in answer.text
+    assert visitor.open("payment").location == "/checkout/address"
+
+
+@pytest.mark.parametrize(
+    ("name", "answers", "message"),
+    [
+        ("", {}, "Your cart is empty. Choose at least one thing."),
+        ("", {"notebook": "-1"}, "Between 0 and 9, please."),
+        ("delivery", {"how": "drone"}, "Not a valid choice"),
+        ("payment", {"method": "shop", "email": "a@b.cd"}, "goes with picking up only"),
+        ("review", {}, "An order needs your agreement to the terms."),
+    ],
+)
+def test_what_a_form_or_a_rule_refuses_is_told(
+    visitor: Visitor, name: str, answers: dict[str, str], message: str
+) -> None:
+    """Each refusal is a sentence on the page that was sent."""
+    visitor.walk(PARCEL, to=name)
+    answer = visitor.send(name, answers)
+    assert answer.status_code == 422
+    assert message in answer.text
+
+
+# -- what comes from elsewhere ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("root", ["/checkout/", "/signup/", "/poc/"])
+def test_a_form_from_elsewhere_is_refused(app: Flask, root: str) -> None:
+    """Without the token against forgery no form is taken, on no set of pages."""
+    visitor = Visitor(app, root)
+    form = visitor.form("", {**PARCEL[""], **SIGNUP[""], "to": "a"})
+    taken = form.pop("csrf_token")
+    assert taken
+    assert visitor.post("", form).status_code == 400
+    assert visitor.post("", {**form, "csrf_token": "x" + taken}).status_code == 400
+    later = {"/checkout/": "delivery", "/signup/": "profile", "/poc/": "a"}[root]
+    assert visitor.open(later).location == root
+
+
+def test_no_page_lets_a_script_in(app: Flask) -> None:
+    """Pages, pages that refuse and files come with a policy that allows no script."""
+    client = app.test_client()
+    for path in ("/", "/checkout/", "/checkout/done", "/nowhere", "/static/style.css"):
+        with client.get(path) as answer:
+            policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src" not in policy
+
+
+# -- the sign-up --------------------------------------------------------------------------------
+
+
+def test_a_sign_up_makes_one_member(app: Flask) -> None:
+    """Three pages make an account; sending the last one again makes no other."""
+    visitor = Visitor(app, "/signup/")
+    visitor.walk(SIGNUP, to="confirm")
+    form = visitor.form("confirm", SIGNUP["confirm"])
+    assert {visitor.post("confirm", form).location for _ in range(3)} == {"/signup/welcome"}
+    assert "Welcome, Ada" in visitor.open("welcome").text
+    assert [member["email"] for member in app.extensions["example_members"]] == ["ada@example.com"]
+    again = Visitor(app, "/signup/").send("", SIGNUP[""])
+    assert again.status_code == 422
+    assert "There is an account with this address already." in again.text
+
+
+def test_the_cookie_keeps_no_plain_password(app: Flask) -> None:
+    """The cookie can be read by whoever has it: it holds a hash of the password, and no more."""
+    visitor = Visitor(app, "/signup/")
+    serializer = app.session_interface.get_signing_serializer(app)  # type: ignore[attr-defined]
+    for name in SIGNUP:
+        visitor.send(name, SIGNUP[name])
+        cookie = visitor.client.get_cookie("session")
+        assert cookie is not None
+        kept = serializer.loads(cookie.value)
+        flow = Snapshot.decode(kept["_fsm_signup"], machines.signup)
+        told = json.dumps(kept, default=str) + repr(flow.data) + repr(flow)
+        assert "ada@example.com" in told
+        assert PASSWORD not in told
+    assert PASSWORD not in repr(app.extensions["example_members"])
+
+
+def test_a_password_is_never_sent_back(app: Flask) -> None:
+    """No page shows it: not the form refused, not the one reopened, not a conflict."""
+    visitor = Visitor(app, "/signup/")
+    stale = visitor.form("", {**SIGNUP[""], "email": "eve@example.com"})
+    refused = visitor.send("", {**SIGNUP[""], "email": "no address"})
+    assert refused.status_code == 422
+    visitor.send("", SIGNUP[""])
+    conflict = visitor.post("", stale)
+    assert conflict.status_code == 409
+    assert "eve@example.com" in conflict.text
+    for page in (refused, visitor.open(""), visitor.open("profile"), conflict):
+        assert PASSWORD not in page.text
+
+
+def test_two_machines_do_not_meet(app: Flask, orders: list[dict[str, Any]]) -> None:
+    """A checkout and a sign-up in one session go on side by side."""
+    shopper = Visitor(app)
+    member = Visitor(app, "/signup/")
+    member.client = shopper.client
+    shopper.walk(PARCEL, to="payment")
+    member.walk(SIGNUP)
+    shopper.walk({name: PARCEL[name] for name in ("payment", "review")})
+    assert len(orders) == len(app.extensions["example_members"]) == 1
+
+
+# -- the proof of concept -----------------------------------------------------------------------
+
+
+def test_the_proof_of_concept_has_its_four_ways() -> None:
+    """The machine is index -> a -> b -> index and b -> c, each way once."""
+    flow = machines.poc.flow()
+    with pytest.raises(InvalidTransition):
+        flow.transition("poc.b")
+    for name in ("poc.a", "poc.b"):
+        flow.transition(name)
+    assert flow.can_transition("poc.c")
+    assert flow.can_transition("poc.index")
+    flow.transition("poc.c")
+    assert flow.finished
+
+
+def test_a_way_is_open_once() -> None:
+    """Back at the index the way to A is used up, and the run is at its end."""
+    flow = machines.poc.flow()
+    for name in ("poc.a", "poc.b", "poc.index"):
+        flow.transition(name)
+    assert not flow.can_transition("poc.a")
+    assert flow.finished
+    with pytest.raises(FlowFinished):
+        flow.transition("poc.a")
+
+
+@pytest.mark.parametrize(
+    ("to", "leads_to"), [("c", "/poc/c"), ("index", "/poc/"), ("poc.c", "/poc/c")]
+)
+def test_the_field_to_chooses_the_way(app: Flask, to: str, leads_to: str) -> None:
+    """On page B the field `to` says where it goes."""
+    visitor = Visitor(app, "/poc/")
+    visitor.post("?to=a", visitor.form("", {}))
+    visitor.send("a", {"to": "b"})
+    assert "poc.index -&gt; poc.a\npoc.a -&gt; poc.b" in visitor.open("b").text
+    assert visitor.send("b", {"to": to}).location == leads_to
+
+
+@pytest.mark.parametrize(("to", "status"), [("nowhere", 400), ("c", 409), ("index", 409)])
+def test_a_way_that_is_none_is_not_gone(app: Flask, to: str, status: int) -> None:
+    """A `to` that is no page is a bad request; one to which no way leads is refused."""
+    visitor = Visitor(app, "/poc/")
+    assert visitor.send("", {"to": to}).status_code == status
+    assert visitor.open("a").location == "/poc/"
+
+
+def test_a_get_with_to_moves_nothing(app: Flask) -> None:
+    """Opening `?to=a` shows the index."""
+    visitor = Visitor(app, "/poc/")
+    assert visitor.open("?to=a").status_code == 200
+    assert visitor.open("a").location == "/poc/"
+
+
+# -- the app as such ----------------------------------------------------------------------------
+
+
+def test_two_apps_know_nothing_of_each_other() -> None:
+    """The factory called twice makes two shops: an order in one is none in the other."""
+    first, second = (create_app({"SECRET_KEY": key}) for key in ("one", "two"))
+    Visitor(first).walk(PARCEL)
+    assert len(first.extensions["example_orders"]) == 1
+    assert second.extensions["example_orders"] == []
+    Visitor(second).walk(PICKUP)
+    assert len(first.extensions["example_orders"]) == 1
+    assert len(second.extensions["example_orders"]) == 1
+
+
+def test_a_key_is_made_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without SECRET_KEY each app signs with a key of its own; with it, with that one."""
+    monkeypatch.delenv("SECRET_KEY", raising=False)
+    assert create_app().secret_key != create_app().secret_key
+    monkeypatch.setenv("SECRET_KEY", "from outside")
+    assert create_app().secret_key == "from outside"
+
+
+def test_flask_finds_the_app() -> None:
+    """`flask --app example_app routes` starts the app, and lists the pages of all three sets."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "example_app", "routes"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for endpoint in ("checkout.cart", "checkout.done", "signup.account", "poc.index"):
+        assert endpoint in done.stdout
