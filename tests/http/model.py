@@ -317,9 +317,7 @@ class Model:
             known = self.receipts.get(stored.lineage, {}).get(ticket.nonce)
             if known is None and stored.last is not None and stored.last[0] == ticket.nonce:
                 known = stored.last[1:]
-            if known is not None:
-                if known[0] != body:
-                    return Expected(409)
+            if known is not None and known[0] == body:
                 return Expected(303, known[1], stored.current, stored.rev)
         if gone:
             self.cookie = None

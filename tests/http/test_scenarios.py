@@ -317,10 +317,10 @@ def test_the_largest_cookie_that_fits_is_taken_and_one_byte_more_is_not(
             high = middle
         else:
             low = middle
-    largest = size(low)
-    assert largest is not None
-    assert 4_075 <= largest <= 4_093
-    assert all((size(length) or 0) <= 4_093 for length in range(low - 8, low + 8))
+    # Flow ids are random and compress differently, so the limit is looked for from both sides.
+    taken = [size(length) for length in range(low - 12, low + 8)]
+    assert None in taken
+    assert 4_075 <= max(length for length in taken if length is not None) <= 4_093
 
 
 @pytest.mark.filterwarnings("ignore:The 'session' cookie is too large:UserWarning")
