@@ -95,7 +95,8 @@ def launch(playwright: Playwright) -> Callable[..., Browser]:
                 ignore_default_args=list(without),
             )
         except PlaywrightError as error:
-            give_up(f"No Chromium: {path} did not start. {INSTALL}\n{error}")
+            fault = error.message.splitlines()[0]
+            give_up(f"No Chromium: {path} did not start ({fault}). {INSTALL}")
 
     return start
 

@@ -76,7 +76,17 @@ def arrive(page: Page, site: Site, way: Mapping[str, Mapping[str, str]], at: str
     scout.walk(way, to=at)
     cookie = scout.client.get_cookie("session")
     assert cookie is not None
-    page.context.add_cookies([{"name": "session", "value": cookie.value, "url": site.url}])
+    page.context.add_cookies(
+        [
+            {
+                "name": "session",
+                "value": cookie.value,
+                "url": site.url,
+                "httpOnly": cookie.http_only,
+                "sameSite": "Lax",
+            }
+        ]
+    )
     page.goto(f"/checkout/{at}")
     on(page, at)
 

@@ -63,8 +63,11 @@ def test_a_gift_is_ordered_by_parcel(page: Page, site: Site) -> None:
     assert answers["wrapping"] == {"paper": "stars", "words": WORDS}
 
 
-def test_a_pick_up_takes_another_way(page: Page, site: Site) -> None:
-    """Picking it up asks for shop and day, and for no address and no paper."""
+def test_a_pick_up_takes_another_way_and_no_script(
+    chromium: Browser, site: Site, visit: Callable[..., BrowserContext]
+) -> None:
+    """Picking it up asks for shop and day, and for no address; all in a browser without scripts."""
+    page = visit(chromium, site, java_script_enabled=False).new_page()
     page.goto("/checkout/")
     walk(
         page,
@@ -75,23 +78,6 @@ def test_a_pick_up_takes_another_way(page: Page, site: Site) -> None:
     )
     order(page)
     assert ordered(page, site).keys() == {"cart", "delivery", "pickup", "payment", "review"}
-
-
-def test_no_script_is_needed(
-    chromium: Browser, site: Site, visit: Callable[..., BrowserContext]
-) -> None:
-    """The whole checkout works in a browser that runs no scripts."""
-    page = visit(chromium, site, java_script_enabled=False).new_page()
-    page.goto("/checkout/")
-    walk(
-        page,
-        ("delivery", fill_cart),
-        ("address", fill_delivery),
-        ("payment", fill_address),
-        ("review", fill_payment),
-    )
-    order(page)
-    assert ordered(page, site).keys() == {"cart", "delivery", "address", "payment", "review"}
 
 
 def test_the_progress_bar_shows_where_one_is(page: Page, site: Site) -> None:
