@@ -110,13 +110,15 @@ class DefinitionError(FSMError):
             text = f"{where} has {len(faults)} faults:" + "".join(
                 f"\n  {number}. {fault.message}" for number, fault in enumerate(faults, 1)
             )
-        return type(first)(
+        error = type(first)(
             text,
             faults=faults,
             source=first.source,
             target=first.target,
             code=first.code,
         )
+        error.status = DefinitionError.status
+        return error
 
 
 class DuplicateState(DefinitionError):
@@ -135,6 +137,7 @@ class UnknownState(DefinitionError):
     """A name that is no state of the machine."""
 
     default_code = "unknown_state"
+    status = 400
 
 
 class Unreachable(DefinitionError):

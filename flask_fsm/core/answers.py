@@ -16,7 +16,7 @@ from uuid import UUID
 
 from ..errors import InvalidData, SnapshotError
 
-__all__ = ["dump_answers", "load_answers"]
+__all__ = ["dump_answers", "load_answers", "mapping"]
 
 MAX_DEPTH: Final = 32
 TAG: Final = "$"
@@ -78,12 +78,20 @@ def _refused(field: str, why: str) -> InvalidData:
     return InvalidData(text, field=field.partition(".")[0].partition("[")[0])
 
 
+def mapping(data: object) -> dict[str, Any]:
+    """Return a copy of `data` as a dict, or raise InvalidData if it is no mapping."""
+    if not isinstance(data, Mapping):
+        raise InvalidData(f"Answers are a mapping of field to value, not a {type(data).__name__}.")
+    return dict(data)
+
+
 def dump_answers(data: Mapping[str, Any]) -> str:
     """Return `data` as JSON text without `|`, or raise InvalidData naming the field."""
-    if not data:
+    plain = mapping(data)
+    if not plain:
         return "{}"
     try:
-        text = _encode(_plain(dict(data), "", 0))
+        text = _encode(_plain(plain, "", 0))
     except ValueError as error:
         raise InvalidData(f"The answers can't be kept: {error}.") from error
     if not text.isascii():

@@ -17,11 +17,12 @@ from ..errors import (
     Reason,
     RuleCrashed,
     SkippedTransition,
+    SnapshotError,
     StaleFlow,
     UnknownState,
     ValidationFailed,
 )
-from .answers import dump_answers, load_answers
+from .answers import dump_answers, load_answers, mapping
 from .history import Entry, History, entry_of
 from .machine import Edge, Machine
 from .path import Node, Path, nodes_back
@@ -57,7 +58,7 @@ class Result(tuple[Any, ...]):
     """A decided transition: what the flow becomes, and from what.
 
     `snapshot` and `previous`; `source`, `target`, `event`; `data`, what was kept under the source,
-    or None; `entry`; `edge`; `finished`. `instances` holds bound models.
+    or None; `entry`; `edge`; `finished`.
     """
 
     __slots__ = ()
@@ -124,12 +125,9 @@ class Progress(NamedTuple):
 
 
 class Flow:
-    """One run of a machine. It belongs to one thread; what is shared is its snapshot.
+    """One run of a machine. It belongs to one thread; what is shared is its snapshot."""
 
-    `context` is a dict for things that rules share (a database session, a user), never stored.
-    """
-
-    __slots__ = ("_data", "_last", "_now", "_on_path", "_pending", "clock", "context", "machine")
+    __slots__ = ("_context", "_data", "_last", "_now", "_on_path", "_pending", "clock", "machine")
 
     def __init__(
         self,
@@ -142,7 +140,14 @@ class Flow:
     ) -> None:
         self.machine = machine
         self.clock: Clock = time.time if clock is None else clock
-        self.context: dict[str, Any] | None = context
+        self._context = context
+        if snapshot is not None and (
+            not isinstance(snapshot, Snapshot) or snapshot.state not in machine.states
+        ):
+            raise SnapshotError(
+                f"Machine {machine.name!r} can't go on from {snapshot!r}: it takes a Snapshot of "
+                f"its own, as Snapshot.decode(text, machine) returns it."
+            )
         if snapshot is None:
             snapshot = blank(machine, int(self.clock()), subject=subject)
         # A snapshot's fields; a plain tuple takes a third of the time to make.
@@ -179,6 +184,13 @@ class Flow:
         return node[1]
 
     @property
+    def context(self) -> dict[str, Any]:
+        """What rules share (a database session, a user); it is never stored."""
+        if self._context is None:
+            self._context = {}
+        return self._context
+
+    @property
     def path(self) -> Path:
         return self.snapshot.path
 
@@ -196,9 +208,10 @@ class Flow:
 
         Rules also see the data that was handed to their transition, under the page being left.
         """
-        tip = self._now[3]
-        node, given = self._pending or (tip, None)
-        if node is tip:
+        if self._pending is None:
+            return self.snapshot.data  # the caller's own: rules judge by another copy
+        node, given = self._pending
+        if node is self._now[3]:
             if self._data is None:
                 self._data = self.snapshot.data
             data = self._data
@@ -206,7 +219,7 @@ class Flow:
             data = data_before(node)
             if node[3] is not None:
                 data[node[1]] = load_answers(node[3])
-        return {**data, node[1]: given} if given else data
+        return data if given is None else {**data, node[1]: given}
 
     @property
     def drafts(self) -> dict[str, Any]:
@@ -305,7 +318,8 @@ class Flow:
             self._pending = (node, data)
             try:
                 for guard in edge.guards:
-                    if not guard(self):
+                    answer = guard(self)
+                    if answer is not True and not _settled(answer):
                         raise GuardRefused
             except Exception as error:
                 self._refuse(edge, error)
@@ -438,16 +452,18 @@ class Flow:
         self, edge: Edge, node: Node, data: Mapping[str, Any] | None
     ) -> dict[str, Any] | None:
         """Run pre_transition rules, guards and validators; return the data as enriched."""
-        given = {} if data is None else dict(data)
-        self._pending = (node, given)
+        given = {} if data is None else mapping(data)
+        self._pending = (node, None if data is None else given)
         try:
             for rule in edge.pre_transitions:
                 try:
-                    rule(self, given)
+                    _settled(rule(self, given))
                 except FSMError as error:
                     raise self._placed(error, edge) from None
                 except Exception as error:
                     raise self._crashed("pre_transition", rule, edge, error) from error
+                if given:
+                    self._pending = (node, given)
             reasons = self._reasons_of_guards(edge)
             if reasons:
                 raise self._error(reasons[0], edge, reasons=reasons)
@@ -472,7 +488,7 @@ class Flow:
         fields: dict[str, list[str]] = {}
         for rule in edge.validators:
             try:
-                rule(self, data)
+                _settled(rule(self, data))
             except ValidationFailed as error:
                 messages += error.messages
                 for name, texts in error.fields.items():
@@ -489,7 +505,7 @@ class Flow:
                 " ".join(texts),
                 messages=messages,
                 fields=fields,
-                **self._context(edge),
+                **self._where(edge),
                 reasons=[Reason(ValidationFailed.default_code, text) for text in texts],
             )
 
@@ -526,7 +542,7 @@ class Flow:
         for guard in edge.guards:
             code = GuardRefused.default_code
             try:
-                if guard(self):
+                if _settled(guard(self)):
                     continue
             except GuardRefused as error:
                 if error.message:
@@ -541,14 +557,11 @@ class Flow:
             reasons.append(
                 Reason(code, guard.__doc__.strip().splitlines()[0])
                 if guard.__doc__ and guard.__doc__.strip()
-                else Reason(
-                    code,
-                    f"{_title(guard)} does not allow {edge.source!r} -> {edge.target!r}.",
-                )
+                else Reason(code, _refusal(guard, edge))
             )
         return reasons
 
-    def _context(self, edge: Edge) -> dict[str, Any]:
+    def _where(self, edge: Edge) -> dict[str, Any]:
         return {
             "flow": self.id,
             "source": edge.source,
@@ -559,12 +572,12 @@ class Flow:
     def _error(self, reason: Reason, edge: Edge | None, **context: Any) -> FSMError:
         kind = _ERRORS.get(reason.code, GuardRefused)
         if edge is not None:
-            context = {**self._context(edge), **context}
+            context = {**self._where(edge), **context}
         return kind(reason.text, code=reason.code, **context)
 
     def _placed(self, error: FSMError, edge: Edge) -> FSMError:
         """Say where, on an error that a rule raised."""
-        for name, value in self._context(edge).items():
+        for name, value in self._where(edge).items():
             if not getattr(error, name):
                 setattr(error, name, value)
         return error
@@ -575,7 +588,7 @@ class Flow:
         return RuleCrashed(
             f"The {kind} {_title(rule)} of {edge.source!r} -> {edge.target!r} in machine "
             f"{self.machine.name!r} raised {error!r}. To refuse, raise ValidationFailed.",
-            **self._context(edge),
+            **self._where(edge),
         )
 
     def why_not(
@@ -608,7 +621,7 @@ class Flow:
         if skip is not None:
             reasons.append(skip)
         given = {} if data is None else dict(data)
-        self._pending = (node, given)
+        self._pending = (node, None if data is None else given)
         try:
             reasons += self._reasons_of_guards(edge)
             if data is not None:
@@ -666,7 +679,7 @@ class Flow:
         """Run the hooks of a transition that was made. A failure is logged and undoes nothing."""
         for rule in result[2].hooks:
             try:
-                rule(self, result)
+                _settled(rule(self, result))
             except Exception:
                 logger.exception(
                     "The hook %s failed after %s -> %s of machine %r; the transition stands.",
@@ -766,6 +779,7 @@ class Flow:
         data = {**self.drafts, **self.data}
         open_ended = False
         self._data, kept = data, self._data
+        self._pending, pending = (self._now[3], None), self._pending
         try:
             while not self.finished and not self.machine.complete(state):
                 ways = [
@@ -780,12 +794,12 @@ class Flow:
                 seen.add(state)
                 ahead.append(state)
         finally:
-            self._data = kept
+            self._data, self._pending = kept, pending
         return Progress(path[:at], path[at], tuple(ahead), open_ended)
 
     def _holds(self, edge: Edge) -> bool:
         try:
-            return all(guard(self) for guard in edge.guards)
+            return all(_settled(guard(self)) for guard in edge.guards)
         except Exception:
             return False
 
@@ -798,6 +812,22 @@ _ERRORS: Final[dict[str, type[FSMError]]] = {
 
 def _without(drafts: dict[str, str], page: str) -> dict[str, str]:
     return {other: text for other, text in drafts.items() if other != page}
+
+
+def _settled(answer: object) -> object:
+    """Return what a rule answered; an answer that must be awaited would pass for a yes."""
+    if hasattr(answer, "__await__"):
+        if hasattr(answer, "close"):
+            answer.close()
+        raise TypeError("it returned something to await: define it by `async def`")
+    return answer
+
+
+def _refusal(guard: Callable[..., Any], edge: Edge) -> str:
+    """Say for a guard without a docstring that it refused; a lambda has no name to show."""
+    if getattr(guard, "__name__", "<lambda>") == "<lambda>":
+        return "This step is not possible with the answers so far."
+    return f"{_title(guard)} does not allow {edge.source!r} -> {edge.target!r}."
 
 
 def _title(rule: Callable[..., Any]) -> str:

@@ -159,6 +159,7 @@ class Machine(Ruled):
     """
 
     __slots__ = (
+        "_compiled",
         "_complete",
         "_out",
         "counted",
@@ -195,6 +196,7 @@ class Machine(Ruled):
     numbers: dict[str, int]
     events: tuple[str, ...]
     counted: bool
+    _compiled: bool
     _complete: Callable[[str], bool] | None
     _out: dict[str, int]
 
@@ -249,6 +251,7 @@ class Machine(Ruled):
             reset=reset,
             root=root(first),
             _complete=complete,
+            _compiled=False,
             counted=ordered or not repeat,
         )
         self._lay(edges)
@@ -296,7 +299,7 @@ class Machine(Ruled):
 
     def seal(self, wrap: Wrap = only_sync) -> Machine:
         """End the registration of rules and fix the order in which each edge runs its own."""
-        if not self._sealed:
+        if not self._compiled:
             self._compile(wrap)
         return self
 
@@ -307,7 +310,7 @@ class Machine(Ruled):
             object.__setattr__(narrow, name, getattr(self, name))
         narrow._lay([Edge(e.source, e.transition, 0) for e in self.edges if keep(e)])
         narrow._compile(wrap)
-        self._seal()
+        self._end_registration()
         return narrow
 
     def _compile(self, wrap: Wrap) -> None:
@@ -315,6 +318,10 @@ class Machine(Ruled):
             rules = compile_rules(wrap, self, self.states[edge.target], edge.transition)
             edge.guards, edge.pre_transitions, edge.validators, edge.hooks = rules
             edge.judged = bool(edge.pre_transitions or edge.validators)
+        self._set(_compiled=True)
+        self._end_registration()
+
+    def _end_registration(self) -> None:
         for owner in (self, *self.states.values(), *(edge.transition for edge in self.edges)):
             owner._seal()
 

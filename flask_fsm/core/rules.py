@@ -147,9 +147,16 @@ def compile_rules(wrap: Wrap, *owners: Ruled) -> Compiled:
     )
 
 
+def is_async(function: Function) -> bool:
+    """Tell whether calling `function` gives something to await."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004
+    )
+
+
 def only_sync(function: Function) -> Function:
     """Refuse an async rule: without an app there is no event loop to run it on."""
-    if inspect.iscoroutinefunction(function):
+    if is_async(function):
         raise DefinitionError(
             f"The rule {function.__qualname__!r} is async. A flow of its own can't await it: "
             f"use the machine through FlaskFSM, which runs async rules as Flask does."
