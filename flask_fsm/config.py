@@ -6,13 +6,16 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from threading import TIMEOUT_MAX
 from typing import Any
 
+from .core.snapshot import MAX_TEXT
 from .errors import ConfigError
 
 __all__ = ["Config"]
 
 PREFIX = "FSM_"
+CEILINGS = {"FSM_MAX_SNAPSHOT_SIZE": MAX_TEXT, "FSM_WAIT": TIMEOUT_MAX}
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Config:
 
 
 def _checked(key: str, kind: str, value: Any) -> Any:
+    given = value
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if kind.startswith("tuple") and isinstance(value, (list, tuple, set, frozenset)):
@@ -74,13 +78,19 @@ def _checked(key: str, kind: str, value: Any) -> Any:
         valid = isinstance(value, bool)
     elif kind == "str":
         valid = isinstance(value, str) and bool(value)
+        if key == "FSM_URL_PREFIX":
+            valid = valid and value.startswith("/")
     elif kind.startswith("int"):
         valid = isinstance(value, int) and not isinstance(value, bool) and value > 0
     else:
-        valid = kind.startswith("float") and isinstance(value, (int, float)) and value > 0
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        valid = kind.startswith("float") and number and value > 0
+    ceiling = CEILINGS.get(key)
+    if valid and ceiling is not None and value is not None and value > ceiling:
+        raise ConfigError(f"The config key {key} can't be {value!r}: it is at most {ceiling:,}.")
     if not valid:
         raise ConfigError(
-            f"The config key {key} can't be {value!r}: it is {kind}"
+            f"The config key {key} can't be {given!r}: it is {kind}"
             f"{' and above 0' if kind.startswith(('int', 'float')) else ''}."
         )
     return value

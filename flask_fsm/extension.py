@@ -38,6 +38,8 @@ class FlaskFSM(Pages):
             if machine is not None:
                 raise ConfigError("FlaskFSM takes an app and a machine, or a machine alone.")
             app, machine = None, app
+        if isinstance(machine, str):
+            raise ConfigError(f"FlaskFSM takes a Machine or a list of edges, not {machine!r}.")
         if machine is not None and not isinstance(machine, Machine):
             machine = Machine("fsm", machine)
         super().__init__(machine)
@@ -47,6 +49,8 @@ class FlaskFSM(Pages):
 
     def add(self, machine: Machine) -> Pages:
         """Take another machine into the same apps, and return what its views are guarded with."""
+        if not isinstance(machine, Machine):
+            raise ConfigError(f"add() takes a Machine, which has a name; not {machine!r}.")
         if any(surface.name == machine.name for surface in self._surfaces):
             raise DefinitionError(
                 f"There is a machine {machine.name!r} already: give this one another name."
@@ -66,7 +70,8 @@ class FlaskFSM(Pages):
         app.extensions[EXTENSION] = state
         app.before_request(_set_up)
         app.after_request(_mark_answer)
-        app.register_error_handler(FSMError, _answer_error)
+        if FSMError not in app.error_handler_spec[None][None]:
+            app.register_error_handler(FSMError, _answer_error)
         app.context_processor(_template_context)
         folder = Path(__file__).parent
         app.register_blueprint(
@@ -83,7 +88,7 @@ class FlaskFSM(Pages):
 
 def _set_up() -> None:
     """Bind the machines to the views before the first view runs; by then they all are there."""
-    _ = app_state().bound
+    app_state().fix()
 
 
 def _mark_answer(response: Response) -> Response:
@@ -100,7 +105,8 @@ def _answer_error(error: FSMError) -> Any:
     """Answer for a view that isn't guarded: a refusal as on a page, a fault as a 500."""
     if error.status >= 500:
         raise error
-    visit = next(iter(visits().of.values()), None)
+    found = [visit for visit in visits().of.values() if visit.run.loaded]
+    visit = next((v for v in found if v.flow.id == error.flow), found[0] if found else None)
     refusal = Refusal.of(error, Circumstances()) if visit is None else visit.refuse(error)
     return current_app.handle_http_exception(refusal)
 

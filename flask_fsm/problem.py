@@ -64,6 +64,7 @@ class Circumstances:
     current_url: str | None = None
     start_url: str | None = None
     typed: Sequence[tuple[str, str]] = ()
+    omitted: Sequence[str] = ()
     resend: Resend | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -148,6 +149,7 @@ class Refusal(HTTPException):
                 current_url=where.current_url,
                 start_url=where.start_url,
                 typed=where.typed,
+                omitted=where.omitted,
                 resend=where.resend,
             )
             kind = "text/html; charset=utf-8"

@@ -9,10 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Final
+from urllib.parse import unquote
+from weakref import ref
 
 from flask import Flask, current_app, session, url_for
 from flask.sessions import SessionMixin
-from werkzeug.routing import BuildError
+from werkzeug.routing import BaseConverter, BuildError
 
 from .config import Config
 from .core.answers import dump_answers, load_answers
@@ -25,6 +27,7 @@ from .errors import (
     FlowGone,
     FSMError,
     MissingArguments,
+    NotFound,
     SnapshotError,
 )
 from .signals import emit, finished, reset, transitioned
@@ -45,6 +48,8 @@ class Page:
     state: str
     endpoint: str
     arguments: frozenset[str]
+    converters: Mapping[str, BaseConverter]
+    """Of the arguments whose values only the app's own converters can write and read."""
 
     def take(self, *sources: Mapping[str, Any]) -> dict[str, Any]:
         """Pick this page's URL arguments, each from the first source that has it."""
@@ -58,7 +63,25 @@ class Page:
     def args(self, values: Mapping[str, Any]) -> str | None:
         """Return the URL arguments as they stand on a path."""
         taken = self.take(values)
-        return dump_answers(dict(sorted(taken.items()))) if taken else None
+        if not taken:
+            return None
+        for name, converter in self.converters.items():
+            if name in taken:
+                taken[name] = unquote(converter.to_url(taken[name]))
+        return dump_answers(dict(sorted(taken.items())))
+
+    def agree(self, one: str | None, other: str | None) -> bool:
+        """Tell whether no URL argument differs that both have."""
+        first, second = (load_answers(args) if args else {} for args in (one, other))
+        return all(first[name] == second[name] for name in first.keys() & second.keys())
+
+    def values(self, args: str | None) -> dict[str, Any]:
+        """Return the URL arguments that stand on a path, as a view gets them."""
+        values = {} if args is None else self.take(load_answers(args))
+        for name, converter in self.converters.items():
+            if name in values:
+                values[name] = converter.to_python(values[name])
+        return values
 
     def url(self, values: Mapping[str, Any]) -> str:
         """Build the page's URL; raise MissingArguments naming those that are not in `values`."""
@@ -70,6 +93,11 @@ class Page:
                 f"The page {self.state!r} needs the URL argument"
                 f"{'s' if len(missing) > 1 else ''} {', '.join(missing) or '?'}: "
                 f"pass it to advance().",
+                target=self.state,
+            ) from error
+        except ValueError as error:
+            raise NotFound(
+                f"There is no page {self.state!r} with these URL arguments: {error}.",
                 target=self.state,
             ) from error
 
@@ -121,12 +149,15 @@ class AppState:
 
     @property
     def bound(self) -> dict[str, Bound]:
-        """The machines by name, bound to the app's views when first asked for."""
+        """The machines by name, as the views bind them."""
+        return self.bind() if self._bound is None else self._bound
+
+    def fix(self) -> None:
+        """Bind the machines for good: from the first request on, no view is added."""
         if self._bound is None:
             with self.set_up_lock:
                 if self._bound is None:
                     self._bound = self.bind()
-        return self._bound
 
     def tokens(self, app: Flask) -> Tokens:
         """Return what signs with SECRET_KEY and also reads SECRET_KEY_FALLBACKS."""
@@ -154,10 +185,62 @@ def behind(proxy: Any) -> Any:
     return proxy._get_current_object()
 
 
+class KeptFlow(Flow):
+    """The flow of a request: where it is moved, in a view or a hook, the move is committed."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Run, snapshot: Snapshot) -> None:
+        super().__init__(run.bound.machine, snapshot, clock=run.state.clock)
+        self._run = ref(run)  # the run holds the flow
+
+    def transition(
+        self, to: str, data: Mapping[str, Any] | None = None, *, source: str | None = None
+    ) -> Result:
+        def decide(flow: Flow) -> list[Result]:
+            result = flow.step(to, data, source=source)
+            flow.apply(result)
+            return [result]
+
+        return self._kept().commit(decide)[0]
+
+    def resume(self) -> list[Result]:
+        raise FSMError(
+            "resume() belongs to the commit of the edit: call fsm.advance(..., resume=True).",
+            flow=self.id,
+            code="resume_too_late",
+        )
+
+    def reset(self) -> None:
+        self._kept().reset()
+
+    def _kept(self) -> Run:
+        run = self._run()
+        if run is None or run.flow is not self:
+            raise FSMError(
+                "This flow belongs to a request that is over, or was read before its turn came: "
+                "take it from fsm.flow where it is needed.",
+                flow=self.id,
+                code="request_over",
+            )
+        return run
+
+
 class Run:
     """The flow of one machine as one request sees it, and the only thing that commits one."""
 
-    __slots__ = ("_url_args", "app", "bound", "flow", "gone", "held", "session", "state", "stored")
+    __slots__ = (
+        "__weakref__",
+        "_url_args",
+        "app",
+        "bound",
+        "flow",
+        "gone",
+        "held",
+        "session",
+        "state",
+        "stored",
+    )
 
     def __init__(self, state: AppState, bound: Bound, url_args: Mapping[str, Any]) -> None:
         self.state = state
@@ -171,6 +254,10 @@ class Run:
         """Whether the session names a flow."""
         self.stored: Snapshot
         self.flow: Flow
+
+    @property
+    def loaded(self) -> bool:
+        return hasattr(self, "flow")
 
     @property
     def key(self) -> str:
@@ -205,7 +292,7 @@ class Run:
             # Nothing is decided yet, so the page decides with which URL arguments the run begins.
             snapshot = self._blank(snapshot.id, snapshot.started)
         self.stored = snapshot
-        self.flow = Flow(machine, snapshot, context={}, clock=self.state.clock)
+        self.flow = KeptFlow(self, snapshot)
 
     def _expired(self, snapshot: Snapshot) -> bool:
         lifetime = self.state.config.lifetime
@@ -272,11 +359,14 @@ class Run:
                 emit(finished, self.app, **facts)
         return results
 
-    def reset(self) -> None:
-        """Begin a new run; the one before can't come back."""
+    def reset(self, receipt: Receipt | None = None, location: str | None = None) -> None:
+        """Begin a new run; the one before can't come back.
+
+        `receipt` is of the submission that asks for it, `location` where it leads if sent again.
+        """
         previous = self.stored
         if self.held:
-            self.state.store.bury(previous)
+            self.state.store.bury(previous, receipt, location)
         fresh = self._blank(None)
         self.session[self.key] = self.state.store.carry(self.bound.machine, fresh)
         self.held = True
@@ -287,15 +377,13 @@ class Run:
     def url(self, state: str, extra: Mapping[str, Any] | None = None) -> str:
         """Return the URL of the page `state` with the path's URL arguments, or the request's."""
         page = self.bound.pages[state]
-        text = self.flow.args(state)
-        on_path = load_answers(text) if text else {}
+        on_path = page.values(self.flow.args(state))
         return page.url({**page.take(on_path, self._url_args), **(extra or {})})
 
     def url_of(self, snapshot: Snapshot) -> str | None:
         """Return the URL of the page that a snapshot is at, or None if it is at none."""
         page = self.bound.pages.get(snapshot.state)
-        args = snapshot.tip[2]
-        return None if page is None else page.url(load_answers(args) if args else {})
+        return None if page is None else page.url(page.values(snapshot.tip[2]))
 
     def current_page(self) -> str | None:
         """Return the furthest page that may be opened, or None if no state of the path is one."""
@@ -323,5 +411,5 @@ class Run:
     def _url_or_none(self, state: str) -> str | None:
         try:
             return self.url(state)
-        except MissingArguments:
+        except (MissingArguments, NotFound):
             return None

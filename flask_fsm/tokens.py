@@ -17,6 +17,8 @@ __all__ = ["Claim", "Token", "Tokens", "new_nonce"]
 
 SALT: Final = b"flask_fsm.token"
 MAX_TOKEN: Final = 2_048
+# Base64 may be read with padding behind it, which would be another text of the same token.
+_TOKEN: Final = re.compile(r".+\.[A-Za-z0-9_-]{64}", re.DOTALL)
 _CLAIM: Final = re.compile(r"([\w-]{22}(?:~\d{1,9})?)\.(\d{1,15})\.([\w-]{12})\.(.+)", re.DOTALL)
 
 
@@ -74,8 +76,8 @@ class Tokens:
     def read(self, text: str) -> Claim:
         """Return what a token claims, or raise InvalidToken."""
         try:
-            if not 0 < len(text) <= MAX_TOKEN:
-                raise ValueError("its length")
+            if len(text) > MAX_TOKEN or not _TOKEN.fullmatch(text):
+                raise ValueError("its form")
             match = _CLAIM.fullmatch(self._signer.unsign(text).decode())
             if match is None:
                 raise ValueError("its form")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from flask import Response
+from werkzeug.datastructures import MultiDict
 
 from ..core.flow import Flow
 from ..errors import (
@@ -18,6 +19,7 @@ from ..errors import (
     ValidationFailed,
 )
 from ..runtime import Page
+from .echo import csrf_field
 from .visit import SAFE_METHODS, Visit
 
 if TYPE_CHECKING:
@@ -42,7 +44,9 @@ def advance(
             f"never advances: call it for a POST, or let the edge be taken by visit=True.",
             code="get_advances",
         )
-    if data is None and form is not None:
+    if data is not None:
+        data = own_answers(data, {visit.state.config.token_field, csrf_field()})
+    elif form is not None:
         data = answers_of(form)
     try:
         target = _target(visit, to, data)
@@ -127,15 +131,34 @@ def _target(visit: Visit, to: str | None, data: Mapping[str, Any] | None) -> str
 
 
 def answers_of(form: BaseForm) -> dict[str, Any]:
-    """Return a form's data without the fields that are no answers: CSRF token and buttons."""
+    """Return a form's data without the fields that are no answers: CSRF tokens and buttons."""
+    return {name: _answer(field) for name, field in form._fields.items() if _is_answer(field)}
+
+
+def _is_answer(field: Any) -> bool:
     from wtforms import SubmitField
     from wtforms.csrf.core import CSRFTokenField
 
-    return {
-        name: field.data
-        for name, field in form._fields.items()
-        if not isinstance(field, (SubmitField, CSRFTokenField))
-    }
+    return not isinstance(field, (SubmitField, CSRFTokenField))
+
+
+def _answer(field: Any) -> Any:
+    from wtforms import FieldList, FormField
+
+    if isinstance(field, FormField):
+        return answers_of(field.form)
+    if isinstance(field, FieldList):
+        return [_answer(entry) for entry in field.entries]
+    return field.data
+
+
+def own_answers(data: Mapping[str, Any], strange: Set[str]) -> Mapping[str, Any]:
+    """Return `data` as a plain dict, without the fields that the page adds: tokens."""
+    if isinstance(data, MultiDict):
+        data = data.to_dict()
+    if not isinstance(data, Mapping) or strange.isdisjoint(data):
+        return data
+    return {name: value for name, value in data.items() if name not in strange}
 
 
 def put_into(form: BaseForm, error: GuardRefused | ValidationFailed) -> None:
@@ -145,18 +168,23 @@ def put_into(form: BaseForm, error: GuardRefused | ValidationFailed) -> None:
     else:
         messages, fields = [reason.text for reason in error.reasons], {}
     for path, texts in fields.items():
-        field = _field(form, path)
+        field = _field(form, path.split("."))
         if field is None:
             messages += [f"{path}: {text}" for text in texts]
+        elif hasattr(field, "form"):
+            field.form.form_errors = [*field.form.form_errors, *texts]
         else:
             field.errors = [*field.errors, *texts]
     form.form_errors = [*form.form_errors, *messages]
 
 
-def _field(form: Any, path: str) -> Any:
-    """Find a field by its name, dotted where forms enclose forms."""
-    name, _, rest = path.partition(".")
-    field = form._fields.get(name)
-    if field is None or not rest:
-        return field
-    return _field(field.form, rest) if hasattr(field, "form") else None
+def _field(form: Any, path: Sequence[str]) -> Any:
+    """Find a field by its name, dotted where forms and lists enclose fields."""
+    field = form._fields.get(path[0])
+    for part in path[1:]:
+        if hasattr(field, "entries"):
+            entries = field.entries
+            field = entries[int(part)] if part.isdigit() and int(part) < len(entries) else None
+        else:
+            field = field.form._fields.get(part) if hasattr(field, "form") else None
+    return field

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flask import Flask
+from werkzeug.routing import BaseConverter, Rule
+from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from ..core.machine import Edge, Machine
+from ..core.rules import is_async
 from ..errors import DefinitionError, UnknownState
 from ..runtime import Bound, Page, resolve
 from .check import Check, checks_of
@@ -79,7 +85,8 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
                 UnknownState,
             )
             continue
-        states[endpoint] = state
+        if states.setdefault(endpoint, state) != state:
+            fault(endpoint, f"it is guarded twice, as {states[endpoint]!r} and as {state!r}.")
         for label, listed, narrowed in (
             ("accept", check.accept, accepted),
             ("to", check.to, leading),
@@ -118,14 +125,21 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
 
 def _run_on(app: Flask, rule: Callable[..., Any]) -> Callable[..., Any]:
     """Let an async rule run as Flask runs async views."""
-    if not inspect.iscoroutinefunction(rule):
+    if not is_async(rule):
         return rule
+    function = rule if inspect.iscoroutinefunction(rule) else getattr(rule, "__call__")  # noqa: B004, B009
 
-    @functools.wraps(rule)
     def run(*args: Any) -> Any:
-        return app.ensure_sync(rule)(*args)
+        call = functools.partial(app.ensure_sync(function), *args)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return call()
+        # An async view calls us within its loop, which can't run another; so a thread does.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(contextvars.copy_context().run, call).result()
 
-    return run
+    return functools.update_wrapper(run, rule)
 
 
 def _pages(app: Flask, machine: Machine, states: Mapping[str, str]) -> dict[str, Page]:
@@ -136,7 +150,7 @@ def _pages(app: Flask, machine: Machine, states: Mapping[str, str]) -> dict[str,
     pages: dict[str, Page] = {}
     for state in machine.states:
         endpoints = shown.get(state, [])
-        if state in app.view_functions and state not in endpoints:
+        if state in app.view_functions and state not in states:
             endpoints = [*endpoints, state]
         if not endpoints:
             continue
@@ -146,8 +160,17 @@ def _pages(app: Flask, machine: Machine, states: Mapping[str, str]) -> dict[str,
             if any("GET" in (rule.methods or ()) for rule in app.url_map.iter_rules(endpoint))
         ]
         endpoint = (readable or endpoints)[0]
-        arguments = frozenset[str]().union(
-            *(rule.arguments for rule in app.url_map.iter_rules(endpoint))
-        )
-        pages[state] = Page(state, endpoint, arguments)
+        rules = tuple(app.url_map.iter_rules(endpoint))
+        arguments = frozenset[str]().union(*(rule.arguments for rule in rules))
+        pages[state] = Page(state, endpoint, arguments, _own_converters(rules))
     return pages
+
+
+def _own_converters(rules: Iterable[Rule]) -> dict[str, BaseConverter]:
+    """Find the converters that are the app's own: what they make may be anything."""
+    return {
+        name: converter
+        for rule in rules
+        for name, converter in rule._converters.items()
+        if type(converter) not in DEFAULT_CONVERTERS.values()
+    }

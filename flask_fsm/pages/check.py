@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
-from flask import current_app, request
+from flask import current_app
 
-from ..errors import FlowBusy, FSMError
+from ..errors import DefinitionError, FlowBusy, FSMError
 from ..runtime import app_state
 from .visit import SAFE_METHODS, Visit, visits
 
@@ -77,25 +77,23 @@ def serve(
 ) -> Any:
     """Judge the request, run the view if it may, and turn what is refused into an answer."""
     state = app_state()
-    bound = state.bound[machine]
-    endpoint = request.endpoint or ""
-    page = None if check.required is not None else bound.states[endpoint]
     attended = visits()
-    visit = attended.of[machine] = Visit(state, bound, page, kwargs)
-    attended.private = True
+    visit = attended.of.get(machine)
+    if visit is not None and visit.active:
+        # An inner guard of the same machine: this request has its turn already.
+        return _pass(check, visit, view, args, kwargs)
+    bound = state.bound.get(machine)
+    if bound is None:
+        raise DefinitionError(
+            f"Machine {machine!r} was added after the first request: call fsm.add() before."
+        )
+    visit = attended.of[machine] = Visit(state, bound, None, kwargs)
+    visit.active = attended.private = True
     outer, attended.owner = attended.owner, check.owner
     try:
-        safe = visit.request.method in SAFE_METHODS
-        with _NO_TURN if safe else visit.run.turn():
+        with _NO_TURN if visit.request.method in SAFE_METHODS else visit.run.turn():
             visit.run.load()
-            if page is None:
-                visit.judge_required(bound.resolve(check.required or "", endpoint))
-                answer = None
-            else:
-                answer = visit.judge_get() if safe else visit.judge_post()
-            if answer is None:
-                answer = view(*args, **kwargs)
-            return answer
+            return _pass(check, visit, view, args, kwargs)
     except FlowBusy as error:
         visit.run.load()
         raise visit.refuse(error) from error
@@ -104,5 +102,30 @@ def serve(
             raise
         raise visit.refuse(error) from error
     finally:
+        visit.active = False
         if outer is not None:
             attended.owner = outer
+
+
+def _pass(
+    check: Check,
+    visit: Visit,
+    view: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Run the view if its page may be opened and its form be taken, once for each request."""
+    endpoint = visit.request.endpoint or ""
+    if check.required is not None:
+        visit.judge_required(visit.bound.resolve(check.required, endpoint))
+    elif visit.page is None:
+        visit.page = visit.bound.states.get(endpoint)
+        if visit.page is None:
+            raise DefinitionError(
+                f"The view {endpoint!r} is guarded by machine {visit.bound.name!r}, but it was not "
+                f"there when the first request came: register all views before."
+            )
+        answer = visit.judge_get() if visit.request.method in SAFE_METHODS else visit.judge_post()
+        if answer is not None:
+            return answer
+    return view(*args, **kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from flask import Request
@@ -12,6 +12,7 @@ from flask import Request
 from ..config import Config
 from ..core.snapshot import Receipt
 from ..errors import InvalidToken
+from ..stores.base import lineage
 from ..tokens import Claim, Tokens
 
 __all__ = ["TOKEN_HEADER", "Submission"]
@@ -21,46 +22,74 @@ CHUNK: Final = 1 << 16
 
 
 class Submission:
-    """The token and the `to` of a request, and a receipt by which it is known again."""
+    """The tokens and the `to` of a request.
 
-    __slots__ = ("claim", "receipt", "to")
+    A page that several machines guard carries a token of each.
+    """
+
+    __slots__ = ("_request", "_token_field", "claim", "claims", "to")
 
     def __init__(self, config: Config, request: Request, tokens: Callable[[], Tokens]) -> None:
-        fields = _fields(request)
-        # A MultiDict's get() raises and catches when a name is missing, which takes longer.
-        text = (
-            fields[config.token_field]
-            if config.token_field in fields
-            else request.headers.get(TOKEN_HEADER)
-        )
-        self.claim: Claim | None = None
-        self.receipt: Receipt | None = None
-        if text is not None:
-            if not isinstance(text, str):
-                raise InvalidToken("The token of this form is no text.")
-            self.claim = tokens().read(text)
-            self.receipt = Receipt(self.claim.nonce, _digest(request, config.token_field))
-        elif config.require_token:
+        self._request = request
+        self._token_field = config.token_field
+        texts, to = _read(request, config.token_field, config.to_field)
+        if not texts:
+            header = request.headers.get(TOKEN_HEADER)
+            texts = [] if header is None else header.split()
+            if header is not None and not texts:
+                texts = [header]
+        if not texts and config.require_token:
             raise InvalidToken(
                 f"This form came without its token: put {{{{ fsm.token() }}}} into the form, or "
                 f"send the header {TOKEN_HEADER}.",
                 code="no_token",
             )
-        self.to = fields[config.to_field] if config.to_field in fields else None
+        if not all(isinstance(text, str) for text in texts):
+            raise InvalidToken("The token of this form is no text.")
+        self.claims = [tokens().read(text) for text in texts]
+        self.claim: Claim | None = self.claims[0] if self.claims else None
+        """The token that counts."""
+        self.to: Any = to
         """Where the client wants to go, as sent; None if it doesn't say."""
-        if self.to is None and request.query_string:
-            self.to = request.args.get(config.to_field)
-        if self.to == "":  # a text input that nobody touched
-            self.to = None
+
+    def belong_to(self, id: str) -> None:
+        """Let the token count that was made for the flow `id`, if one was."""
+        for claim in self.claims:
+            if lineage(claim.flow) == lineage(id):
+                self.claim = claim
+                return
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """What this submission is known by if it comes again; None without a token."""
+        if self.claim is None:
+            return None
+        return Receipt(self.claim.nonce, _digest(self._request, self._token_field))
 
 
-def _fields(request: Request) -> Mapping[str, Any]:
-    """Return the fields of the form, or of a JSON object."""
+def _read(request: Request, token_field: str, to_field: str) -> tuple[list[Any], Any]:
+    """Return the tokens and the `to` of a form, of a JSON object, or of the query."""
     form = request.form
-    if not form and request.is_json:
+    if form:
+        # A MultiDict's get() raises and catches when a name is missing, which takes longer.
+        texts: list[Any] = form.getlist(token_field)
+        to: Any = form[to_field] if to_field in form else None  # noqa: SIM401
+    else:
+        body = json_object(request)
+        texts = [body[token_field]] if token_field in body else []
+        to = body.get(to_field)
+    if to is None and request.query_string:
+        to = request.args.get(to_field)
+    return texts, None if to == "" else to  # "" is a text input that nobody touched
+
+
+def json_object(request: Request) -> dict[str, Any]:
+    """Return the JSON object that a request carries; an empty one if it carries none."""
+    try:
         body = request.get_json(silent=True)
-        return body if isinstance(body, dict) else {}
-    return form
+    except RecursionError:  # brackets without end
+        body = None
+    return body if isinstance(body, dict) else {}
 
 
 def _digest(request: Request, token_field: str) -> str:
@@ -72,19 +101,24 @@ def _digest(request: Request, token_field: str) -> str:
             digest.update(b"%d:" % len(part))
             digest.update(part)
 
-    add(request.path.encode("utf-8", "surrogatepass"), request.query_string)
+    add(_bytes(request.path), request.query_string)
     form, files = request.form, request.files
     if form or files:
         for name, value in form.items(multi=True):
             if name != token_field:
-                add(name.encode("utf-8", "surrogatepass"), value.encode("utf-8", "surrogatepass"))
+                add(_bytes(name), _bytes(value))
         for name, file in files.items(multi=True):
             content = hashlib.blake2b(digest_size=16)
             while chunk := file.stream.read(CHUNK):
                 content.update(chunk)
             file.stream.seek(0)
-            add(name.encode("utf-8", "surrogatepass"), (file.filename or "").encode())
+            add(_bytes(name), _bytes(file.filename))
             add(content.digest())
     else:
         add(request.get_data(cache=True))
     return urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+
+
+def _bytes(text: str | None) -> bytes:
+    """Encode a name or value; a part of a multipart body may lack its name."""
+    return (text or "").encode("utf-8", "surrogatepass")

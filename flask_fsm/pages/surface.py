@@ -73,6 +73,11 @@ class Pages:
         narrow the machine. `state` is the state that the view shows, by default its endpoint.
         Names without a dot are looked up in the view's blueprint first.
         """
+        if callable(accept):
+            raise DefinitionError(
+                f"The view {getattr(accept, '__name__', accept)!r} is decorated with @fsm.check: "
+                f"write @fsm.check(), with brackets."
+            )
         return guarded(Check(self, names(accept), names(to), state), lambda: self.name)
 
     def requires(self, state: str) -> Callable[[View], View]:
@@ -189,8 +194,11 @@ class Pages:
         target = self._state(to)
         page = visit.bound.pages.get(target)
         args = None if page is None else page.args(request.view_args or {})
-        return visit.make(target, data, visit.source, args)
+        # If the form comes again, its sender is led to where the flow has gone.
+        return visit.make(
+            target, data, visit.source, args, location=lambda flow: visit.run.current_url()
+        )
 
     def reset(self) -> None:
         """Begin a new run; nothing brings back the one before."""
-        self._visit().run.reset()
+        self._visit().reset()

@@ -25,8 +25,9 @@ from ..errors import (
 from ..problem import Circumstances, Refusal, Resend, asked_for
 from ..runtime import AppState, Bound, Run, behind
 from ..signals import denied, emit
+from ..stores import Kept
 from ..tokens import Claim, Token, new_nonce
-from .echo import resend_form, typed_fields
+from .echo import Typed, resend_form, typed_fields
 from .submission import Submission
 
 __all__ = ["SAFE_METHODS", "Visit", "Visits", "visits"]
@@ -41,7 +42,9 @@ class Visit:
 
     __slots__ = (
         "_left",
+        "_receipt",
         "_token",
+        "active",
         "bound",
         "page",
         "request",
@@ -61,6 +64,9 @@ class Visit:
         self.submission: Submission | None = None
         self._token: tuple[Claim, Token] | None = None
         self._left = False
+        self._receipt: Receipt | None = None
+        self.active = False
+        """Whether the guard of this visit is at work, so that an inner one has not to judge."""
         self.request: Request = behind(request)
         self.run = Run(state, bound, url_args)
 
@@ -76,10 +82,6 @@ class Visit:
             return self.flow.current
         return page
 
-    @property
-    def receipt(self) -> Receipt | None:
-        return None if self.submission is None else self.submission.receipt
-
     # -- safe requests ------------------------------------------------------------------
 
     def judge_get(self) -> Response | None:
@@ -93,7 +95,7 @@ class Visit:
             self.notice(_notice_of(run.gone))
             if page != initial:
                 return self.turn_away(run.gone)
-        self._begin_again()
+        self._begin_again(page)
         if self.flow.is_open(page):
             self.check_url_args(page)
             return None
@@ -112,10 +114,10 @@ class Visit:
         self.notice(refusal.message if edge else "That page is not open yet; please go on here.")
         return self.turn_away(refusal)
 
-    def _begin_again(self) -> None:
+    def _begin_again(self, page: str) -> None:
         """After the end, show a blank run on the initial page."""
         machine = self.bound.machine
-        if self.flow.finished and self.page == machine.initial and machine.reset == "auto":
+        if self.flow.finished and page == machine.initial and machine.reset == "auto":
             self.run.succeed()
 
     def _visitable(self, page: str) -> Edge | None:
@@ -142,11 +144,14 @@ class Visit:
     def turn_away(self, error: FSMError) -> Response:
         """Send the visitor to the furthest page that may be opened, or say that there is none."""
         self.deny(error)
-        location = self.run.current_url()
+        run = self.run
+        location = run.current_url()
+        if location is None and run.flow.finished and run.bound.machine.reset == "auto":
+            location = run.start_url()
         if location is None:
             raise NotFound(
-                "There is no page to go on with: the first page needs URL arguments that "
-                "this address does not have.",
+                "There is no page to go on with: the flow is at none, or the page where it is "
+                "needs URL arguments that this address does not have.",
                 flow=self.flow.id,
                 code="no_page",
             )
@@ -171,16 +176,20 @@ class Visit:
         self.submission = submission = Submission(
             self.state.config, self.request, lambda: self.state.tokens(self.run.app)
         )
-        claim = submission.claim
         if submission.to is not None:
             submission.to = self._known_state(submission.to)
-        self._begin_again()
+        self._begin_again(page)
         if self.flow.is_on_path(page):
             self.check_url_args(page)
-        if claim is not None and submission.receipt is not None and run.held:
-            replayed = self._replayed(submission.receipt, claim)
-            if replayed is not None:
-                return replayed
+        named = run.gone.flow if run.gone is not None else run.stored.id
+        submission.belong_to(named or run.stored.id)
+        claim, self._receipt = submission.claim, submission.receipt
+        kept = self._kept(named or run.stored.id) if run.held else None
+        reused = (
+            kept is not None and self._receipt is not None and (kept.digest != self._receipt.digest)
+        )
+        if kept is not None and kept.location is not None and not reused:
+            return self.told(kept.location)
         if run.gone is not None:
             run.forget()
             raise run.gone
@@ -197,6 +206,8 @@ class Visit:
                 flow=run.stored.id,
                 source=run.stored.state,
             )
+        if reused:
+            raise self._stale("reused_token")
         if claim is None:
             if page != flow.current:
                 raise self._stale("not_current" if flow.is_on_path(page) else "not_on_path")
@@ -221,23 +232,18 @@ class Visit:
             raise error
         return state
 
-    def _replayed(self, receipt: Receipt, claim: Claim) -> Response | None:
-        """Answer a submission that has had its effect, from what was kept of it."""
+    def _kept(self, flow: str) -> Kept | None:
+        """Find what is kept of this submission, if it has had its effect."""
+        if self._receipt is None:
+            return None
+        kept = self.state.heads.receipt(flow, self._receipt.nonce)
         stored = self.run.stored
-        kept = self.state.heads.receipt(stored.id, receipt.nonce)
-        if kept is not None:
-            digest, location = kept
-        elif stored.receipt is not None and stored.receipt.nonce == receipt.nonce:
-            # Another process made the last commit: its location is the page that is current.
-            digest = stored.receipt.digest
-            location = self.run.url_of(stored)
-        else:
-            return None
-        if digest != receipt.digest:
-            raise self._stale("reused_token")
-        if location is None:
-            return None
-        return self.told(location)
+        if kept is None and stored.receipt is not None:
+            # Another process may have made the last commit: it led to the page that is current.
+            nonce, digest = stored.receipt
+            if nonce == self._receipt.nonce:
+                return Kept(digest, self.run.url_of(stored))
+        return kept
 
     def _stale(self, code: str) -> StaleFlow:
         flow = self.flow
@@ -260,6 +266,7 @@ class Visit:
         if self.run.gone is not None:
             self.run.forget()
             raise self.run.gone
+        self._begin_again(page)
         if not self.flow.is_open(page):
             raise self._not_open(page)
 
@@ -268,7 +275,11 @@ class Visit:
     def check_url_args(self, page: str) -> None:
         """Raise NotFound if the URL arguments are not those with which the page was reached."""
         shown = self.bound.pages[page]
-        if self.flow.args(page) != shown.args(self.url_args):
+        on_path, here = self.flow.args(page), shown.args(self.url_args)
+        if on_path != here and (
+            self.request.endpoint == shown.endpoint
+            or not shown.agree(on_path, here)  # a second endpoint may have fewer arguments
+        ):
             raise NotFound("There is no such page.", flow=self.flow.id, target=page)
 
     def make(
@@ -286,13 +297,22 @@ class Visit:
         def decide(flow: Flow) -> list[Result]:
             results = [flow.step(target, data, source=source, args=args)]
             flow.apply(results[0])
+            self._left = True  # for hooks too
             if resume:
                 results += flow.steps_to_resume()
             return results
 
-        results = self.run.commit(decide, self.receipt, location)
+        left = self._left
+        try:
+            return self.run.commit(decide, self._receipt, location)[0]
+        except BaseException:
+            self._left = left
+            raise
+
+    def reset(self) -> None:
+        """Begin a new run; the same submission, sent again, leads to its first page."""
+        self.run.reset(self._receipt, self.run.start_url())
         self._left = True
-        return results[0]
 
     def told(self, location: str) -> Response:
         """Say where the flow goes on, in the way the client asks for."""
@@ -325,7 +345,8 @@ class Visit:
 
     def deny(self, error: FSMError) -> None:
         """Tell the observers of a refusal."""
-        emit(denied, self.run.app, machine=self.bound.name, flow=self.flow, error=error)
+        flow = self.flow if self.run.loaded else None
+        emit(denied, self.run.app, machine=self.bound.name, flow=flow, error=error)
 
     def refuse(self, error: FSMError) -> Refusal:
         """Return the HTTP exception for `error`."""
@@ -333,21 +354,30 @@ class Visit:
         return Refusal.of(error, self.circumstances(error))
 
     def circumstances(self, error: FSMError) -> Circumstances:
-        run, flow = self.run, self.flow
-        typed: list[tuple[str, str]] = []
+        run = self.run
+        if not run.loaded:
+            return Circumstances(machine=self.bound.name)
+        flow = run.flow
+        typed = Typed([], [])
         resend: Resend | None = None
         if self.request.method not in SAFE_METHODS and isinstance(error, StaleFlow):
             typed = typed_fields(self.state.config)
             if self.page is not None and not flow.finished and flow.is_open(self.page):
-                resend = resend_form(self.state.config, typed, self.token().value)
-        over = isinstance(error, FlowGone | FlowFinished) or error.status == 410
+                resend = resend_form(
+                    self.state.config, run.url(self.page), typed.fields, self.token().value
+                )
+        # After an end that only a reset undoes, the first page would lead back to the last.
+        over = error.status == 410 and (
+            not isinstance(error, FlowFinished) or self.bound.machine.reset == "auto"
+        )
         return Circumstances(
             machine=self.bound.name,
             state=flow.current,
             rev=flow.rev,
             current_url=None if run.gone is not None else run.current_url(),
             start_url=run.start_url() if over else None,
-            typed=typed,
+            typed=typed.fields,
+            omitted=typed.omitted,
             resend=resend,
             headers={"Retry-After": "1"} if isinstance(error, FlowBusy) else {},
         )

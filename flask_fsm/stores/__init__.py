@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ..errors import ConfigError
 from .base import Store
-from .heads import Heads, Turn
+from .heads import Heads, Kept, Turn
 from .memory import MemoryStore
 from .session import SessionStore
 
-__all__ = ["Heads", "MemoryStore", "SessionStore", "Store", "Turn", "open_store"]
+__all__ = ["Heads", "Kept", "MemoryStore", "SessionStore", "Store", "Turn", "open_store"]
 
 
 def open_store(url: str, heads: Heads, history_limit: int | None, max_size: int) -> Store:

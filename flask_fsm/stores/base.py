@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from ..core.machine import Machine
-from ..core.snapshot import Snapshot
+from ..core.snapshot import Receipt, Snapshot
 
 __all__ = ["Loaded", "Store", "age", "lineage"]
 
@@ -35,9 +35,12 @@ class Store(Protocol):
         """Return what the session carries for a run that has not begun."""
         ...
 
-    def bury(self, old: Snapshot) -> None:
+    def bury(
+        self, old: Snapshot, receipt: Receipt | None = None, location: str | None = None
+    ) -> None:
         """End the flow `old` for good: from now on whatever names it is FlowGone.
 
+        `receipt` and `location` answer the submission that ended it, should it come again.
         Raises StaleFlow unless `old` is the newest.
         """
         ...

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from threading import Lock
 from typing import Final, NamedTuple
 
-from ..core.snapshot import Snapshot
+from ..core.snapshot import Receipt, Snapshot
 from ..errors import FlowBusy, FlowGone, StaleFlow
 from .base import age, lineage
 
@@ -42,10 +42,10 @@ class Head:
     def empty(self) -> bool:
         return self.snapshot is None and not self.buried
 
-    def open(self) -> None:
+    def open(self, id: str) -> None:
         """Raise FlowGone if this is a tombstone."""
         if self.buried:
-            raise FlowGone("This run was given up, and another one begun.", code="reset")
+            raise FlowGone("This run was given up, and another one begun.", flow=id, code="reset")
 
     def replaces(self, old: Snapshot) -> None:
         """Raise StaleFlow unless `old` is the newest snapshot."""
@@ -99,7 +99,7 @@ class Heads:
             head = self._used(lineage(id))
             if head is None or head.empty:
                 return None
-            head.open()
+            head.open(id)
             assert head.snapshot is not None
             return head.snapshot, head.carried
 
@@ -109,7 +109,7 @@ class Heads:
             if age(snapshot) == (0, 0) and lineage(snapshot.id) not in self._heads:
                 return snapshot, carried
             head = self._made(lineage(snapshot.id))
-            head.open()
+            head.open(snapshot.id)
             if head.snapshot is None or age(head.snapshot) < age(snapshot):
                 head.snapshot, head.carried = snapshot, carried
             self._trim()
@@ -127,13 +127,17 @@ class Heads:
                     head.receipts.popitem(last=False)
             self._trim()
 
-    def bury(self, old: Snapshot) -> None:
+    def bury(
+        self, old: Snapshot, receipt: Receipt | None = None, location: str | None = None
+    ) -> None:
         """Put a tombstone in place of the head `old`, or raise StaleFlow."""
         with self._mutex:
             head = self._made(lineage(old.id))
             head.replaces(old)
             head.snapshot, head.carried, head.buried = None, "", True
             head.receipts.clear()
+            if receipt is not None:
+                head.receipts[receipt.nonce] = Kept(receipt.digest, location)
             self._trim()
 
     def receipt(self, id: str, nonce: str) -> Kept | None:

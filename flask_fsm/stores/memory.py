@@ -7,7 +7,7 @@ from typing import Final
 
 from ..core.flow import blank
 from ..core.machine import Machine
-from ..core.snapshot import Snapshot
+from ..core.snapshot import Receipt, Snapshot
 from ..errors import FlowGone, SnapshotError, SnapshotTooLarge
 from .base import Loaded
 from .heads import Heads
@@ -49,8 +49,10 @@ class MemoryStore:
     def carry(self, machine: Machine, snapshot: Snapshot) -> str:
         return f"{snapshot.id},{snapshot.rev},{snapshot.started}"
 
-    def bury(self, old: Snapshot) -> None:
-        self._heads.bury(old)
+    def bury(
+        self, old: Snapshot, receipt: Receipt | None = None, location: str | None = None
+    ) -> None:
+        self._heads.bury(old, receipt, location)
 
     def commit(self, machine: Machine, old: Snapshot, new: Snapshot, location: str | None) -> str:
         new = new.compacted(machine, self._history_limit)

@@ -12,7 +12,7 @@ from flask import current_app, session
 from flask.sessions import SecureCookieSessionInterface
 
 from ..core.machine import Machine
-from ..core.snapshot import Snapshot
+from ..core.snapshot import Receipt, Snapshot
 from ..errors import SnapshotError, SnapshotTooLarge
 from .base import Loaded
 from .heads import Heads
@@ -53,8 +53,10 @@ class SessionStore:
     def carry(self, machine: Machine, snapshot: Snapshot) -> str:
         return snapshot.encode(machine)
 
-    def bury(self, old: Snapshot) -> None:
-        self._heads.bury(old)
+    def bury(
+        self, old: Snapshot, receipt: Receipt | None = None, location: str | None = None
+    ) -> None:
+        self._heads.bury(old, receipt, location)
 
     def commit(self, machine: Machine, old: Snapshot, new: Snapshot, location: str | None) -> str:
         new = new.compacted(machine, self._history_limit)
