@@ -11,7 +11,7 @@ from wtforms import BooleanField, EmailField, PasswordField, SelectField, String
 from wtforms.validators import EqualTo, InputRequired, Length, Optional, Regexp
 
 from .extensions import signup
-from .forms import Form
+from .forms import Form, choices
 
 pages = Blueprint("signup", __name__, url_prefix="/signup")
 
@@ -65,7 +65,7 @@ class ProfileForm(Form):
         ],
         render_kw={"autocomplete": "nickname"},
     )
-    letters = SelectField("Letters from the shop", choices=list(TOPICS.items()))
+    letters = SelectField("Letters from the shop", choices=choices(TOPICS))
 
 
 class ConfirmForm(Form):

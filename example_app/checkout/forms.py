@@ -26,7 +26,7 @@ from wtforms.validators import (
 )
 
 from .. import catalogue
-from ..forms import Form
+from ..forms import Form, choices
 
 
 def _count(name: str) -> IntegerField:
@@ -58,10 +58,12 @@ class DeliveryForm(Form):
     how = RadioField(
         "How would you like to get it?",
         [InputRequired("Choose a parcel, or picking it up.")],
-        choices=[
-            ("parcel", f"As a parcel, in two to three days ({catalogue.POSTAGE} €)"),
-            ("pickup", "I pick it up in a shop (free)"),
-        ],
+        choices=choices(
+            {
+                "parcel": f"As a parcel, in two to three days ({catalogue.POSTAGE} €)",
+                "pickup": "I pick it up in a shop (free)",
+            }
+        ),
     )
     gift = BooleanField(f"It is a gift: wrap it ({catalogue.WRAPPING} €)")
 
@@ -80,7 +82,7 @@ class AddressForm(Form):
     )
     city = _text("Town", "Enter a town.", "address-level2")
     country = SelectField(
-        "Country", choices=list(catalogue.COUNTRIES.items()), render_kw={"autocomplete": "country"}
+        "Country", choices=choices(catalogue.COUNTRIES), render_kw={"autocomplete": "country"}
     )
 
 
@@ -88,7 +90,9 @@ class PickupForm(Form):
     shop = RadioField(
         "Which shop?",
         [InputRequired("Choose a shop.")],
-        choices=[(key, f"{shop.name}: {shop.hours}") for key, shop in catalogue.SHOPS.items()],
+        choices=choices(
+            {key: f"{shop.name}: {shop.hours}" for key, shop in catalogue.SHOPS.items()}
+        ),
     )
     day = DateField("Which day?", [InputRequired("Choose a day.")])
 
@@ -102,7 +106,7 @@ class WrappingForm(Form):
     paper = RadioField(
         "Which paper?",
         [InputRequired("Choose a paper.")],
-        choices=list(catalogue.PAPERS.items()),
+        choices=choices(catalogue.PAPERS),
     )
     words = TextAreaField(
         "Words on the card",
@@ -115,7 +119,7 @@ class PaymentForm(Form):
     method = RadioField(
         "How would you like to pay?",
         [InputRequired("Choose how to pay.")],
-        choices=list(catalogue.METHODS.items()),
+        choices=choices(catalogue.METHODS),
     )
     email = EmailField(
         "Email, for the bill",
