@@ -17,6 +17,8 @@ __all__ = ["Circumstances", "Refusal", "Resend", "asked_for"]
 
 Asked = Literal["html", "json", "htmx"]
 
+JSON_TYPES: Final = ("application/json", "application/problem+json")
+HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
 TEMPLATES: Final = {409: "conflict", 410: "gone", 422: "refused"}
 REFUSED_CODES: Final = frozenset(
     ("no_edge", "taken", "skipped", "guard", "guard_raised", "ambiguous", "not_a_page", "no_event")
@@ -36,13 +38,13 @@ def asked_for(asking: Request) -> Asked:
     """Tell how the client of a request wants to be answered."""
     if asking.environ.get("HTTP_HX_REQUEST") == "true":
         return "htmx"
-    if "json" not in asking.environ.get("HTTP_ACCEPT", ""):
+    if "json" not in asking.environ.get("HTTP_ACCEPT", "").lower():
         return "html"
-    accepted = asking.accept_mimetypes
-    best = accepted.best_match(("text/html", "application/json", "application/problem+json"))
-    if best in (None, "text/html") or accepted[best] <= accepted["text/html"]:
-        return "html"
-    return "json"
+    # By name only: programs add `*/*` to the JSON that they want, and browsers name no JSON.
+    named = {kind.lower(): quality for kind, quality in reversed(list(asking.accept_mimetypes))}
+    json_quality = max(named.get(kind, 0) for kind in JSON_TYPES)
+    html_quality = max(named.get(kind, 0) for kind in HTML_TYPES)
+    return "json" if json_quality > html_quality else "html"
 
 
 @dataclass(frozen=True)

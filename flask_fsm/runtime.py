@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,7 @@ from weakref import ref
 from flask import Flask, current_app, session, url_for
 from flask.sessions import SessionMixin
 from werkzeug.routing import BaseConverter, BuildError
+from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from .config import Config
 from .core.answers import dump_answers, load_answers
@@ -49,7 +51,6 @@ class Page:
     endpoint: str
     arguments: frozenset[str]
     converters: Mapping[str, BaseConverter]
-    """Of the arguments whose values only the app's own converters can write and read."""
 
     def take(self, *sources: Mapping[str, Any]) -> dict[str, Any]:
         """Pick this page's URL arguments, each from the first source that has it."""
@@ -61,14 +62,30 @@ class Page:
         return found
 
     def args(self, values: Mapping[str, Any]) -> str | None:
-        """Return the URL arguments as they stand on a path."""
+        """Return the URL arguments as they stand on a path: as the page will get them.
+
+        Raises NotFound naming one that the page's URL can't hold.
+        """
         taken = self.take(values)
         if not taken:
             return None
         for name, converter in self.converters.items():
             if name in taken:
-                taken[name] = unquote(converter.to_url(taken[name]))
+                taken[name] = self._stored(name, converter, taken[name])
         return dump_answers(dict(sorted(taken.items())))
+
+    def _stored(self, name: str, converter: BaseConverter, value: Any) -> Any:
+        try:
+            text = unquote(converter.to_url(value))
+            if re.fullmatch(converter.regex, text) is None:
+                raise ValueError(f"{text!r} is none")
+            # What the app's own converters make may be anything, so its text is kept.
+            return converter.to_python(text) if _is_common(converter) else text
+        except (ValueError, TypeError, AttributeError) as error:
+            raise NotFound(
+                f"The page {self.state!r} has no URL argument {name!r} like this: {error}.",
+                target=self.state,
+            ) from error
 
     def agree(self, one: str | None, other: str | None) -> bool:
         """Tell whether no URL argument differs that both have."""
@@ -79,7 +96,7 @@ class Page:
         """Return the URL arguments that stand on a path, as a view gets them."""
         values = {} if args is None else self.take(load_answers(args))
         for name, converter in self.converters.items():
-            if name in values:
+            if name in values and not _is_common(converter):
                 values[name] = converter.to_python(values[name])
         return values
 
@@ -88,7 +105,7 @@ class Page:
         try:
             return url_for(self.endpoint, **values)
         except BuildError as error:
-            missing = sorted(self.arguments - values.keys())
+            missing = sorted(name for name in self.arguments if values.get(name) is None)
             raise MissingArguments(
                 f"The page {self.state!r} needs the URL argument"
                 f"{'s' if len(missing) > 1 else ''} {', '.join(missing) or '?'}: "
@@ -102,6 +119,11 @@ class Page:
             ) from error
 
 
+def _is_common(converter: BaseConverter) -> bool:
+    """Tell whether a converter is Werkzeug's, whose values JSON can hold."""
+    return type(converter) in DEFAULT_CONVERTERS.values()
+
+
 @dataclass(frozen=True)
 class Bound:
     """A machine as one app uses it: narrowed by its views, and with the pages that show it."""
@@ -111,6 +133,8 @@ class Bound:
     pages: Mapping[str, Page]
     states: Mapping[str, str]
     """Which state each guarded endpoint shows."""
+    guarded: Mapping[int, tuple[str, ...]]
+    """At which endpoints each check stands, by its identity."""
 
     def resolve(self, name: str, endpoint: str | None) -> str:
         """Return the state that `name` means in a view: within its blueprint, or as it stands."""
@@ -365,7 +389,7 @@ class Run:
         `receipt` is of the submission that asks for it, `location` where it leads if sent again.
         """
         previous = self.stored
-        if self.held:
+        if self.held and self.gone is None and previous.rev:
             self.state.store.bury(previous, receipt, location)
         fresh = self._blank(None)
         self.session[self.key] = self.state.store.carry(self.bound.machine, fresh)

@@ -19,7 +19,7 @@ from ..errors import (
 )
 from .lint import faults_of_graph
 from .path import Node, root
-from .rules import KINDS, Function, Rule, Ruled, Wrap, compile_rules, only_sync
+from .rules import KINDS, Function, Rule, Ruled, Wrap, compile_rules, only_sync, rule_name
 
 if TYPE_CHECKING:
     from .flow import Clock, Flow
@@ -418,7 +418,7 @@ class Machine(Ruled):
         given = (
             dict(rules)
             if isinstance(rules, Mapping)
-            else {function.__qualname__: function for function in rules}
+            else {rule_name(function): function for function in rules}
         )
         faults: list[DefinitionError] = []
         try:
@@ -478,7 +478,7 @@ RULE_KEYS = ("when", "pre_transition", "validators", "hooks")
 
 
 def _name(function: Function, named: dict[str, Function]) -> str:
-    name = function.__qualname__
+    name = rule_name(function)
     if named.setdefault(name, function) is not function or name.endswith("<lambda>"):
         raise DefinitionError(
             f"to_dict(): the rule {name!r} has no name of its own: define it by `def`, under a "

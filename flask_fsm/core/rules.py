@@ -63,7 +63,7 @@ class Ruled:
     def _register(self, kind: str, function: F, order: float) -> F:
         if self._sealed:
             raise DefinitionError(
-                f"{self!r}: the {kind} {function.__qualname__!r} comes too late, the machine is in "
+                f"{self!r}: the {kind} {rule_name(function)!r} comes too late, the machine is in "
                 f"use. Register rules where the machine is defined, or in a module that is "
                 f"imported before the first flow or request."
             )
@@ -147,6 +147,11 @@ def compile_rules(wrap: Wrap, *owners: Ruled) -> Compiled:
     )
 
 
+def rule_name(function: Function) -> str:
+    """Return what a rule is called in texts and documents; callable objects have no name."""
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
 def is_async(function: Function) -> bool:
     """Tell whether calling `function` gives something to await."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
@@ -158,7 +163,7 @@ def only_sync(function: Function) -> Function:
     """Refuse an async rule: without an app there is no event loop to run it on."""
     if is_async(function):
         raise DefinitionError(
-            f"The rule {function.__qualname__!r} is async. A flow of its own can't await it: "
+            f"The rule {rule_name(function)!r} is async. A flow of its own can't await it: "
             f"use the machine through FlaskFSM, which runs async rules as Flask does."
         )
     return function

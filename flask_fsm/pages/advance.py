@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flask import Response
 from werkzeug.datastructures import MultiDict
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from wtforms import BaseForm
 
 __all__ = ["advance"]
+
+log: Final = logging.getLogger("flask_fsm")
 
 
 def advance(
@@ -52,7 +55,7 @@ def advance(
         target = _target(visit, to, data)
         page = visit.bound.pages.get(target)
         if page is None:
-            raise NotAPage(
+            error = NotAPage(
                 f"{target!r} is a state of machine {visit.bound.name!r} but no page, so advance() "
                 f"has nowhere to send the visitor: use fsm.transition({target!r}) and answer "
                 f"yourself.",
@@ -60,6 +63,9 @@ def advance(
                 target=target,
                 allowed=tuple(visit.bound.machine.ways[visit.source]),
             )
+            if to is not None:  # the app's own fault, not the client's: its developer is told too
+                log.error("%s", error)
+            raise error
         return _go(visit, page, data, resume, url_args)
     except (GuardRefused, ValidationFailed) as error:
         if form is None or not visit.refused_by_rule(error):

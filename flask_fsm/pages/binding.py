@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flask import Flask
-from werkzeug.routing import BaseConverter, Rule
-from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from ..core.machine import Edge, Machine
 from ..core.rules import is_async
@@ -120,7 +118,11 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
         )
 
     narrowed_machine = machine.narrowed(keep, functools.partial(_run_on, app))
-    return Bound(machine.name, narrowed_machine, _pages(app, machine, states), states)
+    guarded: dict[int, tuple[str, ...]] = {}
+    for endpoint, check in found:
+        guarded[id(check)] = (*guarded.get(id(check), ()), endpoint)
+    pages = _pages(app, machine, states)
+    return Bound(machine.name, narrowed_machine, pages, states, guarded)
 
 
 def _run_on(app: Flask, rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -162,15 +164,6 @@ def _pages(app: Flask, machine: Machine, states: Mapping[str, str]) -> dict[str,
         endpoint = (readable or endpoints)[0]
         rules = tuple(app.url_map.iter_rules(endpoint))
         arguments = frozenset[str]().union(*(rule.arguments for rule in rules))
-        pages[state] = Page(state, endpoint, arguments, _own_converters(rules))
+        converters = {name: own for rule in rules for name, own in rule._converters.items()}
+        pages[state] = Page(state, endpoint, arguments, converters)
     return pages
-
-
-def _own_converters(rules: Iterable[Rule]) -> dict[str, BaseConverter]:
-    """Find the converters that are the app's own: what they make may be anything."""
-    return {
-        name: converter
-        for rule in rules
-        for name, converter in rule._converters.items()
-        if type(converter) not in DEFAULT_CONVERTERS.values()
-    }

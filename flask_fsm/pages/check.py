@@ -9,8 +9,9 @@ from contextlib import nullcontext
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from flask import current_app
+from werkzeug.exceptions import HTTPException
 
-from ..errors import DefinitionError, FlowBusy, FSMError
+from ..errors import DefinitionError, FlowBusy, FSMError, RuleCrashed
 from ..runtime import app_state
 from .visit import SAFE_METHODS, Visit, visits
 
@@ -97,6 +98,10 @@ def serve(
     except FlowBusy as error:
         visit.run.load()
         raise visit.refuse(error) from error
+    except RuleCrashed as error:
+        if isinstance(error.__cause__, HTTPException):  # abort() in a rule is an answer
+            raise error.__cause__ from None
+        raise
     except FSMError as error:
         if error.status >= 500:
             raise
@@ -115,17 +120,32 @@ def _pass(
     kwargs: Mapping[str, Any],
 ) -> Any:
     """Run the view if its page may be opened and its form be taken, once for each request."""
-    endpoint = visit.request.endpoint or ""
+    bound = visit.bound
     if check.required is not None:
-        visit.judge_required(visit.bound.resolve(check.required, endpoint))
-    elif visit.page is None:
-        visit.page = visit.bound.states.get(endpoint)
-        if visit.page is None:
-            raise DefinitionError(
-                f"The view {endpoint!r} is guarded by machine {visit.bound.name!r}, but it was not "
-                f"there when the first request came: register all views before."
-            )
+        visit.judge_required(bound.resolve(check.required, visit.request.endpoint))
+        return view(*args, **kwargs)
+    state = _state_of(check, visit)
+    if visit.page is None:
+        visit.page = state
         answer = visit.judge_get() if visit.request.method in SAFE_METHODS else visit.judge_post()
         if answer is not None:
             return answer
+    elif state != visit.page:  # a view calls the view of another page
+        visit.judge_required(state)
     return view(*args, **kwargs)
+
+
+def _state_of(check: Check, visit: Visit) -> str:
+    """Return the state that a guarded view shows, also when another view calls it."""
+    endpoint, bound = visit.request.endpoint or "", visit.bound
+    endpoints = bound.guarded.get(id(check), ())
+    if endpoint not in endpoints and len(endpoints) == 1:
+        endpoint = endpoints[0]
+    state = bound.states.get(endpoint)
+    if state is None:
+        raise DefinitionError(
+            f"A view that machine {bound.name!r} guards was called for the endpoint {endpoint!r}, "
+            f"where it does not stand: redirect to its page instead. (Views must be registered "
+            f"before the first request.)"
+        )
+    return state
