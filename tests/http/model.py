@@ -262,8 +262,9 @@ class Model:
         return run.seen(run.current)
 
     def reset(self) -> None:
-        if self.cookie is not None:
-            self.given_up.add(self.cookie.lineage)
+        run, gone = self.load()
+        if self.cookie is not None and not gone:
+            self.given_up.add(run.lineage)
         self.cookie = self.blank()
 
     def shown(self, run: Run, page: str) -> tuple[Expected, Ticket]:
