@@ -151,6 +151,8 @@ def pack(machine: Machine, log: Log, first: Mark, limit: int | None = None) -> P
     `first` is the mark of a log that nothing was cut from. Past the limit a quarter is dropped at
     once, so that the rest is not written anew at every step.
     """
+    if type(log) is Packed and log.machine is machine and (limit is None or log.length <= limit):
+        return log
     packed, fresh = _unpacked(log)
     if packed is None or packed.machine is not machine:
         entries = entries_of(log)

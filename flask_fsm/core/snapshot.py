@@ -15,7 +15,7 @@ import re
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import SnapshotError
+from ..errors import SnapshotError, SnapshotTooLarge
 from .answers import load_answers
 from .history import Entry, History, Log, Mark, Packed, length_of, pack
 from .path import Node, Path, nodes_back
@@ -148,30 +148,38 @@ class Snapshot(tuple[Any, ...]):
 
     def encode(self, machine: Machine) -> str:
         """Return the text that `Snapshot.decode` reads with the same machine."""
-        first = Mark(machine.initial, self.started, 0)
-        packed = pack(machine, self.log, first)
+        id, subject, rev, tip, log, drafts, started, updated, taken, finished, receipt = self
+        first = Mark(machine.initial, started, 0)
+        packed = pack(machine, log, first)
         base = ""
         if packed.first != first:
-            mark = packed.first
-            base = f"{machine.numbers[mark.state]}~{mark.at}~{mark.rev}~"
-        pages = list(nodes_back(self.tip))
+            state, at, before = packed.first
+            base = f"{machine.numbers[state]}~{at}~{before}~"
         fields = [
             VERSION + machine.digest,
-            self.id,
-            "" if self.subject is None else _quoted(self.subject),
-            f"{self.rev},{self.started},{self.updated - self.started},"
-            f"{self.taken:x},{self.finished:d}",
-            "" if self.receipt is None else ",".join(self.receipt),
+            id,
+            "" if subject is None else _quoted(subject),
+            f"{rev},{started},{updated - started},{taken:x},{finished:d}",
+            "" if receipt is None else ",".join(receipt),
             f"{packed.length}~{base}{packed.text}",
-            str(len(pages)),
+            str(tip[4] + 1),
         ]
-        for node in reversed(pages):
-            _, state, args, answers, depth, barrier, closed = node
+        for _, state, args, answers, depth, barrier, closed in reversed([*nodes_back(tip)]):
             signs = (CLOSED if closed else "") + (BARRIER if depth and barrier == depth else "")
             fields += (signs + _name(state), args or "", answers or "")
-        for page, text in self[5].items():
+        for page, text in drafts.items():
             fields += (_name(page), text)
-        return "|".join(fields)
+        text = "|".join(fields)
+        if len(text) > MAX_TEXT:
+            raise SnapshotTooLarge(
+                f"The flow would take {len(text)} characters, and {MAX_TEXT} can be read again: "
+                f"keep less in its answers.",
+                size=len(text),
+                limit=MAX_TEXT,
+                flow=id,
+                target=tip[1],
+            )
+        return text
 
     @classmethod
     def decode(cls, text: str, machine: Machine) -> Snapshot:
