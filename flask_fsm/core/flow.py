@@ -2,126 +2,45 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, NoReturn
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import (
-    DuplicateTransition,
-    FlowFinished,
-    FSMError,
     GuardRefused,
     InvalidTransition,
     Reason,
-    RuleCrashed,
-    SkippedTransition,
     SnapshotError,
     StaleFlow,
-    UnknownState,
     ValidationFailed,
 )
-from .answers import dump_answers, load_answers, mapping
-from .history import Entry, History, entry_of
-from .machine import Edge, Machine
-from .path import Node, Path, nodes_back
-from .snapshot import Snapshot, data_before, left
+from .answers import dump_answers, load_answers
+from .history import History
+from .judgement import judge, reasons_against, refuse, run_hooks, settled
+from .path import Node, Path, nodes_back, shortened, without
+from .progress import Progress, progress_of
+from .reasons import (
+    error_of,
+    error_of_edge,
+    error_of_edit,
+    error_of_event,
+    error_of_move,
+    reason_to_skip,
+)
+from .result import Result
+from .snapshot import NO_DRAFTS, Snapshot, blank, data_before, edges_on, left, successor
+
+if TYPE_CHECKING:
+    from .machine import Machine
 
 __all__ = ["Clock", "Flow", "Progress", "Result", "blank", "successor"]
 
 Clock = Callable[[], float]
-logger = logging.getLogger("flask_fsm")
 # What stops `resume`: the old path can't be walked on. A crash is none of these.
 REFUSALS: Final = (InvalidTransition, GuardRefused, ValidationFailed)
 
-
-def blank(
-    machine: Machine, now: int, *, id: str | None = None, subject: str | None = None
-) -> Snapshot:
-    """Return the snapshot of a run that has not begun. A new id has 128 random bits."""
-    id = secrets.token_urlsafe(16) if id is None else id
-    return Snapshot.of(id, subject, 0, machine.root, None, _NO_DRAFTS, now, now, 0, False, None)
-
-
-_NO_DRAFTS: Final[dict[str, str]] = {}
 _new: Final = tuple.__new__
-
-
-def successor(id: str) -> str:
-    """Return the id of the run after `id`: the same random part, counted on."""
-    start, _, number = id.partition("~")
-    return f"{start}~{int(number or 0) + 1}"
-
-
-class Result(tuple[Any, ...]):
-    """A decided transition: what the flow becomes, and from what.
-
-    `snapshot` and `previous`; `source`, `target`, `event`; `data`, what was kept under the source,
-    or None; `entry`; `edge`; `finished`.
-    """
-
-    __slots__ = ()
-
-    @property
-    def snapshot(self) -> Snapshot:
-        return _new(Snapshot, self[0])
-
-    @property
-    def previous(self) -> Snapshot:
-        return _new(Snapshot, self[1])
-
-    @property
-    def edge(self) -> Edge:
-        return self[2]  # type: ignore[no-any-return]
-
-    @property
-    def data(self) -> dict[str, Any] | None:
-        return self[3]  # type: ignore[no-any-return]
-
-    @property
-    def source(self) -> str:
-        return self.edge.source
-
-    @property
-    def target(self) -> str:
-        return self.edge.target
-
-    @property
-    def event(self) -> str | None:
-        return self.edge.event
-
-    @property
-    def rev(self) -> int:
-        return self[0][2]  # type: ignore[no-any-return]
-
-    @property
-    def finished(self) -> bool:
-        return self[0][9]  # type: ignore[no-any-return]
-
-    @property
-    def entry(self) -> Entry:
-        return entry_of(self[0][4])
-
-    def __repr__(self) -> str:
-        return f"Result({self.source!r} -> {self.target!r}, rev={self.rev})"
-
-
-class Progress(NamedTuple):
-    """For a progress bar: the pages `done`, the `current` one, and those `ahead`.
-
-    `open_ended` says that more may follow: the answers so far don't tell where the way leads.
-    """
-
-    done: tuple[str, ...]
-    current: str
-    ahead: tuple[str, ...]
-    open_ended: bool
-
-    @property
-    def pages(self) -> tuple[str, ...]:
-        """All pages of the bar, in order."""
-        return (*self.done, self.current, *self.ahead)
 
 
 class Flow:
@@ -265,6 +184,16 @@ class Flow:
         tip: Node = self._now[3]
         return node is tip or not (self.finished or node[6] or node[4] < tip[5])
 
+    @contextmanager
+    def _judged_by(self, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Let rules judge the current page by `data` in place of its answers."""
+        kept = self._data, self._pending
+        self._data, self._pending = data, (self._now[3], None)
+        try:
+            yield data
+        finally:
+            self._data, self._pending = kept
+
     # -- deciding -----------------------------------------------------------------------
 
     def step(
@@ -296,33 +225,33 @@ class Flow:
         before = self._now
         id, subject, rev, node, log, drafts, started, updated, taken, finished, _ = before
         if finished or self._pending is not None:
-            self._refuse_to_move(target)
+            raise error_of_move(self, target)
         if source is not None and source != node[1]:
             node = self._edited(source, target)
         here = node[1]
         edge = machine.ways[here].get(target)
         if edge is None:
-            self._refuse_edge(here, target)
+            raise error_of_edge(self, here, target)
         if machine.counted:
             if node is not before[3]:
                 taken = self._taken(node)
             bit = 1 << edge.number
             if taken & bit or machine.ordered:
-                reason = self._reason_to_skip(edge, taken)
+                reason = reason_to_skip(machine, edge, taken)
                 if reason is not None:
-                    raise self._error(reason, edge)
+                    raise error_of(self, reason, here, target)
             taken |= bit
         if edge.judged:
-            data = self._judge(edge, node, data)
+            data = judge(self, edge, node, data)
         elif edge.guards:
             self._pending = (node, data)
             try:
                 for guard in edge.guards:
                     answer = guard(self)
-                    if answer is not True and not _settled(answer):
+                    if answer is not True and not settled(answer):
                         raise GuardRefused
             except Exception as error:
-                self._refuse(edge, error)
+                refuse(self, edge, error)
             finally:
                 self._pending = None
         answers = node[3] if data is None else dump_answers(data)
@@ -330,13 +259,15 @@ class Flow:
         behind = node
         depth, barrier = node[4] + 1, node[5]
         cut: list[Node] | None = None
-        if target in (self._on_path or self._pages()) or node is not before[3]:
-            cut, drafts, old = self._shorten(node, answers, target)
+        on_path = self._on_path or self._pages()
+        if target in on_path or node is not before[3]:
+            loop = target in on_path
+            cut, drafts, old = shortened(before[3], node, target, answers, drafts, loop)
             if old is not None:
                 behind, depth = old[0], old[4]
                 barrier = min(before[3][5], depth)  # what was closed stays so
         elif answers is not None and here in drafts:
-            drafts = _without(drafts, here)
+            drafts = without(drafts, here)
         if answers is not None or edge.back != "preserve":
             if behind is node:
                 behind = left(node, edge.back, answers)
@@ -348,248 +279,25 @@ class Flow:
         rev += advance
         if edge.final or (edge.final is None and machine.ends(target, taken)):
             finished = True
-            drafts = _NO_DRAFTS
+            drafts = NO_DRAFTS
         tip = (behind, target, args, None, depth, barrier, False)
         log = (log, edge, now, rev)
         after = (id, subject, rev, tip, log, drafts, started, now, taken, finished, None)
         return Result((after, before, edge, data, cut))
-
-    def _refuse_to_move(self, target: str) -> NoReturn:
-        if self._pending is not None:
-            raise FSMError(
-                f"A rule of machine {self.machine.name!r} tried to move the flow that it judges: "
-                f"move it in the view, or in a hook.",
-                flow=self.id,
-                target=target,
-                code="moved_by_rule",
-            )
-        raise FlowFinished(
-            f"This run of {self.machine.name!r} has ended at {self.current!r}; "
-            f"start again to go to {target!r}.",
-            flow=self.id,
-            source=self.current,
-            target=target,
-        )
-
-    def _refuse_edge(self, here: str, target: str) -> NoReturn:
-        allowed = tuple(self.machine.ways[here])
-        context: dict[str, Any] = {
-            "flow": self.id, "source": here, "target": target, "allowed": allowed
-        }  # fmt: skip
-        if target not in self.machine.states:
-            raise UnknownState(f"Machine {self.machine.name!r} has no state {target!r}.", **context)
-        raise self._error(self._reason_no_edge(here, target), None, **context)
 
     def _edited(self, source: str, target: str | None) -> Node:
         """Return the node of a page that is edited, if it may be."""
         node = self._node(source)
         if node is not None and self._is_open(node):
             return node
-        raise StaleFlow(
-            f"{source!r} is not on the path of this run, which is at {self.current!r}."
-            if node is None
-            else f"{source!r} is closed and can't be edited any more.",
-            flow=self.id,
-            source=source,
-            target=target,
-            allowed=tuple(self.path),
-            code="not_on_path" if node is None else "closed",
-        )
-
-    def _behind(self, node: Node) -> Iterator[Node]:
-        """Walk the nodes of the path after `node`, last first."""
-        for later in nodes_back(self._now[3]):
-            if later is node:
-                return
-            yield later
+        raise error_of_edit(self, source, target, node)
 
     def _taken(self, node: Node) -> int:
         """Return the edges taken in this run, without those that an edit of `node` gives back."""
         taken: int = self._now[8]
-        ways = self.machine.ways
-        for later in self._behind(node):
-            before = later[0]
-            edge = ways[before[1]].get(later[1]) if before is not None else None
-            if edge is not None:
-                taken &= ~(1 << edge.number)
-        return taken
+        return taken & ~edges_on(self._now[3], self.machine, node)
 
-    def _shorten(
-        self, node: Node, answers: str | None, target: str
-    ) -> tuple[list[Node], dict[str, str], Node | None]:
-        """Cut the path for an edit or a loop.
-
-        Returns the nodes cut, the drafts then, and the old node of `target` if this is a loop.
-        """
-        loop = target in self._pages()
-        cut: list[Node] = []
-        fresh: dict[str, str] = {}
-        later: Node | None = self._now[3]
-        while later is not node and later is not None:
-            cut.append(later)
-            if later[3] is not None:
-                fresh[later[1]] = later[3]
-            if later[1] == target:
-                loop = False
-            later = later[0]
-        while loop and later is not None:
-            cut.append(later)
-            kept = answers if later is node else later[3]
-            if kept is not None:
-                fresh[later[1]] = kept
-            loop = later[1] != target
-            later = later[0]
-        drafts: dict[str, str] = self._now[5]
-        if fresh:
-            drafts = {**drafts, **fresh}
-        if later is not node:
-            return cut, drafts, cut[-1]
-        if answers is not None and node[1] in drafts:
-            drafts = _without(drafts, node[1])
-        return cut, drafts, None
-
-    def _judge(
-        self, edge: Edge, node: Node, data: Mapping[str, Any] | None
-    ) -> dict[str, Any] | None:
-        """Run pre_transition rules, guards and validators; return the data as enriched."""
-        given = {} if data is None else mapping(data)
-        self._pending = (node, None if data is None else given)
-        try:
-            for rule in edge.pre_transitions:
-                try:
-                    _settled(rule(self, given))
-                except FSMError as error:
-                    raise self._placed(error, edge) from None
-                except Exception as error:
-                    raise self._crashed("pre_transition", rule, edge, error) from error
-                if given:
-                    self._pending = (node, given)
-            reasons = self._reasons_of_guards(edge)
-            if reasons:
-                raise self._error(reasons[0], edge, reasons=reasons)
-            if edge.validators:
-                self._validate(edge, given)
-        finally:
-            self._pending = None
-        return None if data is None and not given else given
-
-    def _refuse(self, edge: Edge, error: Exception) -> NoReturn:
-        """Raise GuardRefused with every reason; all guards are asked again, for they are pure."""
-        reasons = self._reasons_of_guards(edge)
-        if not reasons:  # a guard that is not pure, and says yes when asked twice
-            text = f"A guard refused {edge.source!r} -> {edge.target!r}, then did not."
-            reasons = [Reason(GuardRefused.default_code, text)]
-        cause = None if isinstance(error, GuardRefused) else error
-        raise self._error(reasons[0], edge, reasons=reasons) from cause
-
-    def _validate(self, edge: Edge, data: dict[str, Any]) -> None:
-        """Run all validators and raise one ValidationFailed with all that they say."""
-        messages: list[str] = []
-        fields: dict[str, list[str]] = {}
-        for rule in edge.validators:
-            try:
-                _settled(rule(self, data))
-            except ValidationFailed as error:
-                messages += error.messages
-                for name, texts in error.fields.items():
-                    fields.setdefault(name, []).extend(texts)
-            except ValueError as error:
-                messages.append(str(error) or f"{_title(rule)} refused.")
-            except FSMError as error:
-                raise self._placed(error, edge) from None
-            except Exception as error:
-                raise self._crashed("validator", rule, edge, error) from error
-        if messages or fields:
-            texts = [*messages, *(f"{name}: {text}" for name, t in fields.items() for text in t)]
-            raise ValidationFailed(
-                " ".join(texts),
-                messages=messages,
-                fields=fields,
-                **self._where(edge),
-                reasons=[Reason(ValidationFailed.default_code, text) for text in texts],
-            )
-
-    # -- reasons ------------------------------------------------------------------------
-
-    def _reason_no_edge(self, here: str, target: str) -> Reason:
-        ways = ", ".join(map(repr, self.machine.ways[here])) or "nowhere"
-        return Reason(
-            InvalidTransition.default_code,
-            f"Machine {self.machine.name!r} has no edge {here!r} -> {target!r}; "
-            f"{here!r} leads to {ways}.",
-        )
-
-    def _reason_to_skip(self, edge: Edge, taken: int) -> Reason | None:
-        machine = self.machine
-        if not machine.repeat and taken >> edge.number & 1:
-            return Reason(
-                DuplicateTransition.default_code,
-                f"{edge.source!r} -> {edge.target!r} has already been taken in this run.",
-            )
-        if machine.ordered:
-            missing = ~taken & ((1 << edge.number) - 1)
-            if missing:
-                first = machine.edges[(missing & -missing).bit_length() - 1]
-                return Reason(
-                    SkippedTransition.default_code,
-                    f"{first.source!r} -> {first.target!r} comes before "
-                    f"{edge.source!r} -> {edge.target!r} and has not been taken in this run.",
-                )
-        return None
-
-    def _reasons_of_guards(self, edge: Edge) -> list[Reason]:
-        reasons: list[Reason] = []
-        for guard in edge.guards:
-            code = GuardRefused.default_code
-            try:
-                if _settled(guard(self)):
-                    continue
-            except GuardRefused as error:
-                if error.message:
-                    reasons += error.reasons
-                    continue
-            except Exception:
-                code = "guard_raised"
-                logger.exception(
-                    "The guard %s raised, which refuses %s -> %s of machine %r.",
-                    _title(guard), edge.source, edge.target, self.machine.name,
-                )  # fmt: skip
-            reasons.append(
-                Reason(code, guard.__doc__.strip().splitlines()[0])
-                if guard.__doc__ and guard.__doc__.strip()
-                else Reason(code, _refusal(guard, edge))
-            )
-        return reasons
-
-    def _where(self, edge: Edge) -> dict[str, Any]:
-        return {
-            "flow": self.id,
-            "source": edge.source,
-            "target": edge.target,
-            "allowed": tuple(self.machine.ways[edge.source]),
-        }
-
-    def _error(self, reason: Reason, edge: Edge | None, **context: Any) -> FSMError:
-        kind = _ERRORS.get(reason.code, GuardRefused)
-        if edge is not None:
-            context = {**self._where(edge), **context}
-        return kind(reason.text, code=reason.code, **context)
-
-    def _placed(self, error: FSMError, edge: Edge) -> FSMError:
-        """Say where, on an error that a rule raised."""
-        for name, value in self._where(edge).items():
-            if not getattr(error, name):
-                setattr(error, name, value)
-        return error
-
-    def _crashed(
-        self, kind: str, rule: Callable[..., Any], edge: Edge, error: Exception
-    ) -> RuleCrashed:
-        return RuleCrashed(
-            f"The {kind} {_title(rule)} of {edge.source!r} -> {edge.target!r} in machine "
-            f"{self.machine.name!r} raised {error!r}. To refuse, raise ValidationFailed.",
-            **self._where(edge),
-        )
+    # -- asking -------------------------------------------------------------------------
 
     def why_not(
         self, to: str, data: Mapping[str, Any] | None = None, *, source: str | None = None
@@ -598,39 +306,7 @@ class Flow:
 
         Nothing changes and no pre_transition runs. Validators judge only if `data` is given.
         """
-        if self._pending is not None:
-            self._refuse_to_move(to)
-        if self.finished:
-            return [Reason(FlowFinished.default_code, f"This run has ended at {self.current!r}.")]
-        try:
-            node = self._edited(source or self._now[3][1], to)
-        except StaleFlow as error:
-            return [Reason(error.code, error.message)]
-        if to not in self.machine.states:
-            return [
-                Reason(
-                    UnknownState.default_code,
-                    f"Machine {self.machine.name!r} has no state {to!r}.",
-                )
-            ]
-        edge = self.machine.ways[node[1]].get(to)
-        if edge is None:
-            return [self._reason_no_edge(node[1], to)]
-        reasons = []
-        skip = self._reason_to_skip(edge, self._taken(node)) if self.machine.counted else None
-        if skip is not None:
-            reasons.append(skip)
-        given = {} if data is None else dict(data)
-        self._pending = (node, None if data is None else given)
-        try:
-            reasons += self._reasons_of_guards(edge)
-            if data is not None:
-                self._validate(edge, given)
-        except FSMError as error:
-            reasons += error.reasons
-        finally:
-            self._pending = None
-        return reasons
+        return reasons_against(self, to, data, source)
 
     def can_transition(
         self, to: str, data: Mapping[str, Any] | None = None, *, source: str | None = None
@@ -677,14 +353,8 @@ class Flow:
 
     def run_hooks(self, result: Result) -> None:
         """Run the hooks of a transition that was made. A failure is logged and undoes nothing."""
-        for rule in result[2].hooks:
-            try:
-                _settled(rule(self, result))
-            except Exception:
-                logger.exception(
-                    "The hook %s failed after %s -> %s of machine %r; the transition stands.",
-                    _title(rule), result.source, result.target, self.machine.name,
-                )  # fmt: skip
+        if result[2].hooks:
+            run_hooks(self, result)
 
     def transition(
         self,
@@ -705,19 +375,10 @@ class Flow:
 
     def target_of(self, event: str) -> str:
         """Return where `event` leads from the current state, or raise InvalidTransition."""
-        edges = self.machine.ways[self.current].values()
-        for edge in edges:
+        for edge in self.machine.ways[self.current].values():
             if edge.event == event:
                 return edge.target
-        names = tuple(edge.event for edge in edges if edge.event is not None)
-        raise InvalidTransition(
-            f"State {self.current!r} knows no event {event!r}; it knows "
-            f"{', '.join(map(repr, names)) or 'none'}.",
-            flow=self.id,
-            source=self.current,
-            allowed=names,
-            code="no_event",
-        )
+        raise error_of_event(self, event)
 
     def resume(self) -> list[Result]:
         """After an edit, walk the old path on as far as its guards and validators hold.
@@ -771,65 +432,4 @@ class Flow:
         What lies ahead is followed while there is one way on, or while the answers, drafts
         included, leave one that its guards allow.
         """
-        path = tuple(self.path)
-        at = path.index(page) if page in path else len(path) - 1
-        ahead: list[str] = list(path[at + 1 :])
-        seen = set(path)
-        state = path[-1]
-        data = {**self.drafts, **self.data}
-        open_ended = False
-        self._data, kept = data, self._data
-        self._pending, pending = (self._now[3], None), self._pending
-        try:
-            while not self.finished and not self.machine.complete(state):
-                ways = [
-                    edge for edge in self.machine.ways[state].values() if edge.target not in seen
-                ]
-                if len(ways) > 1:
-                    ways = [e for e in ways if self._holds(e)] if state in data else []
-                if len(ways) != 1:
-                    open_ended = any(t not in seen for t in self.machine.ways[state])
-                    break
-                state = ways[0].target
-                seen.add(state)
-                ahead.append(state)
-        finally:
-            self._data, self._pending = kept, pending
-        return Progress(path[:at], path[at], tuple(ahead), open_ended)
-
-    def _holds(self, edge: Edge) -> bool:
-        try:
-            return all(_settled(guard(self)) for guard in edge.guards)
-        except Exception:
-            return False
-
-
-_ERRORS: Final[dict[str, type[FSMError]]] = {
-    kind.default_code: kind
-    for kind in (InvalidTransition, DuplicateTransition, SkippedTransition, FlowFinished)
-}
-
-
-def _without(drafts: dict[str, str], page: str) -> dict[str, str]:
-    return {other: text for other, text in drafts.items() if other != page}
-
-
-def _settled(answer: object) -> object:
-    """Return what a rule answered; an answer that must be awaited would pass for a yes."""
-    if hasattr(answer, "__await__"):
-        if hasattr(answer, "close"):
-            answer.close()
-        raise TypeError("it returned something to await: define it by `async def`")
-    return answer
-
-
-def _refusal(guard: Callable[..., Any], edge: Edge) -> str:
-    """Say for a guard without a docstring that it refused; a lambda has no name to show."""
-    if getattr(guard, "__name__", "<lambda>") == "<lambda>":
-        return "This step is not possible with the answers so far."
-    return f"{_title(guard)} does not allow {edge.source!r} -> {edge.target!r}."
-
-
-def _title(rule: Callable[..., Any]) -> str:
-    name = getattr(rule, "__name__", "")
-    return "A condition of this step" if name in ("", "<lambda>") else repr(name)
+        return progress_of(self, page)

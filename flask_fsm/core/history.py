@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 from ..errors import SnapshotError
 
 if TYPE_CHECKING:
-    from .machine import Edge, Machine
+    from .machine import Machine
+    from .state import Edge
 
 __all__ = [
     "Entry",

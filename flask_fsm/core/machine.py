@@ -1,4 +1,4 @@
-"""State, Transition and Machine: the definition, checked when it is made, then immutable."""
+"""Machine: the definition, checked when it is made, then immutable."""
 
 from __future__ import annotations
 
@@ -7,141 +7,19 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal
 
-from ..errors import (
-    DefinitionError,
-    DuplicateEvent,
-    DuplicateState,
-    DuplicateTransition,
-    RuleCrashed,
-    UnknownState,
-)
+from ..errors import DefinitionError, RuleCrashed, UnknownState
+from .document import dump_machine, load_machine
+from .flow import Clock, Flow
+from .graph import collect_states, spell_out
 from .lint import faults_of_graph
 from .path import Node, root
-from .rules import KINDS, Function, Rule, Ruled, Wrap, compile_rules, only_sync, rule_name
-
-if TYPE_CHECKING:
-    from .flow import Clock, Flow
-    from .snapshot import Snapshot
+from .rules import Function, Ruled, Wrap, compile_rules, only_sync
+from .snapshot import Snapshot
+from .state import Back, Edge, State, Transition, TransitionLike
 
 __all__ = ["Back", "Edge", "Machine", "State", "Transition", "TransitionLike"]
-
-Back = Literal["preserve", "discard", "invalidate"]
-BACK_POLICIES: tuple[Back, ...] = ("preserve", "discard", "invalidate")
-ANY = "*"
-
-
-class State(Ruled):
-    """A named node. It is a page if an app has an endpoint for it.
-
-    `targets` names the states it leads to; None adds no edges in a machine that lists
-    transitions, and leads anywhere in one that lists none. `guarded=False` says that its view is
-    meant to go without `check`. The rules run when the state is entered.
-    """
-
-    __slots__ = ("guarded", "name", "targets")
-
-    def __init__(
-        self,
-        name: str,
-        targets: Iterable[str] | None = None,
-        *,
-        guarded: bool = True,
-        when: Function | Iterable[Function] | None = None,
-        pre_transition: Iterable[Function] = (),
-        validators: Iterable[Function] = (),
-        hooks: Iterable[Function] = (),
-    ) -> None:
-        self.name = name
-        self.targets = None if targets is None else tuple(targets)
-        self.guarded = guarded
-        self._begin(when, pre_transition, validators, hooks)
-
-    def __repr__(self) -> str:
-        return f"State({self.name!r})"
-
-
-class Transition(Ruled):
-    """An edge `source -> target`; `source` may be a list, or `"*"`: all but finals and target.
-
-    `event` is the name by which a client may ask for it. `when` holds guards. `visit=True` lets a
-    GET of the target take it. `back` says what becomes of the page that was left: it may be
-    reopened and edited (`"preserve"`), it is closed (`"discard"`), it and all before it are closed
-    (`"invalidate"`). The rules run when the edge is taken.
-    """
-
-    __slots__ = ("back", "event", "source", "target", "visit")
-
-    def __init__(
-        self,
-        source: str | Iterable[str],
-        target: str,
-        event: str | None = None,
-        when: Function | Iterable[Function] | None = None,
-        validators: Iterable[Function] = (),
-        hooks: Iterable[Function] = (),
-        visit: bool = False,
-        back: Back = "preserve",
-        pre_transition: Iterable[Function] = (),
-    ) -> None:
-        self.source = source if isinstance(source, str) else tuple(source)
-        self.target = target
-        self.event = event
-        self.visit = visit
-        self.back: Back = back
-        self._begin(when, pre_transition, validators, hooks)
-
-    def __repr__(self) -> str:
-        return f"Transition({self.source!r}, {self.target!r})"
-
-
-TransitionLike = Transition | tuple[str | Sequence[str], str]
-
-
-class Edge:
-    """One way from one state to one other: a `Transition` after its sources are spelled out.
-
-    `number` counts the machine's edges in the order of declaration; `code` counts those out of
-    the source from 1, and the codec writes it. `final` says whether it ends the run, or is None if
-    `Machine.ends` has to be asked.
-    """
-
-    __slots__ = (
-        "back",
-        "code",
-        "event",
-        "final",
-        "guards",
-        "hooks",
-        "judged",
-        "number",
-        "pre_transitions",
-        "source",
-        "target",
-        "transition",
-        "validators",
-        "visit",
-    )
-
-    def __init__(self, source: str, transition: Transition, number: int) -> None:
-        self.source = source
-        self.target = transition.target
-        self.event = transition.event
-        self.visit = transition.visit
-        self.back = transition.back
-        self.transition = transition
-        self.number = number
-        self.code = 0
-        self.final: bool | None = None
-        self.guards: tuple[Function, ...] = ()
-        self.pre_transitions: tuple[Function, ...] = ()
-        self.validators: tuple[Function, ...] = ()
-        self.hooks: tuple[Function, ...] = ()
-        self.judged = False
-
-    def __repr__(self) -> str:
-        return f"Edge({self.source!r}, {self.target!r})"
 
 
 class Machine(Ruled):
@@ -216,9 +94,9 @@ class Machine(Ruled):
         self._begin(None, (), (), ())
         faults: list[DefinitionError] = []
         listed = tuple(t if isinstance(t, Transition) else Transition(*t) for t in transitions)
-        known = _collect_states(states, listed, initial, faults)
+        known = collect_states(states, listed, initial, faults)
         finals = None if final is None else tuple(final)
-        edges = _spell_out(known, listed, finals, faults)
+        edges = spell_out(known, listed, finals, faults)
         first = initial if initial is not None else next(iter(known), None)
         if finals is None:
             sources = {edge.source for edge in edges}
@@ -365,46 +243,11 @@ class Machine(Ruled):
         clock: Clock | None = None,
     ) -> Flow:
         """Begin a flow, or go on from `snapshot`. `clock` returns seconds since 1970."""
-        from .flow import Flow
-
         return Flow(self.seal(), snapshot, subject=subject, context=context, clock=clock)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the definition as JSON-able data; rules stand in it by their qualified names."""
-        named: dict[str, Function] = {}
-        for edge in self.edges:
-            if edge.transition not in self.transitions and any(edge.transition._rules.values()):
-                raise DefinitionError(
-                    f"to_dict(): {edge!r} has rules but comes from State(targets=...): list it as "
-                    f"a Transition.",
-                    source=edge.source,
-                    target=edge.target,
-                )
-        data: dict[str, Any] = {
-            "name": self.name,
-            "states": [
-                _dump(state, ("targets", "guarded"), named) for state in self.states.values()
-            ],
-            "transitions": [
-                {
-                    "source": transition.source
-                    if isinstance(transition.source, str)
-                    else list(transition.source),
-                    "target": transition.target,
-                    **_dump(transition, ("event", "visit", "back"), named),
-                }
-                for transition in self.transitions
-            ],
-            "initial": self.initial,
-            "final": [state for state in self.states if state in self.finals],
-            "repeat": self.repeat,
-            "ordered": self.ordered,
-            "reset": self.reset,
-            **_dump_rules(self, named),
-        }
-        if self._complete is not None:
-            data["complete"] = _name(self._complete, named)
-        return data
+        return dump_machine(self)
 
     @classmethod
     def from_dict(
@@ -415,243 +258,4 @@ class Machine(Ruled):
         `rules` holds the functions that the data names: a mapping, or functions by their
         qualified names. A rule that is named but not given is a `DefinitionError`.
         """
-        given = (
-            dict(rules)
-            if isinstance(rules, Mapping)
-            else {rule_name(function): function for function in rules}
-        )
-        faults: list[DefinitionError] = []
-        try:
-            complete = data.get("complete")
-            arguments: dict[str, Any] = {
-                key: data[key]
-                for key in ("initial", "final", "repeat", "ordered", "reset")
-                if key in data
-            }
-            if complete is not None:
-                arguments["complete"] = _find(complete, given, faults)
-            states = [
-                state
-                if isinstance(state, str)
-                else _load_rules(
-                    State(state["name"], state.get("targets"), guarded=state.get("guarded", True)),
-                    state,
-                    given,
-                    faults,
-                )
-                for state in data.get("states", ())
-            ]
-            transitions = [
-                _load_rules(
-                    Transition(
-                        edge["source"],
-                        edge["target"],
-                        edge.get("event"),
-                        visit=edge.get("visit", False),
-                        back=edge.get("back", "preserve"),
-                    ),
-                    edge,
-                    given,
-                    faults,
-                )
-                if isinstance(edge, Mapping)
-                else Transition(*edge)
-                for edge in data.get("transitions", ())
-            ]
-            name = data["name"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DefinitionError(
-                f"Machine.from_dict: the data has not the shape of to_dict(): {error!r}."
-            ) from error
-        try:
-            machine = cls(name, transitions, states=states, **arguments)
-        except DefinitionError as error:
-            raise DefinitionError.of(f"Machine {name!r}", [*error.faults, *faults]) from None
-        _load_rules(machine, data, given, faults)
-        if faults:
-            raise DefinitionError.of(f"Machine {name!r}", faults)
-        return machine
-
-
-R = TypeVar("R", bound=Ruled)
-RULE_KEYS = ("when", "pre_transition", "validators", "hooks")
-
-
-def _name(function: Function, named: dict[str, Function]) -> str:
-    name = rule_name(function)
-    if named.setdefault(name, function) is not function or name.endswith("<lambda>"):
-        raise DefinitionError(
-            f"to_dict(): the rule {name!r} has no name of its own: define it by `def`, under a "
-            f"name that no other rule has."
-        )
-    return name
-
-
-def _dump_rules(owner: Ruled, named: dict[str, Function]) -> dict[str, list[Any]]:
-    """Write down each rule as its name, or as its name and its order."""
-    return {
-        key: [
-            [_name(rule.function, named), rule.order] if rule.order else _name(rule.function, named)
-            for rule in owner._rules[kind]
-        ]
-        for kind, key in zip(KINDS, RULE_KEYS, strict=True)
-        if owner._rules[kind]
-    }
-
-
-def _dump(
-    owner: State | Transition, keys: Iterable[str], named: dict[str, Function]
-) -> dict[str, Any]:
-    """Write down what differs from the defaults."""
-    data: dict[str, Any] = {"name": owner.name} if isinstance(owner, State) else {}
-    for key in keys:
-        value = getattr(owner, key)
-        if value not in (None, "preserve") and value is not (key == "guarded"):
-            data[key] = list(value) if isinstance(value, tuple) else value
-    return data | _dump_rules(owner, named)
-
-
-def _find(name: str, given: Mapping[str, Function], faults: list[DefinitionError]) -> Function:
-    try:
-        return given[name]
-    except KeyError:
-        faults.append(
-            DefinitionError(f"the rule {name!r} is named but not given: pass it in `rules=`.")
-        )
-        return lambda *_: False
-
-
-def _load_rules(
-    owner: R, data: Mapping[str, Any], given: Mapping[str, Function], faults: list[DefinitionError]
-) -> R:
-    """Give `owner` the rules that `data` names."""
-    for kind, key in zip(KINDS, RULE_KEYS, strict=True):
-        rules = data.get(key, ())
-        for rule in [rules] if isinstance(rules, str) else rules:
-            name, order = (rule, 0) if isinstance(rule, str) else rule
-            owner._rules[kind].append(Rule(order, _find(name, given, faults)))
-    return owner
-
-
-def _collect_states(
-    states: Iterable[str | State],
-    transitions: Sequence[Transition],
-    initial: str | None,
-    faults: list[DefinitionError],
-) -> dict[str, State]:
-    """Return the states by name: those given, or else those that the transitions name."""
-    known: dict[str, State] = {}
-    for given in states:
-        state = given if isinstance(given, State) else State(given)
-        if not isinstance(state.name, str) or not state.name or state.name == ANY:
-            faults.append(DefinitionError(f"{state.name!r} is no name of a state."))
-        elif state.name in known:
-            faults.append(
-                DuplicateState(f"state {state.name!r} is given twice.", target=state.name)
-            )
-        else:
-            known[state.name] = state
-    if known or faults:
-        return known
-    ends = [
-        ([t.source] if isinstance(t.source, str) else list(t.source), t.target) for t in transitions
-    ]
-    sources = [name for names, _ in ends for name in names if name != ANY]
-    # The initial state comes first; a wildcard names none.
-    names = [initial] if initial in sources else sources[:1]
-    names += [name for names, target in ends for name in (*names, target) if name != ANY]
-    for name in dict.fromkeys(names):
-        if isinstance(name, str) and name:
-            known[name] = State(name)
-        else:
-            faults.append(DefinitionError(f"{name!r} is no name of a state."))
-    return known
-
-
-def _spell_out(
-    known: Mapping[str, State],
-    transitions: Sequence[Transition],
-    finals: tuple[str, ...] | None,
-    faults: list[DefinitionError],
-) -> list[Edge]:
-    """Turn lists of sources, wildcards and `State.targets` into edges, each pair once."""
-    edges: dict[tuple[str, str], Edge] = {}
-    spread: list[tuple[str, Transition]] = []
-    events: dict[tuple[str, str], str] = {}
-    ends = set(finals or ())
-
-    def lay(source: str, transition: Transition) -> None:
-        pair = (source, transition.target)
-        edges[pair] = Edge(source, transition, 0)
-        if transition.event is not None:
-            other = events.setdefault((source, transition.event), transition.target)
-            if other != transition.target:
-                faults.append(
-                    DuplicateEvent(
-                        f"event {transition.event!r} of state {source!r} leads to {other!r} and "
-                        f"to {transition.target!r}: give one of them another name.",
-                        source=source,
-                        target=transition.target,
-                    )
-                )
-
-    def declare(transition: Transition) -> None:
-        if transition.back not in BACK_POLICIES:
-            faults.append(
-                DefinitionError(f"{transition!r}: back is one of {', '.join(BACK_POLICIES)}.")
-            )
-        sources = (transition.source,) if isinstance(transition.source, str) else transition.source
-        for name in (*sources, transition.target):
-            if name not in known and not (name == ANY and name in sources):
-                faults.append(
-                    UnknownState(
-                        f"edge {transition.source!r} -> {transition.target!r} names the unknown "
-                        f"state {name!r}: correct it, or add the state to `states`.",
-                        target=name,
-                    )
-                )
-                return
-        for source in sources:
-            if source == ANY:
-                spread.append((source, transition))
-            elif (source, transition.target) in edges:
-                faults.append(
-                    DefinitionError(
-                        f"edge {source!r} -> {transition.target!r} is given twice.",
-                        source=source,
-                        target=transition.target,
-                        code=DuplicateTransition.default_code,
-                    )
-                )
-            else:
-                lay(source, transition)
-
-    for transition in transitions:
-        declare(transition)
-    for state in known.values():
-        for target in state.targets or ():
-            declare(Transition(state.name, target))
-    for _, transition in spread:
-        for source in known:
-            if source != transition.target and (source, transition.target) not in edges:
-                lay(source, transition)
-    if finals is None and spread:
-        # A final state is one that only wildcards lead out of: these do not count there.
-        own = {source for (source, _), e in edges.items() if e.transition.source != ANY}
-        ends = {state for state in known if state not in own and _is_closed(known[state])}
-    edges = {
-        pair: edge
-        for pair, edge in edges.items()
-        if edge.transition.source != ANY or pair[0] not in ends
-    }
-    if not transitions:
-        for state in known.values():
-            if state.targets is None and state.name not in ends:
-                for target in known:
-                    if (state.name, target) not in edges:
-                        lay(state.name, Transition(state.name, target))
-    return list(edges.values())
-
-
-def _is_closed(state: State) -> bool:
-    return not state.targets
+        return load_machine(cls, data, rules)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, overload
 
 from .answers import load_answers
 
-__all__ = ["Node", "Path", "nodes_back", "root"]
+__all__ = ["Node", "Path", "nodes_back", "root", "shortened", "without"]
 
 # (before, state, args, answers, depth, barrier, closed); args and answers are JSON text or None.
 # Nodes whose depth is below the barrier of the last one can't be reopened, nor can closed ones.
@@ -29,6 +29,45 @@ def nodes_back(tip: Node) -> Iterator[Node]:
     while node is not None:
         yield node
         node = node[0]
+
+
+def shortened(
+    tip: Node, node: Node, target: str, answers: str | None, drafts: dict[str, str], loop: bool
+) -> tuple[list[Node], dict[str, str], Node | None]:
+    """Cut the path that ends in `tip`: at `node` for an edit, and at `target` for a `loop`.
+
+    `answers` are those given on the page of `node`; `loop` says that `target` is on the path.
+    Returns the nodes cut, the drafts then, and the old node of `target` if this is a loop.
+    """
+    cut: list[Node] = []
+    fresh: dict[str, str] = {}
+    later: Node | None = tip
+    while later is not node and later is not None:
+        cut.append(later)
+        if later[3] is not None:
+            fresh[later[1]] = later[3]
+        if later[1] == target:
+            loop = False
+        later = later[0]
+    while loop and later is not None:
+        cut.append(later)
+        kept = answers if later is node else later[3]
+        if kept is not None:
+            fresh[later[1]] = kept
+        loop = later[1] != target
+        later = later[0]
+    if fresh:
+        drafts = {**drafts, **fresh}
+    if later is not node:
+        return cut, drafts, cut[-1]
+    if answers is not None and node[1] in drafts:
+        drafts = without(drafts, node[1])
+    return cut, drafts, None
+
+
+def without(drafts: dict[str, str], page: str) -> dict[str, str]:
+    """Return the drafts of all pages but one."""
+    return {other: text for other, text in drafts.items() if other != page}
 
 
 class Path(Sequence[str]):

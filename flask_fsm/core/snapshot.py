@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import SnapshotError, SnapshotTooLarge
 from .answers import load_answers
@@ -23,12 +24,23 @@ from .path import Node, Path, nodes_back
 if TYPE_CHECKING:
     from .machine import Machine
 
-__all__ = ["Entry", "Receipt", "Snapshot"]
+__all__ = [
+    "NO_DRAFTS",
+    "Entry",
+    "Receipt",
+    "Snapshot",
+    "blank",
+    "data_before",
+    "edges_on",
+    "left",
+    "successor",
+]
 
 VERSION = "1"
 CLOSED = "-"
 BARRIER = "!"
 MAX_TEXT = 1 << 20
+NO_DRAFTS: Final[dict[str, str]] = {}
 
 _ID = re.compile(r"[\w-]{22}(~[1-9]\d{0,8})?", re.ASCII)
 _NUMBERS = re.compile(
@@ -196,6 +208,20 @@ class Snapshot(tuple[Any, ...]):
             ) from error
 
 
+def blank(
+    machine: Machine, now: int, *, id: str | None = None, subject: str | None = None
+) -> Snapshot:
+    """Return the snapshot of a run that has not begun. A new id has 128 random bits."""
+    id = secrets.token_urlsafe(16) if id is None else id
+    return Snapshot.of(id, subject, 0, machine.root, None, NO_DRAFTS, now, now, 0, False, None)
+
+
+def successor(id: str) -> str:
+    """Return the id of the run after `id`: the same random part, counted on."""
+    start, _, number = id.partition("~")
+    return f"{start}~{int(number or 0) + 1}"
+
+
 def _name(state: str) -> str:
     """Return a state's name without `|`; one that could be taken for more is JSON text."""
     return _quoted(state) if "|" in state or state[0] in f'"{CLOSED}{BARRIER}' else state
@@ -266,7 +292,7 @@ def _decode(text: str, machine: Machine) -> Snapshot:
         drafts,
         int(started),
         updated,
-        int(taken, 16) if same else _edges_on(tip, machine),
+        int(taken, 16) if same else edges_on(tip, machine),
         finished == "1",
         Receipt(*_matched(_RECEIPT, receipt, "receipt")[0].split(",")) if receipt else None,
     )
@@ -296,10 +322,12 @@ def _decode_path(fields: list[str], machine: Machine, flow: str) -> Node:
     return node
 
 
-def _edges_on(tip: Node, machine: Machine) -> int:
-    """Return the bits of the edges between the pages of a path."""
+def edges_on(tip: Node, machine: Machine, start: Node | None = None) -> int:
+    """Return the bits of the edges between the pages of a path, or of those after `start`."""
     taken = 0
     for node in nodes_back(tip):
+        if node is start:
+            break
         edge = None if node[0] is None else machine.ways[node[0][1]].get(node[1])
         if edge is not None and machine.counted:
             taken |= 1 << edge.number

@@ -1,0 +1,140 @@
+"""The graph: states and transitions, as they were given, become known states and edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..errors import (
+    DefinitionError,
+    DuplicateEvent,
+    DuplicateState,
+    DuplicateTransition,
+    UnknownState,
+)
+from .state import ANY, BACK_POLICIES, Edge, State, Transition
+
+__all__ = ["collect_states", "spell_out"]
+
+
+def collect_states(
+    states: Iterable[str | State],
+    transitions: Sequence[Transition],
+    initial: str | None,
+    faults: list[DefinitionError],
+) -> dict[str, State]:
+    """Return the states by name: those given, or else those that the transitions name."""
+    known: dict[str, State] = {}
+    for given in states:
+        state = given if isinstance(given, State) else State(given)
+        if not isinstance(state.name, str) or not state.name or state.name == ANY:
+            faults.append(DefinitionError(f"{state.name!r} is no name of a state."))
+        elif state.name in known:
+            faults.append(
+                DuplicateState(f"state {state.name!r} is given twice.", target=state.name)
+            )
+        else:
+            known[state.name] = state
+    if known or faults:
+        return known
+    ends = [
+        ([t.source] if isinstance(t.source, str) else list(t.source), t.target) for t in transitions
+    ]
+    sources = [name for names, _ in ends for name in names if name != ANY]
+    # The initial state comes first; a wildcard names none.
+    names = [initial] if initial in sources else sources[:1]
+    names += [name for names, target in ends for name in (*names, target) if name != ANY]
+    for name in dict.fromkeys(names):
+        if isinstance(name, str) and name:
+            known[name] = State(name)
+        else:
+            faults.append(DefinitionError(f"{name!r} is no name of a state."))
+    return known
+
+
+def spell_out(
+    known: Mapping[str, State],
+    transitions: Sequence[Transition],
+    finals: tuple[str, ...] | None,
+    faults: list[DefinitionError],
+) -> list[Edge]:
+    """Turn lists of sources, wildcards and `State.targets` into edges, each pair once."""
+    edges: dict[tuple[str, str], Edge] = {}
+    spread: list[tuple[str, Transition]] = []
+    events: dict[tuple[str, str], str] = {}
+    ends = set(finals or ())
+
+    def lay(source: str, transition: Transition) -> None:
+        pair = (source, transition.target)
+        edges[pair] = Edge(source, transition, 0)
+        if transition.event is not None:
+            other = events.setdefault((source, transition.event), transition.target)
+            if other != transition.target:
+                faults.append(
+                    DuplicateEvent(
+                        f"event {transition.event!r} of state {source!r} leads to {other!r} and "
+                        f"to {transition.target!r}: give one of them another name.",
+                        source=source,
+                        target=transition.target,
+                    )
+                )
+
+    def declare(transition: Transition) -> None:
+        if transition.back not in BACK_POLICIES:
+            faults.append(
+                DefinitionError(f"{transition!r}: back is one of {', '.join(BACK_POLICIES)}.")
+            )
+        sources = (transition.source,) if isinstance(transition.source, str) else transition.source
+        for name in (*sources, transition.target):
+            if name not in known and not (name == ANY and name in sources):
+                faults.append(
+                    UnknownState(
+                        f"edge {transition.source!r} -> {transition.target!r} names the unknown "
+                        f"state {name!r}: correct it, or add the state to `states`.",
+                        target=name,
+                    )
+                )
+                return
+        for source in sources:
+            if source == ANY:
+                spread.append((source, transition))
+            elif (source, transition.target) in edges:
+                faults.append(
+                    DefinitionError(
+                        f"edge {source!r} -> {transition.target!r} is given twice.",
+                        source=source,
+                        target=transition.target,
+                        code=DuplicateTransition.default_code,
+                    )
+                )
+            else:
+                lay(source, transition)
+
+    for transition in transitions:
+        declare(transition)
+    for state in known.values():
+        for target in state.targets or ():
+            declare(Transition(state.name, target))
+    for _, transition in spread:
+        for source in known:
+            if source != transition.target and (source, transition.target) not in edges:
+                lay(source, transition)
+    if finals is None and spread:
+        # A final state is one that only wildcards lead out of: these do not count there.
+        own = {source for (source, _), e in edges.items() if e.transition.source != ANY}
+        ends = {state for state in known if state not in own and _is_closed(known[state])}
+    edges = {
+        pair: edge
+        for pair, edge in edges.items()
+        if edge.transition.source != ANY or pair[0] not in ends
+    }
+    if not transitions:
+        for state in known.values():
+            if state.targets is None and state.name not in ends:
+                for target in known:
+                    if (state.name, target) not in edges:
+                        lay(state.name, Transition(state.name, target))
+    return list(edges.values())
+
+
+def _is_closed(state: State) -> bool:
+    return not state.targets

@@ -1,0 +1,192 @@
+"""Judgement: the rules of an edge are run; what they say becomes errors and reasons."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import FlowFinished, FSMError, GuardRefused, Reason, StaleFlow, ValidationFailed
+from .answers import mapping
+from .path import Node
+from .reasons import (
+    crashed,
+    error_of,
+    error_of_move,
+    placed,
+    reason_no_edge,
+    reason_to_skip,
+    reason_unknown,
+    title,
+    where,
+)
+from .state import Edge
+
+if TYPE_CHECKING:
+    from .flow import Flow
+    from .result import Result
+
+__all__ = ["holds", "judge", "reasons_against", "refuse", "run_hooks", "settled"]
+
+logger = logging.getLogger("flask_fsm")
+
+
+def judge(
+    flow: Flow, edge: Edge, node: Node, data: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """Run pre_transition rules, guards and validators; return the data as enriched."""
+    given = {} if data is None else mapping(data)
+    flow._pending = (node, None if data is None else given)
+    try:
+        for rule in edge.pre_transitions:
+            try:
+                settled(rule(flow, given))
+            except FSMError as error:
+                raise placed(flow, error, edge) from None
+            except Exception as error:
+                raise crashed(flow, "pre_transition", rule, edge, error) from error
+            if given:
+                flow._pending = (node, given)
+        reasons = _reasons_of_guards(flow, edge)
+        if reasons:
+            raise error_of(flow, reasons[0], edge.source, edge.target, reasons)
+        if edge.validators:
+            _validate(flow, edge, given)
+    finally:
+        flow._pending = None
+    return None if data is None and not given else given
+
+
+def refuse(flow: Flow, edge: Edge, error: Exception) -> NoReturn:
+    """Raise GuardRefused with every reason; all guards are asked again, for they are pure."""
+    reasons = _reasons_of_guards(flow, edge)
+    if not reasons:  # a guard that is not pure, and says yes when asked twice
+        text = f"A guard refused {edge.source!r} -> {edge.target!r}, then did not."
+        reasons = [Reason(GuardRefused.default_code, text)]
+    cause = None if isinstance(error, GuardRefused) else error
+    raise error_of(flow, reasons[0], edge.source, edge.target, reasons) from cause
+
+
+def _validate(flow: Flow, edge: Edge, data: dict[str, Any]) -> None:
+    """Run all validators and raise one ValidationFailed with all that they say."""
+    messages: list[str] = []
+    fields: dict[str, list[str]] = {}
+    for rule in edge.validators:
+        try:
+            settled(rule(flow, data))
+        except ValidationFailed as error:
+            messages += error.messages
+            for name, texts in error.fields.items():
+                fields.setdefault(name, []).extend(texts)
+        except ValueError as error:
+            messages.append(str(error) or f"{title(rule)} refused.")
+        except FSMError as error:
+            raise placed(flow, error, edge) from None
+        except Exception as error:
+            raise crashed(flow, "validator", rule, edge, error) from error
+    if messages or fields:
+        texts = [*messages, *(f"{name}: {text}" for name, t in fields.items() for text in t)]
+        raise ValidationFailed(
+            " ".join(texts),
+            messages=messages,
+            fields=fields,
+            **where(flow, edge.source, edge.target),
+            reasons=[Reason(ValidationFailed.default_code, text) for text in texts],
+        )
+
+
+def _reasons_of_guards(flow: Flow, edge: Edge) -> list[Reason]:
+    """Ask all guards and return the reasons of those that refuse; one that raises refuses."""
+    reasons: list[Reason] = []
+    for guard in edge.guards:
+        code = GuardRefused.default_code
+        try:
+            if settled(guard(flow)):
+                continue
+        except GuardRefused as error:
+            if error.message:
+                reasons += error.reasons
+                continue
+        except Exception:
+            code = "guard_raised"
+            logger.exception(
+                "The guard %s raised, which refuses %s -> %s of machine %r.",
+                title(guard), edge.source, edge.target, flow.machine.name,
+            )  # fmt: skip
+        reasons.append(
+            Reason(code, guard.__doc__.strip().splitlines()[0])
+            if guard.__doc__ and guard.__doc__.strip()
+            else Reason(code, _refusal(guard, edge))
+        )
+    return reasons
+
+
+def reasons_against(
+    flow: Flow, to: str, data: Mapping[str, Any] | None, source: str | None
+) -> list[Reason]:
+    """Return every reason why `to` can't be taken now, changing nothing."""
+    machine = flow.machine
+    if flow._pending is not None:
+        raise error_of_move(flow, to)
+    if flow.finished:
+        return [Reason(FlowFinished.default_code, f"This run has ended at {flow.current!r}.")]
+    try:
+        node = flow._edited(source or flow._now[3][1], to)
+    except StaleFlow as error:
+        return [Reason(error.code, error.message)]
+    if to not in machine.states:
+        return [reason_unknown(machine, to)]
+    edge = machine.ways[node[1]].get(to)
+    if edge is None:
+        return [reason_no_edge(machine, node[1], to)]
+    reasons = []
+    skip = reason_to_skip(machine, edge, flow._taken(node)) if machine.counted else None
+    if skip is not None:
+        reasons.append(skip)
+    given = {} if data is None else dict(data)
+    flow._pending = (node, None if data is None else given)
+    try:
+        reasons += _reasons_of_guards(flow, edge)
+        if data is not None:
+            _validate(flow, edge, given)
+    except FSMError as error:
+        reasons += error.reasons
+    finally:
+        flow._pending = None
+    return reasons
+
+
+def holds(flow: Flow, edge: Edge) -> bool:
+    """Tell whether all guards say yes, without a word about those that raise."""
+    try:
+        return all(settled(guard(flow)) for guard in edge.guards)
+    except Exception:
+        return False
+
+
+def run_hooks(flow: Flow, result: Result) -> None:
+    """Run the hooks of a transition that was made. A failure is logged and undoes nothing."""
+    for rule in result[2].hooks:
+        try:
+            settled(rule(flow, result))
+        except Exception:
+            logger.exception(
+                "The hook %s failed after %s -> %s of machine %r; the transition stands.",
+                title(rule), result.source, result.target, flow.machine.name,
+            )  # fmt: skip
+
+
+def settled(answer: object) -> object:
+    """Return what a rule answered; an answer that must be awaited would pass for a yes."""
+    if hasattr(answer, "__await__"):
+        if hasattr(answer, "close"):
+            answer.close()
+        raise TypeError("it returned something to await: define it by `async def`")
+    return answer
+
+
+def _refusal(guard: Callable[..., Any], edge: Edge) -> str:
+    """Say for a guard without a docstring that it refused; a lambda has no name to show."""
+    if getattr(guard, "__name__", "<lambda>") == "<lambda>":
+        return "This step is not possible with the answers so far."
+    return f"{title(guard)} does not allow {edge.source!r} -> {edge.target!r}."

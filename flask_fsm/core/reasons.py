@@ -1,0 +1,176 @@
+"""Reasons: why an edge can't be taken, and the errors that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import (
+    DuplicateTransition,
+    FlowFinished,
+    FSMError,
+    GuardRefused,
+    InvalidTransition,
+    Reason,
+    RuleCrashed,
+    SkippedTransition,
+    StaleFlow,
+    UnknownState,
+)
+from .path import Node
+from .state import Edge
+
+if TYPE_CHECKING:
+    from .flow import Flow
+    from .machine import Machine
+
+__all__ = [
+    "crashed",
+    "error_of",
+    "error_of_edge",
+    "error_of_edit",
+    "error_of_event",
+    "error_of_move",
+    "placed",
+    "reason_no_edge",
+    "reason_to_skip",
+    "reason_unknown",
+    "title",
+    "where",
+]
+
+_ERRORS: Final[dict[str, type[FSMError]]] = {
+    kind.default_code: kind
+    for kind in (InvalidTransition, DuplicateTransition, SkippedTransition, FlowFinished)
+}
+
+
+def reason_unknown(machine: Machine, target: str) -> Reason:
+    """Say that there is no state `target`."""
+    return Reason(UnknownState.default_code, f"Machine {machine.name!r} has no state {target!r}.")
+
+
+def reason_no_edge(machine: Machine, here: str, target: str) -> Reason:
+    """Say that no edge leads from `here` to `target`, and where edges do lead."""
+    ways = ", ".join(map(repr, machine.ways[here])) or "nowhere"
+    return Reason(
+        InvalidTransition.default_code,
+        f"Machine {machine.name!r} has no edge {here!r} -> {target!r}; {here!r} leads to {ways}.",
+    )
+
+
+def reason_to_skip(machine: Machine, edge: Edge, taken: int) -> Reason | None:
+    """Say why a machine that counts edges can't take this one after the `taken` ones, or None."""
+    if not machine.repeat and taken >> edge.number & 1:
+        return Reason(
+            DuplicateTransition.default_code,
+            f"{edge.source!r} -> {edge.target!r} has already been taken in this run.",
+        )
+    if machine.ordered:
+        missing = ~taken & ((1 << edge.number) - 1)
+        if missing:
+            first = machine.edges[(missing & -missing).bit_length() - 1]
+            return Reason(
+                SkippedTransition.default_code,
+                f"{first.source!r} -> {first.target!r} comes before "
+                f"{edge.source!r} -> {edge.target!r} and has not been taken in this run.",
+            )
+    return None
+
+
+def error_of_move(flow: Flow, target: str) -> FSMError:
+    """Return the error of moving a flow that a rule is judging, or whose run has ended."""
+    if flow._pending is not None:
+        return FSMError(
+            f"A rule of machine {flow.machine.name!r} tried to move the flow that it judges: "
+            f"move it in the view, or in a hook.",
+            flow=flow.id,
+            target=target,
+            code="moved_by_rule",
+        )
+    return FlowFinished(
+        f"This run of {flow.machine.name!r} has ended at {flow.current!r}; "
+        f"start again to go to {target!r}.",
+        flow=flow.id,
+        source=flow.current,
+        target=target,
+    )
+
+
+def error_of_edge(flow: Flow, here: str, target: str) -> FSMError:
+    """Return the error of an edge that is not there, or of a `target` that is no state."""
+    if target in flow.machine.states:
+        return error_of(flow, reason_no_edge(flow.machine, here, target), here, target)
+    reason = reason_unknown(flow.machine, target)
+    return UnknownState(reason.text, **where(flow, here, target))
+
+
+def error_of_edit(flow: Flow, source: str, target: str | None, node: Node | None) -> StaleFlow:
+    """Return the error of an edit of a closed page, or of one that has no `node` on the path."""
+    return StaleFlow(
+        f"{source!r} is not on the path of this run, which is at {flow.current!r}."
+        if node is None
+        else f"{source!r} is closed and can't be edited any more.",
+        flow=flow.id,
+        source=source,
+        target=target,
+        allowed=tuple(flow.path),
+        code="not_on_path" if node is None else "closed",
+    )
+
+
+def error_of_event(flow: Flow, event: str) -> InvalidTransition:
+    """Return the error of an event that no edge out of the current state has."""
+    edges = flow.machine.ways[flow.current].values()
+    names = tuple(edge.event for edge in edges if edge.event is not None)
+    return InvalidTransition(
+        f"State {flow.current!r} knows no event {event!r}; it knows "
+        f"{', '.join(map(repr, names)) or 'none'}.",
+        flow=flow.id,
+        source=flow.current,
+        allowed=names,
+        code="no_event",
+    )
+
+
+def where(flow: Flow, source: str, target: str) -> dict[str, Any]:
+    """Return what an error says about the edge that it is about."""
+    return {
+        "flow": flow.id,
+        "source": source,
+        "target": target,
+        "allowed": tuple(flow.machine.ways[source]),
+    }
+
+
+def error_of(
+    flow: Flow, reason: Reason, source: str, target: str, reasons: Iterable[Reason] = ()
+) -> FSMError:
+    """Return the error that `reason` stands for."""
+    kind = _ERRORS.get(reason.code, GuardRefused)
+    return kind(reason.text, code=reason.code, reasons=reasons, **where(flow, source, target))
+
+
+def placed(flow: Flow, error: FSMError, edge: Edge) -> FSMError:
+    """Say where, on an error that a rule raised."""
+    for name, value in where(flow, edge.source, edge.target).items():
+        if not getattr(error, name):
+            setattr(error, name, value)
+    return error
+
+
+def crashed(
+    flow: Flow, kind: str, rule: Callable[..., Any], edge: Edge, error: Exception
+) -> RuleCrashed:
+    """Return the error of a rule that raised what is no refusal."""
+    return RuleCrashed(
+        f"The {kind} {title(rule)} of {edge.source!r} -> {edge.target!r} in machine "
+        f"{flow.machine.name!r} raised {error!r}. To refuse, raise ValidationFailed.",
+        **where(flow, edge.source, edge.target),
+    )
+
+
+def title(rule: Callable[..., Any]) -> str:
+    """Return what a rule is called in texts for people."""
+    name = getattr(rule, "__name__", "")
+    return "A condition of this step" if name in ("", "<lambda>") else repr(name)
