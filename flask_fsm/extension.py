@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, has_request_context
-from flask.sessions import SecureCookieSessionInterface
+from flask import Blueprint, Flask, current_app, has_request_context
 
 from .core.machine import Machine, TransitionLike
 from .errors import ConfigError, DefinitionError, FSMError
@@ -69,7 +68,6 @@ class FlaskFSM(Pages):
         state.tokens(app)
         app.extensions[EXTENSION] = state
         app.before_request(_set_up)
-        app.after_request(_mark_answer)
         if FSMError not in app.error_handler_spec[None][None]:
             app.register_error_handler(FSMError, _answer_error)
         app.context_processor(_template_context)
@@ -89,16 +87,6 @@ class FlaskFSM(Pages):
 def _set_up() -> None:
     """Bind the machines to the views before the first view runs; by then they all are there."""
     app_state().fix()
-
-
-def _mark_answer(response: Response) -> Response:
-    """Keep answers that depend on the flow out of every cache."""
-    if visits().private:
-        response.headers["Cache-Control"] = "no-store"
-        # Flask's own sessions say so themselves, for this one has been read.
-        if not isinstance(current_app.session_interface, SecureCookieSessionInterface):
-            response.vary.add("Cookie")
-    return response
 
 
 def _answer_error(error: FSMError) -> Any:

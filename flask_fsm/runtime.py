@@ -66,6 +66,8 @@ class Page:
 
         Raises NotFound naming one that the page's URL can't hold.
         """
+        if not self.arguments:
+            return None
         taken = self.take(values)
         if not taken:
             return None
@@ -261,6 +263,7 @@ class Run:
         "flow",
         "gone",
         "held",
+        "key",
         "session",
         "state",
         "stored",
@@ -269,6 +272,7 @@ class Run:
     def __init__(self, state: AppState, bound: Bound, url_args: Mapping[str, Any]) -> None:
         self.state = state
         self.bound = bound
+        self.key = SESSION_KEY + bound.name
         self.app: Flask = behind(current_app)
         self.session: SessionMixin = behind(session)
         self._url_args = url_args
@@ -282,10 +286,6 @@ class Run:
     @property
     def loaded(self) -> bool:
         return hasattr(self, "flow")
-
-    @property
-    def key(self) -> str:
-        return SESSION_KEY + self.bound.name
 
     def load(self) -> None:
         """Read the flow that the session names; a blank one, if it names none that is there."""
@@ -389,7 +389,7 @@ class Run:
         `receipt` is of the submission that asks for it, `location` where it leads if sent again.
         """
         previous = self.stored
-        if self.held and self.gone is None and previous.rev:
+        if self.held and self.gone is None:
             self.state.store.bury(previous, receipt, location)
         fresh = self._blank(None)
         self.session[self.key] = self.state.store.carry(self.bound.machine, fresh)

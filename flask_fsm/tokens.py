@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 import secrets
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from itsdangerous import BadSignature, Signer
+from itsdangerous.signer import SigningAlgorithm
 from markupsafe import Markup, escape
 
 from .errors import InvalidToken
@@ -17,9 +19,11 @@ __all__ = ["Claim", "Token", "Tokens", "new_nonce"]
 
 SALT: Final = b"flask_fsm.token"
 MAX_TOKEN: Final = 2_048
-# Base64 may be read with padding behind it, which would be another text of the same token.
-_TOKEN: Final = re.compile(r".+\.[A-Za-z0-9_-]{64}", re.DOTALL)
-_CLAIM: Final = re.compile(r"([\w-]{22}(?:~\d{1,9})?)\.(\d{1,15})\.([\w-]{12})\.(.+)", re.DOTALL)
+# Base64 may be read with padding behind it, which would be another text of the same token: so the
+# signature is held to its form, too.
+_TOKEN: Final = re.compile(
+    r"([\w-]{22}(?:~\d{1,9})?)\.(\d{1,15})\.([\w-]{12})\.(.+)\.[A-Za-z0-9_-]{64}", re.DOTALL
+)
 
 
 class Claim(NamedTuple):
@@ -50,11 +54,21 @@ def new_nonce() -> str:
     return secrets.token_urlsafe(9)
 
 
+class OneShotHMAC(SigningAlgorithm):
+    """HMAC-SHA-384 in one call, a third of the time that an HMAC object takes.
+
+    The digest fills its 64 characters to the last bit, so that no other text carries the same
+    signature.
+    """
+
+    def get_signature(self, key: bytes, value: bytes) -> bytes:
+        return hmac.digest(key, value, "sha384")
+
+
 class Tokens:
     """Signs with the newest of `secrets_` and reads what any of them signed.
 
-    The keys are derived once here, as itsdangerous would at every use. The digest of SHA-384 fills
-    its 64 characters to the last bit, so that no other text carries the same signature.
+    The keys are derived once here, as itsdangerous would at every use.
     """
 
     __slots__ = ("_signer",)
@@ -64,23 +78,22 @@ class Tokens:
             Signer(key, salt=SALT, key_derivation="hmac", digest_method=hashlib.sha384).derive_key()
             for key in secret_keys
         ]
-        self._signer = Signer(
-            derived, salt=SALT, key_derivation="none", digest_method=hashlib.sha384
-        )
+        self._signer = Signer(derived, salt=SALT, key_derivation="none", algorithm=OneShotHMAC())
 
     def sign(self, claim: Claim) -> str:
         """Return the token that states `claim`."""
         text = f"{claim.flow}.{claim.rev}.{claim.nonce}.{claim.state}"
         return self._signer.sign(text).decode()
 
-    def read(self, text: str) -> Claim:
+    def read(self, text: object) -> Claim:
         """Return what a token claims, or raise InvalidToken."""
         try:
-            if len(text) > MAX_TOKEN or not _TOKEN.fullmatch(text):
-                raise ValueError("its form")
-            match = _CLAIM.fullmatch(self._signer.unsign(text).decode())
+            if not isinstance(text, str) or len(text) > MAX_TOKEN:
+                raise ValueError("its size")
+            match = _TOKEN.fullmatch(text)
             if match is None:
                 raise ValueError("its form")
+            self._signer.unsign(text)
         except (BadSignature, ValueError) as error:
             raise InvalidToken(
                 "The token of this form is empty or was not made by this site. "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flask import Response
 from werkzeug.datastructures import MultiDict
 
+from ..core.answers import mapping
 from ..core.flow import Flow
 from ..errors import (
     FSMError,
@@ -160,11 +161,8 @@ def _answer(field: Any) -> Any:
 
 def own_answers(data: Mapping[str, Any], strange: Set[str]) -> Mapping[str, Any]:
     """Return `data` as a plain dict, without the fields that the page adds: tokens."""
-    if isinstance(data, MultiDict):
-        data = data.to_dict()
-    if not isinstance(data, Mapping) or strange.isdisjoint(data):
-        return data
-    return {name: value for name, value in data.items() if name not in strange}
+    plain = data.to_dict() if isinstance(data, MultiDict) else mapping(data)
+    return {name: value for name, value in plain.items() if name not in strange}
 
 
 def put_into(form: BaseForm, error: GuardRefused | ValidationFailed) -> None:

@@ -89,7 +89,8 @@ def serve(
             f"Machine {machine!r} was added after the first request: call fsm.add() before."
         )
     visit = attended.of[machine] = Visit(state, bound, None, kwargs)
-    visit.active = attended.private = True
+    visit.active = True
+    attended.keep_private()
     outer, attended.owner = attended.owner, check.owner
     try:
         with _NO_TURN if visit.request.method in SAFE_METHODS else visit.run.turn():

@@ -87,12 +87,13 @@ class Pages:
     # -- the flow of this request -------------------------------------------------------
 
     def _visit(self) -> Visit:
-        if not has_request_context():
+        try:
+            found = visits().of
+        except RuntimeError as error:
             raise ConfigError(
                 f"There is no request, so there is no flow of machine {self.name!r}. In a shell "
                 f"or a test, use app.test_request_context(), or machine.flow() without Flask."
-            )
-        found = visits().of
+            ) from error
         visit = found.get(self.name)
         if visit is None:
             state = app_state()

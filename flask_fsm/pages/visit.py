@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from flask import Request, Response, current_app, flash, g, jsonify, request
+from flask import (
+    Request,
+    Response,
+    after_this_request,
+    current_app,
+    flash,
+    g,
+    jsonify,
+    request,
+)
+from flask.sessions import SecureCookieSessionInterface
 
 from ..core.flow import Flow, Result
 from ..core.machine import Edge
@@ -179,12 +189,13 @@ class Visit:
         if submission.to is not None:
             submission.to = self._known_state(submission.to)
         self._begin_again(page)
-        if self.flow.is_on_path(page):
+        flow = self.flow
+        if self.bound.pages[page].arguments and flow.is_on_path(page):
             self.check_url_args(page)
-        named = run.gone.flow if run.gone is not None else run.stored.id
-        submission.belong_to(named or run.stored.id)
+        named = (run.gone.flow if run.gone is not None else None) or run.stored.id
+        submission.belong_to(named)
         claim, self._receipt = submission.claim, submission.receipt
-        kept = self._kept(named or run.stored.id) if run.held else None
+        kept = self._kept(named) if run.held else None
         reused = (
             kept is not None and self._receipt is not None and (kept.digest != self._receipt.digest)
         )
@@ -199,7 +210,6 @@ class Visit:
                 "Please start again from the first page.",
                 code="no_session",
             )
-        flow = self.flow
         if flow.finished or (claim is not None and claim.flow == run.stored.id != flow.id):
             raise FlowFinished(
                 f"This run of {machine.name!r} has ended; nothing was changed.",
@@ -327,7 +337,7 @@ class Visit:
     def token(self) -> Token:
         """Return the token for a form of this page; one for each rendering."""
         self.run.hold()
-        visits().private = True
+        visits().keep_private()
         flow = self.flow
         page = self.page or flow.current
         if self._token is None or self._token[0][:2] != (flow.id, flow.rev):
@@ -422,14 +432,27 @@ def _notice_of(error: FSMError) -> str:
 class Visits:
     """The visits of one request by the names of their machines, and whose guard is innermost."""
 
-    __slots__ = ("of", "owner", "private", "request")
+    __slots__ = ("_private", "of", "owner", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.of: dict[str, Visit] = {}
-        self.private = False
-        """Whether the answer depends on a flow, so that no cache may keep it."""
         self.owner: object = None
+        self._private = False
+
+    def keep_private(self) -> None:
+        """Keep the answer out of every cache: it depends on a flow."""
+        if not self._private:
+            self._private = True
+            after_this_request(_no_store)
+
+
+def _no_store(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    # Flask's own sessions say so themselves, for this one has been read.
+    if not isinstance(current_app.session_interface, SecureCookieSessionInterface):
+        response.vary.add("Cookie")
+    return response
 
 
 def visits() -> Visits:

@@ -56,7 +56,7 @@ class Store(Protocol):
 
 def lineage(id: str) -> str:
     """Return the part of a flow's id that all successive runs share."""
-    return id.partition("~")[0]
+    return id[:22]
 
 
 def age(snapshot: Snapshot) -> tuple[int, int]:

@@ -97,10 +97,11 @@ class Heads:
         """Return the head of the flow's lineage and what its session carries, or None."""
         with self._mutex:
             head = self._used(lineage(id))
-            if head is None or head.empty:
+            if head is None:
                 return None
-            head.open(id)
-            assert head.snapshot is not None
+            if head.snapshot is None:
+                head.open(id)
+                return None
             return head.snapshot, head.carried
 
     def adopt(self, snapshot: Snapshot, carried: str) -> tuple[Snapshot, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flask import current_app, session
+from flask import Flask, current_app, session
 from flask.sessions import SecureCookieSessionInterface
 
 from ..core.machine import Machine
@@ -66,11 +66,12 @@ class SessionStore:
         return text
 
     def _check_cookie(self, machine: Machine, snapshot: Snapshot, text: str) -> None:
-        interface = current_app.session_interface
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        interface = app.session_interface
         if not isinstance(interface, SecureCookieSessionInterface):
             check_size(snapshot, len(text.encode("utf-8", "surrogatepass")), self._max_size)
             return
-        name = interface.get_cookie_name(current_app)
+        name = interface.get_cookie_name(app)
         key = SESSION_KEY + machine.name
         others = {other: value for other, value in session.items() if other != key}
         bound = _bound(others) if others else 2
@@ -79,7 +80,7 @@ class SessionStore:
             bound += len(key) + 2 * len(text)
             if len(name) + SIGNED + bound * 4 // 3 <= COOKIE_LIMIT:
                 return
-        serializer = interface.get_signing_serializer(current_app)
+        serializer = interface.get_signing_serializer(app)
         assert serializer is not None
         size = len(name) + len(serializer.dumps({**others, key: text}))
         if size > COOKIE_LIMIT:
