@@ -38,7 +38,7 @@ test-browser: $(VENV)/test chromium ## click through the example in Chromium
 	$(BIN)/python -m pytest -m browser
 
 test-stateful: $(VENV)/test ## compare 2,000 random visits with the reference model
-	FSM_STATEFUL_RUNS=2000 $(BIN)/python -m pytest tests/http -k stateful
+	FSM_STATEFUL_RUNS=2000 $(BIN)/python -m pytest tests/http/test_model.py -n 2
 
 $(LOWEST)/test: pyproject.toml tests/lowest.py
 	$(PYTHON) -m venv $(LOWEST)
