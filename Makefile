@@ -71,6 +71,7 @@ docs: $(VENV)/docs ## build the documentation into docs/_build/html
 fuzz: $(VENV)/test ## feed random texts to the decoders (INPUTS=200000)
 	$(BIN)/python -m tests.fuzz.fuzz_snapshot --inputs $(INPUTS)
 	$(BIN)/python -m tests.fuzz.fuzz_tokens --inputs $(INPUTS)
+	FSM_FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest tests/fuzz/test_decoders.py -n 2
 
 bench: $(VENV)/benchmark ## print the ratios that stand in the README
 	$(BIN)/python -m benchmarks $(QUICK)
