@@ -316,7 +316,7 @@ class Flow:
 
     def has_not_skipped(self, to: str, *, source: str | None = None) -> bool:
         """Tell whether every transition declared before the one to `to` was taken in this run."""
-        edge = self.machine.ways[source or self.current].get(to)
+        edge = self.machine.ways.get(source or self.current, {}).get(to)
         if edge is None:
             return False
         before = (1 << edge.number) - 1

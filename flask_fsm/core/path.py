@@ -110,4 +110,4 @@ class Path(Sequence[str]):
         for node in nodes_back(self._tip):
             if node[1] == state:
                 return load_answers(node[2]) if node[2] else {}
-        raise KeyError(state)
+        raise KeyError(f"The page {state!r} is not on this path: {' -> '.join(self)}.")

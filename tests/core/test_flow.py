@@ -205,6 +205,8 @@ def test_url_arguments_stay_with_the_page_of_the_path() -> None:
     assert flow.path.args("address") == {"id": 7}
     assert flow.path.args("cart") == {}
     assert flow.args("review") is None
+    with pytest.raises(KeyError, match="'review' is not on this path: cart -> address -> payment"):
+        flow.path.args("review")
 
 
 @pytest.mark.parametrize(
@@ -282,6 +284,7 @@ def test_has_not_skipped_answers_for_a_machine_that_is_not_ordered() -> None:
     assert flow.has_not_skipped("payment")
     assert not flow.has_not_skipped("review", source="payment")
     assert not flow.has_not_skipped("done")
+    assert not flow.has_not_skipped("done", source="nowhere")
 
 
 def test_complete_says_whether_arriving_ends_the_run() -> None:
