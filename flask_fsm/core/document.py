@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DefinitionError
-from .rules import KINDS, Function, Rule, Ruled, rule_name
+from .graph import list_transitions
+from .rules import KINDS, RULE_KEYS, Function, Rule, Ruled, rule_name
 from .state import State, Transition
 
 if TYPE_CHECKING:
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["dump_machine", "load_machine"]
 
-R = TypeVar("R", bound=Ruled)
-RULE_KEYS = ("when", "pre_transition", "validators", "hooks")
+P = TypeVar("P", State, Transition)
+OPTIONS = ("initial", "final", "repeat", "ordered", "reset")
+MACHINE_KEYS = ("name", "states", "transitions", *OPTIONS, "complete")
+STATE_KEYS = ("name", "targets", "guarded")
+TRANSITION_KEYS = ("source", "target", "event", "visit", "back")
+DEFAULTS = {"targets": None, "guarded": True, "event": None, "visit": False, "back": "preserve"}
 
 
 def dump_machine(machine: Machine) -> dict[str, Any]:
@@ -31,18 +36,9 @@ def dump_machine(machine: Machine) -> dict[str, Any]:
             )
     data: dict[str, Any] = {
         "name": machine.name,
-        "states": [
-            _dump(state, ("targets", "guarded"), named) for state in machine.states.values()
-        ],
+        "states": [_dump(state, STATE_KEYS, named) for state in machine.states.values()],
         "transitions": [
-            {
-                "source": transition.source
-                if isinstance(transition.source, str)
-                else list(transition.source),
-                "target": transition.target,
-                **_dump(transition, ("event", "visit", "back"), named),
-            }
-            for transition in machine.transitions
+            _dump(transition, TRANSITION_KEYS, named) for transition in machine.transitions
         ],
         "initial": machine.initial,
         "final": [state for state in machine.states if state in machine.finals],
@@ -69,55 +65,76 @@ def load_machine(
     )
     faults: list[DefinitionError] = []
     try:
-        complete = data.get("complete")
-        arguments: dict[str, Any] = {
-            key: data[key]
-            for key in ("initial", "final", "repeat", "ordered", "reset")
-            if key in data
-        }
-        if complete is not None:
-            arguments["complete"] = _find(complete, given, faults)
+        name = data["name"]
+        faults += _unknown_keys("the machine", data, MACHINE_KEYS)
+        own = _find_rules(data, given, faults)
+        arguments = {key: data[key] for key in OPTIONS if key in data}
+        if data.get("complete") is not None:
+            arguments["complete"] = _find(data["complete"], given, faults)
         states = [
-            state
-            if isinstance(state, str)
-            else _load_rules(
-                State(state["name"], state.get("targets"), guarded=state.get("guarded", True)),
-                state,
-                given,
-                faults,
-            )
-            for state in data.get("states", ())
+            state if isinstance(state, str) else _load(State, state, STATE_KEYS, given, faults)
+            for state in _parts(data, "states")
         ]
         transitions = [
-            _load_rules(
-                Transition(
-                    edge["source"],
-                    edge["target"],
-                    edge.get("event"),
-                    visit=edge.get("visit", False),
-                    back=edge.get("back", "preserve"),
-                ),
-                edge,
-                given,
-                faults,
-            )
+            _load(Transition, edge, TRANSITION_KEYS, given, faults)
             if isinstance(edge, Mapping)
-            else Transition(*edge)
-            for edge in data.get("transitions", ())
+            else next(iter(list_transitions([edge], faults)), None)
+            for edge in _parts(data, "transitions")
         ]
-        name = data["name"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DefinitionError(
             f"Machine.from_dict: the data has not the shape of to_dict(): {error!r}."
         ) from error
+    sound = [state for state in states if state is not None]
+    edges = [edge for edge in transitions if edge is not None]
+    if len(sound) < len(states) or len(edges) < len(transitions):
+        raise DefinitionError.of(f"Machine {name!r}", faults)
     try:
-        machine = kind(name, transitions, states=states, **arguments)
+        machine = kind(name, edges, states=sound, **arguments)
     except DefinitionError as error:
         raise DefinitionError.of(f"Machine {name!r}", [*error.faults, *faults]) from None
-    _load_rules(machine, data, given, faults)
+    machine._rules.update(own)
     if faults:
         raise DefinitionError.of(f"Machine {name!r}", faults)
     return machine
+
+
+def _parts(data: Mapping[str, Any], key: str) -> Iterable[Any]:
+    parts: Iterable[Any] = data.get(key, ())
+    if isinstance(parts, str):
+        raise TypeError(f"{key} takes a list, not {parts!r}")
+    return parts
+
+
+def _load(
+    kind: type[P],
+    data: Mapping[str, Any],
+    keys: Iterable[str],
+    given: Mapping[str, Function],
+    faults: list[DefinitionError],
+) -> P | None:
+    """Make the state or the transition that `data` describes; None if it is malformed."""
+    arguments = {key: data[key] for key in keys if key in data}
+    rules = _find_rules(data, given, faults)
+    faults += _unknown_keys(repr(dict(data)), data, keys)
+    try:
+        part = kind(**arguments)
+    except DefinitionError as error:
+        faults += error.faults
+        return None
+    part._rules.update(rules)
+    return part
+
+
+def _unknown_keys(
+    where: str, data: Mapping[str, Any], keys: Iterable[str]
+) -> list[DefinitionError]:
+    known = (*keys, *RULE_KEYS)
+    return [
+        DefinitionError(f"{where} has the unknown key {key!r}; the keys are {', '.join(known)}.")
+        for key in data
+        if key not in known
+    ]
 
 
 def _name(function: Function, named: dict[str, Function]) -> str:
@@ -146,31 +163,38 @@ def _dump(
     owner: State | Transition, keys: Iterable[str], named: dict[str, Function]
 ) -> dict[str, Any]:
     """Write down what differs from the defaults."""
-    data: dict[str, Any] = {"name": owner.name} if isinstance(owner, State) else {}
+    data: dict[str, Any] = {}
     for key in keys:
         value = getattr(owner, key)
-        if value not in (None, "preserve") and value is not (key == "guarded"):
+        if key not in DEFAULTS or value != DEFAULTS[key]:
             data[key] = list(value) if isinstance(value, tuple) else value
     return data | _dump_rules(owner, named)
 
 
 def _find(name: str, given: Mapping[str, Function], faults: list[DefinitionError]) -> Function:
-    try:
-        return given[name]
-    except KeyError:
-        faults.append(
-            DefinitionError(f"the rule {name!r} is named but not given: pass it in `rules=`.")
-        )
-        return lambda *_: False
+    function = given.get(name)
+    if callable(function):
+        return function
+    faults.append(
+        DefinitionError(f"the rule {name!r} is {function!r}, which is not callable.")
+        if name in given
+        else DefinitionError(f"the rule {name!r} is named but not given: pass it in `rules=`.")
+    )
+    return lambda *_: False
 
 
-def _load_rules(
-    owner: R, data: Mapping[str, Any], given: Mapping[str, Function], faults: list[DefinitionError]
-) -> R:
-    """Give `owner` the rules that `data` names."""
+def _find_rules(
+    data: Mapping[str, Any], given: Mapping[str, Function], faults: list[DefinitionError]
+) -> dict[str, list[Rule]]:
+    """Return the rules that `data` names, by their kinds."""
+    found: dict[str, list[Rule]] = {}
     for kind, key in zip(KINDS, RULE_KEYS, strict=True):
         rules = data.get(key, ())
+        found[kind] = []
         for rule in [rules] if isinstance(rules, str) else rules:
             name, order = (rule, 0) if isinstance(rule, str) else rule
-            owner._rules[kind].append(Rule(order, _find(name, given, faults)))
-    return owner
+            if not isinstance(order, (int, float)):
+                faults.append(DefinitionError(f"the order of rule {name!r} is {order!r}."))
+                continue
+            found[kind].append(Rule(order, _find(name, given, faults)))
+    return found

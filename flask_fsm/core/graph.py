@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ..errors import (
     DefinitionError,
@@ -13,7 +14,30 @@ from ..errors import (
 )
 from .state import ANY, BACK_POLICIES, Edge, State, Transition
 
-__all__ = ["collect_states", "spell_out"]
+__all__ = ["collect_states", "list_transitions", "spell_out"]
+
+
+def list_transitions(given: Any, faults: list[DefinitionError]) -> tuple[Transition, ...]:
+    """Return what was given as transitions, without those that are malformed."""
+    listed = []
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        faults.append(DefinitionError(f"transitions takes a list, not {given!r}."))
+        return ()
+    for each in given:
+        if isinstance(each, Transition):
+            listed.append(each)
+        elif isinstance(each, (tuple, list)) and len(each) == 2:
+            try:
+                listed.append(Transition(*each))
+            except DefinitionError as error:
+                faults += error.faults
+        else:
+            faults.append(
+                DefinitionError(
+                    f"{each!r} is no transition: give a Transition, or a pair of source and target."
+                )
+            )
+    return tuple(listed)
 
 
 def collect_states(
@@ -24,9 +48,14 @@ def collect_states(
 ) -> dict[str, State]:
     """Return the states by name: those given, or else those that the transitions name."""
     known: dict[str, State] = {}
+    before = len(faults)
     for given in states:
-        state = given if isinstance(given, State) else State(given)
-        if not isinstance(state.name, str) or not state.name or state.name == ANY:
+        try:
+            state = given if isinstance(given, State) else State(given)
+        except DefinitionError as error:
+            faults += error.faults
+            continue
+        if state.name == ANY:
             faults.append(DefinitionError(f"{state.name!r} is no name of a state."))
         elif state.name in known:
             faults.append(
@@ -34,20 +63,17 @@ def collect_states(
             )
         else:
             known[state.name] = state
-    if known or faults:
+    if known or len(faults) > before:
         return known
     ends = [
         ([t.source] if isinstance(t.source, str) else list(t.source), t.target) for t in transitions
     ]
     sources = [name for names, _ in ends for name in names if name != ANY]
     # The initial state comes first; a wildcard names none.
-    names = [initial] if initial in sources else sources[:1]
+    names = [initial] if initial is not None and initial in sources else sources[:1]
     names += [name for names, target in ends for name in (*names, target) if name != ANY]
     for name in dict.fromkeys(names):
-        if isinstance(name, str) and name:
-            known[name] = State(name)
-        else:
-            faults.append(DefinitionError(f"{name!r} is no name of a state."))
+        known[name] = State(name)
     return known
 
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from ..errors import DefinitionError, RuleCrashed, UnknownState
 from .document import dump_machine, load_machine
 from .flow import Clock, Flow
-from .graph import collect_states, spell_out
+from .graph import collect_states, list_transitions, spell_out
 from .lint import faults_of_graph
+from .names import faults_of_names, is_name, several
 from .path import Node, root
 from .rules import Function, Ruled, Wrap, compile_rules, only_sync
 from .snapshot import Snapshot
@@ -83,19 +84,36 @@ class Machine(Ruled):
         name: str,
         transitions: Iterable[TransitionLike] = (),
         *,
-        states: Iterable[str | State] = (),
+        states: str | Iterable[str | State] = (),
         initial: str | None = None,
-        final: Iterable[str] | None = None,
+        final: str | Iterable[str] | None = None,
         repeat: bool = True,
         ordered: bool = False,
         reset: Literal["auto", "manual"] = "auto",
         complete: Callable[[str], bool] | None = None,
     ) -> None:
-        self._begin(None, (), (), ())
-        faults: list[DefinitionError] = []
-        listed = tuple(t if isinstance(t, Transition) else Transition(*t) for t in transitions)
-        known = collect_states(states, listed, initial, faults)
-        finals = None if final is None else tuple(final)
+        faults = self._begin()
+        if not is_name(name):
+            faults.append(DefinitionError(f"{name!r} is no name of a machine."))
+        if reset not in ("auto", "manual"):
+            faults.append(DefinitionError(f'reset is "auto" or "manual", not {reset!r}.'))
+        if complete is not None and not callable(complete):
+            faults.append(  # type: ignore[unreachable]
+                DefinitionError(f"complete is {complete!r}, which is not callable.")
+            )
+        malformed: list[DefinitionError] = []
+        listed = list_transitions(transitions, malformed)
+        named = several("states", states, malformed)
+        finals = None if final is None else several("final", final, malformed)
+        malformed += faults_of_names("final: ", *(finals or ()))
+        malformed += faults_of_names("initial: ", *([] if initial is None else [initial]))
+        faults += malformed
+        if malformed:
+            initial = initial if is_name(initial) else None
+            finals = None if finals is None else tuple(filter(is_name, finals))
+            if not named:  # the malformed parts might have named any state
+                raise DefinitionError.of(f"Machine {name!r}", faults)
+        known = collect_states(named, listed, initial, faults)
         edges = spell_out(known, listed, finals, faults)
         first = initial if initial is not None else next(iter(known), None)
         if finals is None:
@@ -104,7 +122,9 @@ class Machine(Ruled):
         for what, state in [("initial", first), *(("final", state) for state in finals)]:
             if state is not None and state not in known:
                 faults.append(UnknownState(f"{what} names the unknown state {state!r}."))
-        if first is None:
+        if malformed:
+            pass  # they might have been ways
+        elif first is None:
             faults.append(
                 DefinitionError(
                     "there is no initial state: list transitions or states.", code="no_initial"
@@ -113,8 +133,6 @@ class Machine(Ruled):
         elif not any(isinstance(fault, UnknownState) for fault in faults):
             pairs = [(edge.source, edge.target) for edge in edges]
             faults += faults_of_graph(tuple(known), pairs, first, finals)
-        if reset not in ("auto", "manual"):
-            faults.append(DefinitionError(f'reset is "auto" or "manual", not {reset!r}.'))
         if faults:
             raise DefinitionError.of(f"Machine {name!r}", faults)
         assert first is not None

@@ -16,10 +16,13 @@ from ..errors import DefinitionError
 __all__ = ["Compiled", "Rule", "Ruled", "Wrap", "guard", "hook", "pre_transition", "validator"]
 
 Function = Callable[..., Any]
+Functions = Function | Iterable[Function]
 F = TypeVar("F", bound=Function)
 Wrap = Callable[[Function], Function]
 
 GUARD, PRE_TRANSITION, VALIDATOR, HOOK = KINDS = ("guard", "pre_transition", "validator", "hook")
+# What an argument that holds rules of that kind is called, and a key of a document.
+RULE_KEYS = ("when", "pre_transition", "validators", "hooks")
 
 
 class Rule(NamedTuple):
@@ -48,19 +51,33 @@ class Ruled:
 
     def _begin(
         self,
-        when: Function | Iterable[Function] | None,
-        pre_transition: Iterable[Function],
-        validators: Iterable[Function],
-        hooks: Iterable[Function],
-    ) -> None:
-        guards = () if when is None else (when,) if callable(when) else tuple(when)
-        given = zip(KINDS, (guards, pre_transition, validators, hooks), strict=True)
+        when: Functions | None = None,
+        pre_transition: Functions = (),
+        validators: Functions = (),
+        hooks: Functions = (),
+    ) -> list[DefinitionError]:
+        """Take the rules that are given with the definition; return their faults."""
+        faults: list[DefinitionError] = []
+        rules: dict[str, list[Rule]] = {}
+        given = zip(KINDS, RULE_KEYS, (when, pre_transition, validators, hooks), strict=True)
+        for kind, key, functions in given:
+            alone = callable(functions) or isinstance(functions, str)
+            listed: Any = (functions,) if alone else () if functions is None else functions
+            if not isinstance(listed, Iterable):
+                listed = (listed,)
+            rules[kind] = [Rule(0, function) for function in listed]
+            faults += [
+                DefinitionError(f"{self!r}: {key} holds {function!r}, which is not callable.")
+                for _, function in rules[kind]
+                if not callable(function)
+            ]
         object.__setattr__(self, "_sealed", False)
-        object.__setattr__(
-            self, "_rules", {kind: [Rule(0, function) for function in fs] for kind, fs in given}
-        )
+        object.__setattr__(self, "_rules", rules)
+        return faults
 
     def _register(self, kind: str, function: F, order: float) -> F:
+        if not callable(function):
+            raise DefinitionError(f"{self!r}: the {kind} {function!r} is not callable.")
         if self._sealed:
             raise DefinitionError(
                 f"{self!r}: the {kind} {rule_name(function)!r} comes too late, the machine is in "

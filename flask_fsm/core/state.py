@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from .rules import Function, Ruled
+from ..errors import DefinitionError
+from .names import faults_of_names, is_name, several
+from .rules import Function, Functions, Ruled
 
 __all__ = ["ANY", "BACK_POLICIES", "Back", "Edge", "State", "Transition", "TransitionLike"]
 
@@ -27,18 +29,24 @@ class State(Ruled):
     def __init__(
         self,
         name: str,
-        targets: Iterable[str] | None = None,
+        targets: str | Iterable[str] | None = None,
         *,
         guarded: bool = True,
-        when: Function | Iterable[Function] | None = None,
-        pre_transition: Iterable[Function] = (),
-        validators: Iterable[Function] = (),
-        hooks: Iterable[Function] = (),
+        when: Functions | None = None,
+        pre_transition: Functions = (),
+        validators: Functions = (),
+        hooks: Functions = (),
     ) -> None:
         self.name = name
-        self.targets = None if targets is None else tuple(targets)
+        faults = faults_of_names("", name)
+        self.targets: tuple[str, ...] | None = None
+        if targets is not None:
+            self.targets = several(f"{self!r}: targets", targets, faults)
+            faults += faults_of_names(f"{self!r}: the target ", *self.targets)
         self.guarded = guarded
-        self._begin(when, pre_transition, validators, hooks)
+        faults += self._begin(when, pre_transition, validators, hooks)
+        if faults:
+            raise DefinitionError.of("State", faults)
 
     def __repr__(self) -> str:
         return f"State({self.name!r})"
@@ -60,19 +68,31 @@ class Transition(Ruled):
         source: str | Iterable[str],
         target: str,
         event: str | None = None,
-        when: Function | Iterable[Function] | None = None,
-        validators: Iterable[Function] = (),
-        hooks: Iterable[Function] = (),
+        when: Functions | None = None,
+        validators: Functions = (),
+        hooks: Functions = (),
         visit: bool = False,
         back: Back = "preserve",
-        pre_transition: Iterable[Function] = (),
+        pre_transition: Functions = (),
     ) -> None:
-        self.source = source if isinstance(source, str) else tuple(source)
+        faults: list[DefinitionError] = []
+        where = f"edge {source!r} -> {target!r}"
+        alone = isinstance(source, str) or not isinstance(source, Iterable)
+        sources: tuple[Any, ...] = (source,) if alone else tuple(source)
+        self.source: str | tuple[str, ...] = sources[0] if alone else sources
         self.target = target
+        if not sources:
+            faults.append(DefinitionError(f"{where} lists no source."))
+        faults += faults_of_names(f"{where}: the source ", *sources)
+        faults += faults_of_names(f"{where}: the target ", target)
+        if event is not None and not is_name(event):
+            faults.append(DefinitionError(f"{where}: {event!r} is no name of an event."))
         self.event = event
         self.visit = visit
         self.back: Back = back
-        self._begin(when, pre_transition, validators, hooks)
+        faults += self._begin(when, pre_transition, validators, hooks)
+        if faults:
+            raise DefinitionError.of("Transition", faults)
 
     def __repr__(self) -> str:
         return f"Transition({self.source!r}, {self.target!r})"

@@ -76,6 +76,98 @@ def test_all_faults_are_reported_at_once() -> None:
     assert all(fault.message in raised.value.message for fault in faults)
 
 
+NAME = "is no name of a state"
+RULE = "is not callable"
+
+
+@pytest.mark.parametrize(
+    ("define", "texts"),
+    [
+        *(
+            (lambda wrong=wrong: Machine("m", [("a", "b"), wrong]), [f"{wrong!r} is no transition"])
+            for wrong in (None, 5, ("a",), ("a", "b", "c"), "ab", {"a": "b"}, b"ab")
+        ),
+        *(
+            (lambda wrong=wrong: Machine("m", [("a", "b"), wrong]), [f"{offender!r} {NAME}"])
+            for wrong, offender in [
+                (("a", ["b", "c"]), ["b", "c"]),
+                (("a", None), None),
+                (("a", ""), ""),
+                (("", "b"), ""),
+                ((["a", 3], "b"), 3),
+                ((["a", ["b"]], "b"), ["b"]),
+            ]
+        ),
+        (lambda: Machine("m", [("a", "b"), (1, 2)]), [f"1 {NAME}", f"2 {NAME}"]),
+        (lambda: Machine("m", [("a", "b"), ([], "b")]), ["lists no source"]),
+        (lambda: Machine("m", [("a", "b"), (None, "b")]), [f"None {NAME}"]),
+        (lambda: Machine("m", [("a", "b"), None, (1, "b")]), ["None is no", f"1 {NAME}"]),
+        (lambda: Machine("m", None), ["transitions", "None"]),
+        (lambda: Machine("m", "ab"), ["transitions", "'ab'"]),
+        (lambda: Machine("m", states=["a", None, ["b"]]), [f"None {NAME}", f"['b'] {NAME}"]),
+        (lambda: Machine("m", [("a", "b")], states=5), ["states", "5"]),
+        (lambda: Machine("m", [("a", "b")], initial=["a"]), [f"['a'] {NAME}"]),
+        (lambda: Machine("m", [("a", "b")], initial=""), [f"'' {NAME}"]),
+        (
+            lambda: Machine("m", [("a", "b")], final=[None, ["b"]]),
+            [f"None {NAME}", f"['b'] {NAME}"],
+        ),
+        (lambda: Machine("m", [("a", "b")], final=5), ["final", "5"]),
+        (lambda: Machine("m", [("a", "b")], complete="done"), ["complete", "'done'", RULE]),
+        (lambda: Machine("", [("a", "b")]), ["name", "''"]),
+        (lambda: Machine(None, [("a", "b")]), ["name", "None"]),
+        (lambda: Machine([("a", "b")]), ["name", "[('a', 'b')]"]),
+        (lambda: Transition("a", ["b"], ""), [f"['b'] {NAME}", "'' is no name of an event"]),
+        (lambda: Transition("a", "b", 5), ["5 is no name of an event"]),
+        (lambda: Transition("a", "b", when="no"), ["when", "'no'", RULE]),
+        (lambda: Transition("a", "b", when=["no"]), ["when", "'no'", RULE]),
+        (lambda: Transition("a", "b", when=5), ["when", "5", RULE]),
+        (
+            lambda: Transition("a", "b", validators=[len, 5], hooks=[None]),
+            ["validators", f"5, which {RULE}", "hooks", f"None, which {RULE}"],
+        ),
+        (lambda: Transition("a", "b", pre_transition="no"), ["pre_transition", "'no'", RULE]),
+        (lambda: State("a", validators=[5]), ["State('a')", "validators", "5", RULE]),
+        (
+            lambda: State(None, ["", 5], hooks=5),
+            [f"None {NAME}", f"'' {NAME}", f"5 {NAME}", "hooks"],
+        ),
+        (lambda: State("a", 5), ["targets", "5"]),
+        (lambda: Machine("m", [("a", "b")]).validator("no"), ["'no'", RULE]),
+    ],
+)
+def test_a_malformed_definition_names_each_offender(define, texts) -> None:
+    with pytest.raises(DefinitionError) as raised:
+        define()
+    for text in texts:
+        assert text in raised.value.message
+    names = sum(NAME in fault.message for fault in raised.value.faults)
+    assert names == sum(NAME in text for text in texts)
+
+
+def test_malformed_parts_are_reported_with_the_other_faults_and_cause_none() -> None:
+    with pytest.raises(DefinitionError) as raised:
+        Machine("", [None, ("a", 5), ("a", "x")], states=["a", "b"], reset="no", complete=5)  # type: ignore[arg-type, list-item]
+    assert len(raised.value.faults) == 6
+    for text in ("name", "None is no", "5 is no", "'x'", "reset", "complete"):
+        assert text in raised.value.message
+
+
+def test_a_lone_name_means_that_one() -> None:
+    machine = Machine("m", [("start", "end")], final="end")
+    assert machine.finals == {"end"}
+    machine = Machine("m", states=[State("start", "end"), "end"], final="end")
+    assert edges(machine) == {("start", "end")}
+    assert Machine("m", states="start", final="start").names == ("start",)
+
+
+def test_a_lone_rule_means_that_one() -> None:
+    edge = Transition("a", "b", validators=early, hooks=mail, pre_transition=stamp)
+    machine = Machine("m", [edge]).seal()
+    assert machine.ways["a"]["b"].validators == (early,)
+    assert machine.ways["a"]["b"].hooks == (mail,)
+
+
 def test_initial_is_the_first_state_given_or_else_the_first_source() -> None:
     assert Machine("m", [("*", "x"), ("b", "a"), ("a", "c"), ("x", "b")]).initial == "b"
     assert Machine("m", [("b", "a"), ("a", "b"), ("a", "c")], states=["a", "b", "c"]).initial == "a"
@@ -214,6 +306,49 @@ def test_from_dict_reports_rules_that_are_missing_with_all_other_faults() -> Non
 def test_from_dict_refuses_data_of_another_shape(data) -> None:
     with pytest.raises(DefinitionError):
         Machine.from_dict(data)
+
+
+def test_from_dict_refuses_unknown_keys_and_names_them_all() -> None:
+    data = {
+        "name": "m",
+        "finals": ["b"],
+        "states": [{"name": "a", "target": ["b"]}, "b"],
+        "transitions": [{"source": "a", "target": "b", "guard": "ok"}],
+    }
+    with pytest.raises(DefinitionError) as raised:
+        Machine.from_dict(data)
+    assert len(raised.value.faults) == 3
+    for key in ("'finals'", "'target'", "'guard'"):
+        assert key in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("data", "texts"),
+    [
+        (
+            {
+                "states": [{"name": 5}],
+                "transitions": [["a", "b", "c"], {"source": "a", "target": 6}],
+            },
+            ["5 is no name", "'c'] is no transition", "6 is no name"],
+        ),
+        ({"transitions": [["a", "b"]], "when": 5}, ["shape"]),
+        ({"transitions": [["a", "b"]], "when": [["ok", "first"]]}, ["'first'"]),
+        ({"transitions": [["a", "b"]], "hooks": ["five"]}, ["'five'", "not callable"]),
+        ({"transitions": [["a", "b"]], "complete": ["ok"]}, ["shape"]),
+        ({"transitions": "ab"}, ["transitions"]),
+    ],
+)
+def test_from_dict_names_what_is_malformed(data, texts) -> None:
+    with pytest.raises(DefinitionError) as raised:
+        Machine.from_dict({"name": "m", **data}, rules={"ok": paid, "five": 5})  # type: ignore[dict-item]
+    for text in texts:
+        assert text in raised.value.message
+
+
+def test_a_definition_survives_json_whatever_its_names_are() -> None:
+    machine = Machine("m", [Transition("a", "preserve", "preserve"), ("preserve", "end")])
+    assert Machine.from_dict(machine.to_dict()).events == ("preserve",)
 
 
 def test_to_dict_refuses_a_rule_without_a_name() -> None:
