@@ -11,7 +11,6 @@ from .answers import mapping
 from .path import Node
 from .reasons import (
     crashed,
-    error_of,
     error_of_move,
     placed,
     reason_no_edge,
@@ -49,7 +48,7 @@ def judge(
                 flow._pending = (node, given)
         reasons = _reasons_of_guards(flow, edge)
         if reasons:
-            raise error_of(flow, reasons[0], edge.source, edge.target, reasons)
+            raise _refused(flow, edge, reasons)
         if edge.validators:
             _validate(flow, edge, given)
     finally:
@@ -64,7 +63,12 @@ def refuse(flow: Flow, edge: Edge, error: Exception) -> NoReturn:
         text = f"A guard refused {edge.source!r} -> {edge.target!r}, then did not."
         reasons = [Reason(GuardRefused.default_code, text)]
     cause = None if isinstance(error, GuardRefused) else error
-    raise error_of(flow, reasons[0], edge.source, edge.target, reasons) from cause
+    raise _refused(flow, edge, reasons) from cause
+
+
+def _refused(flow: Flow, edge: Edge, reasons: list[Reason]) -> GuardRefused:
+    text, code = reasons[0].text, reasons[0].code
+    return GuardRefused(text, code=code, reasons=reasons, **where(flow, edge.source, edge.target))
 
 
 def _validate(flow: Flow, edge: Edge, data: dict[str, Any]) -> None:

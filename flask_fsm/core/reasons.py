@@ -9,7 +9,6 @@ from ..errors import (
     DuplicateTransition,
     FlowFinished,
     FSMError,
-    GuardRefused,
     InvalidTransition,
     Reason,
     RuleCrashed,
@@ -147,7 +146,7 @@ def error_of(
     flow: Flow, reason: Reason, source: str, target: str, reasons: Iterable[Reason] = ()
 ) -> FSMError:
     """Return the error that `reason` stands for."""
-    kind = _ERRORS.get(reason.code, GuardRefused)
+    kind = _ERRORS.get(reason.code, InvalidTransition)
     return kind(reason.text, code=reason.code, reasons=reasons, **where(flow, source, target))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flask import Response
 from werkzeug.datastructures import MultiDict
 
+from ..bound import Page
 from ..core.answers import mapping
 from ..core.flow import Flow
 from ..errors import (
@@ -20,7 +21,6 @@ from ..errors import (
     UnknownState,
     ValidationFailed,
 )
-from ..runtime import Page
 from .echo import csrf_field
 from .visit import SAFE_METHODS, Visit
 

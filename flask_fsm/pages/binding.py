@@ -12,10 +12,10 @@ from typing import Any
 
 from flask import Flask
 
+from ..bound import Bound, Page, resolve
 from ..core.machine import Edge, Machine
 from ..core.rules import is_async
 from ..errors import DefinitionError, UnknownState
-from ..runtime import Bound, Page, resolve
 from .check import Check, checks_of
 from .surface import Pages
 

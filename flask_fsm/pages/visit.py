@@ -17,6 +17,7 @@ from flask import (
 )
 from flask.sessions import SecureCookieSessionInterface
 
+from ..bound import Bound
 from ..core.flow import Flow, Result
 from ..core.machine import Edge
 from ..core.snapshot import Receipt
@@ -33,7 +34,7 @@ from ..errors import (
     ValidationFailed,
 )
 from ..problem import Circumstances, Refusal, Resend, asked_for
-from ..runtime import AppState, Bound, Run, behind
+from ..runtime import AppState, Run, behind
 from ..signals import denied, emit
 from ..stores import Kept
 from ..tokens import Claim, Token, new_nonce

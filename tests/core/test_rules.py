@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from flask_fsm.core.flow import Flow
 from flask_fsm.core.machine import Machine, State, Transition
 from flask_fsm.core.rules import guard, hook, pre_transition, validator
 from flask_fsm.errors import (
@@ -264,3 +265,15 @@ def test_rules_share_things_through_the_context() -> None:
     made = make(when=lambda flow: flow.context["user"] == "ada")
     assert made.machine.flow(context={"user": "ada"}).can_transition("b")
     assert not made.machine.flow(context={"user": "bob"}).can_transition("b")
+
+
+def test_a_guard_that_names_a_code_of_another_error_still_is_a_guard_that_refused() -> None:
+    """The class says what happened: whatever code a guard gives, it is GuardRefused."""
+
+    def closed(flow: Flow) -> bool:
+        raise GuardRefused("The shop is closed.", code="finished")
+
+    flow = Machine("m", [Transition("a", "b", when=closed)]).flow()
+    with pytest.raises(GuardRefused, match="closed") as caught:
+        flow.transition("b")
+    assert (caught.value.code, caught.value.status, caught.value.target) == ("finished", 409, "b")
