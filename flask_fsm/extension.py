@@ -67,7 +67,7 @@ class FlaskFSM(Pages):
         state = AppState.of(app, self, lambda: bind(app, self._surfaces))
         state.tokens(app)
         app.extensions[EXTENSION] = state
-        app.before_request(_set_up)
+        app.url_value_preprocessor(_set_up)
         if FSMError not in app.error_handler_spec[None][None]:
             app.register_error_handler(FSMError, _answer_error)
         app.context_processor(_template_context)
@@ -84,8 +84,8 @@ class FlaskFSM(Pages):
         )
 
 
-def _set_up() -> None:
-    """Bind the machines to the views before the first view runs; by then they all are there."""
+def _set_up(endpoint: str | None, values: dict[str, Any] | None) -> None:
+    """Bind the machines to the views before anything of the app serves the first request."""
     app_state().fix()
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 import secrets
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from itsdangerous import BadSignature, Signer
+from itsdangerous import Signer
 from itsdangerous.signer import SigningAlgorithm
 from markupsafe import Markup, escape
 
@@ -54,15 +53,14 @@ def new_nonce() -> str:
     return secrets.token_urlsafe(9)
 
 
-class OneShotHMAC(SigningAlgorithm):
-    """HMAC-SHA-384 in one call, a third of the time that an HMAC object takes.
+class KeyedBLAKE2b(SigningAlgorithm):
+    """BLAKE2b with a key (RFC 7693 section 2.9), a fifth of the time of an HMAC.
 
-    The digest fills its 64 characters to the last bit, so that no other text carries the same
-    signature.
+    48 bytes fill 64 characters to the last bit, so that no other text carries the same signature.
     """
 
     def get_signature(self, key: bytes, value: bytes) -> bytes:
-        return hmac.digest(key, value, "sha384")
+        return hashlib.blake2b(value, key=key, digest_size=48).digest()
 
 
 class Tokens:
@@ -78,7 +76,7 @@ class Tokens:
             Signer(key, salt=SALT, key_derivation="hmac", digest_method=hashlib.sha384).derive_key()
             for key in secret_keys
         ]
-        self._signer = Signer(derived, salt=SALT, key_derivation="none", algorithm=OneShotHMAC())
+        self._signer = Signer(derived, salt=SALT, key_derivation="none", algorithm=KeyedBLAKE2b())
 
     def sign(self, claim: Claim) -> str:
         """Return the token that states `claim`."""
@@ -93,8 +91,10 @@ class Tokens:
             match = _TOKEN.fullmatch(text)
             if match is None:
                 raise ValueError("its form")
-            self._signer.unsign(text)
-        except (BadSignature, ValueError) as error:
+            signed, signature = text[:-65].encode(), text[-64:].encode()
+            if not self._signer.verify_signature(signed, signature):
+                raise ValueError("its signature")
+        except ValueError as error:
             raise InvalidToken(
                 "The token of this form is empty or was not made by this site. "
                 "Open the page again and send the form from there."

@@ -92,25 +92,20 @@ def json_object(request: Request) -> dict[str, Any]:
 
 def _digest(request: Request, token_field: str) -> str:
     """Digest path, query, fields but the token, and the contents of files."""
-    parts = [_bytes(request.path), request.query_string]
+    parts = [request.path, request.query_string.decode("latin-1")]
     form, files = request.form, request.files
     if form or files:
         for name, value in form.items(multi=True):
             if name != token_field:
-                parts += (_bytes(name), _bytes(value))
+                parts += (name or "", value)  # a part of a multipart body may lack its name
         for name, file in files.items(multi=True):
             content = hashlib.blake2b(digest_size=16)
             while chunk := file.stream.read(CHUNK):
                 content.update(chunk)
             file.stream.seek(0)
-            parts += (_bytes(name), _bytes(file.filename), content.digest())
+            parts += (name or "", file.filename or "", content.hexdigest())
     else:
-        parts.append(request.get_data(cache=True))
+        parts.append(request.get_data(cache=True).decode("latin-1"))
     # With its length before it, no part can pass for the end of another.
-    text = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+    text = "".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass")
     return urlsafe_b64encode(hashlib.blake2b(text, digest_size=12).digest()).decode()
-
-
-def _bytes(text: str | None) -> bytes:
-    """Encode a name or value; a part of a multipart body may lack its name."""
-    return (text or "").encode("utf-8", "surrogatepass")

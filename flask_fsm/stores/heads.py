@@ -32,7 +32,7 @@ class Head:
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
         self.carried = ""
-        self.receipts: OrderedDict[str, Kept] = OrderedDict()
+        self.receipts: dict[str, Kept] = {}
         self.turn = Lock()
         self.users = 0
         # Whether the flow was ended for good; the head is then its tombstone.
@@ -122,11 +122,14 @@ class Heads:
             head = self._made(lineage(old.id))
             head.replaces(old)
             head.snapshot, head.carried = new, carried
-            if new.receipt is not None:
-                head.receipts[new.receipt.nonce] = Kept(new.receipt.digest, location)
-                while len(head.receipts) > RECEIPTS:
-                    head.receipts.popitem(last=False)
-            self._trim()
+            receipt = new.receipt
+            if receipt is not None:
+                receipts = head.receipts
+                receipts[receipt.nonce] = Kept(receipt.digest, location)
+                if len(receipts) > RECEIPTS:
+                    del receipts[next(iter(receipts))]
+            if len(self._heads) > self._size:
+                self._trim()
 
     def bury(
         self, old: Snapshot, receipt: Receipt | None = None, location: str | None = None

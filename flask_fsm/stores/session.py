@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from flask import Flask, current_app, session
-from flask.sessions import SecureCookieSessionInterface
+from flask.sessions import SecureCookieSessionInterface, SessionMixin
 
 from ..core.machine import Machine
 from ..core.snapshot import Receipt, Snapshot
@@ -73,7 +73,8 @@ class SessionStore:
             return
         name = interface.get_cookie_name(app)
         key = SESSION_KEY + machine.name
-        others = {other: value for other, value in session.items() if other != key}
+        carrier: SessionMixin = session._get_current_object()  # type: ignore[attr-defined]
+        others = {other: carrier[other] for other in carrier if other != key}
         bound = _bound(others) if others else 2
         if bound is not None and text.isascii():
             # Every character may need a backslash; then base64 makes four of three.
