@@ -143,7 +143,7 @@ def flask_step(app: Flask, entries: int) -> Post:
 
 
 def wizard_app() -> Call:
-    """Two steps of django-formtools' CookieWizardView, which lead round as long as wanted."""
+    """A wizard of django-formtools' CookieWizardView, with the template that it ships."""
     import django
     from django import forms
     from django.conf import settings
@@ -156,7 +156,8 @@ def wizard_app() -> Call:
         SECRET_KEY="benchmark",
         ALLOWED_HOSTS=["*"],
         ROOT_URLCONF=__name__,
-        MIDDLEWARE=[],
+        # The wizard's template has a token in its form, and this is what checks it.
+        MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware"],
         INSTALLED_APPS=["formtools"],
         TEMPLATES=[
             {
@@ -184,8 +185,14 @@ def wizard_app() -> Call:
 def wizard_step(app: Call) -> Post:
     """Return the first POST of a fresh wizard."""
     client = Client(app)
-    client.request("GET", "/wizard", {})
-    fields = {"wizard-current_step": "a", "a-name": "answer 0"}
+    _, _, page = client.request("GET", "/wizard", {})
+    token = re.search(rb'name="csrfmiddlewaretoken" value="([^"]+)"', page)
+    assert token is not None
+    fields = {
+        "csrfmiddlewaretoken": token[1].decode(),
+        "wizard-current_step": "a",
+        "a-name": "answer 0",
+    }
     return lambda: client.timed("200", "/wizard", fields)
 
 
