@@ -366,7 +366,8 @@ class Flow:
         """Decide the transition to `to`, make it, run its hooks, and return the result."""
         result = self._decide(to, data, source, None, 1)
         self.apply(result)
-        self.run_hooks(result)
+        if result[2].hooks:
+            run_hooks(self, result)
         return result
 
     def send(self, event: str, data: Mapping[str, Any] | None = None) -> Result:

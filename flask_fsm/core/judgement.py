@@ -172,7 +172,9 @@ def run_hooks(flow: Flow, result: Result) -> None:
     """Run the hooks of a transition that was made. A failure is logged and undoes nothing."""
     for rule in result[2].hooks:
         try:
-            settled(rule(flow, result))
+            answer = rule(flow, result)
+            if answer is not None:
+                settled(answer)
         except Exception:
             logger.exception(
                 "The hook %s failed after %s -> %s of machine %r; the transition stands.",
