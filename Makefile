@@ -45,7 +45,7 @@ $(LOWEST)/test: pyproject.toml tests/lowest.py
 	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
 	$(LOWEST)/bin/python tests/lowest.py > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt \
-		--editable '.[forms]' --group test
+		--editable '.[forms,sql,redis]' --group test
 	@touch $@
 
 test-lowest: $(LOWEST)/test ## run the tests at the lowest versions that pyproject.toml allows

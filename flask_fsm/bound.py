@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 from flask import url_for
@@ -14,9 +14,13 @@ from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from .core.answers import dump_answers, load_answers
 from .core.machine import Machine
+from .core.snapshot import Snapshot
 from .errors import MissingArguments, NotFound
 
-__all__ = ["Bound", "Page", "resolve"]
+__all__ = ["FLOW_ARGUMENT", "Bound", "Page", "resolve"]
+
+FLOW_ARGUMENT: Final = "flow"
+"""The query argument that names a flow of a machine with `many=True`."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,11 @@ def _is_common(converter: BaseConverter) -> bool:
     return type(converter) in DEFAULT_CONVERTERS.values()
 
 
+def newest(session: Snapshot, users: Snapshot) -> Snapshot:
+    """Return the one of two flows that was moved last."""
+    return session if session.updated > users.updated else users
+
+
 @dataclass(frozen=True)
 class Bound:
     """A machine as one app uses it: narrowed by its views, and with the pages that show it."""
@@ -113,6 +122,16 @@ class Bound:
     """Which state each guarded endpoint shows."""
     guarded: Mapping[int, tuple[str, ...]]
     """At which endpoints each check stands, by its identity."""
+    subject_of: Callable[[Mapping[str, Any]], str | None] = lambda url_args: None
+    """Whose flow a request with these URL arguments means."""
+    choose: Callable[[Snapshot, Snapshot], Snapshot] = newest
+    """Of a session's flow and its user's, the one to keep after a login."""
+
+    def url(self, page: Page, values: Mapping[str, Any], key: str) -> str:
+        """Build the URL of a page, with the key of its flow where the query has it."""
+        if self.machine.many is True and key:
+            values = {FLOW_ARGUMENT: key, **values}
+        return page.url(values)
 
     def resolve(self, name: str, endpoint: str | None) -> str:
         """Return the state that `name` means in a view: within its blueprint, or as it stands."""

@@ -22,8 +22,21 @@ CEILINGS = {"FSM_MAX_SNAPSHOT_SIZE": MAX_TEXT, "FSM_WAIT": TIMEOUT_MAX}
 class Config:
     """Each field is the config key FSM_ and its name in capitals."""
 
-    store_url: str = "session"
-    """Where flows live: `session` or `memory://`."""
+    store_url: Any = "session"
+    """Where flows live: `session`, `memory://`, an SQLAlchemy or Redis URL, or what an app has
+    itself: an engine, a session or the object of Flask-SQLAlchemy(-Lite), a client of Redis."""
+    store_timeout: float = 5.0
+    """Seconds to wait for the server of a store, before the answer is 503."""
+    flow_table: str = "fsm_flow"
+    """The name of the table of flows in a database."""
+    history_table: str = "fsm_history"
+    """The name of the table of their history."""
+    redis_prefix: str = "fsm"
+    """What the keys in Redis begin with."""
+    flows_per_subject: int = 20
+    """How many flows of a machine with `many` a subject may have; the oldest go first."""
+    once_lease: float = 60.0
+    """Seconds for which a claim of `once=True` holds if the process that has it dies."""
     url_prefix: str = "/fsm"
     """Under which path the extension's own files are served."""
     heads: int = 10_000
@@ -76,6 +89,9 @@ def _checked(key: str, kind: str, value: Any) -> Any:
         valid = kind.endswith("None")
     elif kind == "bool":
         valid = isinstance(value, bool)
+    elif kind == "Any":
+        valid = value is not None and value != ""
+        valid = valid and not isinstance(value, (bool, int, float))
     elif kind == "str":
         valid = isinstance(value, str) and bool(value)
         if key == "FSM_URL_PREFIX":

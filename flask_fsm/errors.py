@@ -33,6 +33,7 @@ __all__ = [
     "SnapshotError",
     "SnapshotTooLarge",
     "StaleFlow",
+    "StoreUnavailable",
     "UnknownState",
     "Unreachable",
     "ValidationFailed",
@@ -279,6 +280,13 @@ class NotFound(FSMError):
 
     default_code = "not_found"
     status = 404
+
+
+class StoreUnavailable(FSMError):
+    """The server that keeps the flows can't be reached, or did not answer in time."""
+
+    default_code = "unavailable"
+    status = 503
 
 
 class InvalidToken(FSMError):

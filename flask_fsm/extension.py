@@ -8,13 +8,16 @@ from typing import Any
 
 from flask import Blueprint, Flask, current_app, has_request_context
 
+from .cli import fsm as commands
 from .core.machine import Machine, TransitionLike
-from .errors import ConfigError, DefinitionError, FSMError
+from .errors import ConfigError, DefinitionError, FSMError, StoreUnavailable
 from .pages.binding import bind
+from .pages.resume import resume
 from .pages.surface import Pages
 from .pages.visit import visits
 from .problem import Circumstances, Refusal
 from .runtime import EXTENSION, AppState, app_state
+from .stores import RecordStore
 
 __all__ = ["FlaskFSM"]
 
@@ -32,6 +35,8 @@ class FlaskFSM(Pages):
         self,
         app: Flask | Definition | None = None,
         machine: Definition | None = None,
+        *,
+        store: Any = None,
     ) -> None:
         if app is not None and not isinstance(app, Flask):
             if machine is not None:
@@ -44,7 +49,7 @@ class FlaskFSM(Pages):
         super().__init__(machine)
         self._surfaces: list[Pages] = [self]
         if app is not None:
-            self.init_app(app)
+            self.init_app(app, store=store)
 
     def add(self, machine: Machine) -> Pages:
         """Take another machine into the same apps, and return what its views are guarded with."""
@@ -54,34 +59,66 @@ class FlaskFSM(Pages):
             raise DefinitionError(
                 f"There is a machine {machine.name!r} already: give this one another name."
             )
-        pages = Pages(machine)
+        pages = Pages(machine, self)
         self._surfaces.append(pages)
         return pages
 
-    def init_app(self, app: Flask) -> None:
-        """Make the extension work in `app`, whose config holds SECRET_KEY and the FSM_* keys."""
+    def init_app(self, app: Flask, *, store: Any = None) -> None:
+        """Make the extension work in `app`, whose config holds SECRET_KEY and the FSM_* keys.
+
+        `store` takes the place of FSM_STORE_URL: an SQLAlchemy engine or session, the object of
+        Flask-SQLAlchemy(-Lite), or a client of Redis that the app has itself.
+        """
         if EXTENSION in app.extensions:
             raise ConfigError(
                 f"The app {app.name!r} has a FlaskFSM already: give it more machines by fsm.add()."
             )
-        state = AppState.of(app, self, lambda: bind(app, self._surfaces))
+        state = AppState.of(
+            app,
+            self,
+            lambda: bind(app, self._surfaces, isinstance(state.store, RecordStore)),
+            store,
+        )
         state.tokens(app)
         app.extensions[EXTENSION] = state
         app.url_value_preprocessor(_set_up)
         if FSMError not in app.error_handler_spec[None][None]:
             app.register_error_handler(FSMError, _answer_error)
         app.context_processor(_template_context)
+        app.cli.add_command(commands)
         folder = Path(__file__).parent
-        app.register_blueprint(
-            Blueprint(
-                "fsm",
-                __name__,
-                url_prefix=state.config.url_prefix,
-                template_folder=str(folder / "templates"),
-                static_folder=str(folder / "static" / "fsm"),
-                static_url_path="/static",
-            )
+        blueprint = Blueprint(
+            "fsm",
+            __name__,
+            url_prefix=state.config.url_prefix,
+            template_folder=str(folder / "templates"),
+            static_folder=str(folder / "static" / "fsm"),
+            static_url_path="/static",
         )
+        blueprint.add_url_rule(
+            "/<machine>/resume/<link>", "resume", resume, methods=["GET", "POST"]
+        )
+        app.register_blueprint(blueprint)
+
+    # -- the store ----------------------------------------------------------------------
+
+    @property
+    def metadata(self) -> Any:
+        """The SQLAlchemy metadata of the store's tables, for migrations; within an app context."""
+        records = app_state().served("fsm.metadata").records
+        try:
+            return records.metadata  # type: ignore[attr-defined]
+        except AttributeError:
+            raise ConfigError(
+                "fsm.metadata: the flows are not kept in a database, so there are no tables."
+            ) from None
+
+    def init_db(self) -> None:
+        """Make what the store needs on its server, unless it is there; within an app context.
+
+        Several processes may do so at once. `flask fsm init-db` does the same.
+        """
+        app_state().served("fsm.init_db()").init()
 
 
 def _set_up(endpoint: str | None, values: dict[str, Any] | None) -> None:
@@ -91,7 +128,7 @@ def _set_up(endpoint: str | None, values: dict[str, Any] | None) -> None:
 
 def _answer_error(error: FSMError) -> Any:
     """Answer for a view that isn't guarded: a refusal as on a page, a fault as a 500."""
-    if error.status >= 500:
+    if error.status >= 500 and not isinstance(error, StoreUnavailable):
         raise error
     found = [visit for visit in visits().of.values() if visit.run.loaded]
     visit = next((v for v in found if v.flow.id == error.flow), found[0] if found else None)

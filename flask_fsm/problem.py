@@ -31,6 +31,7 @@ TITLES: Final = {
     404: "There is no such page",
     413: "That was too much to keep",
     422: "Something needs your attention",
+    503: "Back in a moment",
 }
 
 
@@ -167,5 +168,5 @@ class Refusal(HTTPException):
 # Flask finds the handler of a status by the class that Werkzeug has for it.
 _KINDS: Final[dict[int, type[Refusal]]] = {
     status: type(f"Refusal{status}", (Refusal, default_exceptions[status]), {})
-    for status in (400, 404, 409, 410, 413, 422)
+    for status in (400, 403, 404, 409, 410, 413, 422, 503)
 }

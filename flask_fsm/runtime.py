@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 import logging
+import re
+import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from math import inf
 from threading import Lock
 from typing import Any, Final
+from urllib.parse import quote
 from weakref import ref
 
-from flask import Flask, current_app, session
+from flask import Flask, current_app, request, session
 from flask.sessions import SessionMixin
 
-from .bound import Bound
+from .bound import FLOW_ARGUMENT, Bound
+from .carrier import Carrier
 from .config import Config
 from .core.flow import Clock, Flow, Result, blank, successor
 from .core.path import root
 from .core.snapshot import Receipt, Snapshot
 from .errors import (
     ConfigError,
-    FlowGone,
+    FlowBusy,
     FSMError,
     MissingArguments,
     NotFound,
     SnapshotError,
+    StaleFlow,
 )
 from .signals import emit, finished, reset, transitioned
-from .stores import Heads, Store, Turn, open_store
-from .stores.session import SESSION_KEY
-from .tokens import Tokens
+from .stores import (
+    Asked,
+    Committed,
+    Heads,
+    Kept,
+    Loaded,
+    Place,
+    RecordStore,
+    Seen,
+    Store,
+    Turn,
+    lineage,
+    open_store,
+)
+from .stores.records import digest
+from .tokens import Claim, IdSeal, Tokens
+from .transaction import Transaction
 
-__all__ = ["AppState", "KeptFlow", "Run", "app_state", "behind"]
+__all__ = ["AppState", "KeptFlow", "Run", "app_state", "behind", "secret_keys"]
 
 log: Final = logging.getLogger("flask_fsm")
 EXTENSION: Final = "fsm"
+KEY: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
+LONGEST_KEY: Final = 200
+# Seconds between two looks at a flow that another process has claimed.
+POLL: Final = 0.05
 
 
 @dataclass
@@ -53,11 +77,30 @@ class AppState:
     signers: tuple[tuple[Any, ...], Tokens] | None = None
 
     @classmethod
-    def of(cls, app: Flask, extension: object, bind: Callable[[], dict[str, Bound]]) -> AppState:
+    def of(
+        cls, app: Flask, extension: object, bind: Callable[[], dict[str, Bound]], store: Any = None
+    ) -> AppState:
         config = Config.read(app.config)
         heads = Heads(config.heads)
-        store = open_store(config.store_url, heads, config.history_limit, config.max_snapshot_size)
-        return cls(config, heads, store, extension, bind)
+        seal = IdSeal(lambda: secret_keys(app))
+        source = config.store_url if store is None else store
+        state: AppState
+        # The clock may be replaced later, as tests do.
+        kept = open_store(source, config, heads, seal, lambda: state.clock())
+        state = cls(config, heads, kept, extension, bind)
+        return state
+
+    def served(self, what: str) -> RecordStore:
+        """Return the store if it keeps flows apart from the session; else say that `what` can't be.
+
+        Raises ConfigError.
+        """
+        if isinstance(self.store, RecordStore):
+            return self.store
+        raise ConfigError(
+            f"{what} needs a store on a server, and FSM_STORE_URL is 'session': set it to the URL "
+            f"of a database or of Redis."
+        )
 
     @property
     def bound(self) -> dict[str, Bound]:
@@ -73,15 +116,21 @@ class AppState:
 
     def tokens(self, app: Flask) -> Tokens:
         """Return what signs with SECRET_KEY and also reads SECRET_KEY_FALLBACKS."""
-        keys = (*(app.config.get("SECRET_KEY_FALLBACKS") or ()), app.secret_key)
+        keys = secret_keys(app)
         if self.signers is None or self.signers[0] != keys:
             if not app.secret_key:
                 raise ConfigError(
                     "SECRET_KEY is not set, so nothing can be signed. Set it before init_app, to "
                     "the output of: python -c 'import secrets; print(secrets.token_hex())'"
                 )
-            self.signers = keys, Tokens([key for key in keys if key])
+            self.signers = keys, Tokens(keys)
         return self.signers[1]
+
+
+def secret_keys(app: Flask) -> tuple[str | bytes, ...]:
+    """Return the keys of an app, the newest last."""
+    keys = (*(app.config.get("SECRET_KEY_FALLBACKS") or ()), app.secret_key)
+    return tuple(key for key in keys if key)
 
 
 def app_state() -> AppState:
@@ -143,60 +192,105 @@ class Run:
 
     __slots__ = (
         "__weakref__",
+        "_carried",
+        "_seen",
         "_url_args",
         "app",
         "bound",
+        "claimed",
         "flow",
         "gone",
-        "held",
-        "key",
+        "place",
         "session",
         "state",
         "stored",
+        "transaction",
     )
 
     def __init__(self, state: AppState, bound: Bound, url_args: Mapping[str, Any]) -> None:
         self.state = state
         self.bound = bound
-        self.key = SESSION_KEY + bound.name
         self.app: Flask = behind(current_app)
         self.session: SessionMixin = behind(session)
         self._url_args = url_args
         self.gone: FSMError | None = None
         """Why the flow that the session names is not there any more."""
-        self.held = False
-        """Whether the session names a flow."""
+        self.claimed = ""
+        """The claim on the flow that this request holds."""
+        self.transaction: Transaction | None = None
+        """The caller's transaction in which commits take part."""
+        self.place: Place
         self.stored: Snapshot
         self.flow: Flow
+        self._seen: Seen | None = None
+        self._carried: Carrier
+
+    # -- which flow ---------------------------------------------------------------------
+
+    def find(self) -> None:
+        """Find out which flow is meant: whose, and under which key."""
+        subject = self.bound.subject_of(self._url_args)
+        many = self.bound.machine.many
+        self._carried = Carrier(self.session, self.bound.name, bool(many))
+        secret = self._carried.secret if many and subject is None else None
+        self.place = Place(self.bound.machine, subject, secret, self._flow_key())
+
+    def _flow_key(self) -> str:
+        many = self.bound.machine.many
+        if many is False:
+            return ""
+        if many is True:
+            asked = request.args.get(FLOW_ARGUMENT)
+            if asked is None:
+                return secrets.token_urlsafe(9)
+            if KEY.fullmatch(asked) is None:
+                raise _no_such_flow()
+            return asked
+        if many not in self._url_args:
+            raise NotFound(
+                f"Machine {self.bound.name!r} has a flow for each {many!r}, and this address has "
+                f"none: ask within a view that has this URL argument.",
+                code="no_key",
+            )
+        key = quote(str(self._url_args[many]), safe="")
+        return key if len(key) <= LONGEST_KEY else digest(key)
+
+    @property
+    def keyless(self) -> bool:
+        """Whether the address lacks the key of a flow, so that it asks for a new one."""
+        return self.bound.machine.many is True and FLOW_ARGUMENT not in request.args
 
     @property
     def loaded(self) -> bool:
         return hasattr(self, "flow")
 
+    @property
+    def held(self) -> bool:
+        """Whether the session names a flow, or its owner has one."""
+        return self._seen is not None or self._carried.text(self.place.key) is not None
+
     def load(self) -> None:
-        """Read the flow that the session names; a blank one, if it names none that is there."""
-        machine = self.bound.machine
-        carried = self.session.get(self.key)
-        self.held = carried is not None
+        """Read the flow that is meant; a blank one, if there is none."""
+        if not hasattr(self, "place"):
+            self.find()
+        machine, place = self.bound.machine, self.place
         self.gone = None
-        snapshot: Snapshot | None = None
-        if carried is not None:
-            try:
-                snapshot, newest = self.state.store.load(machine, carried)
-                if newest != carried:
-                    self.session[self.key] = newest
-                if self._expired(snapshot):
-                    raise FlowGone(
-                        f"This run of {machine.name!r} was left for too long and has expired.",
-                        flow=snapshot.id,
-                        code="expired",
-                    )
-            except (SnapshotError, FlowGone) as error:
-                self.gone = error
-                snapshot = None
-                if isinstance(error, SnapshotError):
-                    log.warning("%s", error)
+        if place.subject is not None and machine.many and self._carried.has_secret:
+            self._claim_all()
+        carried = self._carried.text(place.key)
+        found = self.state.store.load(place, carried, self._oldest(), self.bound.choose)
+        self._seen = found.seen
+        self.gone = found.gone
+        if isinstance(found.gone, SnapshotError):
+            log.warning("%s", found.gone)
+        if found.was is not None:
+            self._carried.was = found.was
+        if found.gone is None and found.carried != carried:
+            self._carried.keep(place.key, found.carried)
+        snapshot = found.snapshot
         if snapshot is None:
+            if machine.many is True and not self.keyless and found.gone is None:
+                raise _no_such_flow()
             snapshot = self._blank(None)
         elif snapshot.rev == 0:
             # Nothing is decided yet, so the page decides with which URL arguments the run begins.
@@ -204,37 +298,141 @@ class Run:
         self.stored = snapshot
         self.flow = KeptFlow(self, snapshot)
 
-    def _expired(self, snapshot: Snapshot) -> bool:
-        lifetime = self.state.config.lifetime
-        return lifetime is not None and snapshot.updated + lifetime < self.state.clock()
+    def _claim_all(self) -> None:
+        """Let all flows of a session that has got a subject be that subject's."""
+        store = self.state.served(f"many={self.bound.machine.many!r}")
+        mine, theirs = self.place, self.place._replace(subject=None, secret=self._carried.secret)
+        own = dict(store.listed(mine, -inf))
+        for key, found in store.listed(theirs, -inf):
+            target = mine._replace(key=key)
+            at = theirs._replace(key=key)
+            with suppress(StaleFlow):  # it has moved on, and comes along next time
+                store.settle(target, own.get(key, Loaded()), at, found, self.bound.choose)
+        self._carried.forget_secret()
 
     def _blank(self, id: str | None, started: int | None = None) -> Snapshot:
         machine = self.bound.machine
         now = int(self.state.clock()) if started is None else started
         page = self.bound.pages.get(machine.initial)
         args = None if page is None else page.args(self._url_args)
-        return blank(machine, now, id=id).beginning_at(root(machine.initial, args))
+        new = blank(machine, now, id=id, subject=self.place.subject)
+        return new.beginning_at(root(machine.initial, args))
 
     def turn(self) -> AbstractContextManager[None] | Turn:
         """Wait until no other request of this flow is served in this process."""
-        carried = self.session.get(self.key)
-        id = None if carried is None else self.state.store.identify(carried)
-        return nullcontext() if id is None else self.state.heads.turn(id, self.state.config.wait)
+        if not hasattr(self, "place"):
+            self.find()
+        name = self.state.store.turn_of(self.place, self._carried.text(self.place.key))
+        return (
+            nullcontext() if name is None else self.state.heads.turn(name, self.state.config.wait)
+        )
 
     def forget(self) -> None:
         """Let the session name no flow."""
-        self.session.pop(self.key, None)
-        self.held = False
+        self._carried.keep(self.place.key, None)
 
     def hold(self) -> None:
         """Let the session name this flow, although nothing is committed yet."""
-        if not self.held:
-            self.session[self.key] = self.state.store.carry(self.bound.machine, self.flow.snapshot)
-            self.held = True
+        if self._carried.text(self.place.key) is None:
+            text = self.state.store.carry(self.place, self.flow.snapshot)
+            self._carried.keep(self.place.key, text)
+
+    @property
+    def was(self) -> str | None:
+        """The id that the flow had before its session logged in, until the next commit."""
+        return self._carried.was
 
     def succeed(self) -> None:
         """Show the blank run that follows a finished one; its first commit replaces that."""
         self.flow.rewind(self._blank(successor(self.stored.id)))
+
+    def listed(self) -> list[tuple[str, Snapshot]]:
+        """Return the owner's flows of this machine by their keys, newest first."""
+        store = self.state.served("fsm.flows()")
+        if not self.place.owned:
+            return [("", self.stored)] if self.stored.rev else []
+        return [
+            (key, found.snapshot)
+            for key, found in store.listed(self.place, self._oldest())
+            if found.snapshot is not None
+        ]
+
+    def _oldest(self) -> float:
+        lifetime = self.state.config.lifetime
+        return -inf if lifetime is None else self.state.clock() - lifetime
+
+    # -- going on elsewhere -------------------------------------------------------------
+
+    def pointer(self) -> tuple[str, str, str]:
+        """Return what a link says to find this flow again; it opens nothing without a signature."""
+        store = self.state.served("fsm.resume_link()")
+        if not self.stored.rev:
+            raise FSMError(
+                "This flow has not begun, so there is nothing to continue elsewhere.",
+                flow=self.flow.id,
+                code="not_begun",
+            )
+        return store.pointer(self.place, self.stored)
+
+    def take(self, owner: str, key: str, mark: str, *, confirmed: bool) -> None:
+        """Find the flow of a link; if that is `confirmed`, let it go on in this session.
+
+        Raises FlowGone if the link was used before, NotFound if the flow is somebody else's.
+        """
+        store = self.state.served("fsm.resume_link()")
+        machine = self.bound.machine
+        address, found = store.pointed(machine, owner, key, mark)
+        old = found.snapshot
+        assert old is not None
+        self._url_args = {
+            name: value for page in old.path for name, value in old.path.args(page).items()
+        }
+        many = bool(machine.many)
+        self._carried = Carrier(self.session, self.bound.name, many)
+        subject = self.bound.subject_of(self._url_args)
+        if old.subject not in (None, subject):
+            raise NotFound("There is no such page.", code="no_flow")
+        secret = self._carried.secret if many and subject is None else None
+        self.place = Place(machine, subject, secret, key)
+        if not confirmed:
+            return
+        moved = store.taken(address, found, self.place, self.bound.choose)
+        if self.place.owned or self._carried.text(key) is None:
+            self._carried.was = None
+        self._carried.keep(key, moved.carried)
+        self.load()
+
+    # -- claims -------------------------------------------------------------------------
+
+    def claim(self) -> None:
+        """Claim the flow for this request, before its view runs.
+
+        While another request has it, wait up to FSM_WAIT; raises FlowBusy then, and StaleFlow if
+        the flow has moved on meanwhile.
+        """
+        store = self.state.served("once=True")
+        claim = secrets.token_urlsafe(12)
+        end = time.monotonic() + self.state.config.wait
+        while True:
+            try:
+                until = int(self.state.clock() + self.state.config.once_lease)
+                self.hold()
+                self._seen = store.claim(self.place, self._seen, self.flow.snapshot, claim, until)
+                self.claimed = claim
+                return
+            except FlowBusy:
+                if time.monotonic() + POLL > end:
+                    raise
+                time.sleep(POLL)
+
+    def release(self) -> None:
+        """Give up a claim that led to no commit."""
+        if self.claimed and self._seen is not None:
+            store = self.state.served("once=True")
+            claim, self.claimed = self.claimed, ""
+            store.release(self.place, self.flow.snapshot, self._seen, claim)
+
+    # -- committing ---------------------------------------------------------------------
 
     def commit(
         self,
@@ -248,26 +446,77 @@ class Run:
         """
         flow = self.flow
         before = flow.snapshot
+        seen, stored = self._seen, self.stored
+        carried, was = self._carried.text(self.place.key), self._carried.was
         try:
             results = decide(flow)
             after = flow.snapshot.with_receipt(receipt)
-            carried = self.state.store.commit(
-                self.bound.machine, self.stored, after, location(flow)
+            within = None if self.transaction is None else self.transaction.connection
+            committed = self.state.store.commit(
+                self.place,
+                self._seen,
+                after,
+                location(flow),
+                claim=self.claimed,
+                within=within,
             )
         except BaseException:
             flow.rewind(before)
             raise
-        self.session[self.key] = carried
-        self.held = True
-        self.stored = after
-        flow.rewind(after)
+        self._stand(committed)
+        if self.transaction is None:
+            self._tell(results)
+        else:
+
+            def undo() -> None:
+                self._carried.keep(self.place.key, carried)
+                self._carried.was = was
+                self._seen, self.stored = seen, stored
+                self.flow.rewind(before)
+
+            self.transaction.join(lambda: self._tell(results), undo)
+        return results
+
+    @contextmanager
+    def joining(self, session: Any) -> Iterator[Any]:
+        """Let the transitions of the block commit with `session`, a new one of the store's if None.
+
+        The session is rolled back if the block raises, or makes no transition.
+        """
+        store = self.state.served("fsm.transaction()")
+        with store.joining(session) as (joined, connect):
+            self.transaction = transaction = Transaction(connect)
+            try:
+                yield joined
+                if transaction.moved:
+                    store.finish(joined)
+                else:
+                    joined.rollback()
+            except BaseException:
+                joined.rollback()
+                transaction.rolled_back()
+                raise
+            finally:
+                self.transaction = None
+        transaction.committed()
+
+    def _stand(self, committed: Committed) -> None:
+        """Go on from what was committed."""
+        self._carried.keep(self.place.key, committed.carried)
+        self._carried.was = None
+        self._seen = committed.seen
+        self.claimed = ""
+        self.stored = committed.snapshot
+        self.flow.rewind(committed.snapshot)
+
+    def _tell(self, results: Sequence[Result]) -> None:
+        """Run the hooks of steps that were kept, and send the signals."""
         for result in results:
-            flow.run_hooks(result)
-            facts = {"machine": self.bound.name, "flow": flow, "result": result}
+            self.flow.run_hooks(result)
+            facts = {"machine": self.bound.name, "flow": self.flow, "result": result}
             emit(transitioned, self.app, **facts)
             if result.finished:
                 emit(finished, self.app, **facts)
-        return results
 
     def reset(self, receipt: Receipt | None = None, location: str | None = None) -> None:
         """Begin a new run; the one before can't come back.
@@ -276,24 +525,44 @@ class Run:
         """
         previous = self.stored
         if self.held and self.gone is None:
-            self.state.store.bury(previous, receipt, location)
+            self.state.store.bury(self.place, self._seen, previous, receipt, location)
+        self._carried.keep(self.place.key, None)
         fresh = self._blank(None)
-        self.session[self.key] = self.state.store.carry(self.bound.machine, fresh)
-        self.held = True
         self.stored = fresh
         self.flow.rewind(fresh)
+        self.hold()
+        self._seen = self.state.store.load(
+            self.place, self._carried.text(self.place.key), -inf, self.bound.choose
+        ).seen
         emit(reset, self.app, machine=self.bound.name, flow=self.flow, previous=previous)
+
+    def kept(self, claim: Claim, receipt: Receipt) -> Kept | None:
+        """Return what is kept of a submission with that token, if it has had its effect."""
+        id = (self.gone.flow if self.gone is not None else None) or self.stored.id
+        ids = {lineage(id), lineage(self.was or id)}
+        if lineage(claim.flow) not in ids:
+            return None
+        current = claim.flow in (id, self.was)
+        asked = Asked(id, claim.flow, claim.rev, receipt.nonce, self._seen, current)
+        return self.state.store.receipt(self.place, asked)
+
+    # -- addresses ----------------------------------------------------------------------
 
     def url(self, state: str, extra: Mapping[str, Any] | None = None) -> str:
         """Return the URL of the page `state` with the path's URL arguments, or the request's."""
         page = self.bound.pages[state]
         on_path = page.values(self.flow.args(state))
-        return page.url({**page.take(on_path, self._url_args), **(extra or {})})
+        values = {**page.take(on_path, self._url_args), **(extra or {})}
+        return self.bound.url(page, values, self.place.key)
 
-    def url_of(self, snapshot: Snapshot) -> str | None:
+    def url_of(self, snapshot: Snapshot, key: str | None = None) -> str | None:
         """Return the URL of the page that a snapshot is at, or None if it is at none."""
         page = self.bound.pages.get(snapshot.state)
-        return None if page is None else page.url(page.values(snapshot.tip[2]))
+        if page is None:
+            return None
+        return self.bound.url(
+            page, page.values(snapshot.tip[2]), self.place.key if key is None else key
+        )
 
     def current_page(self) -> str | None:
         """Return the furthest page that may be opened, or None if no state of the path is one."""
@@ -323,3 +592,8 @@ class Run:
             return self.url(state)
         except (MissingArguments, NotFound):
             return None
+
+
+def _no_such_flow() -> NotFound:
+    """Return the one error of a flow that is not there and of one that is somebody else's."""
+    return NotFound("There is no such page.", code="no_flow")

@@ -1,11 +1,16 @@
-"""What we sign: the token of a form, by which a POST says which page of which flow it answers."""
+"""What we sign: the token of a form, by which a POST says which page of which flow it answers.
+
+And what we hide: the ids of flows that a store has to give to several sessions of one owner.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from itsdangerous import Signer
@@ -14,7 +19,7 @@ from markupsafe import Markup, escape
 
 from .errors import InvalidToken
 
-__all__ = ["Claim", "Token", "Tokens", "new_nonce"]
+__all__ = ["Claim", "IdSeal", "Token", "Tokens", "new_nonce"]
 
 SALT: Final = b"flask_fsm.token"
 MAX_TOKEN: Final = 2_048
@@ -101,3 +106,49 @@ class Tokens:
             ) from error
         flow, rev, nonce, state = match.groups()
         return Claim(flow, int(rev), nonce, state)
+
+
+class IdSeal:
+    """Hides ids under a key that is derived from the newest secret key, and opens with any.
+
+    Each id is as long as half a keystream block: it is combined with HMAC-SHA-256 of a random
+    salt, and authenticated by another (encrypt, then MAC).
+    """
+
+    __slots__ = ("_keys",)
+
+    def __init__(self, secret_keys: Callable[[], Sequence[str | bytes]]) -> None:
+        self._keys = secret_keys
+
+    def _derived(self) -> list[bytes]:
+        """Return the derived keys, the newest first."""
+        keys = [key.encode() if isinstance(key, str) else key for key in self._keys()]
+        return [hmac.digest(key, b"flask_fsm.id", "sha256") for key in reversed(keys)]
+
+    def close(self, id: str) -> str:
+        """Return a text from which `open` gets the id back."""
+        key = self._derived()[0]
+        salt = secrets.token_bytes(16)
+        hidden = salt + _combined(key, salt, id[:22].encode())
+        return urlsafe_b64encode(hidden + _mark(key, hidden)).decode()
+
+    def open(self, text: str) -> str | None:
+        """Return the random part of the id, or None if the key that closed it is gone."""
+        try:
+            sealed = urlsafe_b64decode(text)
+        except ValueError:
+            return None
+        hidden, mark = sealed[:-16], sealed[-16:]
+        for key in self._derived():
+            if len(hidden) == 38 and hmac.compare_digest(mark, _mark(key, hidden)):
+                return _combined(key, hidden[:16], hidden[16:]).decode()
+        return None
+
+
+def _combined(key: bytes, salt: bytes, id: bytes) -> bytes:
+    stream = hmac.digest(key, b"hide" + salt, "sha256")
+    return bytes(a ^ b for a, b in zip(id, stream, strict=False))
+
+
+def _mark(key: bytes, hidden: bytes) -> bytes:
+    return hmac.digest(key, b"mark" + hidden, "sha256")[:16]

@@ -5,7 +5,8 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-needed = [*project["dependencies"], *project["optional-dependencies"]["forms"]]
+extras = project["optional-dependencies"]
+needed = [*project["dependencies"], *extras["forms"], *extras["sql"], *extras["redis"]]
 for requirement in needed:
     name, lowest = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
     print(f"{name}=={lowest}")

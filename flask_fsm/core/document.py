@@ -16,11 +16,18 @@ if TYPE_CHECKING:
 __all__ = ["dump_machine", "load_machine"]
 
 P = TypeVar("P", State, Transition)
-OPTIONS = ("initial", "final", "repeat", "ordered", "reset")
-MACHINE_KEYS = ("name", "states", "transitions", *OPTIONS, "complete")
+OPTIONS = ("initial", "final", "repeat", "ordered", "reset", "many")
+MACHINE_KEYS = ("name", "states", "transitions", *OPTIONS, "complete", "migrate")
 STATE_KEYS = ("name", "targets", "guarded")
-TRANSITION_KEYS = ("source", "target", "event", "visit", "back")
-DEFAULTS = {"targets": None, "guarded": True, "event": None, "visit": False, "back": "preserve"}
+TRANSITION_KEYS = ("source", "target", "event", "visit", "once", "back")
+DEFAULTS = {
+    "targets": None,
+    "guarded": True,
+    "event": None,
+    "visit": False,
+    "once": False,
+    "back": "preserve",
+}
 
 
 def dump_machine(machine: Machine) -> dict[str, Any]:
@@ -45,10 +52,13 @@ def dump_machine(machine: Machine) -> dict[str, Any]:
         "repeat": machine.repeat,
         "ordered": machine.ordered,
         "reset": machine.reset,
+        "many": machine.many,
         **_dump_rules(machine, named),
     }
     if machine._complete is not None:
         data["complete"] = _name(machine._complete, named)
+    if machine.migration is not None:
+        data["migrate"] = _name(machine.migration, named)
     return data
 
 
@@ -71,6 +81,8 @@ def load_machine(
         arguments = {key: data[key] for key in OPTIONS if key in data}
         if data.get("complete") is not None:
             arguments["complete"] = _find(data["complete"], given, faults)
+        migration = data.get("migrate")
+        migrate = None if migration is None else _find(migration, given, faults)
         states = [
             state if isinstance(state, str) else _load(State, state, STATE_KEYS, given, faults)
             for state in _parts(data, "states")
@@ -94,6 +106,8 @@ def load_machine(
     except DefinitionError as error:
         raise DefinitionError.of(f"Machine {name!r}", [*error.faults, *faults]) from None
     machine._rules.update(own)
+    if migrate is not None:
+        machine.migrate(migrate)
     if faults:
         raise DefinitionError.of(f"Machine {name!r}", faults)
     return machine

@@ -323,7 +323,7 @@ class Flow:
         taken = self.snapshot.taken
         if not self.machine.counted:
             for entry in self.history:
-                way = self.machine.ways[entry.source].get(entry.target)
+                way = self.machine.ways.get(entry.source, {}).get(entry.target)
                 taken |= 0 if way is None else 1 << way.number
         return taken & before == before
 

@@ -12,7 +12,7 @@ target, steps of rev. So a usual entry takes two characters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 from ..errors import SnapshotError
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from .state import Edge
 
 __all__ = [
+    "Archive",
     "Entry",
     "History",
     "Log",
     "Logged",
     "Mark",
     "Packed",
+    "entered",
     "entries_of",
     "entry_of",
+    "fresh_entries",
     "length_of",
     "pack",
 ]
@@ -67,7 +70,17 @@ class Packed(NamedTuple):
     last: Mark
 
 
-Log: TypeAlias = Logged | Packed | None
+class Archive(NamedTuple):
+    """Entries that a store keeps apart from the snapshot, read when somebody asks for them.
+
+    `at` is the time of the last of them, in whole seconds since 1970.
+    """
+
+    read: Callable[[], Sequence[Entry]]
+    at: int
+
+
+Log: TypeAlias = Logged | Packed | Archive | None
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _VALUE = {character: value for value, character in enumerate(ALPHABET)}
@@ -110,9 +123,9 @@ def entry_of(logged: Logged) -> Entry:
     return Entry(edge.source, edge.target, edge.event, at, rev)
 
 
-def _unpacked(log: Log) -> tuple[Packed | None, list[Logged]]:
+def _unpacked(log: Log) -> tuple[Packed | Archive | None, list[Logged]]:
     fresh = []
-    while log is not None and not isinstance(log, Packed):
+    while log is not None and not isinstance(log, (Packed, Archive)):
         fresh.append(log)
         log = log[0]
     fresh.reverse()
@@ -121,8 +134,20 @@ def _unpacked(log: Log) -> tuple[Packed | None, list[Logged]]:
 
 def length_of(log: Log) -> int:
     """Count the entries of `log` without reading those that are text."""
-    packed, fresh = _unpacked(log)
-    return len(fresh) + (packed.length if packed else 0)
+    base, fresh = _unpacked(log)
+    before = base.length if isinstance(base, Packed) else len(base.read()) if base else 0
+    return len(fresh) + before
+
+
+def fresh_entries(log: Log) -> list[Entry]:
+    """List the entries that were made since the log was loaded, oldest first."""
+    return [entry_of(node) for node in _unpacked(log)[1]]
+
+
+def entered(log: Log, started: int) -> int:
+    """Return the time of the last entry that was loaded, or `started` if there is none."""
+    base = _unpacked(log)[0]
+    return base.at if isinstance(base, Archive) else base.last.at if base else started
 
 
 def _encode(machine: Machine, mark: Mark, entries: Sequence[Entry]) -> tuple[str, Mark]:
@@ -154,13 +179,19 @@ def pack(machine: Machine, log: Log, first: Mark, limit: int | None = None) -> P
     """
     if type(log) is Packed and log.machine is machine and (limit is None or log.length <= limit):
         return log
-    packed, fresh = _unpacked(log)
-    if packed is None or packed.machine is not machine:
-        entries = entries_of(log)
-        first = packed.first if packed else first
-        packed = Packed(machine, "", 0, first, first)
-    else:
+    base, fresh = _unpacked(log)
+    if isinstance(base, Packed) and base.machine is machine:
+        packed = base
         entries = [entry_of(node) for node in fresh]
+    else:
+        # An archive may know states that the definition no longer has.
+        entries = [
+            entry
+            for entry in entries_of(log)
+            if entry.source in machine.numbers and entry.target in machine.numbers
+        ]
+        first = base.first if isinstance(base, Packed) else first
+        packed = Packed(machine, "", 0, first, first)
     count = packed.length + len(entries)
     if limit is not None and count > limit:
         entries = entries_of(log)
@@ -206,10 +237,9 @@ def _decode(packed: Packed) -> list[Entry]:
 
 def entries_of(log: Log) -> list[Entry]:
     """List the entries of `log`, oldest first."""
-    packed, fresh = _unpacked(log)
-    entries = _decode(packed) if packed else []
-    entries += [entry_of(node) for node in fresh]
-    return entries
+    base, fresh = _unpacked(log)
+    before = _decode(base) if isinstance(base, Packed) else list(base.read()) if base else []
+    return before + [entry_of(node) for node in fresh]
 
 
 class History(Sequence[Entry]):

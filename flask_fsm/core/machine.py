@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..errors import DefinitionError, RuleCrashed, UnknownState
 from .document import dump_machine, load_machine
@@ -22,6 +22,9 @@ from .state import Back, Edge, State, Transition, TransitionLike
 
 __all__ = ["Back", "Edge", "Machine", "State", "Transition", "TransitionLike"]
 
+Migration: TypeAlias = Callable[[str], str | None]
+M = TypeVar("M", bound=Callable[[str], str | None] | Mapping[str, str | None])
+
 
 class Machine(Ruled):
     """Which states there are and which edges lead between them.
@@ -31,7 +34,9 @@ class Machine(Ruled):
     state given, else the first source; `final` by default the states with no way out.
     `repeat=False`: an edge may be taken once per run. `ordered=True`: every transition declared
     before one must have been taken in the run. `reset="auto"`: after the end, the initial page
-    starts a new run; `"manual"`: only a reset does. `complete(name)` says whether arriving at a
+    starts a new run; `"manual"`: only a reset does. `many=True`: a subject may have several flows,
+    told apart by a key in the query of their pages; `many="order_id"`: by that URL argument.
+    `complete(name)` says whether arriving at a
     state ends the run; by default the final states do.
 
     Every fault of the definition is reported in one `DefinitionError`.
@@ -47,6 +52,8 @@ class Machine(Ruled):
         "events",
         "finals",
         "initial",
+        "many",
+        "migration",
         "name",
         "names",
         "numbers",
@@ -69,6 +76,8 @@ class Machine(Ruled):
     repeat: bool
     ordered: bool
     reset: Literal["auto", "manual"]
+    many: bool | str
+    migration: Migration | None
     root: Node
     digest: str
     names: tuple[str, ...]
@@ -90,6 +99,7 @@ class Machine(Ruled):
         repeat: bool = True,
         ordered: bool = False,
         reset: Literal["auto", "manual"] = "auto",
+        many: bool | str = False,
         complete: Callable[[str], bool] | None = None,
     ) -> None:
         faults = self._begin()
@@ -97,6 +107,10 @@ class Machine(Ruled):
             faults.append(DefinitionError(f"{name!r} is no name of a machine."))
         if reset not in ("auto", "manual"):
             faults.append(DefinitionError(f'reset is "auto" or "manual", not {reset!r}.'))
+        if not isinstance(many, bool) and not is_name(many):
+            faults.append(
+                DefinitionError(f"many is True, False or the name of a URL argument, not {many!r}.")
+            )
         if complete is not None and not callable(complete):
             faults.append(  # type: ignore[unreachable]
                 DefinitionError(f"complete is {complete!r}, which is not callable.")
@@ -145,6 +159,8 @@ class Machine(Ruled):
             repeat=repeat,
             ordered=ordered,
             reset=reset,
+            many=many,
+            migration=None,
             root=root(first),
             _complete=complete,
             _compiled=False,
@@ -220,6 +236,23 @@ class Machine(Ruled):
     def _end_registration(self) -> None:
         for owner in (self, *self.states.values(), *(edge.transition for edge in self.edges)):
             owner._seal()
+
+    def migrate(self, names: M) -> M:
+        """Say what the states of an older definition are called now.
+
+        `names` maps an old name to the new one, or to None if its page is gone; a function
+        `(name) -> str | None` will do, and may be decorated. It is asked when a stored flow was
+        made by another definition. A name that it leaves as it is, and that the machine does not
+        have, makes the flow a `SnapshotError` with the code `"definition"`.
+        """
+        if self._sealed:
+            raise DefinitionError(f"{self!r}: migrate() comes too late, the machine is in use.")
+        if isinstance(names, Mapping):
+            known = dict(names)
+            self._set(migration=lambda name: known.get(name, name))
+        else:
+            self._set(migration=names)
+        return names
 
     def transition(self, source: str, target: str) -> Transition:
         """Return the declared transition behind the edge `source -> target`, to add rules to it."""

@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import SnapshotError, SnapshotTooLarge
 from .answers import load_answers
-from .history import Entry, History, Log, Mark, Packed, length_of, pack
+from .history import Archive, Entry, History, Log, Mark, Packed, entered, fresh_entries, pack
 from .path import Node, Path, nodes_back
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ VERSION = "1"
 CLOSED = "-"
 BARRIER = "!"
 MAX_TEXT = 1 << 20
+NAMELESS = "-" * 22
 NO_DRAFTS: Final[dict[str, str]] = {}
 
 _ID = re.compile(r"[\w-]{22}(~[1-9]\d{0,8})?", re.ASCII)
@@ -142,7 +144,7 @@ class Snapshot(tuple[Any, ...]):
     def __repr__(self) -> str:
         return (
             f"Snapshot(id={self.id!r}, rev={self.rev}, state={self.state!r}, "
-            f"path={self.path!r}, history={length_of(self.log)}, finished={self.finished})"
+            f"path={self.path!r}, finished={self.finished})"
         )
 
     def beginning_at(self, tip: Node) -> Snapshot:
@@ -152,6 +154,36 @@ class Snapshot(tuple[Any, ...]):
     def with_receipt(self, receipt: Receipt | None) -> Snapshot:
         """Return this snapshot with the receipt of the submission that made it."""
         return self._replaced(10, receipt)
+
+    def rekeyed(self, id: str, subject: str | None) -> Snapshot:
+        """Return this snapshot under another id, as that of `subject`."""
+        return self._replaced(0, id + self.id[22:])._replaced(1, subject)
+
+    @property
+    def fresh(self) -> list[Entry]:
+        """The entries that were made since the snapshot was loaded."""
+        return fresh_entries(self.log)
+
+    @property
+    def entered(self) -> int:
+        """When the page was entered that was the current one as the snapshot was loaded."""
+        return entered(self.log, self.started)
+
+    def archived(self, read: Callable[[], Sequence[Entry]]) -> Snapshot:
+        """Return this snapshot with its history kept elsewhere, where `read` finds it."""
+        return self._replaced(4, Archive(read, self.updated))
+
+    def to_record(self, machine: Machine) -> str:
+        """Return the text of this snapshot without its id and its history."""
+        return self._replaced(0, NAMELESS + self.id[22:])._replaced(4, None).encode(machine)
+
+    @classmethod
+    def from_record(
+        cls, text: str, machine: Machine, id: str, read: Callable[[], Sequence[Entry]]
+    ) -> Snapshot:
+        """Read what `to_record` returned, with the random part of `id`; or raise SnapshotError."""
+        found = cls.decode(text, machine)
+        return found._replaced(0, id[:22] + found.id[22:]).archived(read)
 
     def compacted(self, machine: Machine, limit: int | None = None) -> Snapshot:
         """Return this snapshot with its history as text, at most `limit` entries of it."""
@@ -247,17 +279,24 @@ def _matched(pattern: re.Pattern[str], text: str, what: str) -> re.Match[str]:
     return match
 
 
-def _state(text: str, machine: Machine, flow: str) -> str:
+def _migrated(text: str, machine: Machine, same: bool) -> str | None:
+    """Return what a stored state is called now; None if the definition says that it is gone."""
     name = _unquoted(text)
+    return name if same or machine.migration is None else machine.migration(name)
+
+
+def _known(name: str | None, text: str, machine: Machine, flow: str) -> str:
     if name not in machine.states:
+        name = _unquoted(text)
         raise SnapshotError(
             f"A stored flow of machine {machine.name!r} is at the state {name!r}, which the "
-            f"definition no longer has: keep the state until the flows that know it have ended, "
-            f"or let them start again.",
+            f"definition no longer has: say by machine.migrate() what it is called now, keep the "
+            f"state until the flows that know it have ended, or let them start again.",
             flow=flow,
             source=name,
             code="definition",
         )
+    assert name is not None
     return name
 
 
@@ -273,12 +312,12 @@ def _decode(text: str, machine: Machine) -> Snapshot:
     if len(rest) < pages or (len(rest) - pages) % 2:
         raise ValueError("its pages are cut off")
     same = head[1:] == machine.digest
-    tip = _decode_path(rest[:pages], machine, id)
+    tip = _decode_path(rest[:pages], machine, id, same)
     drafts: dict[str, str] = {}
     for page, answers in zip(rest[pages::2], rest[pages + 1 :: 2], strict=True):
         load_answers(answers)
-        name = _unquoted(page)
-        if name in machine.states:
+        name = _migrated(page, machine, same)
+        if name is not None and name in machine.states:
             drafts[name] = answers
     updated = int(started) + int(age)
     last = Mark(tip[1], updated, int(rev))
@@ -298,27 +337,39 @@ def _decode(text: str, machine: Machine) -> Snapshot:
     )
 
 
-def _decode_path(fields: list[str], machine: Machine, flow: str) -> Node:
+def _decode_path(fields: list[str], machine: Machine, flow: str, same: bool) -> Node:
     # Its edges need not be there, nor need it begin at the initial state: definitions change.
     node: Node | None = None
-    seen = set()
-    for depth, (text, args, answers) in enumerate(
-        zip(fields[::3], fields[1::3], fields[2::3], strict=True)
+    seen: dict[str, Node] = {}
+    migrates = not same and machine.migration is not None
+    for at, (text, args, answers) in enumerate(
+        zip(fields[::3], fields[1::3], fields[2::3], strict=True), 1
     ):
         closed, text = text.startswith(CLOSED), text.removeprefix(CLOSED)
         fenced, text = text.startswith(BARRIER), text.removeprefix(BARRIER)
-        state = _state(text, machine, flow)
-        if state in seen:
-            raise ValueError("its path has a loop")
-        seen.add(state)
+        name = _migrated(text, machine, same)
+        if migrates and name is None and 3 * at < len(fields):
+            continue  # a page that is gone, before the current one
+        state = _known(name, text, machine, flow)
         for stored in (args, answers):
             if stored:
                 load_answers(stored)
+        if state in seen:
+            if not migrates:
+                raise ValueError("its path has a loop")
+            # Two pages have become one: the path is cut there, as at any loop.
+            node = seen[state]
+            for later in [later for later, other in seen.items() if other[4] > node[4]]:
+                del seen[later]
+            continue
+        depth = 0 if node is None else node[4] + 1
         barrier = depth if fenced else 0 if node is None else node[5]
-        node = (node, state, args or None, answers or None, depth, barrier, closed)
+        node = seen[state] = (node, state, args or None, answers or None, depth, barrier, closed)
     assert node is not None
     if node[3] is not None or node[6]:
-        raise ValueError("its current page has been left")
+        if not migrates:
+            raise ValueError("its current page has been left")
+        node = (*node[:3], None, node[4], node[5], False)
     return node
 
 

@@ -56,12 +56,14 @@ class Transition(Ruled):
     """An edge `source -> target`; `source` may be a list, or `"*"`: all but finals and target.
 
     `event` is the name by which a client may ask for it. `when` holds guards. `visit=True` lets a
-    GET of the target take it. `back` says what becomes of the page that was left: it may be
-    reopened and edited (`"preserve"`), it is closed (`"discard"`), it and all before it are closed
-    (`"invalidate"`). The rules run when the edge is taken.
+    GET of the target take it. `once=True` claims the transition before the view of its source runs,
+    so that of several requests one runs; it needs a store on a server. `back` says what becomes of
+    the page that was left: it may be reopened and edited (`"preserve"`), it is closed
+    (`"discard"`), it and all before it are closed (`"invalidate"`). The rules run when the edge is
+    taken.
     """
 
-    __slots__ = ("back", "event", "source", "target", "visit")
+    __slots__ = ("back", "event", "once", "source", "target", "visit")
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Transition(Ruled):
         validators: Functions = (),
         hooks: Functions = (),
         visit: bool = False,
+        once: bool = False,
         back: Back = "preserve",
         pre_transition: Functions = (),
     ) -> None:
@@ -89,6 +92,7 @@ class Transition(Ruled):
             faults.append(DefinitionError(f"{where}: {event!r} is no name of an event."))
         self.event = event
         self.visit = visit
+        self.once = once
         self.back: Back = back
         faults += self._begin(when, pre_transition, validators, hooks)
         if faults:
@@ -118,6 +122,7 @@ class Edge:
         "hooks",
         "judged",
         "number",
+        "once",
         "pre_transitions",
         "source",
         "target",
@@ -131,6 +136,7 @@ class Edge:
         self.target = transition.target
         self.event = transition.event
         self.visit = transition.visit
+        self.once = transition.once
         self.back = transition.back
         self.transition = transition
         self.number = number

@@ -8,11 +8,12 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from flask import Flask
 
-from ..bound import Bound, Page, resolve
+from ..bound import Bound, Page, newest, resolve
 from ..core.machine import Edge, Machine
 from ..core.rules import is_async
 from ..errors import DefinitionError, UnknownState
@@ -24,8 +25,11 @@ __all__ = ["bind"]
 Found = list[tuple[str, Check]]
 
 
-def bind(app: Flask, surfaces: Iterable[Pages]) -> dict[str, Bound]:
-    """Return each machine as `app` uses it, or raise one DefinitionError with all faults."""
+def bind(app: Flask, surfaces: Iterable[Pages], served: bool) -> dict[str, Bound]:
+    """Return each machine as `app` uses it, or raise one DefinitionError with all faults.
+
+    `served` says whether the store keeps flows apart from the session.
+    """
     views = {endpoint: tuple(checks_of(view)) for endpoint, view in app.view_functions.items()}
     faults: list[DefinitionError] = []
     bound: dict[str, Bound] = {}
@@ -37,7 +41,11 @@ def bind(app: Flask, surfaces: Iterable[Pages]) -> dict[str, Bound]:
             if check.owner is surface
         ]
         machine = surface._machine or _machine_of(surface.name, found)
-        bound[surface.name] = _bind_one(app, machine, found, faults)
+        one = _bind_one(app, machine, found, faults)
+        faults += _faults_of_store(one, surface, served)
+        bound[surface.name] = replace(
+            one, subject_of=surface.subject_of, choose=surface.chooser or newest
+        )
     if faults:
         raise DefinitionError.of(f"The app {app.name!r}", faults)
     return bound
@@ -123,6 +131,42 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
         guarded[id(check)] = (*guarded.get(id(check), ()), endpoint)
     pages = _pages(app, machine, states)
     return Bound(machine.name, narrowed_machine, pages, states, guarded)
+
+
+def _faults_of_store(bound: Bound, surface: Pages, served: bool) -> list[DefinitionError]:
+    """List what the store can't do of what a machine asks for, and keys that pages lack."""
+    machine = bound.machine
+    faults = []
+    asked = [
+        f"Transition({edge.source!r}, {edge.target!r}, once=True)"
+        for edge in machine.edges
+        if edge.once
+    ]
+    if machine.many:
+        asked.append(f"many={machine.many!r}")
+    if surface.subject_arguments:
+        asked.append(f"a subject by URL arguments ({', '.join(surface.subject_arguments)})")
+    if not served:
+        faults += [
+            DefinitionError(
+                f"machine {machine.name!r}: {each} needs a store on a server, and FSM_STORE_URL is "
+                f"'session'. Set it to the URL of a database or of Redis."
+                + (" In the session a subject can only be the user." if "subject" in each else ""),
+                code="needs_store",
+            )
+            for each in asked
+        ]
+    needed = {machine.many} if isinstance(machine.many, str) else set()
+    for page in bound.pages.values():
+        for argument in sorted(needed - page.arguments):
+            faults.append(
+                DefinitionError(
+                    f"view {page.endpoint!r}, machine {machine.name!r}: many={argument!r} names a "
+                    f"URL argument that its route does not have.",
+                    source=page.state,
+                )
+            )
+    return faults
 
 
 def _run_on(app: Flask, rule: Callable[..., Any]) -> Callable[..., Any]:

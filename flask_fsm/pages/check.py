@@ -11,7 +11,14 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 from flask import current_app
 from werkzeug.exceptions import HTTPException
 
-from ..errors import DefinitionError, FlowBusy, FSMError, RuleCrashed
+from ..errors import (
+    DefinitionError,
+    FlowBusy,
+    FSMError,
+    RuleCrashed,
+    StaleFlow,
+    StoreUnavailable,
+)
 from ..runtime import app_state
 from .visit import SAFE_METHODS, Visit, visits
 
@@ -95,9 +102,19 @@ def serve(
     try:
         with _NO_TURN if visit.request.method in SAFE_METHODS else visit.run.turn():
             visit.run.load()
-            return _pass(check, visit, view, args, kwargs)
+            try:
+                return _pass(check, visit, view, args, kwargs)
+            finally:
+                visit.run.release()
     except FlowBusy as error:
         visit.run.load()
+        raise visit.refuse(error) from error
+    except StoreUnavailable as error:
+        raise visit.refuse(error) from error
+    except StaleFlow as error:
+        answer = visit.replayed() if error.code == "lost_race" else None
+        if answer is not None:
+            return answer
         raise visit.refuse(error) from error
     except RuleCrashed as error:
         if isinstance(error.__cause__, HTTPException):  # abort() in a rule is an answer

@@ -50,10 +50,10 @@ class Submission:
         self.to: Any = to
         """Where the client wants to go, as sent; None if it doesn't say."""
 
-    def belong_to(self, id: str) -> None:
-        """Let the token count that was made for the flow `id`, if one was."""
+    def belong_to(self, id: str, was: str | None) -> None:
+        """Let the token count that was made for the flow `id`, which `was` another, if one was."""
         for claim in self.claims if len(self.claims) > 1 else ():
-            if lineage(claim.flow) == lineage(id):
+            if lineage(claim.flow) in (lineage(id), lineage(was or id)):
                 self.claim = claim
                 return
 

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from uuid import UUID
 
 from flask import Response, has_app_context, has_request_context, request
 
 from ..core.flow import Flow, Progress, Result
 from ..core.history import History
 from ..core.machine import Machine
-from ..errors import ConfigError, DefinitionError, Reason
+from ..core.snapshot import Snapshot
+from ..errors import ConfigError, DefinitionError, NotFound, Reason
+from ..funnel import Funnel, LogEntry
 from ..runtime import app_state
 from ..tokens import Token
 from .advance import advance
 from .check import Check, guarded, names
+from .resume import resume_link
 from .visit import Visit, visits
 
 if TYPE_CHECKING:
     from wtforms import BaseForm
 
-__all__ = ["Pages"]
+__all__ = ["ListedFlow", "Pages"]
 
 View = TypeVar("View", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ListedFlow(NamedTuple):
+    """One of a subject's flows. `started` and `updated` are in whole seconds since 1970."""
+
+    key: str
+    """What tells it apart from the subject's other flows of the machine."""
+    state: str
+    rev: int
+    started: int
+    updated: int
+    finished: bool
+    url: str | None
+    """The address of its current page, if it has one."""
 
 
 class Pages:
@@ -32,8 +54,11 @@ class Pages:
     belongs to a visitor through the request.
     """
 
-    def __init__(self, machine: Machine | None) -> None:
+    def __init__(self, machine: Machine | None, first: Pages | None = None) -> None:
         self._machine = machine
+        self._first = first
+        self._subject: Callable[..., Any] | None = None
+        self._chooser: Callable[[Snapshot, Snapshot], Snapshot] | None = None
 
     @property
     def name(self) -> str:
@@ -58,6 +83,69 @@ class Pages:
         flow = self.flow
         history = [(entry.source, entry.target) for entry in flow.history]
         return f"<{type(self).__name__} {self.name!r} at {flow.current!r}, history={history}>"
+
+    # -- whose flow ---------------------------------------------------------------------
+
+    def subject(self, function: F) -> F:
+        """Say whose flow a request means: `function` returns a user's id, an order's number, None.
+
+        None is whoever has the session. Its parameters are URL arguments of the pages. Machines
+        that were added go by the first one's, unless they have one of their own. A session that
+        gets a subject takes its flow along, under a new id; whoever loses it never sees that again.
+        """
+        if not callable(function):
+            raise DefinitionError(f"subject() takes a function, not {function!r}.")
+        self._subject = function
+        return function
+
+    def on_claim(self, function: F) -> F:
+        """Decide between two flows after a login: `(session's snapshot, user's) -> one of both`.
+
+        By default the one that was moved last is kept.
+        """
+        if not callable(function):
+            raise DefinitionError(f"on_claim() takes a function, not {function!r}.")
+        self._chooser = function
+        return function
+
+    @property
+    def chooser(self) -> Callable[[Snapshot, Snapshot], Snapshot] | None:
+        """What was registered by `on_claim`, here or with the first machine."""
+        return self._chooser or (self._first.chooser if self._first is not None else None)
+
+    @property
+    def subject_function(self) -> Callable[..., Any] | None:
+        """What was registered by `subject`, here or with the first machine."""
+        return self._subject or (self._first.subject_function if self._first else None)
+
+    @property
+    def subject_arguments(self) -> tuple[str, ...]:
+        """The URL arguments that the subject depends on."""
+        function = self.subject_function
+        return () if function is None else tuple(inspect.signature(function).parameters)
+
+    def subject_of(self, url_args: Mapping[str, Any]) -> str | None:
+        """Return the subject of a request, or None; NotFound where an argument is missing."""
+        function = self.subject_function
+        if function is None:
+            return None
+        names = self.subject_arguments
+        missing = [name for name in names if name not in url_args]
+        if missing:
+            raise NotFound(
+                f"Whose flow of machine {self.name!r} is meant depends on the URL argument "
+                f"{', '.join(missing)}, which this address does not have.",
+                code="no_key",
+            )
+        subject = function(**{name: url_args[name] for name in names})
+        if subject is None or (isinstance(subject, str) and subject):
+            return subject
+        if isinstance(subject, (int, UUID)) and not isinstance(subject, bool):
+            return str(subject)
+        raise ConfigError(
+            f"The subject of machine {self.name!r} is {subject!r}: return a text, a number, a "
+            f"UUID, or None for whoever has the session."
+        )
 
     # -- decorators ---------------------------------------------------------------------
 
@@ -168,6 +256,69 @@ class Pages:
         """Return the token of this rendering; `{{ fsm.token() }}` is the hidden field with it."""
         return self._visit().token()
 
+    # -- flows beside that of this request ----------------------------------------------
+
+    def flows(self) -> list[ListedFlow]:
+        """Return the flows that this request's subject has of the machine, newest first."""
+        run = self._visit().run
+        return [
+            ListedFlow(
+                key,
+                snapshot.state,
+                snapshot.rev,
+                snapshot.started,
+                snapshot.updated,
+                snapshot.finished,
+                run.url_of(snapshot, key),
+            )
+            for key, snapshot in run.listed()
+        ]
+
+    def resume_link(self, flow: Flow | None = None, *, expires: float = 3600.0) -> str:
+        """Return an address that continues this request's flow on another device, once.
+
+        It holds for `expires` seconds. Opening it asks, and only the answer moves the flow, for
+        mail scanners open links too. The flow gets a new id, and leaves the device where it was.
+        """
+        run = self._visit().run
+        if flow is not None and flow.id != run.flow.id:
+            raise ConfigError(
+                "resume_link() takes the flow of this request: ask within a view that has it."
+            )
+        return resume_link(run, expires)
+
+    def log(
+        self,
+        machine: Machine | str | None = None,
+        since: datetime | float | None = None,
+        until: datetime | float | None = None,
+    ) -> Iterator[LogEntry]:
+        """Return the history of all runs of a machine, also of those that are over, oldest first.
+
+        `machine` is by default this one; `since` and `until` are times, or seconds since 1970.
+        """
+        state = app_state()
+        name = self.name if machine is None else getattr(machine, "name", machine)
+        return state.served("fsm.log()").log(
+            state.bound[str(name)].machine, _seconds(since), _seconds(until)
+        )
+
+    def funnel(
+        self,
+        machine: Machine | str | None = None,
+        since: datetime | float | None = None,
+        until: datetime | float | None = None,
+    ) -> Funnel:
+        """Return for each page how many runs reached and left it, where to, and how long it took.
+
+        The arguments are those of `log`.
+        """
+        state = app_state()
+        name = self.name if machine is None else getattr(machine, "name", machine)
+        return state.served("fsm.funnel()").funnel(
+            state.bound[str(name)].machine, _seconds(since), _seconds(until)
+        )
+
     # -- moving -------------------------------------------------------------------------
 
     def advance(
@@ -200,6 +351,25 @@ class Pages:
             target, data, visit.source, args, location=lambda flow: visit.run.current_url()
         )
 
+    @contextmanager
+    def transaction(self, session: Any = None) -> Iterator[Any]:
+        """Let the transition of the block commit together with what `session` does, or not at all.
+
+        `session` is an SQLAlchemy session of the database that keeps the flows; with None a new one
+        is opened and closed. It is committed at the end of the block, and hooks run after that. If
+        the block raises, or makes no transition, it is rolled back. Raises ConfigError where flows
+        are not kept in that database.
+        """
+        with self._visit().run.joining(session) as joined:
+            yield joined
+
     def reset(self) -> None:
         """Begin a new run; nothing brings back the one before."""
         self._visit().reset()
+
+
+def _seconds(moment: datetime | float | None) -> int | None:
+    """Return a time as whole seconds since 1970; one without zone is the server's."""
+    if moment is None:
+        return None
+    return int(moment.timestamp() if isinstance(moment, datetime) else moment)

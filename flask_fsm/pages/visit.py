@@ -30,6 +30,7 @@ from ..errors import (
     NotFound,
     Reason,
     StaleFlow,
+    StoreUnavailable,
     UnknownState,
     ValidationFailed,
 )
@@ -41,11 +42,12 @@ from ..tokens import Claim, Token, new_nonce
 from .echo import Typed, resend_form, typed_fields
 from .submission import Submission
 
-__all__ = ["SAFE_METHODS", "Visit", "Visits", "visits"]
+__all__ = ["SAFE_METHODS", "Visit", "Visits", "no_store", "visits"]
 
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 FLASH_CATEGORY: Final = "fsm"
 PREFETCH: Final = "prefetch"
+RETRY: Final = {"Retry-After": "1"}
 
 
 class Visit:
@@ -101,6 +103,11 @@ class Visit:
         assert page is not None
         run = self.run
         initial = self.bound.machine.initial
+        if run.keyless and page == initial:
+            # The address of a new flow; that of the page which asks for one would begin another
+            # when the visitor comes back to it.
+            run.hold()
+            return _see_other(run.url(page, self.url_args))
         if run.gone is not None:
             run.forget()
             self.notice(_notice_of(run.gone))
@@ -194,9 +201,9 @@ class Visit:
         if self.bound.pages[page].arguments and flow.is_on_path(page):
             self.check_url_args(page)
         named = (run.gone.flow if run.gone is not None else None) or run.stored.id
-        submission.belong_to(named)
+        submission.belong_to(named, run.was)
         claim, self._receipt = submission.claim, submission.receipt
-        kept = self._kept(named) if run.held else None
+        kept = self._kept() if run.held else None
         reused = (
             kept is not None and self._receipt is not None and (kept.digest != self._receipt.digest)
         )
@@ -211,6 +218,7 @@ class Visit:
                 "Please start again from the first page.",
                 code="no_session",
             )
+        theirs = (flow.id, run.was)
         if flow.finished or (claim is not None and claim.flow == run.stored.id != flow.id):
             raise FlowFinished(
                 f"This run of {machine.name!r} has ended; nothing was changed.",
@@ -222,7 +230,7 @@ class Visit:
         if claim is None:
             if page != flow.current:
                 raise self._stale("not_current" if flow.is_on_path(page) else "not_on_path")
-        elif claim.flow != flow.id:
+        elif claim.flow not in theirs:
             raise self._stale("other_flow")
         elif claim.rev != flow.rev:
             raise self._stale("old_rev")
@@ -230,7 +238,24 @@ class Visit:
             raise self._stale("other_page")
         elif not flow.is_open(page):
             raise self._stale("closed" if flow.is_on_path(page) else "not_on_path")
+        if self._is_once(page):
+            run.claim()
         return None
+
+    def _is_once(self, page: str) -> bool:
+        """Tell whether this submission may take an edge that is to be claimed before."""
+        assert self.submission is not None
+        ways = self.bound.machine.ways[page]
+        to = self.submission.to
+        return any(edge.once for target, edge in ways.items() if to in (None, target))
+
+    def replayed(self) -> Response | None:
+        """After a lost race: the winner's answer, if the same submission has won it."""
+        self.run.load()
+        kept = self._kept()
+        if kept is None or kept.location is None or self._receipt is None:
+            return None
+        return self.told(kept.location) if kept.digest == self._receipt.digest else None
 
     def _known_state(self, name: Any) -> str:
         state = self.bound.resolve(name, self.request.endpoint) if isinstance(name, str) else None
@@ -243,12 +268,15 @@ class Visit:
             raise error
         return state
 
-    def _kept(self, flow: str) -> Kept | None:
+    def _kept(self) -> Kept | None:
         """Find what is kept of this submission, if it has had its effect."""
-        if self._receipt is None:
+        submission, stored = self.submission, self.run.stored
+        if submission is None or submission.claim is None or self._receipt is None:
             return None
-        kept = self.state.heads.receipt(flow, self._receipt.nonce)
-        stored = self.run.stored
+        claim = submission.claim
+        if self.run.gone is None and (claim.flow, claim.rev) == (stored.id, stored.rev):
+            return None  # it is not older than the flow is
+        kept = self.run.kept(claim, self._receipt)
         if kept is None and stored.receipt is not None:
             # Another process may have made the last commit: it led to the page that is current.
             nonce, digest = stored.receipt
@@ -367,7 +395,8 @@ class Visit:
     def circumstances(self, error: FSMError) -> Circumstances:
         run = self.run
         if not run.loaded:
-            return Circumstances(machine=self.bound.name)
+            headers = RETRY if isinstance(error, StoreUnavailable) else {}
+            return Circumstances(machine=self.bound.name, headers=headers)
         flow = run.flow
         typed = Typed([], [])
         resend: Resend | None = None
@@ -390,7 +419,7 @@ class Visit:
             typed=typed.fields,
             omitted=typed.omitted,
             resend=resend,
-            headers={"Retry-After": "1"} if isinstance(error, FlowBusy) else {},
+            headers=RETRY if isinstance(error, (FlowBusy, StoreUnavailable)) else {},
         )
 
     def refused_by_rule(self, error: FSMError) -> bool:
@@ -445,10 +474,11 @@ class Visits:
         """Keep the answer out of every cache: it depends on a flow."""
         if not self._private:
             self._private = True
-            after_this_request(_no_store)
+            after_this_request(no_store)
 
 
-def _no_store(response: Response) -> Response:
+def no_store(response: Response) -> Response:
+    """Keep an answer out of every cache."""
     response.headers["Cache-Control"] = "no-store"
     # Flask's own sessions say so themselves, for this one has been read.
     if not isinstance(current_app.session_interface, SecureCookieSessionInterface):

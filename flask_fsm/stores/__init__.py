@@ -2,19 +2,94 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ..config import Config
+from ..core.flow import Clock
 from ..errors import ConfigError
-from .base import Store
-from .heads import Heads, Kept, Turn
-from .memory import MemoryStore
+from .base import Asked, Committed, Kept, Loaded, Place, Seen, Store, lineage
+from .heads import Heads, Turn
+from .memory import MemoryRecords
+from .records import Records, RecordStore, Seal
 from .session import SessionStore
 
-__all__ = ["Heads", "Kept", "MemoryStore", "SessionStore", "Store", "Turn", "open_store"]
+__all__ = [
+    "Asked",
+    "Committed",
+    "Heads",
+    "Kept",
+    "Loaded",
+    "MemoryRecords",
+    "Place",
+    "RecordStore",
+    "Records",
+    "Seal",
+    "Seen",
+    "SessionStore",
+    "Store",
+    "Turn",
+    "lineage",
+    "open_store",
+]
+
+REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
+REMEDY = (
+    "It is 'session', 'memory://', an SQLAlchemy URL such as sqlite:////path/to/flows.db or "
+    "postgresql+psycopg://..., or redis://, rediss://, unix://."
+)
 
 
-def open_store(url: str, heads: Heads, history_limit: int | None, max_size: int) -> Store:
-    """Return the store at `url`, or raise ConfigError. `max_size` is in bytes."""
-    if url == "session":
-        return SessionStore(heads, history_limit, max_size)
-    if url == "memory://":
-        return MemoryStore(heads, history_limit, max_size)
-    raise ConfigError(f"FSM_STORE_URL is {url!r}: this release knows 'session' and 'memory://'.")
+def open_store(source: Any, config: Config, heads: Heads, seal: Seal, clock: Clock) -> Store:
+    """Return the store at a URL, or in an engine, session or client; or raise ConfigError."""
+    if source == "session":
+        return SessionStore(heads, config.history_limit, config.max_snapshot_size)
+    return RecordStore(_records(source, config), seal, config.max_snapshot_size, clock)
+
+
+def _records(source: Any, config: Config) -> Records:
+    if not isinstance(source, str):
+        return _handed_over(source, config)
+    if source == "memory://":
+        return MemoryRecords(config)
+    scheme, separator, _ = source.partition("://")
+    if scheme in REDIS_SCHEMES and separator:
+        try:
+            from .redis import RedisRecords, open_client
+        except ImportError as error:
+            raise _missing(source, "redis", error) from error
+        return RedisRecords(open_client(source, config.store_timeout), config)
+    if not separator:
+        raise ConfigError(f"FSM_STORE_URL is {source!r}. {REMEDY}")
+    try:
+        from .sql import SQLRecords, open_engine
+    except ImportError as error:
+        raise _missing(source, "sql", error) from error
+    engine = open_engine(source, config.store_timeout, config.wait)
+    return SQLRecords(lambda: engine, config, own=True)
+
+
+def _handed_over(source: Any, config: Config) -> Records:
+    """Return the records in what an app hands over; only what it has itself imported counts."""
+    module = type(source).__module__.partition(".")[0]
+    if module in ("redis", "valkey"):
+        from .redis import RedisRecords
+
+        return RedisRecords(source, config)
+    try:
+        from .sql import SQLRecords, engine_finder
+    except ImportError as error:
+        raise _missing(source, "sql", error) from error
+    find_engine = engine_finder(source)
+    if find_engine is None:
+        raise ConfigError(
+            f"{source!r} can't keep flows. Hand over an SQLAlchemy engine, a session or the object "
+            f"of Flask-SQLAlchemy(-Lite), a redis-py client, or a URL."
+        )
+    return SQLRecords(find_engine, config)
+
+
+def _missing(source: Any, extra: str, error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"FSM_STORE_URL is {source!r}, which needs the extra {extra!r}: "
+        f"pip install 'flask-fsm[{extra}]' ({error})."
+    )

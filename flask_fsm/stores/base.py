@@ -2,56 +2,168 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..core.machine import Machine
 from ..core.snapshot import Receipt, Snapshot
+from ..errors import FlowGone, FSMError
 
-__all__ = ["Loaded", "Store", "age", "lineage"]
+__all__ = [
+    "Asked",
+    "Choose",
+    "Committed",
+    "Kept",
+    "Loaded",
+    "Place",
+    "Seen",
+    "Store",
+    "age",
+    "gone",
+    "lineage",
+]
+
+Choose = Callable[[Snapshot, Snapshot], Snapshot]
+"""Of the flow of a session that has logged in and the flow that its user has, the one to keep."""
+
+
+class Place(NamedTuple):
+    """Which flow is meant: of which machine, whose, and under which key.
+
+    It is `subject`'s; with None, of whoever has `secret` in the session; with neither, of whoever
+    has the flow's id there.
+    """
+
+    machine: Machine
+    subject: str | None = None
+    secret: str | None = None
+    key: str = ""
+
+    @property
+    def owned(self) -> bool:
+        """Whether the flow is found by its owner, and not by its id."""
+        return self.subject is not None or self.secret is not None
+
+
+class Seen(NamedTuple):
+    """What a store had under a place when it was asked: the name of the run, and its rev."""
+
+    flow: str
+    rev: int
 
 
 class Loaded(NamedTuple):
-    """A snapshot, and what the session is to carry for it from now on."""
+    """What a store knows of a place."""
+
+    snapshot: Snapshot | None = None
+    """The newest snapshot; None if there is none, or if it is `gone`."""
+    carried: str | None = None
+    """What the session is to carry for it from now on."""
+    seen: Seen | None = None
+    """What a commit has to find in its place."""
+    gone: FSMError | None = None
+    """Why the flow that the session names is not there any more."""
+    was: str | None = None
+    """The id that the flow had until its session logged in."""
+
+
+class Committed(NamedTuple):
+    """A commit that was kept: the snapshot as it stands, what the session carries, and its mark."""
 
     snapshot: Snapshot
     carried: str
+    seen: Seen
+
+
+class Kept(NamedTuple):
+    """What answers a submission that comes again: its body's digest, and where it led."""
+
+    digest: str
+    location: str | None
+
+
+class Asked(NamedTuple):
+    """A submission that may have come before: what its token says, and which flow it is about."""
+
+    id: str
+    """The id of the flow now; the token may name the one that it had before, or an earlier run."""
+    flow: str
+    rev: int
+    nonce: str
+    seen: Seen | None
+    current: bool
+    """Whether the token is of the run that was seen."""
 
 
 class Store(Protocol):
     """Keeps snapshots. The session carries a text by which a store finds, or reads, its flow."""
 
-    def identify(self, carried: str) -> str | None:
-        """Return the id of the flow that `carried` names, without loading it, or None."""
+    def turn_of(self, place: Place, carried: str | None) -> str | None:
+        """Return what names the flow among those whose requests wait for each other, or None."""
         ...
 
-    def load(self, machine: Machine, carried: str) -> Loaded:
-        """Return the newest snapshot known of the flow that `carried` names.
+    def load(self, place: Place, carried: str | None, oldest: float, choose: Choose) -> Loaded:
+        """Return what is known of the flow at `place`; `carried` is what the session has of it.
 
-        Raises SnapshotError if the text can't be read, FlowGone if the store has lost the flow.
+        A flow whose last commit is before `oldest` (seconds since 1970) has expired. A flow of a
+        session that has got a subject since is claimed for it.
         """
         ...
 
-    def carry(self, machine: Machine, snapshot: Snapshot) -> str:
+    def carry(self, place: Place, snapshot: Snapshot) -> str:
         """Return what the session carries for a run that has not begun."""
         ...
 
+    def commit(
+        self,
+        place: Place,
+        seen: Seen | None,
+        new: Snapshot,
+        location: str | None,
+        *,
+        claim: str = "",
+        within: Any = None,
+    ) -> Committed:
+        """Put `new` in the place of what was `seen`.
+
+        `location` is kept with the receipt of `new`, to answer the same submission again. `claim`
+        is the one that `claim()` set. `within` is a transaction of the caller's, if the store knows
+        such. Raises StaleFlow unless what was seen is still there, FlowBusy if somebody else has a
+        claim on it, and SnapshotTooLarge if `new` doesn't fit.
+        """
+        ...
+
     def bury(
-        self, old: Snapshot, receipt: Receipt | None = None, location: str | None = None
+        self,
+        place: Place,
+        seen: Seen | None,
+        old: Snapshot,
+        receipt: Receipt | None = None,
+        location: str | None = None,
     ) -> None:
         """End the flow `old` for good: from now on whatever names it is FlowGone.
 
         `receipt` and `location` answer the submission that ended it, should it come again.
-        Raises StaleFlow unless `old` is the newest.
+        Raises StaleFlow unless what was seen is still there.
         """
         ...
 
-    def commit(self, machine: Machine, old: Snapshot, new: Snapshot, location: str | None) -> str:
-        """Replace `old` by `new`, and return what the session is to carry.
-
-        `location` is kept with the receipt of `new`, to answer the same submission again.
-        Raises StaleFlow unless `old` is the newest, and SnapshotTooLarge if `new` doesn't fit.
-        """
+    def receipt(self, place: Place, asked: Asked) -> Kept | None:
+        """Return what is kept of a submission, if it has had its effect."""
         ...
+
+
+GONE: Final = {
+    "reset": "This run was given up, and another one begun.",
+    "moved": "This run goes on elsewhere: after a login, or on another device.",
+    "expired": "This run was left for too long and has expired.",
+    "evicted": "This run is not in the store any more.",
+}
+
+
+def gone(id: str | None, code: str) -> FlowGone:
+    """Return the error of a flow that is not there any more."""
+    return FlowGone(GONE[code], flow=id, code=code)
 
 
 def lineage(id: str) -> str:

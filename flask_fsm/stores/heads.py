@@ -8,22 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import Final
 
 from ..core.snapshot import Receipt, Snapshot
-from ..errors import FlowBusy, FlowGone, StaleFlow
-from .base import age, lineage
+from ..errors import FlowBusy, StaleFlow
+from .base import Kept, Seen, age, gone, lineage
 
-__all__ = ["Heads", "Kept", "Turn"]
+__all__ = ["Heads", "Turn"]
 
 RECEIPTS: Final = 16
-
-
-class Kept(NamedTuple):
-    """What answers a submission that comes again: its body's digest, and where it led."""
-
-    digest: str
-    location: str | None
 
 
 class Head:
@@ -35,8 +28,8 @@ class Head:
         self.receipts: dict[str, Kept] = {}
         self.turn = Lock()
         self.users = 0
-        # Whether the flow was ended for good; the head is then its tombstone.
-        self.buried = False
+        self.buried = ""
+        """Why the flow was ended for good, if it was; the head is then its tombstone."""
 
     @property
     def empty(self) -> bool:
@@ -45,16 +38,16 @@ class Head:
     def open(self, id: str) -> None:
         """Raise FlowGone if this is a tombstone."""
         if self.buried:
-            raise FlowGone("This run was given up, and another one begun.", flow=id, code="reset")
+            raise gone(id, self.buried)
 
-    def replaces(self, old: Snapshot) -> None:
-        """Raise StaleFlow unless `old` is the newest snapshot."""
+    def replaces(self, seen: Seen) -> None:
+        """Raise StaleFlow unless the newest snapshot is the one that was seen."""
         now = self.snapshot
-        if self.buried or (now is not None and (now.id, now.rev) != (old.id, old.rev)):
+        if self.buried or (now is not None and (now.id, now.rev) != seen):
             raise StaleFlow(
                 "Another request of this flow was faster"
                 + (f": it is at {now.state!r} now." if now else ", and began a new run."),
-                flow=old.id,
+                flow=seen.flow,
                 source=now.state if now else None,
                 code="lost_race",
             )
@@ -116,11 +109,11 @@ class Heads:
             self._trim()
             return head.snapshot, head.carried
 
-    def swap(self, old: Snapshot, new: Snapshot, carried: str, location: str | None) -> None:
-        """Replace the head `old` by `new`, or raise StaleFlow if another one came first."""
+    def swap(self, seen: Seen, new: Snapshot, carried: str, location: str | None) -> None:
+        """Put `new` in the place of the head that was seen, or raise StaleFlow if it has gone."""
         with self._mutex:
-            head = self._made(lineage(old.id))
-            head.replaces(old)
+            head = self._made(lineage(seen.flow))
+            head.replaces(seen)
             head.snapshot, head.carried = new, carried
             receipt = new.receipt
             if receipt is not None:
@@ -132,13 +125,18 @@ class Heads:
                 self._trim()
 
     def bury(
-        self, old: Snapshot, receipt: Receipt | None = None, location: str | None = None
+        self,
+        seen: Seen,
+        receipt: Receipt | None = None,
+        location: str | None = None,
+        *,
+        code: str = "reset",
     ) -> None:
-        """Put a tombstone in place of the head `old`, or raise StaleFlow."""
+        """Put a tombstone in the place of the head that was seen, or raise StaleFlow."""
         with self._mutex:
-            head = self._made(lineage(old.id))
-            head.replaces(old)
-            head.snapshot, head.carried, head.buried = None, "", True
+            head = self._made(lineage(seen.flow))
+            head.replaces(seen)
+            head.snapshot, head.carried, head.buried = None, "", code
             head.receipts.clear()
             if receipt is not None:
                 head.receipts[receipt.nonce] = Kept(receipt.digest, location)

@@ -1,75 +1,197 @@
-"""The store `memory://`: flows live in this process; the session carries only their ids."""
+"""The records of `memory://`: they live in this process, as many as FSM_HEADS says."""
 
 from __future__ import annotations
 
-import re
-from typing import Final
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
 
-from ..core.flow import blank
-from ..core.machine import Machine
-from ..core.snapshot import Receipt, Snapshot
-from ..errors import FlowGone, SnapshotError, SnapshotTooLarge
-from .base import Loaded
-from .heads import Heads
+from ..config import Config
+from ..core.history import Entry
+from ..funnel import Funnel, LogEntry, funnel_of
+from .base import Kept, Seen
+from .records import Address, Logged, Record, claimed_elsewhere, lost_race
 
-__all__ = ["MemoryStore"]
-
-_CARRIED: Final = re.compile(r"([\w-]{22}(?:~[1-9]\d{0,8})?),(\d{1,15}),(\d{1,12})", re.ASCII)
+__all__ = ["MemoryRecords"]
 
 
-class MemoryStore:
-    """Keeps as many flows as there are heads; the one that was used longest ago goes first."""
+@dataclass
+class Cell:
+    """A record, the claim on it, and the history of its runs."""
 
-    def __init__(self, heads: Heads, history_limit: int | None, max_size: int) -> None:
-        self._heads = heads
-        self._history_limit = history_limit
-        self._max_size = max_size
+    record: Record
+    claim: str = ""
+    claimed_until: int = 0
+    rows: list[Logged] = field(default_factory=list)
 
-    def identify(self, carried: str) -> str | None:
-        match = _CARRIED.fullmatch(carried) if isinstance(carried, str) else None
-        return None if match is None else match[1]
 
-    def load(self, machine: Machine, carried: str) -> Loaded:
-        match = _CARRIED.fullmatch(carried) if isinstance(carried, str) else None
-        if match is None:
-            raise SnapshotError("The session carries no flow of the store memory://.")
-        id, rev, started = match.groups()
-        found = self._heads.newest(id)
-        if found is not None:
-            return Loaded(*found)
-        if rev != "0" or "~" in id:
-            raise FlowGone(
-                f"The run of {machine.name!r} is no longer in the memory of this process: "
-                f"it was restarted, or has kept more than FSM_HEADS flows since.",
-                flow=id,
-                code="evicted",
-            )
-        return Loaded(blank(machine, int(started), id=id), carried)
+class MemoryRecords:
+    """Keeps the FSM_HEADS records that were used last."""
 
-    def carry(self, machine: Machine, snapshot: Snapshot) -> str:
-        return f"{snapshot.id},{snapshot.rev},{snapshot.started}"
+    def __init__(self, config: Config) -> None:
+        self._size = config.heads
+        self._history_limit = config.history_limit
+        self._flows_per_owner = config.flows_per_subject
+        self._cells: OrderedDict[Address, Cell] = OrderedDict()
+        self._mutex = Lock()
 
-    def bury(
-        self, old: Snapshot, receipt: Receipt | None = None, location: str | None = None
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def _used(self, address: Address) -> Cell | None:
+        cell = self._cells.get(address)
+        if cell is not None:
+            self._cells.move_to_end(address)
+        return cell
+
+    def read(self, address: Address) -> Record | None:
+        with self._mutex:
+            cell = self._used(address)
+            return None if cell is None else cell.record
+
+    def _free(self, address: Address, seen: Seen, claim: str, now: int) -> Cell:
+        cell = self._used(address)
+        if cell is None:
+            raise lost_race()
+        if cell.record.seen != seen:
+            raise lost_race(cell.record.state)
+        if cell.claimed_until >= now and cell.claim != claim:
+            raise claimed_elsewhere()
+        return cell
+
+    def write(
+        self,
+        address: Address,
+        seen: Seen | None,
+        record: Record,
+        logged: Sequence[Logged],
+        *,
+        claim: str,
+        now: int,
+        within: Any,
     ) -> None:
-        self._heads.bury(old, receipt, location)
+        with self._mutex:
+            self._put(address, seen, record, logged, claim, now)
 
-    def commit(self, machine: Machine, old: Snapshot, new: Snapshot, location: str | None) -> str:
-        new = new.compacted(machine, self._history_limit)
-        check_size(new, len(new.encode(machine).encode("utf-8", "surrogatepass")), self._max_size)
-        carried = self.carry(machine, new)
-        self._heads.swap(old, new, carried, location)
-        return carried
+    def _put(
+        self,
+        address: Address,
+        seen: Seen | None,
+        record: Record,
+        logged: Sequence[Logged],
+        claim: str,
+        now: int,
+    ) -> None:
+        if seen is None:
+            if address in self._cells:
+                raise lost_race(self._cells[address].record.state)
+            cell = self._cells[address] = Cell(record)
+            self._trim(address)
+        elif address not in self._cells:
+            # It was dropped for others while it was served, and is in use.
+            cell = self._cells[address] = Cell(record)
+            self._trim(address)
+        else:
+            cell = self._free(address, seen, claim, now)
+            cell.record, cell.claim, cell.claimed_until = record, "", 0
+        cell.rows += logged
+        limit = self._history_limit
+        if limit is not None and len(cell.rows) > 2 * limit:
+            del cell.rows[:-limit]
 
+    def _trim(self, fresh: Address) -> None:
+        owner, machine, key = fresh
+        if key:
+            own = [at for at in self._cells if at[:2] == (owner, machine)]
+            own.sort(key=lambda at: (at == fresh, self._cells[at].record.updated))
+            for at in own[: -self._flows_per_owner]:
+                del self._cells[at]
+        while len(self._cells) > self._size:
+            self._cells.popitem(last=False)
 
-def check_size(snapshot: Snapshot, size: int, limit: int) -> None:
-    """Raise SnapshotTooLarge if a snapshot takes more bytes than FSM_MAX_SNAPSHOT_SIZE."""
-    if size > limit:
-        raise SnapshotTooLarge(
-            f"The flow would take {size} bytes, and FSM_MAX_SNAPSHOT_SIZE is {limit}: keep less "
-            f"in its answers, or raise the limit.",
-            size=size,
-            limit=limit,
-            flow=snapshot.id,
-            target=snapshot.state,
-        )
+    def move(
+        self,
+        source: Address,
+        source_seen: Seen,
+        tombstone: Record,
+        target: Address,
+        target_seen: Seen | None,
+        record: Record,
+        now: int,
+    ) -> None:
+        with self._mutex:
+            rows = self._free(source, source_seen, "", now).rows
+            self._put(target, target_seen, record, rows, "", now)
+            self._put(source, source_seen, tombstone, (), "", now)
+
+    def claim(self, address: Address, seen: Seen, claim: str, now: int, until: int) -> None:
+        with self._mutex:
+            cell = self._free(address, seen, claim, now)
+            cell.claim, cell.claimed_until = claim, until
+
+    def release(self, address: Address, seen: Seen, claim: str) -> None:
+        with self._mutex:
+            cell = self._cells.get(address)
+            if cell is not None and cell.claim == claim:
+                cell.claim, cell.claimed_until = "", 0
+
+    def listed(self, owner: str, machine: str) -> list[tuple[str, Record]]:
+        with self._mutex:
+            found = [
+                (at.key, cell.record)
+                for at, cell in self._cells.items()
+                if at[:2] == (owner, machine)
+            ]
+        return sorted(found, key=lambda each: each[1].updated, reverse=True)
+
+    def _rows(self, address: Address, flow: str) -> list[Logged]:
+        with self._mutex:
+            cell = self._cells.get(address)
+            return [] if cell is None else [row for row in cell.rows if row.flow == flow]
+
+    def history(self, address: Address, flow: str, rev: int) -> list[Entry]:
+        rows = [row for row in self._rows(address, flow) if row.rev <= rev]
+        kept = rows if self._history_limit is None else rows[-self._history_limit :]
+        return [Entry(row.source, row.target, row.event, row.at, row.rev) for row in kept]
+
+    def receipt(self, address: Address, flow: str, rev: int, nonce: str) -> Kept | None:
+        for row in reversed(self._rows(address, flow)):
+            if row.nonce == nonce and row.digest is not None and row.rev > rev:
+                return Kept(row.digest, row.location)
+        return None
+
+    def _runs(self, machine: str | None, since: int | None, until: int | None) -> list[LogEntry]:
+        with self._mutex:
+            rows = [row for cell in self._cells.values() for row in cell.rows]
+        return [
+            LogEntry(**{name: getattr(row, name) for name in LogEntry._fields})
+            for row in rows
+            if machine in (None, row.machine)
+            and (since is None or row.at >= since)
+            and (until is None or row.at < until)
+        ]
+
+    def log(self, machine: str | None, since: int | None, until: int | None) -> Iterator[LogEntry]:
+        return iter(sorted(self._runs(machine, since, until), key=lambda entry: entry.at))
+
+    def funnel(
+        self,
+        machine: str,
+        states: Sequence[str],
+        initial: str,
+        since: int | None,
+        until: int | None,
+    ) -> Funnel:
+        return funnel_of(machine, states, initial, self._runs(machine, since, until))
+
+    def init(self) -> None:
+        pass
+
+    def purge(self, before: int, history_before: int | None) -> int:
+        with self._mutex:
+            old = [at for at, cell in self._cells.items() if cell.record.updated < before]
+            for at in old:
+                del self._cells[at]
+        return len(old)

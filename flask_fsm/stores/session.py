@@ -5,22 +5,23 @@ The head of a flow decides, and the cookie brings the flow to a process that has
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
 from flask import Flask, current_app, session
 from flask.sessions import SecureCookieSessionInterface, SessionMixin
 
+from ..carrier import SESSION_KEY
 from ..core.machine import Machine
 from ..core.snapshot import Receipt, Snapshot
-from ..errors import SnapshotError, SnapshotTooLarge
-from .base import Loaded
+from ..errors import FlowGone, SnapshotError, SnapshotTooLarge
+from .base import Asked, Choose, Committed, Kept, Loaded, Place, Seen, gone
 from .heads import Heads
-from .memory import check_size
+from .records import check_size
 
-__all__ = ["SESSION_KEY", "SessionStore"]
+__all__ = ["SessionStore"]
 
-SESSION_KEY: Final = "_fsm_"
 # Name and value together: browsers drop more than 4,096 bytes (RFC 6265 section 6.1), and
 # Werkzeug warns past 4,093.
 COOKIE_LIMIT: Final = 4_093
@@ -36,34 +37,70 @@ class SessionStore:
         self._history_limit = history_limit
         self._max_size = max_size
 
-    def identify(self, carried: str) -> str | None:
+    def turn_of(self, place: Place, carried: str | None) -> str | None:
         fields = carried.split("|", 2) if isinstance(carried, str) else ()
         return fields[1] if len(fields) == 3 else None
 
-    def load(self, machine: Machine, carried: str) -> Loaded:
-        id = self.identify(carried)
-        if id is None:
-            raise SnapshotError("The session carries no flow of the store 'session'.")
-        found = self._heads.newest(id)
-        if found is not None and found[1] == carried:
-            return Loaded(*found)
-        snapshot = Snapshot.decode(carried, machine)
-        return Loaded(*self._heads.adopt(snapshot, carried))
+    def load(self, place: Place, carried: str | None, oldest: float, choose: Choose) -> Loaded:
+        if carried is None:
+            return Loaded()
+        id = self.turn_of(place, carried)
+        try:
+            if id is None:
+                raise SnapshotError("The session carries no flow of the store 'session'.")
+            newest = self._heads.newest(id)
+            if newest is None or newest[1] != carried:
+                newest = self._heads.adopt(Snapshot.decode(carried, place.machine), carried)
+        except (SnapshotError, FlowGone) as error:
+            return Loaded(gone=error)
+        snapshot, text = newest
+        if snapshot.subject != place.subject:
+            if snapshot.subject is not None:
+                return Loaded()  # somebody else's, who was here before
+            return self._claimed(place, snapshot)
+        if snapshot.updated < oldest:
+            return Loaded(seen=_seen(snapshot), gone=gone(snapshot.id, "expired"))
+        return Loaded(snapshot, text, _seen(snapshot))
 
-    def carry(self, machine: Machine, snapshot: Snapshot) -> str:
-        return snapshot.encode(machine)
+    def _claimed(self, place: Place, old: Snapshot) -> Loaded:
+        """Let the flow of a session that has got a subject be that subject's, under a new id."""
+        new = old.rekeyed(secrets.token_urlsafe(16), place.subject)
+        self._heads.bury(_seen(old), code="moved")
+        text = self.carry(place, new)
+        return Loaded(*self._heads.adopt(new, text), _seen(new), was=old.id)
+
+    def carry(self, place: Place, snapshot: Snapshot) -> str:
+        return snapshot.encode(place.machine)
 
     def bury(
-        self, old: Snapshot, receipt: Receipt | None = None, location: str | None = None
+        self,
+        place: Place,
+        seen: Seen | None,
+        old: Snapshot,
+        receipt: Receipt | None = None,
+        location: str | None = None,
     ) -> None:
-        self._heads.bury(old, receipt, location)
+        self._heads.bury(seen or _seen(old), receipt, location)
 
-    def commit(self, machine: Machine, old: Snapshot, new: Snapshot, location: str | None) -> str:
+    def receipt(self, place: Place, asked: Asked) -> Kept | None:
+        return self._heads.receipt(asked.id, asked.nonce)
+
+    def commit(
+        self,
+        place: Place,
+        seen: Seen | None,
+        new: Snapshot,
+        location: str | None,
+        *,
+        claim: str = "",
+        within: Any = None,
+    ) -> Committed:
+        machine = place.machine
         new = new.compacted(machine, self._history_limit)
         text = new.encode(machine)
         self._check_cookie(machine, new, text)
-        self._heads.swap(old, new, text, location)
-        return text
+        self._heads.swap(seen or Seen(new.id, 0), new, text, location)
+        return Committed(new, text, _seen(new))
 
     def _check_cookie(self, machine: Machine, snapshot: Snapshot, text: str) -> None:
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
@@ -96,6 +133,10 @@ class SessionStore:
                 flow=snapshot.id,
                 target=snapshot.state,
             )
+
+
+def _seen(snapshot: Snapshot) -> Seen:
+    return Seen(snapshot.id, snapshot.rev)
 
 
 def _bound(value: Any) -> int | None:

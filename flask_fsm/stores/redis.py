@@ -1,0 +1,389 @@
+"""Flows in Redis or Valkey: each change is one script, which the server runs as a whole.
+
+All keys of an owner have the same hash tag, so that a cluster keeps them together. A record is a
+hash, the history of a run a stream whose entries have the ids `<rev>-<n>`, and the keys of an
+owner's flows are a sorted set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from ..config import Config
+from ..core.history import Entry
+from ..errors import ConfigError, FlowBusy, StaleFlow, StoreUnavailable
+from ..funnel import Funnel, LogEntry, funnel_of
+from .base import Kept, Seen
+from .records import Address, Logged, Record, claimed_elsewhere, lost_race
+
+__all__ = ["RedisRecords", "open_client"]
+
+# How far behind its form a submission is looked for: one may have made several commits.
+SPAN: Final = 16
+# How long a record stands still while it is moved, in seconds.
+MOVING: Final = 10
+BATCH: Final = 1_000
+FIELDS: Final = (
+    "flow", "rev", "state", "text", "sealed", "started", "updated", "finished"
+)  # fmt: skip
+ROW: Final = tuple(name for name in Logged._fields if name not in ("flow", "rev", "n"))
+# What the drivers raise when the server is not there, by the names of its classes: redis-py and
+# valkey-py have the same ones.
+UNREACHABLE: Final = (
+    "ConnectionError",
+    "TimeoutError",
+    "BusyLoadingError",
+    "MaxConnectionsError",
+    "ClusterDownError",
+    "ReadOnlyError",
+    "TryAgainError",
+    "OutOfMemoryError",
+)
+
+_CHECK: Final = """
+local found = redis.call('HMGET', KEYS[1], 'flow', 'rev', 'claim', 'until', 'state')
+if (found[1] or '') ~= ARGV[1] or (found[2] or '') ~= ARGV[2] then
+  return {'stale', found[5] or ''}
+end
+if (found[3] or '') ~= '' and found[3] ~= ARGV[3] and tonumber(found[4]) >= tonumber(ARGV[4]) then
+  return {'busy', ''}
+end
+"""
+# KEYS: record, history, keys of the owner. ARGV: flow and rev seen, claim, now, lifetime in
+# milliseconds or '', limit of the history or '', limit of flows or '', key, what the records of the
+# owner begin with, number of rows, fields and values of the record, ids and rows of the history.
+WRITE: Final = (
+    _CHECK
+    + """
+local lifetime, limit, bound, key, rows = ARGV[5], ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[10])
+local last = #ARGV - 2 * rows
+redis.call('HSET', KEYS[1], 'claim', '', 'until', 0, unpack(ARGV, 11, last))
+for at = last + 1, #ARGV, 2 do
+  if limit == '' then
+    redis.call('XADD', KEYS[2], ARGV[at], 'row', ARGV[at + 1])
+  else
+    redis.call('XADD', KEYS[2], 'MAXLEN', '~', limit, ARGV[at], 'row', ARGV[at + 1])
+  end
+end
+if lifetime ~= '' then
+  redis.call('PEXPIRE', KEYS[1], lifetime)
+  redis.call('PEXPIRE', KEYS[2], lifetime)
+end
+if bound ~= '' then
+  redis.call('ZADD', KEYS[3], ARGV[4], key)
+  if lifetime ~= '' then redis.call('PEXPIRE', KEYS[3], lifetime) end
+  local surplus = redis.call('ZCARD', KEYS[3]) - tonumber(bound)
+  if surplus > 0 then
+    for _, old in ipairs(redis.call('ZRANGE', KEYS[3], 0, surplus)) do
+      if old ~= key and surplus > 0 then
+        redis.call('DEL', ARGV[9] .. old)
+        redis.call('ZREM', KEYS[3], old)
+        surplus = surplus - 1
+      end
+    end
+  end
+end
+return {'kept', ''}
+"""
+)
+# KEYS: record. ARGV: flow and rev seen, claim, now, until.
+CLAIM: Final = (
+    _CHECK
+    + """
+redis.call('HSET', KEYS[1], 'claim', ARGV[3], 'until', ARGV[5])
+return {'kept', ''}
+"""
+)
+# KEYS: record. ARGV: claim.
+RELEASE: Final = """
+if redis.call('HGET', KEYS[1], 'claim') == ARGV[1] then
+  redis.call('HSET', KEYS[1], 'claim', '', 'until', 0)
+end
+"""
+
+
+def open_client(url: str, timeout: float) -> Any:
+    """Return a client of the server at `url`, which waits `timeout` seconds at most."""
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    address = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
+    try:
+        return Redis.from_url(
+            address,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            # A script whose answer was lost may have run: whoever asked has to look.
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise ConfigError(f"FSM_STORE_URL is {url!r}: {error}.") from error
+
+
+class RedisRecords:
+    """Keeps records in Redis 6.2 or later, or in Valkey, by a client of redis-py or valkey-py."""
+
+    def __init__(self, client: Any, config: Config) -> None:
+        self._client = client
+        self._prefix = config.redis_prefix
+        self._history_limit = config.history_limit
+        self._flows_per_owner = config.flows_per_subject
+        lifetime = config.lifetime
+        self._lifetime = "" if lifetime is None else str(round(lifetime * 1000))
+        self._write = client.register_script(WRITE)
+        self._claim = client.register_script(CLAIM)
+        self._release = client.register_script(RELEASE)
+
+    # -- keys ---------------------------------------------------------------------------
+
+    def _records_of(self, owner: str, machine: str) -> str:
+        return f"{self._prefix}:{{{owner}}}:flow:{machine}:"
+
+    def _record(self, address: Address) -> str:
+        return self._records_of(address.owner, address.machine) + address.key
+
+    def _stream(self, owner: str, machine: str, flow: str) -> str:
+        return f"{self._prefix}:{{{owner}}}:history:{machine}:{flow}"
+
+    def _keys(self, owner: str, machine: str) -> str:
+        return f"{self._prefix}:{{{owner}}}:flows:{machine}"
+
+    # -- the operations of a store ------------------------------------------------------
+
+    def read(self, address: Address) -> Record | None:
+        with translated():
+            return _as_record(self._client.hmget(self._record(address), FIELDS))
+
+    def write(
+        self,
+        address: Address,
+        seen: Seen | None,
+        record: Record,
+        logged: Sequence[Logged],
+        *,
+        claim: str,
+        now: int,
+        within: Any,
+    ) -> None:
+        rows = [(f"{row.rev}-{row.n}", _dumped(row)) for row in logged]
+        self._put(address, seen, record, rows, claim, now)
+
+    def _put(
+        self,
+        address: Address,
+        seen: Seen | None,
+        record: Record,
+        rows: Sequence[tuple[Any, Any]],
+        claim: str,
+        now: int,
+    ) -> None:
+        owner, machine, key = address
+        values = [*record[:-1], int(record.finished)]
+        fields = [part for pair in zip(FIELDS, values, strict=True) for part in pair]
+        arguments = [
+            *(seen or ("", "")),
+            claim,
+            now,
+            self._lifetime,
+            "" if self._history_limit is None else self._history_limit,
+            self._flows_per_owner if key else "",
+            key,
+            self._records_of(owner, machine),
+            len(rows),
+            *fields,
+            *(part for row in rows for part in row),
+        ]
+        keys = [
+            self._record(address),
+            self._stream(owner, machine, record.flow),
+            self._keys(owner, machine),
+        ]
+        self._run(self._write, keys, arguments)
+
+    def _run(self, script: Any, keys: list[str], arguments: list[Any]) -> None:
+        with translated():
+            answer, state = map(_text, script(keys=keys, args=arguments))
+        if answer == "stale":
+            raise lost_race(state or None)
+        if answer == "busy":
+            raise claimed_elsewhere()
+
+    def move(
+        self,
+        source: Address,
+        source_seen: Seen,
+        tombstone: Record,
+        target: Address,
+        target_seen: Seen | None,
+        record: Record,
+        now: int,
+    ) -> None:
+        # The two owners may live on two machines of a cluster. The source stands still until the
+        # target is there; if the process dies between, the next login finds both and moves on.
+        claim = f"moving {record.sealed}"
+        self.claim(source, source_seen, claim, now, now + MOVING)
+        stream = self._stream(source.owner, source.machine, source_seen.flow)
+        with translated():
+            rows = [(_text(id), row[b"row"]) for id, row in self._range(stream)]
+        try:
+            self._put(target, target_seen, record, rows, "", now)
+        except StaleFlow:
+            self.release(source, source_seen, claim)
+            raise
+        self._put(source, source_seen, tombstone, (), claim, now)
+
+    def claim(self, address: Address, seen: Seen, claim: str, now: int, until: int) -> None:
+        self._run(self._claim, [self._record(address)], [*seen, claim, now, until])
+
+    def release(self, address: Address, seen: Seen, claim: str) -> None:
+        with translated():
+            self._release(keys=[self._record(address)], args=[claim])
+
+    def listed(self, owner: str, machine: str) -> list[tuple[str, Record]]:
+        with translated():
+            index = self._keys(owner, machine)
+            keys = [_text(key) for key in self._client.zrange(index, 0, -1, desc=True)]
+            asking = self._client.pipeline(transaction=False)
+            for key in keys:
+                asking.hmget(self._records_of(owner, machine) + key, FIELDS)
+            found = [_as_record(values) for values in asking.execute()]
+        return [(key, record) for key, record in zip(keys, found, strict=True) if record]
+
+    def _range(self, stream: str) -> list[tuple[Any, Any]]:
+        return [(id, _fields(row)) for id, row in self._client.xrange(stream)]
+
+    def history(self, address: Address, flow: str, rev: int) -> list[Entry]:
+        stream = self._stream(address.owner, address.machine, flow)
+        with translated():
+            rows = self._client.xrevrange(stream, f"{rev}", "-", count=self._history_limit)
+        entries = []
+        for id, row in reversed(rows):
+            kept = _loaded(row)
+            rev_of = int(_text(id).partition("-")[0])
+            entries.append(Entry(kept["source"], kept["target"], kept["event"], kept["at"], rev_of))
+        return entries
+
+    def receipt(self, address: Address, flow: str, rev: int, nonce: str) -> Kept | None:
+        stream = self._stream(address.owner, address.machine, flow)
+        with translated():
+            rows = self._client.xrange(stream, f"{rev + 1}", f"{rev + SPAN}")
+        for _, row in reversed(rows):
+            kept = _loaded(row)
+            if kept["nonce"] == nonce:
+                return Kept(kept["digest"], kept["location"])
+        return None
+
+    # -- the history of all runs --------------------------------------------------------
+
+    def _runs(
+        self, machine: str | None, since: int | None, until: int | None
+    ) -> Iterator[LogEntry]:
+        """Walk through the streams, one run after another."""
+        pattern = f"{_escaped(self._prefix)}:{{*}}:history:" + (
+            "*" if machine is None else f"{_escaped(machine)}:*"
+        )
+        with translated():
+            for stream in self._client.scan_iter(match=pattern, count=BATCH):
+                flow = _text(stream).rpartition(":")[2]
+                for id, row in self._client.xrange(stream):
+                    kept = _loaded(row)
+                    if (since is None or kept["at"] >= since) and (
+                        until is None or kept["at"] < until
+                    ):
+                        del kept["nonce"], kept["digest"], kept["location"]
+                        rev = int(_text(id).partition("-")[0])
+                        yield LogEntry(flow=flow, rev=rev, **kept)
+
+    def log(self, machine: str | None, since: int | None, until: int | None) -> Iterator[LogEntry]:
+        entries = self._runs(machine, since, until)
+        return iter(sorted(entries, key=lambda entry: (entry.at, entry.flow, entry.rev)))
+
+    def funnel(
+        self,
+        machine: str,
+        states: Sequence[str],
+        initial: str,
+        since: int | None,
+        until: int | None,
+    ) -> Funnel:
+        return funnel_of(machine, states, initial, self._runs(machine, since, until))
+
+    def init(self) -> None:
+        with translated():
+            self._client.ping()
+
+    def purge(self, before: int, history_before: int | None) -> int:
+        removed = 0
+        with translated():
+            pattern = f"{_escaped(self._prefix)}:{{*}}:flow:*"
+            for key in self._client.scan_iter(match=pattern, count=BATCH):
+                updated = self._client.hget(key, "updated")
+                if updated is not None and int(updated) < before:
+                    removed += int(self._client.delete(key))
+            for stream in self._client.scan_iter(
+                match=f"{_escaped(self._prefix)}:{{*}}:history:*", count=BATCH
+            ):
+                last = self._client.xrevrange(stream, count=1)
+                if (
+                    history_before is not None
+                    and last
+                    and _loaded(last[0][1])["at"] < history_before
+                ):
+                    self._client.delete(stream)
+        return removed
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _fields(row: Any) -> dict[bytes, Any]:
+    return {key.encode() if isinstance(key, str) else key: value for key, value in row.items()}
+
+
+def _as_record(values: Sequence[Any]) -> Record | None:
+    if values[0] is None:
+        return None
+    flow, rev, state, text, sealed, started, updated, finished = (
+        "" if value is None else _text(value) for value in values
+    )
+    return Record(flow, int(rev), state, text, sealed, int(started), int(updated), finished == "1")
+
+
+def _dumped(row: Logged) -> str:
+    return json.dumps({name: getattr(row, name) for name in ROW}, separators=(",", ":"))
+
+
+def _loaded(row: Any) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads(_fields(row)[b"row"])
+    return kept
+
+
+def _escaped(name: str) -> str:
+    """Return a name as a pattern of Redis that means nothing else."""
+    return "".join(f"\\{character}" if character in "*?[]\\^" else character for character in name)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the errors of a server that can't be reached into StoreUnavailable."""
+    try:
+        yield
+    except (FlowBusy, StaleFlow):
+        raise
+    except Exception as error:
+        names = {kind.__name__ for kind in type(error).__mro__ if _is_drivers(kind)}
+        if names.isdisjoint(UNREACHABLE):
+            raise
+        raise StoreUnavailable(
+            f"The Redis server that keeps the flows can't be used just now: {error}. "
+            f"Nothing was decided; try again in a moment."
+        ) from error
+
+
+def _is_drivers(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("redis", "valkey")

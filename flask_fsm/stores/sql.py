@@ -1,0 +1,532 @@
+"""Flows in a database, by SQLAlchemy: SQLite, PostgreSQL, and others that it knows.
+
+Who commits first wins: a commit is one UPDATE that names the rev which it replaces, and the INSERT
+of its history, in one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+from weakref import finalize
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.orm import Session, scoped_session
+
+from ..config import Config
+from ..core.history import Entry
+from ..errors import ConfigError, FlowBusy, StaleFlow, StoreUnavailable
+from ..funnel import Funnel, LogEntry, arrange
+from .base import Kept, Seen
+from .counting import count
+from .records import Address, Logged, Record, claimed_elsewhere, lost_race
+
+__all__ = ["SQLRecords", "engine_finder", "open_engine", "tables"]
+
+HASH: Final = sa.String(64)
+NAME: Final = sa.String(255)
+# How far behind its form a submission is looked for: one may have made several commits.
+SPAN: Final = 16
+CONFLICTS: Final = ("DeadlockDetected", "SerializationFailure")
+BATCH: Final = 10_000
+# The columns of a Record, in its order.
+RECORD: Final = (
+    "flow", "rev", "state", "record", "sealed", "started", "updated", "finished"
+)  # fmt: skip
+
+
+def tables(flow: str, history: str, metadata: sa.MetaData | None = None) -> sa.MetaData:
+    """Return the metadata of both tables, for Alembic and the like."""
+    metadata = sa.MetaData() if metadata is None else metadata
+    sa.Table(
+        flow,
+        metadata,
+        sa.Column("owner", HASH, primary_key=True),
+        sa.Column("machine", NAME, primary_key=True),
+        sa.Column("slot", NAME, primary_key=True),
+        sa.Column("flow", HASH, nullable=False),
+        sa.Column("rev", sa.BigInteger, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("record", sa.Text, nullable=False),
+        sa.Column("sealed", sa.String(128), nullable=False),
+        sa.Column("started", sa.BigInteger, nullable=False),
+        sa.Column("updated", sa.BigInteger, nullable=False),
+        sa.Column("finished", sa.Boolean, nullable=False),
+        sa.Column("claim", sa.String(64), nullable=False),
+        sa.Column("claimed_until", sa.BigInteger, nullable=False),
+        sa.Index(f"ix_{flow}_updated", "updated"),
+    )
+    sa.Table(
+        history,
+        metadata,
+        sa.Column("flow", HASH, primary_key=True),
+        sa.Column("rev", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("machine", NAME, nullable=False),
+        sa.Column("source", sa.Text, nullable=False),
+        sa.Column("target", sa.Text, nullable=False),
+        sa.Column("event", sa.Text),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("stayed", sa.BigInteger),
+        sa.Column("nonce", sa.String(64)),
+        sa.Column("digest", sa.String(64)),
+        sa.Column("location", sa.Text),
+        sqlite_with_rowid=False,
+    )
+    return metadata
+
+
+def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
+    """Return an engine for `url` with the settings that the store's promises need.
+
+    `timeout` bounds the wait for the server, `wait` that for another transaction, in seconds.
+    """
+    try:
+        address = sa.make_url(url)
+        address.get_dialect()
+    except exc.ArgumentError as error:
+        raise ConfigError(
+            f"FSM_STORE_URL is {url!r}, which SQLAlchemy does not know: {error}. Write it like "
+            f"sqlite:////path/to/flows.db or postgresql+psycopg://user:password@host/database."
+        ) from error
+    except ImportError as error:
+        raise _no_driver(url, error) from error
+    backend = address.get_backend_name()
+    options: dict[str, Any] = {}
+    if backend == "sqlite":
+        if address.database in (None, "", ":memory:"):
+            raise ConfigError(
+                "FSM_STORE_URL is a SQLite database in memory, which each connection has for "
+                "itself: name a file (sqlite:////path/to/flows.db), or use memory://."
+            )
+        options["connect_args"] = {"timeout": timeout}
+    else:
+        options["pool_timeout"] = timeout
+        options["isolation_level"] = "READ COMMITTED"
+    if backend == "postgresql" and address.get_driver_name() in ("psycopg", "psycopg2"):
+        options["connect_args"] = {
+            "connect_timeout": max(2, round(timeout)),  # libpq knows no less
+            "tcp_user_timeout": round(timeout * 1000),
+        } | dict(address.query)
+        address = address.set(query={})
+    try:
+        engine = sa.create_engine(address, **options)
+    except ImportError as error:
+        raise _no_driver(url, error) from error
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        if backend == "sqlite":
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")
+        elif backend == "postgresql":
+            cursor.execute(f"SET lock_timeout = {round(wait * 1000)}")
+            connection.commit()
+        cursor.close()
+
+    return engine
+
+
+def _no_driver(url: str, error: ImportError) -> ConfigError:
+    scheme = url.partition(":")[0]
+    return ConfigError(
+        f"FSM_STORE_URL begins with {scheme}://, whose driver is not installed ({error}). Install "
+        f"it, or name another one, as in postgresql+psycopg://"
+    )
+
+
+class SQLRecords:
+    """Keeps records in a database. `find_engine` is called when the engine is first needed.
+
+    `own` says that nobody else has the engine, so that it ends with these records.
+    """
+
+    def __init__(
+        self, find_engine: Callable[[], sa.Engine], config: Config, *, own: bool = False
+    ) -> None:
+        self._find_engine = find_engine
+        self._own = own
+        self._engine: sa.Engine | None = None
+        self._process = 0
+        self._history_limit = config.history_limit
+        self._flows_per_owner = config.flows_per_subject
+        self.metadata = tables(config.flow_table, config.history_table)
+        self._flow = self.metadata.tables[config.flow_table]
+        self._history = self.metadata.tables[config.history_table]
+        self._statements = Statements(self._flow, self._history)
+
+    # -- connections --------------------------------------------------------------------
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine, with connections that belong to this process."""
+        if self._engine is None:
+            self._engine = self._find_engine()
+            self._process = os.getpid()
+            if self._own:
+                # Not at exit: in a forked process the connections are those of its parent.
+                finalize(self, self._engine.dispose).atexit = False
+        elif self._process != os.getpid():  # a server has forked its workers since
+            self._engine.dispose(close=False)
+            self._process = os.getpid()
+        return self._engine
+
+    @contextmanager
+    def _begun(self) -> Iterator[sa.Connection]:
+        """Open a transaction that is committed at the end of the block."""
+        with translated(), self.engine.connect() as connection:
+            lock_at_once(connection)
+            yield connection
+            connection.commit()
+
+    def _rows(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Any]:
+        """Read, once more if the server has closed the connection since it was last used."""
+        with translated():
+            for attempt in range(2):
+                try:
+                    with self.engine.connect() as connection:
+                        connection.execution_options(isolation_level="AUTOCOMMIT")
+                        return connection.execute(statement, values).all()
+                except exc.DBAPIError as error:
+                    if attempt or not error.connection_invalidated:
+                        raise
+        raise AssertionError
+
+    @contextmanager
+    def joining(self, session: Any) -> Iterator[tuple[Any, Callable[[], sa.Connection]]]:
+        """Yield a session, a new one if it is None, and what returns its connection."""
+        opened = Session(self.engine) if session is None else session
+        try:
+            self._joined(opened)
+            yield opened, lambda: self._joined(opened)
+        finally:
+            if session is None:
+                opened.close()
+
+    def finish(self, session: Any) -> None:
+        """Commit a caller's session."""
+        with translated():
+            session.commit()
+
+    def _joined(self, session: Session) -> sa.Connection:
+        """Return the connection of a caller's transaction, in which commits may take part."""
+        with translated():
+            connection = session.connection()
+            if connection.engine.url != self.engine.url:
+                raise ConfigError(
+                    f"The session given to transaction() is bound to {connection.engine.url!r}, "
+                    f"and flows are kept in {self.engine.url!r}: only one database can commit both."
+                )
+            lock_at_once(connection)
+        return connection
+
+    # -- the operations of a store ------------------------------------------------------
+
+    def read(self, address: Address) -> Record | None:
+        rows = self._rows(self._statements.read, _at(address))
+        return Record(*rows[0]) if rows else None
+
+    def write(
+        self,
+        address: Address,
+        seen: Seen | None,
+        record: Record,
+        logged: Sequence[Logged],
+        *,
+        claim: str,
+        now: int,
+        within: sa.Connection | None,
+    ) -> None:
+        if within is not None:
+            with translated():
+                self._put(within, address, seen, record, claim, now)
+                self._append(within, logged)
+            return
+        with self._begun() as connection:
+            self._put(connection, address, seen, record, claim, now)
+            self._append(connection, logged)
+
+    def _put(
+        self,
+        connection: sa.Connection,
+        address: Address,
+        seen: Seen | None,
+        record: Record,
+        claim: str,
+        now: int,
+    ) -> None:
+        values = {**dict(zip(RECORD, record, strict=True)), "claim": "", "claimed_until": 0}
+        if seen is None:
+            self._begin(connection, address, values)
+            return
+        values |= {**_at(address), **_seen(seen), "now": now, "claimed": claim}
+        if connection.execute(self._statements.update, values).rowcount != 1:
+            raise self._overtaken(connection, address, seen)
+
+    def _begin(self, connection: sa.Connection, address: Address, values: dict[str, Any]) -> None:
+        owner, machine, key = address
+        values |= {"owner": owner, "machine": machine, "slot": key}
+        insert = self._statements.insert(connection.dialect.name)
+        try:
+            taken = connection.execute(insert, values).rowcount != 1
+        except exc.IntegrityError:
+            taken = True
+        if taken:
+            raise lost_race()
+        if key:
+            flow = self._flow.c
+            others = (flow.owner == owner, flow.machine == machine, flow.slot != key)
+            oldest = connection.scalars(
+                sa.select(flow.slot)
+                .where(*others)
+                .order_by(flow.updated.desc(), flow.slot)
+                .offset(self._flows_per_owner - 1)
+                .limit(BATCH)
+            ).all()
+            if oldest:
+                connection.execute(
+                    sa.delete(self._flow).where(*others, flow.slot.in_(list(oldest)))
+                )
+
+    def _append(self, connection: sa.Connection, logged: Sequence[Logged]) -> None:
+        if logged:
+            rows = [row._asdict() for row in logged]
+            connection.execute(self._statements.append, rows if len(rows) > 1 else rows[0])
+
+    def _overtaken(
+        self, connection: sa.Connection, address: Address, seen: Seen
+    ) -> FlowBusy | StaleFlow:
+        """Tell why a write found nothing: somebody was faster, or has a claim."""
+        row = connection.execute(self._statements.read, _at(address)).first()
+        if row is None or row[:2] != seen:
+            return lost_race(None if row is None else row[2])
+        return claimed_elsewhere()
+
+    def move(
+        self,
+        source: Address,
+        source_seen: Seen,
+        tombstone: Record,
+        target: Address,
+        target_seen: Seen | None,
+        record: Record,
+        now: int,
+    ) -> None:
+        with self._begun() as connection:
+            self._put(connection, source, source_seen, tombstone, "", now)
+            self._put(connection, target, target_seen, record, "", now)
+
+    def claim(self, address: Address, seen: Seen, claim: str, now: int, until: int) -> None:
+        values = {**_at(address), **_seen(seen), "now": now, "claimed": claim, "until": until}
+        with self._begun() as connection:
+            if connection.execute(self._statements.claim, values).rowcount != 1:
+                raise self._overtaken(connection, address, seen)
+
+    def release(self, address: Address, seen: Seen, claim: str) -> None:
+        with self._begun() as connection:
+            values = {**_at(address), **_seen(seen), "claimed": claim}
+            connection.execute(self._statements.release, values)
+
+    def listed(self, owner: str, machine: str) -> list[tuple[str, Record]]:
+        rows = self._rows(self._statements.listed, {"at_owner": owner, "at_machine": machine})
+        return [(key, Record(*record)) for key, *record in rows]
+
+    def history(self, address: Address, flow: str, rev: int) -> list[Entry]:
+        statement = self._statements.history
+        if self._history_limit is not None:
+            statement = statement.limit(self._history_limit)
+        rows = self._rows(statement, {"flow": flow, "rev": rev})
+        return [Entry(*row) for row in reversed(rows)]
+
+    def receipt(self, address: Address, flow: str, rev: int, nonce: str) -> Kept | None:
+        values = {"flow": flow, "rev": rev, "last": rev + SPAN, "nonce": nonce}
+        rows = self._rows(self._statements.receipt, values)
+        return Kept(*rows[0]) if rows else None
+
+    # -- the history of all runs --------------------------------------------------------
+
+    def _between(
+        self, machine: str | None, since: int | None, until: int | None
+    ) -> list[sa.ColumnElement[bool]]:
+        history = self._history.c
+        wanted = []
+        if machine is not None:
+            wanted.append(history.machine == machine)
+        if since is not None:
+            wanted.append(history.at >= since)
+        if until is not None:
+            wanted.append(history.at < until)
+        return wanted
+
+    def log(self, machine: str | None, since: int | None, until: int | None) -> Iterator[LogEntry]:
+        history = self._history.c
+        statement = (
+            sa.select(*(history[name] for name in LogEntry._fields))
+            .where(*self._between(machine, since, until))
+            .order_by(history.at, history.flow, history.rev, history.n)
+        )
+        with translated(), self.engine.connect() as connection:
+            options = {"yield_per": BATCH}
+            for row in connection.execute(statement, execution_options=options):
+                yield LogEntry(*row)
+
+    def funnel(
+        self,
+        machine: str,
+        states: Sequence[str],
+        initial: str,
+        since: int | None,
+        until: int | None,
+    ) -> Funnel:
+        wanted = self._between(machine, since, until)
+        with translated(), self.engine.connect() as connection:
+            # The statements are large, and others at each call: not worth a cache.
+            connection.execution_options(compiled_cache=None)
+            return arrange(machine, states, *count(connection, self._history, wanted, initial))
+
+    def init(self) -> None:
+        with self._begun() as connection:
+            if connection.dialect.name == "postgresql":
+                # Two processes that make the same table at once would fail.
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305434919)"))
+            self.metadata.create_all(connection)
+
+    def purge(self, before: int, history_before: int | None) -> int:
+        with self._begun() as connection:
+            flows = sa.delete(self._flow).where(self._flow.c.updated < before)
+            removed = connection.execute(flows).rowcount
+            if history_before is not None:
+                old = sa.delete(self._history).where(self._history.c.at < history_before)
+                connection.execute(old)
+        return removed
+
+
+class Statements:
+    """The statements of a store, built once, so that SQLAlchemy compiles each of them once."""
+
+    def __init__(self, flow_table: sa.Table, history_table: sa.Table) -> None:
+        flow, history, param = flow_table.c, history_table.c, sa.bindparam
+        self._flow = flow_table
+        self._inserts: dict[str, Any] = {}
+        owned = sa.and_(flow.owner == param("at_owner"), flow.machine == param("at_machine"))
+        here = sa.and_(owned, flow.slot == param("at_slot"))
+        seen = sa.and_(here, flow.flow == param("seen_flow"), flow.rev == param("seen_rev"))
+        free = sa.or_(flow.claimed_until < param("now"), flow.claim == param("claimed"))
+        columns = [flow[name] for name in RECORD]
+        self.read = sa.select(*columns).where(here)
+        self.listed = (
+            sa.select(flow.slot, *columns).where(owned).order_by(flow.updated.desc(), flow.slot)
+        )
+        written: dict[str, Any] = {
+            name: param(name) for name in (*RECORD, "claim", "claimed_until")
+        }
+        self.update = sa.update(flow_table).where(seen, free).values(written)
+        self.claim = (
+            sa.update(flow_table)
+            .where(seen, free)
+            .values(claim=param("claimed"), claimed_until=param("until"))
+        )
+        self.release = (
+            sa.update(flow_table)
+            .where(seen, flow.claim == param("claimed"))
+            .values(claim="", claimed_until=0)
+        )
+        self.append = sa.insert(history_table)
+        self.history = (
+            sa.select(*(history[name] for name in Entry._fields))
+            .where(history.flow == param("flow"), history.rev <= param("rev"))
+            .order_by(history.rev.desc(), history.n.desc())
+        )
+        self.receipt = (
+            sa.select(history.digest, history.location)
+            .where(
+                history.flow == param("flow"),
+                history.rev > param("rev"),
+                history.rev <= param("last"),
+                history.nonce == param("nonce"),
+            )
+            .order_by(history.rev.desc())
+            .limit(1)
+        )
+
+    def insert(self, dialect: str) -> Any:
+        """Return the statement that adds a record unless its address is taken."""
+        if dialect not in self._inserts:
+            insert: Any
+            # A failed INSERT would end the caller's transaction on PostgreSQL.
+            if dialect == "postgresql":
+                from sqlalchemy.dialects.postgresql import insert as insert_there
+
+                insert = insert_there(self._flow).on_conflict_do_nothing()
+            elif dialect == "sqlite":
+                from sqlalchemy.dialects.sqlite import insert as insert_here
+
+                insert = insert_here(self._flow).on_conflict_do_nothing()
+            else:
+                insert = sa.insert(self._flow)
+            self._inserts[dialect] = insert.execution_options(preserve_rowcount=True)
+        return self._inserts[dialect]
+
+
+def _at(address: Address) -> dict[str, str]:
+    owner, machine, key = address
+    return {"at_owner": owner, "at_machine": machine, "at_slot": key}
+
+
+def _seen(seen: Seen) -> dict[str, Any]:
+    return {"seen_flow": seen.flow, "seen_rev": seen.rev}
+
+
+def lock_at_once(connection: sa.Connection) -> None:
+    """On SQLite take the lock of the writer at once: who reads first may not get it later."""
+    if connection.dialect.name == "sqlite":
+        driver: Any = connection.connection.dbapi_connection
+        if not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the errors of SQLAlchemy that an app can't help into errors of this package."""
+    try:
+        yield
+    except exc.TimeoutError as error:
+        raise _unavailable(error) from error
+    except exc.DBAPIError as error:
+        kind, text = type(error.orig).__name__, str(error.orig)
+        if kind == "UndefinedTable" or "no such table" in text:
+            raise ConfigError(
+                f"The tables of flask_fsm are not there: run `flask fsm init-db`, or your "
+                f"migrations ({text.splitlines()[0]})."
+            ) from error
+        if kind == "LockNotAvailable":
+            raise claimed_elsewhere() from error
+        if kind in CONFLICTS:
+            raise lost_race() from error
+        if error.connection_invalidated or isinstance(
+            error, (exc.OperationalError, exc.InterfaceError)
+        ):
+            raise _unavailable(error) from error
+        raise
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The database that keeps the flows can't be used just now: {error.__class__.__name__}. "
+        f"Nothing was decided; try again in a moment."
+    )
+
+
+def engine_finder(source: Any) -> Callable[[], sa.Engine] | None:
+    """Return how to get the engine of what an app hands over, or None if it is nothing such."""
+    if isinstance(source, sa.Engine):
+        return lambda: source
+    if isinstance(source, (Session, scoped_session)):
+        return lambda: source.get_bind().engine
+    if hasattr(type(source), "engine"):  # Flask-SQLAlchemy and -Lite, which need an app context
+        return lambda: source.engine
+    return None
