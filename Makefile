@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INPUTS ?= 200000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-browser test-stateful test-lowest chromium check docs fuzz bench clean
+.PHONY: help demo demo-workers test test-quick test-browser test-browser-stores test-torture torture test-stateful test-lowest chromium check docs fuzz bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -17,25 +17,45 @@ $(VENV)/pip:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@touch $@
 
-$(VENV)/demo: $(VENV)/pip pyproject.toml
+$(VENV)/app: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[forms]'
 	@touch $@
 
-$(VENV)/%: $(VENV)/demo
+$(VENV)/demo: $(VENV)/app
+	$(BIN)/python -m pip install --quiet --editable '.[forms,sql,redis]' --group demo
+	@touch $@
+
+$(VENV)/%: $(VENV)/app
 	$(BIN)/python -m pip install --quiet --group $*
 	@touch $@
 
-demo: $(VENV)/demo ## serve the example on http://127.0.0.1:5000 (PORT=...)
+demo: $(VENV)/app ## serve the example on http://127.0.0.1:5000 (PORT=...)
 	$(BIN)/flask --app example_app run --port $(PORT)
 
-test: $(VENV)/test chromium ## run all tests but the long ones
-	$(BIN)/python -m pytest
+demo-workers: export FSM_STORE_URL ?= sqlite:///$(CURDIR)/instance/flows.db
+demo-workers: $(VENV)/demo ## serve it by four workers of gunicorn (FSM_STORE_URL=...)
+	$(BIN)/gunicorn --workers 4 --worker-class gthread --threads 4 --bind 127.0.0.1:$(PORT) \
+		'example_app:create_app()'
 
-test-quick: $(VENV)/test ## run the tests that need no browser
-	$(BIN)/python -m pytest -m 'not browser'
+test: test-quick test-torture test-browser ## run all tests but the long ones
 
-test-browser: $(VENV)/test chromium ## click through the example in Chromium
-	$(BIN)/python -m pytest -m browser
+test-quick: $(VENV)/test ## run the tests that need neither a browser nor much time
+	$(BIN)/python -m pytest -n 2 -m 'not browser' --ignore tests/torture
+
+test-torture: $(VENV)/test ## race, kill workers and servers, lose replies: the short form
+	$(BIN)/python -m pytest tests/torture
+
+torture: $(VENV)/test ## the long form, which takes over an hour
+	FSM_TORTURE=1 $(BIN)/python -m pytest tests/torture
+
+test-browser: $(VENV)/test chromium ## click through the example (STORE=sqlite, postgres or redis)
+	FSM_TEST_EXAMPLE_STORE=$(STORE) $(BIN)/python -m pytest tests/browser
+
+# By files, since the workers of gunicorn are started for each process of pytest and each config.
+test-browser-stores: $(VENV)/test chromium ## click through it on each of these, with four workers
+	for store in sqlite postgres redis; do \
+		FSM_TEST_EXAMPLE_STORE=$$store $(BIN)/python -m pytest tests/browser -n 2 --dist loadfile || exit 1; \
+	done
 
 test-stateful: $(VENV)/test ## compare 2,000 random visits with the reference model
 	FSM_STATEFUL_RUNS=2000 $(BIN)/python -m pytest tests/http/test_model.py -n 2
@@ -49,7 +69,7 @@ $(LOWEST)/test: pyproject.toml tests/lowest.py
 	@touch $@
 
 test-lowest: $(LOWEST)/test ## run the tests at the lowest versions that pyproject.toml allows
-	$(LOWEST)/bin/python -m pytest -m 'not browser' --ignore tests/docs
+	$(LOWEST)/bin/python -m pytest -n 2 -m 'not browser' --ignore tests/docs --ignore tests/torture
 
 # Chromium comes from the system's packages. Where it can't be installed, the browser tests are
 # skipped and say so.

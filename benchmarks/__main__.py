@@ -36,6 +36,8 @@ def main() -> None:
             tables("core", options.quick),
             "### A guarded POST",
             tables("post", options.quick),
+            "### Stores on a server",
+            tables("stores", options.quick),
             "### The cookie",
             tables("cookie", options.quick),
         ]

@@ -11,14 +11,14 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 from urllib.parse import urlencode
 
 from flask import Flask, abort, redirect, request, session, url_for
 
-from flask_fsm import FlaskFSM, Machine
+from flask_fsm import FlaskFSM, Machine, Transition
 
 from .measure import ratio, table
 
@@ -28,11 +28,12 @@ Call = Callable[[dict[str, Any], Any], Any]
 Post = Callable[[], float]
 
 
-def guarded_app() -> Flask:
-    """Two pages that lead to each other, guarded by a machine."""
+def guarded_app(options: Mapping[str, Any] | None = None, **config: Any) -> Flask:
+    """Two pages that lead to each other, guarded by a machine; `options` are of its edges."""
     app = Flask("guarded")
-    app.config["SECRET_KEY"] = "benchmark"
-    fsm = FlaskFSM(Machine("pages", [("a", "b"), ("b", "a")]))
+    app.config.update(config, SECRET_KEY="benchmark")
+    edges = [Transition(*pair, **(options or {})) for pair in ("ab", "ba")]
+    fsm = FlaskFSM(Machine("pages", edges))
     fsm.init_app(app)
 
     def page() -> Any:
@@ -124,22 +125,35 @@ class Client:
         return took
 
 
-def flask_step(app: Flask, entries: int) -> Post:
-    """Bring a fresh flow to `entries` steps and return the next POST, which is to be timed."""
-    client = Client(app.wsgi_app)
+class Visitor:
+    """Goes to and fro between the two pages of an app."""
 
-    def step(number: int) -> Post:
-        path = "/b" if number % 2 else "/a"
-        _, _, page = client.request("GET", path, {})
+    def __init__(self, app: Flask) -> None:
+        self.client = Client(app.wsgi_app)
+        self.steps = 0
+
+    def prepare(self) -> Post:
+        """Open the page, and return the POST that leaves it."""
+        path = "/b" if self.steps % 2 else "/a"
+        _, _, page = self.client.request("GET", path, {})
         token = re.search(rb'name="(\w+)" value="([^"]+)"', page)
-        fields = {"name": f"answer {number}"}
+        fields = {"name": f"answer {self.steps}"}
         if token is not None:
             fields[token[1].decode()] = token[2].decode()
-        return lambda: client.timed("303", path, fields)
+        self.steps += 1
+        return lambda: self.client.timed("303", path, fields)
 
-    for number in range(entries):
-        step(number)()
-    return step(entries)
+    def step(self) -> float:
+        """Open the page and leave it; return the seconds that the POST took."""
+        return self.prepare()()
+
+
+def flask_step(app: Flask, entries: int) -> Post:
+    """Bring a fresh flow to `entries` steps and return the next POST, which is to be timed."""
+    visitor = Visitor(app)
+    for _ in range(entries):
+        visitor.step()
+    return visitor.prepare()
 
 
 def wizard_app() -> Call:
@@ -196,6 +210,27 @@ def wizard_step(app: Call) -> Post:
     return lambda: client.timed("200", "/wizard", fields)
 
 
+def batches(
+    subjects: Mapping[str, Callable[[], Post]], rounds: int, batch: int = BATCH
+) -> dict[str, list[float]]:
+    """Time a batch of each subject's POSTs in every round; return the medians of the batches."""
+    times: dict[str, list[float]] = {name: [] for name in subjects}
+    for _ in range(rounds):
+        for name, prepare in subjects.items():
+            # A server answers many of a kind in a row, so they are timed in a row.
+            posts = [prepare() for _ in range(batch)]
+            times[name].append(statistics.median(post() for post in posts))
+    return times
+
+
+def against(floor: str, times: Mapping[str, list[float]]) -> list[tuple[str, str, str]]:
+    """Return the rows of a table: the medians, and the medians of the paired ratios."""
+    return [
+        (name, f"{statistics.median(took) * 1e6:.0f}", f"{ratio(took, times[floor]):.2f} x")
+        for name, took in times.items()
+    ]
+
+
 def measure(rounds: int) -> str:
     """Return a Markdown table of medians and of the medians of paired ratios."""
     guarded, by_hand, wizard = guarded_app(), handwritten_app(), wizard_app()
@@ -204,19 +239,9 @@ def measure(rounds: int) -> str:
         "guarded by flask_fsm, with token": lambda: flask_step(guarded, ENTRIES),
         "a step of django-formtools' CookieWizardView": lambda: wizard_step(wizard),
     }
-    times: dict[str, list[float]] = {name: [] for name in subjects}
-    for _ in range(rounds):
-        for name, prepare in subjects.items():
-            # A server answers many of a kind in a row, so they are timed in a row.
-            posts = [prepare() for _ in range(BATCH)]
-            times[name].append(statistics.median(post() for post in posts))
-    floor = times[next(iter(subjects))]
     return table(
         (f"one POST, {ENTRIES} entries of history", "µs", "by hand = 1"),
-        [
-            (name, f"{statistics.median(took) * 1e6:.0f}", f"{ratio(took, floor):.2f} x")
-            for name, took in times.items()
-        ],
+        against(next(iter(subjects)), batches(subjects, rounds)),
     )
 
 

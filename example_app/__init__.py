@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, render_template
@@ -14,6 +14,8 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from . import checkout, poc, signup
 from .extensions import csrf, fsm
+from .key import kept_key
+from .ledger import Ledger
 
 # The pages need no script, and nothing from another host: so none may come in either.
 POLICY = (
@@ -25,18 +27,24 @@ POLICY = (
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     """Make the app; `config` goes over the defaults, as a test wants it."""
     app = Flask(__name__)
-    # The session is signed with this key. A random one keeps a known key out of the source, at the
-    # price that a restart ends all sessions: set SECRET_KEY wherever that matters.
-    app.config["SECRET_KEY"] = os.environ.get("SECRET_KEY") or secrets.token_hex()
+    folder = Path(app.instance_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    app.config["SECRET_KEY"] = os.environ.get("SECRET_KEY")
     app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
+    # Where the flows live: in the session, unless this names a database or a Redis. Several workers
+    # need one of these.
+    app.config["FSM_STORE_URL"] = os.environ.get("FSM_STORE_URL") or "session"
+    app.config["LEDGER"] = folder / "ledger.db"
     app.config.from_mapping(config or {})
-
-    # What a shop would keep in its database; a test counts what is in here.
-    app.extensions["example_orders"] = []
-    app.extensions["example_members"] = []
+    app.config["SECRET_KEY"] = app.config["SECRET_KEY"] or kept_key(folder)
+    app.extensions["example_ledger"] = Ledger(app.config["LEDGER"])
 
     csrf.init_app(app)
     fsm.init_app(app)
+    if app.config["FSM_STORE_URL"] != "session":
+        # Makes the tables, unless they are there. An app with migrations leaves that to them.
+        with app.app_context():
+            fsm.init_db()
     for pages in (checkout.pages, signup.pages, poc.pages):
         app.register_blueprint(pages)
 

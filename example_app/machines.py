@@ -8,11 +8,10 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from flask import current_app
-
 from flask_fsm import Flow, Machine, Result, Transition, ValidationFailed
 
 from . import catalogue
+from .ledger import ledger
 
 # -- the checkout: two branches, and a page that only a gift needs ------------------------------
 
@@ -102,7 +101,7 @@ def number_the_order(flow: Flow, data: dict[str, Any]) -> None:
 # must not be lost, if the process ends just here, belongs in the transaction of a database instead.
 @checkout.states["checkout.done"].hook
 def place_the_order(flow: Flow, result: Result) -> None:
-    current_app.extensions["example_orders"].append(flow.data)
+    ledger().place(flow.id, flow.data)
 
 
 # -- the sign-up: another machine, beside the first ---------------------------------------------
@@ -120,18 +119,14 @@ signup = Machine(
 @signup.states["signup.profile"].validator
 @signup.states["signup.welcome"].validator
 def not_a_member_yet(flow: Flow, data: dict[str, Any]) -> None:
-    email = flow.data["signup.account"]["email"].casefold()
-    if any(
-        member["email"].casefold() == email for member in current_app.extensions["example_members"]
-    ):
+    if ledger().has_member(flow.data["signup.account"]["email"]):
         raise ValidationFailed("There is an account with this address already.")
 
 
 @signup.states["signup.welcome"].hook
 def make_the_member(flow: Flow, result: Result) -> None:
-    current_app.extensions["example_members"].append(
-        {**flow.data["signup.account"], **flow.data["signup.profile"]}
-    )
+    account = flow.data["signup.account"]
+    ledger().join(account["email"], {**account, **flow.data["signup.profile"]})
 
 
 # -- the proof of concept: four states, each edge at most once in a run -------------------------

@@ -124,8 +124,18 @@ class Bound:
     """At which endpoints each check stands, by its identity."""
     subject_of: Callable[[Mapping[str, Any]], str | None] = lambda url_args: None
     """Whose flow a request with these URL arguments means."""
+    by_url: bool = False
+    """Whether that depends on the URL arguments, so that a session may have several."""
     choose: Callable[[Snapshot, Snapshot], Snapshot] = newest
     """Of a session's flow and its user's, the one to keep after a login."""
+
+    def text_of(self, argument: str, value: Any) -> str:
+        """Return a URL argument as the URL has it, whatever its converter has made of it."""
+        for page in self.pages.values():
+            converter = page.converters.get(argument)
+            if converter is not None:
+                return unquote(converter.to_url(value))
+        return str(value)
 
     def url(self, page: Page, values: Mapping[str, Any], key: str) -> str:
         """Build the URL of a page, with the key of its flow where the query has it."""

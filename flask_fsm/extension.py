@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from flask import Blueprint, Flask, current_app, has_request_context
+from flask import Blueprint, Flask, Response, current_app, has_request_context, request, session
 
+from .carrier import carries
 from .cli import fsm as commands
 from .core.machine import Machine, TransitionLike
 from .errors import ConfigError, DefinitionError, FSMError, StoreUnavailable
@@ -16,12 +18,13 @@ from .pages.resume import resume
 from .pages.surface import Pages
 from .pages.visit import visits
 from .problem import Circumstances, Refusal
-from .runtime import EXTENSION, AppState, app_state
+from .runtime import EXTENSION, AppState, Run, app_state
 from .stores import RecordStore
 
 __all__ = ["FlaskFSM"]
 
 Definition = Machine | Iterable[TransitionLike]
+log: Final = logging.getLogger("flask_fsm")
 
 
 class FlaskFSM(Pages):
@@ -50,6 +53,11 @@ class FlaskFSM(Pages):
         self._surfaces: list[Pages] = [self]
         if app is not None:
             self.init_app(app, store=store)
+        elif store is not None:
+            raise ConfigError(
+                "A store belongs to an app: FlaskFSM(app, machine, store=...), or "
+                "init_app(app, store=...)."
+            )
 
     def add(self, machine: Machine) -> Pages:
         """Take another machine into the same apps, and return what its views are guarded with."""
@@ -84,6 +92,7 @@ class FlaskFSM(Pages):
         app.url_value_preprocessor(_set_up)
         if FSMError not in app.error_handler_spec[None][None]:
             app.register_error_handler(FSMError, _answer_error)
+        app.after_request(_claim_at_login)
         app.context_processor(_template_context)
         app.cli.add_command(commands)
         folder = Path(__file__).parent
@@ -126,9 +135,29 @@ def _set_up(endpoint: str | None, values: dict[str, Any] | None) -> None:
     app_state().fix()
 
 
+def _claim_at_login(response: Response) -> Response:
+    """Let a session that has just got a subject take its flows along.
+
+    If only its next visit did, the flows of who logs out before could pass to who logs in then.
+    """
+    if not session.modified:
+        return response
+    state, attended = app_state(), visits().of
+    for bound in state.bound.values():
+        if bound.name in attended or bound.by_url or not carries(session, bound.name):
+            continue
+        try:
+            Run(state, bound, request.view_args or {}).claim_at_login()
+        except FSMError as error:
+            log.warning("The flow of a session that has logged in was not claimed: %s", error)
+    return response
+
+
 def _answer_error(error: FSMError) -> Any:
     """Answer for a view that isn't guarded: a refusal as on a page, a fault as a 500."""
-    if error.status >= 500 and not isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailable):
+        log.error("%s", error, exc_info=error)
+    elif error.status >= 500:
         raise error
     found = [visit for visit in visits().of.values() if visit.run.loaded]
     visit = next((v for v in found if v.flow.id == error.flow), found[0] if found else None)

@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import inf
 from threading import Lock
@@ -15,14 +15,14 @@ from typing import Any, Final
 from urllib.parse import quote
 from weakref import ref
 
-from flask import Flask, current_app, request, session
+from flask import Flask, current_app, g, request, session
 from flask.sessions import SessionMixin
 
 from .bound import FLOW_ARGUMENT, Bound
 from .carrier import Carrier
 from .config import Config
 from .core.flow import Clock, Flow, Result, blank, successor
-from .core.path import root
+from .core.path import nodes_back, root
 from .core.snapshot import Receipt, Snapshot
 from .errors import (
     ConfigError,
@@ -48,7 +48,7 @@ from .stores import (
     lineage,
     open_store,
 )
-from .stores.records import digest
+from .stores.records import digest, link_used
 from .tokens import Claim, IdSeal, Tokens
 from .transaction import Transaction
 
@@ -56,6 +56,7 @@ __all__ = ["AppState", "KeptFlow", "Run", "app_state", "behind", "secret_keys"]
 
 log: Final = logging.getLogger("flask_fsm")
 EXTENSION: Final = "fsm"
+TRANSACTION: Final = "_fsm_transaction"
 KEY: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
 LONGEST_KEY: Final = 200
 # Seconds between two looks at a flow that another process has claimed.
@@ -99,7 +100,7 @@ class AppState:
             return self.store
         raise ConfigError(
             f"{what} needs a store on a server, and FSM_STORE_URL is 'session': set it to the URL "
-            f"of a database or of Redis."
+            f"of a database{'' if 'transaction' in what else ' or of Redis'}."
         )
 
     @property
@@ -200,11 +201,11 @@ class Run:
         "claimed",
         "flow",
         "gone",
+        "keyless",
         "place",
         "session",
         "state",
         "stored",
-        "transaction",
     )
 
     def __init__(self, state: AppState, bound: Bound, url_args: Mapping[str, Any]) -> None:
@@ -215,10 +216,10 @@ class Run:
         self._url_args = url_args
         self.gone: FSMError | None = None
         """Why the flow that the session names is not there any more."""
+        self.keyless = bound.machine.many is True and FLOW_ARGUMENT not in request.args
+        """Whether the address lacks the key of a flow, so that it asks for a new one."""
         self.claimed = ""
         """The claim on the flow that this request holds."""
-        self.transaction: Transaction | None = None
-        """The caller's transaction in which commits take part."""
         self.place: Place
         self.stored: Snapshot
         self.flow: Flow
@@ -229,11 +230,38 @@ class Run:
 
     def find(self) -> None:
         """Find out which flow is meant: whose, and under which key."""
+        owner = self._owner()
+        self.place = owner._replace(key=self._flow_key())
+
+    def _owner(self) -> Place:
+        """Find out whose flows are meant, those of the machine that have keys or the only one."""
+        machine = self.bound.machine
         subject = self.bound.subject_of(self._url_args)
-        many = self.bound.machine.many
-        self._carried = Carrier(self.session, self.bound.name, bool(many))
-        secret = self._carried.secret if many and subject is None else None
-        self.place = Place(self.bound.machine, subject, secret, self._flow_key())
+        self._carried = self._carrier()
+        secret = self._carried.secret if machine.many and subject is None else None
+        owner = Place(machine, subject, secret)
+        if subject is not None and machine.many and self._carried.has_secret:
+            self._claim_all(owner)
+        return owner
+
+    def claim_at_login(self) -> None:
+        """Let the flows of a session be those of the subject that it has got, if it has."""
+        if self.bound.machine.many:
+            self._owner()
+        elif self.bound.subject_of(self._url_args) is not None:
+            self.load()
+
+    def _carrier(self) -> Carrier:
+        several = bool(self.bound.machine.many) or self.bound.by_url
+        return Carrier(self.session, self.bound.name, several)
+
+    @property
+    def _slot(self) -> str:
+        """What tells the flow apart from others of the same session."""
+        place = self.place
+        if self.bound.by_url and place.subject is not None:
+            return f"{digest(place.subject)[:16]} {place.key}"
+        return place.key
 
     def _flow_key(self) -> str:
         many = self.bound.machine.many
@@ -252,13 +280,8 @@ class Run:
                 f"none: ask within a view that has this URL argument.",
                 code="no_key",
             )
-        key = quote(str(self._url_args[many]), safe="")
+        key = quote(self.bound.text_of(many, self._url_args[many]), safe="")
         return key if len(key) <= LONGEST_KEY else digest(key)
-
-    @property
-    def keyless(self) -> bool:
-        """Whether the address lacks the key of a flow, so that it asks for a new one."""
-        return self.bound.machine.many is True and FLOW_ARGUMENT not in request.args
 
     @property
     def loaded(self) -> bool:
@@ -267,7 +290,7 @@ class Run:
     @property
     def held(self) -> bool:
         """Whether the session names a flow, or its owner has one."""
-        return self._seen is not None or self._carried.text(self.place.key) is not None
+        return self._seen is not None or self._carried.text(self._slot) is not None
 
     def load(self) -> None:
         """Read the flow that is meant; a blank one, if there is none."""
@@ -275,21 +298,21 @@ class Run:
             self.find()
         machine, place = self.bound.machine, self.place
         self.gone = None
-        if place.subject is not None and machine.many and self._carried.has_secret:
-            self._claim_all()
-        carried = self._carried.text(place.key)
+        carried = self._carried.text(self._slot)
         found = self.state.store.load(place, carried, self._oldest(), self.bound.choose)
         self._seen = found.seen
         self.gone = found.gone
         if isinstance(found.gone, SnapshotError):
-            log.warning("%s", found.gone)
+            log.warning("%s", found.gone, exc_info=found.gone.__cause__)
         if found.was is not None:
-            self._carried.was = found.was
+            assert found.snapshot is not None
+            self._carried.set_was(self._slot, f"{found.was} {lineage(found.snapshot.id)}")
         if found.gone is None and found.carried != carried:
-            self._carried.keep(place.key, found.carried)
+            self._carried.keep(self._slot, found.carried)
         snapshot = found.snapshot
         if snapshot is None:
-            if machine.many is True and not self.keyless and found.gone is None:
+            unknown = found.gone is None and found.seen is None
+            if machine.many is True and not self.keyless and unknown:
                 raise _no_such_flow()
             snapshot = self._blank(None)
         elif snapshot.rev == 0:
@@ -298,17 +321,39 @@ class Run:
         self.stored = snapshot
         self.flow = KeptFlow(self, snapshot)
 
-    def _claim_all(self) -> None:
+    def _claim_all(self, owner: Place) -> None:
         """Let all flows of a session that has got a subject be that subject's."""
         store = self.state.served(f"many={self.bound.machine.many!r}")
-        mine, theirs = self.place, self.place._replace(subject=None, secret=self._carried.secret)
-        own = dict(store.listed(mine, -inf))
-        for key, found in store.listed(theirs, -inf):
-            target = mine._replace(key=key)
-            at = theirs._replace(key=key)
-            with suppress(StaleFlow):  # it has moved on, and comes along next time
-                store.settle(target, own.get(key, Loaded()), at, found, self.bound.choose)
-        self._carried.forget_secret()
+        theirs = owner._replace(subject=None, secret=self._carried.secret)
+        begun = dict(store.listed(theirs, self._oldest()))
+        together = [*begun.values(), *dict(store.listed(owner, self._oldest())).values()]
+        times = sorted(found.snapshot.updated for found in together if found.snapshot)
+        # Past the bound the oldest are left behind, whoever had them.
+        least = times[-self.state.config.flows_per_subject :][:1] or [0]
+        begun = {
+            key: found
+            for key, found in begun.items()
+            if found.snapshot is not None and found.snapshot.updated >= least[0]
+        }
+        all_here = True
+        for key in {**begun, **self._carried.texts}:
+            mine = owner._replace(key=key)
+            text = self._carried.text(key)
+            moved: Loaded | None = None
+            if key in begun:
+                at = theirs._replace(key=key)
+                try:
+                    moved = store.settle(mine, at, begun[key], self.bound.choose)
+                except StaleFlow:  # another request is at it: it comes along with the next one
+                    all_here = False
+            elif text is not None:
+                moved = store.adopted(mine, text)
+            if moved is not None:
+                self._carried.keep(key, moved.carried)
+                if moved.was is not None and moved.snapshot is not None:
+                    self._carried.set_was(key, f"{moved.was} {lineage(moved.snapshot.id)}")
+        if all_here:
+            self._carried.forget_secret()
 
     def _blank(self, id: str | None, started: int | None = None) -> Snapshot:
         machine = self.bound.machine
@@ -322,25 +367,26 @@ class Run:
         """Wait until no other request of this flow is served in this process."""
         if not hasattr(self, "place"):
             self.find()
-        name = self.state.store.turn_of(self.place, self._carried.text(self.place.key))
+        name = self.state.store.turn_of(self.place, self._carried.text(self._slot))
         return (
             nullcontext() if name is None else self.state.heads.turn(name, self.state.config.wait)
         )
 
     def forget(self) -> None:
         """Let the session name no flow."""
-        self._carried.keep(self.place.key, None)
+        self._carried.keep(self._slot, None)
 
     def hold(self) -> None:
         """Let the session name this flow, although nothing is committed yet."""
-        if self._carried.text(self.place.key) is None:
+        if self._carried.text(self._slot) is None:
             text = self.state.store.carry(self.place, self.flow.snapshot)
-            self._carried.keep(self.place.key, text)
+            self._carried.keep(self._slot, text)
 
     @property
     def was(self) -> str | None:
         """The id that the flow had before its session logged in, until the next commit."""
-        return self._carried.was
+        was, _, id = (self._carried.was(self._slot) or "").partition(" ")
+        return was if id == lineage(self.stored.id) else None
 
     def succeed(self) -> None:
         """Show the blank run that follows a finished one; its first commit replaces that."""
@@ -349,11 +395,14 @@ class Run:
     def listed(self) -> list[tuple[str, Snapshot]]:
         """Return the owner's flows of this machine by their keys, newest first."""
         store = self.state.served("fsm.flows()")
-        if not self.place.owned:
+        owner = self._owner()
+        if not self.bound.machine.many:
+            if not self.loaded:
+                self.load()
             return [("", self.stored)] if self.stored.rev else []
         return [
             (key, found.snapshot)
-            for key, found in store.listed(self.place, self._oldest())
+            for key, found in store.listed(owner, self._oldest())
             if found.snapshot is not None
         ]
 
@@ -381,14 +430,16 @@ class Run:
         """
         store = self.state.served("fsm.resume_link()")
         machine = self.bound.machine
-        address, found = store.pointed(machine, owner, key, mark)
+        address, found = store.pointed(machine, owner, key, mark, self._oldest())
         old = found.snapshot
         assert old is not None
-        self._url_args = {
-            name: value for page in old.path for name, value in old.path.args(page).items()
-        }
+        self.keyless = False
+        self._url_args = {}
+        for node in nodes_back(old.tip):
+            if node[1] in self.bound.pages:
+                self._url_args |= self.bound.pages[node[1]].values(node[2])
         many = bool(machine.many)
-        self._carried = Carrier(self.session, self.bound.name, many)
+        self._carried = self._carrier()
         subject = self.bound.subject_of(self._url_args)
         if old.subject not in (None, subject):
             raise NotFound("There is no such page.", code="no_flow")
@@ -396,10 +447,15 @@ class Run:
         self.place = Place(machine, subject, secret, key)
         if not confirmed:
             return
-        moved = store.taken(address, found, self.place, self.bound.choose)
-        if self.place.owned or self._carried.text(key) is None:
-            self._carried.was = None
-        self._carried.keep(key, moved.carried)
+        # Whoever confirms has been asked which of both is to go on.
+        try:
+            moved = store.taken(address, found, self.place, lambda old, own: old)
+        except FlowBusy:
+            raise
+        except StaleFlow as error:
+            raise link_used() from error
+        self._carried.set_was(self._slot, None)
+        self._carried.keep(self._slot, moved.carried)
         self.load()
 
     # -- claims -------------------------------------------------------------------------
@@ -446,12 +502,11 @@ class Run:
         """
         flow = self.flow
         before = flow.snapshot
-        seen, stored = self._seen, self.stored
-        carried, was = self._carried.text(self.place.key), self._carried.was
+        transaction, undo = self._transaction(), self._undoing()
         try:
             results = decide(flow)
             after = flow.snapshot.with_receipt(receipt)
-            within = None if self.transaction is None else self.transaction.connection
+            within = None if transaction is None else transaction.connection
             committed = self.state.store.commit(
                 self.place,
                 self._seen,
@@ -464,18 +519,29 @@ class Run:
             flow.rewind(before)
             raise
         self._stand(committed)
-        if self.transaction is None:
+        if transaction is None:
             self._tell(results)
         else:
-
-            def undo() -> None:
-                self._carried.keep(self.place.key, carried)
-                self._carried.was = was
-                self._seen, self.stored = seen, stored
-                self.flow.rewind(before)
-
-            self.transaction.join(lambda: self._tell(results), undo)
+            transaction.join(lambda: self._tell(results), undo)
         return results
+
+    def _transaction(self) -> Transaction | None:
+        """The caller's transaction in which all commits of this request take part, if any."""
+        found: Transaction | None = behind(g).get(TRANSACTION)
+        return found
+
+    def _undoing(self) -> Callable[[], None]:
+        """Return what brings everything back to where it is now."""
+        slot, seen, stored, claimed = self._slot, self._seen, self.stored, self.claimed
+        carried, was, before = self._carried.text(slot), self._carried.was(slot), self.flow.snapshot
+
+        def undo() -> None:
+            self._carried.keep(slot, carried)
+            self._carried.set_was(slot, was)
+            self._seen, self.stored, self.claimed = seen, stored, claimed
+            self.flow.rewind(before)
+
+        return undo
 
     @contextmanager
     def joining(self, session: Any) -> Iterator[Any]:
@@ -483,9 +549,18 @@ class Run:
 
         The session is rolled back if the block raises, or makes no transition.
         """
-        store = self.state.served("fsm.transaction()")
+        store, outer = self.state.served("fsm.transaction()"), self._transaction()
+        if outer is not None:
+            if session is not None and session is not outer.session:
+                raise ConfigError(
+                    "fsm.transaction() stands within another one, of another session: only one "
+                    "can commit with the transitions of a request."
+                )
+            yield outer.session
+            return
         with store.joining(session) as (joined, connect):
-            self.transaction = transaction = Transaction(connect)
+            transaction = Transaction(joined, connect)
+            setattr(behind(g), TRANSACTION, transaction)
             try:
                 yield joined
                 if transaction.moved:
@@ -497,13 +572,13 @@ class Run:
                 transaction.rolled_back()
                 raise
             finally:
-                self.transaction = None
+                behind(g).pop(TRANSACTION, None)
         transaction.committed()
 
     def _stand(self, committed: Committed) -> None:
         """Go on from what was committed."""
-        self._carried.keep(self.place.key, committed.carried)
-        self._carried.was = None
+        self._carried.keep(self._slot, committed.carried, first=self.place.owned)
+        self._carried.set_was(self._slot, None)
         self._seen = committed.seen
         self.claimed = ""
         self.stored = committed.snapshot
@@ -524,26 +599,46 @@ class Run:
         `receipt` is of the submission that asks for it, `location` where it leads if sent again.
         """
         previous = self.stored
+        transaction, undo = self._transaction(), self._undoing()
         if self.held and self.gone is None:
-            self.state.store.bury(self.place, self._seen, previous, receipt, location)
-        self._carried.keep(self.place.key, None)
+            within = None if transaction is None else transaction.connection
+            buried = self.state.store.bury(
+                self.place,
+                self._seen,
+                previous,
+                receipt,
+                location,
+                claim=self.claimed,
+                within=within,
+            )
+            self._seen = buried if self.place.owned else None
+            self.claimed = ""
+        self._carried.keep(self._slot, None)
         fresh = self._blank(None)
         self.stored = fresh
         self.flow.rewind(fresh)
         self.hold()
-        self._seen = self.state.store.load(
-            self.place, self._carried.text(self.place.key), -inf, self.bound.choose
-        ).seen
-        emit(reset, self.app, machine=self.bound.name, flow=self.flow, previous=previous)
+
+        def tell() -> None:
+            emit(reset, self.app, machine=self.bound.name, flow=self.flow, previous=previous)
+
+        if transaction is None:
+            tell()
+        else:
+            transaction.join(tell, undo)
 
     def kept(self, claim: Claim, receipt: Receipt) -> Kept | None:
         """Return what is kept of a submission with that token, if it has had its effect."""
-        id = (self.gone.flow if self.gone is not None else None) or self.stored.id
+        gone = self.gone
+        id = (gone.flow if gone is not None else None) or self.stored.id
         ids = {lineage(id), lineage(self.was or id)}
         if lineage(claim.flow) not in ids:
             return None
         current = claim.flow in (id, self.was)
-        asked = Asked(id, claim.flow, claim.rev, receipt.nonce, self._seen, current)
+        rev = claim.rev
+        if gone is not None and gone.code == "reset" and self._seen is not None:
+            rev = max(rev, self._seen.rev - 1)  # of a run that was given up, only that counts
+        asked = Asked(id, claim.flow, rev, receipt.nonce, self._seen, current)
         return self.state.store.receipt(self.place, asked)
 
     # -- addresses ----------------------------------------------------------------------
@@ -579,13 +674,25 @@ class Run:
 
     def current_url(self) -> str | None:
         """Return the URL of the furthest page that may be opened, or None if there is none."""
+        if self.bound.machine.many is True and (
+            self.keyless or (self.gone is not None and self._seen is None)
+        ):
+            return self.start_url()  # under this key there is nothing to go on with
         state = self.current_page()
         return None if state is None else self._url_or_none(state)
 
     def start_url(self) -> str | None:
         """Return the URL of the initial page, or None if it can't be built."""
         initial = self.bound.machine.initial
-        return self._url_or_none(initial) if initial in self.bound.pages else None
+        page = self.bound.pages.get(initial)
+        if page is None:
+            return None
+        if not self.loaded or self.bound.machine.many is True:
+            try:
+                return page.url(page.take(self._url_args))  # where a new flow gets its key
+            except (MissingArguments, NotFound):
+                return None
+        return self._url_or_none(initial)
 
     def _url_or_none(self, state: str) -> str | None:
         try:

@@ -11,7 +11,8 @@ __all__ = ["Transaction"]
 class Transaction:
     """Collects what is to be done after the caller's commit, or in case that there is none."""
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    def __init__(self, session: Any, connect: Callable[[], Any]) -> None:
+        self.session = session
         self._connect = connect
         self._told: list[Callable[[], None]] = []
         self._undone: list[Callable[[], None]] = []

@@ -55,6 +55,13 @@ def flask_app(config: Mapping[str, Any], name: str = "shop") -> Flask:
     return app
 
 
+def prepare(app: Flask, fsm: FlaskFSM) -> None:
+    """Make the tables of the app's store, if it is a database."""
+    if "://" in app.config.get("FSM_STORE_URL", ""):
+        with app.app_context():
+            fsm.init_db()
+
+
 def show(page: str, fsm: Any) -> str:
     """A page with a token and with what the flow says, for the tests to read."""
     flow = fsm.flow
@@ -115,6 +122,7 @@ class Shop:
     def __init__(self, config: Mapping[str, Any], machine: Machine | None = None) -> None:
         self.app = flask_app(config)
         self.fsm = FlaskFSM(self.app, shop_machine() if machine is None else machine)
+        prepare(self.app, self.fsm)
         self.ran: list[tuple[str, str]] = []
         self.orders: list[dict[str, Any]] = []
         self.before_advance: Callable[[str], None] = lambda page: None

@@ -36,9 +36,12 @@ settings.load_profile(
 )
 
 
-@pytest.fixture(params=["session", "memory://", "flask-session"])
+@pytest.fixture(params=["session", "memory://", "flask-session", "sqlite", "redis"])
 def store(request: pytest.FixtureRequest) -> str:
-    """Where flows live: the cookie, this process, or the server side of Flask-Session."""
+    """Where flows live: the cookie, this process, Flask-Session, a database, or Valkey."""
+    if request.param in ("sqlite", "redis"):
+        url: str = request.getfixturevalue("fresh_store")(request.param)
+        return url
     return str(request.param)
 
 

@@ -19,7 +19,7 @@ from flask_fsm import FlaskFSM
 from flask_fsm.cli import fsm as group
 from flask_fsm.cli import moment, seconds_of
 
-from .apps import Shop, flask_app, shop_machine
+from .apps import Shop, config_for, flask_app, shop_machine
 
 START = 1_700_000_000
 DAY = 86_400
@@ -49,7 +49,7 @@ def refused(app: Flask, *args: str, code: int = 2) -> str:
 
 @pytest.fixture
 def sqlite(shop: Callable[..., Shop], tmp_path: Path) -> Shop:
-    """A shop on a SQLite database whose tables are not there yet."""
+    """A shop on a SQLite database."""
     return shop(f"sqlite:///{tmp_path / 'flows.db'}")
 
 
@@ -189,10 +189,12 @@ def test_a_store_without_a_server_is_told_without_a_traceback(
 
 @pytest.mark.parametrize("args", [("purge",), ("funnel", "shop")])
 def test_tables_that_are_missing_are_told_with_the_remedy(
-    sqlite: Shop, args: tuple[str, ...]
+    tmp_path: Path, args: tuple[str, ...]
 ) -> None:
     """Whoever forgot init-db is reminded of it."""
-    assert "flask fsm init-db" in refused(sqlite.app, *args, code=1)
+    app = flask_app(config_for(f"sqlite:///{tmp_path / 'flows.db'}"))
+    FlaskFSM(app, shop_machine())
+    assert "flask fsm init-db" in refused(app, *args, code=1)
 
 
 def test_init_db_can_be_run_again(sqlite: Shop) -> None:

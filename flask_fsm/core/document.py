@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DefinitionError
 from .graph import list_transitions
+from .migration import Renamed
 from .rules import KINDS, RULE_KEYS, Function, Rule, Ruled, rule_name
 from .state import State, Transition
 
@@ -57,7 +58,9 @@ def dump_machine(machine: Machine) -> dict[str, Any]:
     }
     if machine._complete is not None:
         data["complete"] = _name(machine._complete, named)
-    if machine.migration is not None:
+    if isinstance(machine.migration, Renamed):
+        data["migrate"] = dict(machine.migration.names)
+    elif machine.migration is not None:
         data["migrate"] = _name(machine.migration, named)
     return data
 
@@ -82,7 +85,8 @@ def load_machine(
         if data.get("complete") is not None:
             arguments["complete"] = _find(data["complete"], given, faults)
         migration = data.get("migrate")
-        migrate = None if migration is None else _find(migration, given, faults)
+        if isinstance(migration, str):
+            migration = _find(migration, given, faults)
         states = [
             state if isinstance(state, str) else _load(State, state, STATE_KEYS, given, faults)
             for state in _parts(data, "states")
@@ -106,8 +110,8 @@ def load_machine(
     except DefinitionError as error:
         raise DefinitionError.of(f"Machine {name!r}", [*error.faults, *faults]) from None
     machine._rules.update(own)
-    if migrate is not None:
-        machine.migrate(migrate)
+    if migration is not None:
+        machine.migrate(migration)
     if faults:
         raise DefinitionError.of(f"Machine {name!r}", faults)
     return machine

@@ -7,13 +7,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ..errors import DefinitionError, RuleCrashed, UnknownState
 from .document import dump_machine, load_machine
 from .flow import Clock, Flow
 from .graph import collect_states, list_transitions, spell_out
 from .lint import faults_of_graph
+from .migration import Migration, Renamed
 from .names import faults_of_names, is_name, several
 from .path import Node, root
 from .rules import Function, Ruled, Wrap, compile_rules, only_sync
@@ -22,7 +23,6 @@ from .state import Back, Edge, State, Transition, TransitionLike
 
 __all__ = ["Back", "Edge", "Machine", "State", "Transition", "TransitionLike"]
 
-Migration: TypeAlias = Callable[[str], str | None]
 M = TypeVar("M", bound=Callable[[str], str | None] | Mapping[str, str | None])
 
 
@@ -247,11 +247,24 @@ class Machine(Ruled):
         """
         if self._sealed:
             raise DefinitionError(f"{self!r}: migrate() comes too late, the machine is in use.")
+        if self.migration is not None:
+            raise DefinitionError(f"{self!r}: migrate() was called before: name all in one call.")
         if isinstance(names, Mapping):
-            known = dict(names)
-            self._set(migration=lambda name: known.get(name, name))
-        else:
+            faults = [
+                UnknownState(f"migrate maps {old!r} to the unknown state {new!r}.")
+                for old, new in names.items()
+                if not is_name(old) or (new is not None and new not in self.states)
+            ]
+            if faults:
+                raise DefinitionError.of(repr(self), faults)
+            self._set(migration=Renamed(names))
+        elif callable(names):
             self._set(migration=names)
+        else:
+            raise DefinitionError(
+                f"{self!r}: migrate() takes a mapping of old names to new ones, or a function, "
+                f"not {names!r}."
+            )
         return names
 
     def transition(self, source: str, target: str) -> Transition:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ..errors import SnapshotError, SnapshotTooLarge
 from .answers import load_answers
 from .history import Archive, Entry, History, Log, Mark, Packed, entered, fresh_entries, pack
+from .migration import StoredPage, migrated
 from .path import Node, Path, nodes_back
 
 if TYPE_CHECKING:
@@ -279,15 +280,8 @@ def _matched(pattern: re.Pattern[str], text: str, what: str) -> re.Match[str]:
     return match
 
 
-def _migrated(text: str, machine: Machine, same: bool) -> str | None:
-    """Return what a stored state is called now; None if the definition says that it is gone."""
-    name = _unquoted(text)
-    return name if same or machine.migration is None else machine.migration(name)
-
-
-def _known(name: str | None, text: str, machine: Machine, flow: str) -> str:
+def _known(name: str, machine: Machine, flow: str) -> str:
     if name not in machine.states:
-        name = _unquoted(text)
         raise SnapshotError(
             f"A stored flow of machine {machine.name!r} is at the state {name!r}, which the "
             f"definition no longer has: say by machine.migrate() what it is called now, keep the "
@@ -296,7 +290,6 @@ def _known(name: str | None, text: str, machine: Machine, flow: str) -> str:
             source=name,
             code="definition",
         )
-    assert name is not None
     return name
 
 
@@ -312,13 +305,17 @@ def _decode(text: str, machine: Machine) -> Snapshot:
     if len(rest) < pages or (len(rest) - pages) % 2:
         raise ValueError("its pages are cut off")
     same = head[1:] == machine.digest
-    tip = _decode_path(rest[:pages], machine, id, same)
+    path = [
+        _stored_page(*page) for page in zip(*(rest[at:pages:3] for at in range(3)), strict=True)
+    ]
     drafts: dict[str, str] = {}
     for page, answers in zip(rest[pages::2], rest[pages + 1 :: 2], strict=True):
         load_answers(answers)
-        name = _migrated(page, machine, same)
-        if name is not None and name in machine.states:
-            drafts[name] = answers
+        drafts[_unquoted(page)] = answers
+    if not same and machine.migration is not None:
+        path, drafts = migrated(path, drafts, machine.migration, machine.name)
+    tip = _laid(path, machine, id)
+    drafts = {page: answers for page, answers in drafts.items() if page in machine.states}
     updated = int(started) + int(age)
     last = Mark(tip[1], updated, int(rev))
     log = _decode_log(history, machine, int(started), last) if same else None
@@ -337,39 +334,29 @@ def _decode(text: str, machine: Machine) -> Snapshot:
     )
 
 
-def _decode_path(fields: list[str], machine: Machine, flow: str, same: bool) -> Node:
+def _stored_page(text: str, args: str, answers: str) -> StoredPage:
+    closed, text = text.startswith(CLOSED), text.removeprefix(CLOSED)
+    fenced, text = text.startswith(BARRIER), text.removeprefix(BARRIER)
+    for stored in (args, answers):
+        if stored:
+            load_answers(stored)
+    return StoredPage(_unquoted(text), args, answers, closed, fenced)
+
+
+def _laid(path: list[StoredPage], machine: Machine, flow: str) -> Node:
     # Its edges need not be there, nor need it begin at the initial state: definitions change.
     node: Node | None = None
-    seen: dict[str, Node] = {}
-    migrates = not same and machine.migration is not None
-    for at, (text, args, answers) in enumerate(
-        zip(fields[::3], fields[1::3], fields[2::3], strict=True), 1
-    ):
-        closed, text = text.startswith(CLOSED), text.removeprefix(CLOSED)
-        fenced, text = text.startswith(BARRIER), text.removeprefix(BARRIER)
-        name = _migrated(text, machine, same)
-        if migrates and name is None and 3 * at < len(fields):
-            continue  # a page that is gone, before the current one
-        state = _known(name, text, machine, flow)
-        for stored in (args, answers):
-            if stored:
-                load_answers(stored)
+    seen = set()
+    for depth, (name, args, answers, closed, fenced) in enumerate(path):
+        state = _known(name, machine, flow)
         if state in seen:
-            if not migrates:
-                raise ValueError("its path has a loop")
-            # Two pages have become one: the path is cut there, as at any loop.
-            node = seen[state]
-            for later in [later for later, other in seen.items() if other[4] > node[4]]:
-                del seen[later]
-            continue
-        depth = 0 if node is None else node[4] + 1
+            raise ValueError("its path has a loop")
+        seen.add(state)
         barrier = depth if fenced else 0 if node is None else node[5]
-        node = seen[state] = (node, state, args or None, answers or None, depth, barrier, closed)
+        node = (node, state, args or None, answers or None, depth, barrier, closed)
     assert node is not None
     if node[3] is not None or node[6]:
-        if not migrates:
-            raise ValueError("its current page has been left")
-        node = (*node[:3], None, node[4], node[5], False)
+        raise ValueError("its current page has been left")
     return node
 
 

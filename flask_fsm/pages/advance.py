@@ -86,7 +86,7 @@ def _go(
     values = page.take(url_args, visit.request.view_args or {})
     extra = {name: value for name, value in url_args.items() if name not in page.arguments}
     # Built first: what is missing is said before anything is decided.
-    url = page.url({**values, **extra})
+    url = visit.bound.url(page, {**values, **extra}, visit.run.place.key)
 
     def location(flow: Flow) -> str:
         after = flow.current

@@ -44,7 +44,10 @@ def bind(app: Flask, surfaces: Iterable[Pages], served: bool) -> dict[str, Bound
         one = _bind_one(app, machine, found, faults)
         faults += _faults_of_store(one, surface, served)
         bound[surface.name] = replace(
-            one, subject_of=surface.subject_of, choose=surface.chooser or newest
+            one,
+            subject_of=surface._subject_of,
+            by_url=bool(surface._subject_arguments),
+            choose=surface._chosen_by or newest,
         )
     if faults:
         raise DefinitionError.of(f"The app {app.name!r}", faults)
@@ -144,8 +147,8 @@ def _faults_of_store(bound: Bound, surface: Pages, served: bool) -> list[Definit
     ]
     if machine.many:
         asked.append(f"many={machine.many!r}")
-    if surface.subject_arguments:
-        asked.append(f"a subject by URL arguments ({', '.join(surface.subject_arguments)})")
+    if surface._subject_arguments:
+        asked.append(f"a subject by URL arguments ({', '.join(surface._subject_arguments)})")
     if not served:
         faults += [
             DefinitionError(
@@ -156,16 +159,19 @@ def _faults_of_store(bound: Bound, surface: Pages, served: bool) -> list[Definit
             )
             for each in asked
         ]
-    needed = {machine.many} if isinstance(machine.many, str) else set()
-    for page in bound.pages.values():
-        for argument in sorted(needed - page.arguments):
-            faults.append(
-                DefinitionError(
-                    f"view {page.endpoint!r}, machine {machine.name!r}: many={argument!r} names a "
-                    f"URL argument that its route does not have.",
-                    source=page.state,
-                )
-            )
+    needed = dict.fromkeys(surface._subject_arguments, "its subject")
+    if isinstance(machine.many, str):
+        needed[machine.many] = f"many={machine.many!r}"
+    faults += [
+        DefinitionError(
+            f"view {page.endpoint!r}, machine {machine.name!r}: {why} depends on the URL argument "
+            f"{argument!r}, which its route does not have.",
+            source=page.state,
+        )
+        for page in bound.pages.values()
+        for argument, why in needed.items()
+        if argument not in page.arguments
+    ]
     return faults
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from flask import current_app
@@ -27,6 +28,7 @@ __all__ = ["Check", "checks_of", "guarded"]
 View = TypeVar("View", bound=Callable[..., Any])
 # Found again through the `__wrapped__` chain, and carried outwards by functools.wraps.
 _NO_TURN: Final = nullcontext()
+log: Final = logging.getLogger("flask_fsm")
 MARK: Final = "__fsm_check__"
 
 
@@ -107,9 +109,11 @@ def serve(
             finally:
                 visit.run.release()
     except FlowBusy as error:
-        visit.run.load()
+        with suppress(FlowBusy):
+            visit.run.load()
         raise visit.refuse(error) from error
     except StoreUnavailable as error:
+        log.error("%s", error, exc_info=error)
         raise visit.refuse(error) from error
     except StaleFlow as error:
         answer = visit.replayed() if error.code == "lost_race" else None

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from flask import after_this_request, current_app, redirect, render_template, request, url_for
+from flask import (
+    Response,
+    after_this_request,
+    current_app,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from flask.typing import ResponseReturnValue
 from itsdangerous import BadData, URLSafeSerializer
 
@@ -20,28 +28,29 @@ __all__ = ["resume", "resume_link"]
 SALT: Final = "flask_fsm.resume"
 
 
-def _links() -> URLSafeSerializer:
+def _links(machine: str) -> URLSafeSerializer:
     keys = [key.encode() if isinstance(key, str) else key for key in secret_keys(current_app)]
-    return URLSafeSerializer(keys, salt=SALT)
+    return URLSafeSerializer(keys, salt=f"{SALT}.{machine}")
 
 
 def resume_link(run: Run, expires: float) -> str:
     """Return the address that continues the flow of `run` elsewhere, for `expires` seconds."""
     pointer = run.pointer()
     until = int(run.state.clock() + expires)
-    link = _links().dumps([*pointer, until])
+    link = _links(run.bound.name).dumps([*pointer, until])
     return url_for("fsm.resume", machine=run.bound.name, link=link, _external=True)
 
 
 def resume(machine: str, link: str) -> ResponseReturnValue:
     """Ask whether the flow is to go on here; if it was asked on this site, let it."""
     after_this_request(no_store)
+    after_this_request(_unframed)
     state = app_state()
     bound = state.bound.get(machine)
     if bound is None:
         raise NotFound("There is no such page.")
     try:
-        owner, key, mark, until = _links().loads(link)
+        owner, key, mark, until = _links(machine).loads(link)
     except (BadData, ValueError, TypeError):
         raise NotFound("There is no such page.") from None
     run = Run(state, bound, {})
@@ -57,6 +66,12 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
     if confirmed:
         return redirect(run.current_url() or "/", 303)
     return render_template("fsm/resume.html", machine=machine, fields=_csrf_fields())
+
+
+def _unframed(response: Response) -> Response:
+    """Let no other site show the page in a frame of its own, for a click that was not meant."""
+    response.headers["X-Frame-Options"] = "DENY"
+    return response
 
 
 def _is_ours() -> bool:

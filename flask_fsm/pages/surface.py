@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from ..core.machine import Machine
 from ..core.snapshot import Snapshot
 from ..errors import ConfigError, DefinitionError, NotFound, Reason
 from ..funnel import Funnel, LogEntry
-from ..runtime import app_state
+from ..runtime import Run, app_state
 from ..tokens import Token
 from .advance import advance
 from .check import Check, guarded, names
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ListedFlow", "Pages"]
 
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 View = TypeVar("View", bound=Callable[..., Any])
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,6 +60,7 @@ class Pages:
         self._machine = machine
         self._first = first
         self._subject: Callable[..., Any] | None = None
+        self._arguments: tuple[str, ...] = ()
         self._chooser: Callable[[Snapshot, Snapshot], Snapshot] | None = None
 
     @property
@@ -96,6 +99,11 @@ class Pages:
         if not callable(function):
             raise DefinitionError(f"subject() takes a function, not {function!r}.")
         self._subject = function
+        self._arguments = tuple(
+            name
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is parameter.empty and parameter.kind not in VARIADIC
+        )
         return function
 
     def on_claim(self, function: F) -> F:
@@ -109,27 +117,28 @@ class Pages:
         return function
 
     @property
-    def chooser(self) -> Callable[[Snapshot, Snapshot], Snapshot] | None:
+    def _chosen_by(self) -> Callable[[Snapshot, Snapshot], Snapshot] | None:
         """What was registered by `on_claim`, here or with the first machine."""
-        return self._chooser or (self._first.chooser if self._first is not None else None)
+        return self._chooser or (self._first._chosen_by if self._first is not None else None)
 
     @property
-    def subject_function(self) -> Callable[..., Any] | None:
+    def _subject_function(self) -> Callable[..., Any] | None:
         """What was registered by `subject`, here or with the first machine."""
-        return self._subject or (self._first.subject_function if self._first else None)
+        return self._subject or (self._first._subject_function if self._first else None)
 
     @property
-    def subject_arguments(self) -> tuple[str, ...]:
+    def _subject_arguments(self) -> tuple[str, ...]:
         """The URL arguments that the subject depends on."""
-        function = self.subject_function
-        return () if function is None else tuple(inspect.signature(function).parameters)
+        if self._subject is None:
+            return () if self._first is None else self._first._subject_arguments
+        return self._arguments
 
-    def subject_of(self, url_args: Mapping[str, Any]) -> str | None:
+    def _subject_of(self, url_args: Mapping[str, Any]) -> str | None:
         """Return the subject of a request, or None; NotFound where an argument is missing."""
-        function = self.subject_function
+        function = self._subject_function
         if function is None:
             return None
-        names = self.subject_arguments
+        names = self._subject_arguments
         missing = [name for name in names if name not in url_args]
         if missing:
             raise NotFound(
@@ -138,8 +147,10 @@ class Pages:
                 code="no_key",
             )
         subject = function(**{name: url_args[name] for name in names})
-        if subject is None or (isinstance(subject, str) and subject):
-            return subject
+        if subject is None:
+            return None
+        if isinstance(subject, str) and subject:
+            return str(subject)
         if isinstance(subject, (int, UUID)) and not isinstance(subject, bool):
             return str(subject)
         raise ConfigError(
@@ -190,6 +201,14 @@ class Pages:
             )
             visit.run.load()
         return visit
+
+    def _unloaded(self) -> Run:
+        """Return the run of this request, or one that has not looked for its flow."""
+        visit = visits().of.get(self.name)
+        if visit is not None and visit.run.loaded:
+            return visit.run
+        state = app_state()
+        return Run(state, state.bound[self.name], request.view_args or {})
 
     def _state(self, name: str) -> str:
         return self._visit().bound.resolve(name, request.endpoint)
@@ -260,7 +279,7 @@ class Pages:
 
     def flows(self) -> list[ListedFlow]:
         """Return the flows that this request's subject has of the machine, newest first."""
-        run = self._visit().run
+        run = self._unloaded()
         return [
             ListedFlow(
                 key,
@@ -274,18 +293,20 @@ class Pages:
             for key, snapshot in run.listed()
         ]
 
-    def resume_link(self, flow: Flow | None = None, *, expires: float = 3600.0) -> str:
+    def resume_link(self, flow: Flow | None = None, *, expires: float | timedelta = 3600.0) -> str:
         """Return an address that continues this request's flow on another device, once.
 
-        It holds for `expires` seconds. Opening it asks, and only the answer moves the flow, for
-        mail scanners open links too. The flow gets a new id, and leaves the device where it was.
+        It holds for `expires`, a timedelta or seconds. Opening it asks, and only the answer moves
+        the flow, for mail scanners open links too. The flow gets a new id. Nobody's flow leaves the
+        device where it was; a subject's opens for that subject only, and stays on all its devices.
         """
         run = self._visit().run
         if flow is not None and flow.id != run.flow.id:
             raise ConfigError(
                 "resume_link() takes the flow of this request: ask within a view that has it."
             )
-        return resume_link(run, expires)
+        seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+        return resume_link(run, seconds)
 
     def log(
         self,
@@ -297,11 +318,8 @@ class Pages:
 
         `machine` is by default this one; `since` and `until` are times, or seconds since 1970.
         """
-        state = app_state()
-        name = self.name if machine is None else getattr(machine, "name", machine)
-        return state.served("fsm.log()").log(
-            state.bound[str(name)].machine, _seconds(since), _seconds(until)
-        )
+        store = app_state().served("fsm.log()")
+        return store.log(self._named(machine), _seconds(since), _seconds(until))
 
     def funnel(
         self,
@@ -313,11 +331,18 @@ class Pages:
 
         The arguments are those of `log`.
         """
-        state = app_state()
+        store = app_state().served("fsm.funnel()")
+        return store.funnel(self._named(machine), _seconds(since), _seconds(until))
+
+    def _named(self, machine: Machine | str | None) -> Machine:
+        """Return a machine as the app uses it, by default this one."""
+        bound = app_state().bound
         name = self.name if machine is None else getattr(machine, "name", machine)
-        return state.served("fsm.funnel()").funnel(
-            state.bound[str(name)].machine, _seconds(since), _seconds(until)
-        )
+        if name not in bound:
+            raise ConfigError(
+                f"This app has no machine {name!r}. It has {', '.join(map(repr, bound))}."
+            )
+        return bound[str(name)].machine
 
     # -- moving -------------------------------------------------------------------------
 
@@ -369,7 +394,9 @@ class Pages:
 
 
 def _seconds(moment: datetime | float | None) -> int | None:
-    """Return a time as whole seconds since 1970; one without zone is the server's."""
+    """Return a time as whole seconds since 1970, rounded up; one without zone is UTC."""
     if moment is None:
         return None
-    return int(moment.timestamp() if isinstance(moment, datetime) else moment)
+    if isinstance(moment, datetime):
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return ceil(moment)

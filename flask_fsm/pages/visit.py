@@ -54,7 +54,7 @@ class Visit:
     """One request: its flow, the page it is at (None outside of guarded views), what it may do."""
 
     __slots__ = (
-        "_left",
+        "_begun_at",
         "_receipt",
         "_token",
         "active",
@@ -76,7 +76,7 @@ class Visit:
         self.url_args = url_args
         self.submission: Submission | None = None
         self._token: tuple[Claim, Token] | None = None
-        self._left = False
+        self._begun_at: tuple[str, int] | None = None
         self._receipt: Receipt | None = None
         self.active = False
         """Whether the guard of this visit is at work, so that an inner one has not to judge."""
@@ -91,7 +91,8 @@ class Visit:
     def source(self) -> str:
         """The page that a transition leaves: this one at first, then the one it led to."""
         page = self.page
-        if page is None or self._left or not self.flow.is_on_path(page):
+        flow = self.flow
+        if page is None or self._begun_at != (flow.id, flow.rev) or not flow.is_on_path(page):
             return self.flow.current
         return page
 
@@ -133,10 +134,12 @@ class Visit:
         return self.turn_away(refusal)
 
     def _begin_again(self, page: str) -> None:
-        """After the end, show a blank run on the initial page."""
+        """After the end, show a blank run on the initial page; from here on moves are counted."""
         machine = self.bound.machine
         if self.flow.finished and page == machine.initial and machine.reset == "auto":
             self.run.succeed()
+        if self._begun_at is None:
+            self._begun_at = self.flow.id, self.flow.rev
 
     def _visitable(self, page: str) -> Edge | None:
         """Find the edge that a GET may take, from the nearest page of the path that has it."""
@@ -244,10 +247,9 @@ class Visit:
 
     def _is_once(self, page: str) -> bool:
         """Tell whether this submission may take an edge that is to be claimed before."""
-        assert self.submission is not None
         ways = self.bound.machine.ways[page]
-        to = self.submission.to
-        return any(edge.once for target, edge in ways.items() if to in (None, target))
+        # Wherever the client wants to go: the view decides.
+        return any(edge.once for edge in ways.values())
 
     def replayed(self) -> Response | None:
         """After a lost race: the winner's answer, if the same submission has won it."""
@@ -336,22 +338,15 @@ class Visit:
         def decide(flow: Flow) -> list[Result]:
             results = [flow.step(target, data, source=source, args=args)]
             flow.apply(results[0])
-            self._left = True  # for hooks too
             if resume:
                 results += flow.steps_to_resume()
             return results
 
-        left = self._left
-        try:
-            return self.run.commit(decide, self._receipt, location)[0]
-        except BaseException:
-            self._left = left
-            raise
+        return self.run.commit(decide, self._receipt, location)[0]
 
     def reset(self) -> None:
         """Begin a new run; the same submission, sent again, leads to its first page."""
         self.run.reset(self._receipt, self.run.start_url())
-        self._left = True
 
     def told(self, location: str) -> Response:
         """Say where the flow goes on, in the way the client asks for."""
@@ -395,7 +390,7 @@ class Visit:
     def circumstances(self, error: FSMError) -> Circumstances:
         run = self.run
         if not run.loaded:
-            headers = RETRY if isinstance(error, StoreUnavailable) else {}
+            headers = RETRY if isinstance(error, (FlowBusy, StoreUnavailable)) else {}
             return Circumstances(machine=self.bound.name, headers=headers)
         flow = run.flow
         typed = Typed([], [])

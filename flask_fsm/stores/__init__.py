@@ -55,9 +55,11 @@ def _records(source: Any, config: Config) -> Records:
     if scheme in REDIS_SCHEMES and separator:
         try:
             from .redis import RedisRecords, open_client
+
+            client = open_client(source, config.store_timeout)
         except ImportError as error:
             raise _missing(source, "redis", error) from error
-        return RedisRecords(open_client(source, config.store_timeout), config)
+        return RedisRecords(client, config)
     if not separator:
         raise ConfigError(f"FSM_STORE_URL is {source!r}. {REMEDY}")
     try:
@@ -70,8 +72,9 @@ def _records(source: Any, config: Config) -> Records:
 
 def _handed_over(source: Any, config: Config) -> Records:
     """Return the records in what an app hands over; only what it has itself imported counts."""
-    module = type(source).__module__.partition(".")[0]
-    if module in ("redis", "valkey"):
+    module = type(source).__module__
+    is_client = hasattr(source, "register_script") and ".asyncio" not in module
+    if module.partition(".")[0] in ("redis", "valkey") and is_client:
         from .redis import RedisRecords
 
         return RedisRecords(source, config)

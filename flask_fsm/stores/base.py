@@ -140,11 +140,14 @@ class Store(Protocol):
         old: Snapshot,
         receipt: Receipt | None = None,
         location: str | None = None,
-    ) -> None:
+        *,
+        claim: str = "",
+        within: Any = None,
+    ) -> Seen:
         """End the flow `old` for good: from now on whatever names it is FlowGone.
 
         `receipt` and `location` answer the submission that ended it, should it come again.
-        Raises StaleFlow unless what was seen is still there.
+        Raises StaleFlow unless what was seen is still there. Returns what is there now.
         """
         ...
 

@@ -20,7 +20,7 @@ RECEIPTS: Final = 16
 
 
 class Head:
-    __slots__ = ("buried", "carried", "receipts", "snapshot", "turn", "users")
+    __slots__ = ("buried", "carried", "moved_to", "receipts", "snapshot", "turn", "users")
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
@@ -30,6 +30,8 @@ class Head:
         self.users = 0
         self.buried = ""
         """Why the flow was ended for good, if it was; the head is then its tombstone."""
+        self.moved_to: str | None = None
+        """The id under which the flow goes on, if it was claimed."""
 
     @property
     def empty(self) -> bool:
@@ -130,17 +132,24 @@ class Heads:
         receipt: Receipt | None = None,
         location: str | None = None,
         *,
-        code: str = "reset",
+        moved_to: str | None = None,
     ) -> None:
         """Put a tombstone in the place of the head that was seen, or raise StaleFlow."""
         with self._mutex:
             head = self._made(lineage(seen.flow))
             head.replaces(seen)
-            head.snapshot, head.carried, head.buried = None, "", code
+            head.snapshot, head.carried, head.buried = None, "", "moved" if moved_to else "reset"
+            head.moved_to = moved_to
             head.receipts.clear()
             if receipt is not None:
                 head.receipts[receipt.nonce] = Kept(receipt.digest, location)
             self._trim()
+
+    def moved_to(self, id: str) -> str | None:
+        """Return the id under which the flow goes on, if it was claimed."""
+        with self._mutex:
+            head = self._heads.get(lineage(id))
+            return None if head is None else head.moved_to
 
     def receipt(self, id: str, nonce: str) -> Kept | None:
         """Return what is kept of the submission with this nonce, or None."""

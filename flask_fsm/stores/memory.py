@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 from ..config import Config
 from ..core.history import Entry
 from ..funnel import Funnel, LogEntry, funnel_of
 from .base import Kept, Seen
-from .records import Address, Logged, Record, claimed_elsewhere, lost_race
+from .records import Address, Logged, Record, claimed_elsewhere, longest_claim, lost_race
 
 __all__ = ["MemoryRecords"]
+
+PAST: Final = 100_000
 
 
 @dataclass
@@ -34,6 +36,9 @@ class MemoryRecords:
         self._size = config.heads
         self._history_limit = config.history_limit
         self._flows_per_owner = config.flows_per_subject
+        self._longest_claim = longest_claim(config.once_lease)
+        # What purged flows leave behind.
+        self._past: deque[Logged] = deque(maxlen=PAST)
         self._cells: OrderedDict[Address, Cell] = OrderedDict()
         self._mutex = Lock()
 
@@ -57,7 +62,7 @@ class MemoryRecords:
             raise lost_race()
         if cell.record.seen != seen:
             raise lost_race(cell.record.state)
-        if cell.claimed_until >= now and cell.claim != claim:
+        if now <= cell.claimed_until <= now + self._longest_claim and cell.claim != claim:
             raise claimed_elsewhere()
         return cell
 
@@ -104,7 +109,11 @@ class MemoryRecords:
     def _trim(self, fresh: Address) -> None:
         owner, machine, key = fresh
         if key:
-            own = [at for at in self._cells if at[:2] == (owner, machine)]
+            own = [
+                at
+                for at, cell in self._cells.items()
+                if at[:2] == (owner, machine) and cell.record.text
+            ]
             own.sort(key=lambda at: (at == fresh, self._cells[at].record.updated))
             for at in own[: -self._flows_per_owner]:
                 del self._cells[at]
@@ -123,8 +132,12 @@ class MemoryRecords:
     ) -> None:
         with self._mutex:
             rows = self._free(source, source_seen, "", now).rows
+            there = self._cells.get(target)
+            known = {row[:3] for row in there.rows} if there is not None else set()
+            rows = [row for row in rows if row[:3] not in known]
             self._put(target, target_seen, record, rows, "", now)
             self._put(source, source_seen, tombstone, (), "", now)
+            self._cells[source].rows = []
 
     def claim(self, address: Address, seen: Seen, claim: str, now: int, until: int) -> None:
         with self._mutex:
@@ -164,7 +177,7 @@ class MemoryRecords:
 
     def _runs(self, machine: str | None, since: int | None, until: int | None) -> list[LogEntry]:
         with self._mutex:
-            rows = [row for cell in self._cells.values() for row in cell.rows]
+            rows = [*self._past, *(row for cell in self._cells.values() for row in cell.rows)]
         return [
             LogEntry(**{name: getattr(row, name) for name in LogEntry._fields})
             for row in rows
@@ -193,5 +206,10 @@ class MemoryRecords:
         with self._mutex:
             old = [at for at, cell in self._cells.items() if cell.record.updated < before]
             for at in old:
-                del self._cells[at]
+                self._past += self._cells.pop(at).rows
+            if history_before is not None:
+                kept = [row for row in self._past if row.at >= history_before]
+                self._past = deque(kept, maxlen=PAST)
+                for cell in self._cells.values():
+                    cell.rows = [row for row in cell.rows if row.at >= history_before]
         return len(old)

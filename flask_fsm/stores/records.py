@@ -12,6 +12,7 @@ import hashlib
 import logging
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from math import inf
@@ -29,6 +30,7 @@ from ..errors import (
     SnapshotError,
     SnapshotTooLarge,
     StaleFlow,
+    StoreUnavailable,
 )
 from ..funnel import Funnel, LogEntry
 from .base import Asked, Choose, Committed, Kept, Loaded, Place, Seen, gone, lineage
@@ -42,17 +44,27 @@ __all__ = [
     "Seal",
     "check_size",
     "claimed_elsewhere",
+    "link_used",
+    "longest_claim",
     "lost_race",
+    "unavailable",
 ]
 
 log: Final = logging.getLogger("flask_fsm")
 
-# Id, rev, second of the start, and of an owned flow the beginning of its owner's hash.
+# Id, rev, second of the start, and of an owned flow the beginning of its owner's hash. Of the rev
+# only counts whether the run has begun. That the cookie changes with it makes browsers forget the
+# page that was left: Chromium keeps pages for its Back button until a cookie changes, `no-store` or
+# not, and they would have a token that is out of date.
 _CARRIED: Final = re.compile(
     r"([\w-]{22}(?:~[1-9]\d{0,8})?),(\d{1,15}),(\d{1,12}),([0-9a-f]{16})?", re.ASCII
 )
 RESET: Final = "reset"
-ATTEMPTS: Final = 5
+MOVING: Final = 10
+"""How long a record stands still while it is moved, in seconds."""
+# How often, and after how many seconds, a flow is looked at that others are moving just then.
+ATTEMPTS: Final = 10
+PAUSE: Final = 0.02
 
 
 class Address(NamedTuple):
@@ -218,7 +230,7 @@ class Carried(NamedTuple):
     """What a session says of its flow."""
 
     id: str
-    rev: int
+    begun: bool
     started: int
     owner: str
     """The beginning of the owner's hash, or nothing."""
@@ -229,7 +241,7 @@ class Carried(NamedTuple):
         if match is None:
             return None
         id, rev, started, owner = match.groups()
-        return cls(id, int(rev), int(started), owner or "")
+        return cls(id, rev != "0", int(started), owner or "")
 
 
 def lost_race(state: str | None = None) -> StaleFlow:
@@ -246,6 +258,23 @@ def claimed_elsewhere() -> FlowBusy:
     """Return the error of a write that waits for what another request has claimed."""
     return FlowBusy(
         "Another request of this flow is still being served. Wait a moment, then try again."
+    )
+
+
+def longest_claim(lease: float) -> int:
+    """Return how many seconds a claim may lie ahead; one beyond was made by a wrong clock."""
+    return int(max(lease, MOVING)) + 1
+
+
+def link_used() -> FlowGone:
+    """Return the error of a link whose flow has got another id since, or has ended."""
+    return FlowGone("This link has been used, or what it led to has ended.", code="link_used")
+
+
+def unavailable() -> StoreUnavailable:
+    """Return the error of a server that can't be reached; what it said is its cause."""
+    return StoreUnavailable(
+        "What has been kept so far can't be reached just now. Try again in a moment."
     )
 
 
@@ -321,13 +350,16 @@ class RecordStore:
     def _loaded(self, place: Place, parsed: Carried | None, oldest: float) -> Loaded:
         machine = place.machine
         address = self._address(place, parsed.id if parsed else "")
-        record = self.records.read(address)
+        try:
+            record = self.records.read(address)
+        except SnapshotError as unreadable:
+            return Loaded(gone=unreadable)
         if record is None:
-            if parsed is not None and (parsed.rev or "~" in parsed.id):
+            if parsed is not None and (parsed.begun or "~" in parsed.id):
                 return Loaded(gone=gone(parsed.id, "evicted"))
             return self._blank(place, parsed, None)
         named = parsed is not None and (
-            not place.owned or record.flow == digest(parsed.id) or parsed.rev > 0
+            not place.owned or record.flow == digest(parsed.id) or parsed.begun
         )
         error: FSMError
         try:
@@ -339,7 +371,8 @@ class RecordStore:
                 raise gone(None, "expired")
             return Loaded(snapshot, self.carry(place, snapshot), record.seen)
         except SnapshotError as unreadable:
-            log.warning("%s", unreadable)
+            if not named:
+                log.warning("%s", unreadable)
             error = unreadable
         except FlowGone as ended:
             error = ended
@@ -350,7 +383,7 @@ class RecordStore:
 
     def _blank(self, place: Place, parsed: Carried | None, seen: Seen | None) -> Loaded:
         """Return the flow that has not begun and that the session names, if it does."""
-        if parsed is None or parsed.rev:
+        if parsed is None or parsed.begun:
             return Loaded(seen=seen)
         snapshot = blank(place.machine, parsed.started, id=parsed.id, subject=place.subject)
         return Loaded(snapshot, self.carry(place, snapshot), seen)
@@ -384,10 +417,15 @@ class RecordStore:
     def _claimed(self, place: Place, parsed: Carried, oldest: float, choose: Choose) -> Loaded:
         """Let the flow of a session that has got a subject be that subject's, under a new id."""
         nobodys = place._replace(subject=None, secret=None)
+        busy: FlowBusy | None = None
         for _ in range(ATTEMPTS):
-            own = self._loaded(place, None, oldest)
+            # In this order: another request may move the one to the other meanwhile.
             theirs = self._loaded(nobodys, parsed, oldest)
+            own = self._loaded(place, None, oldest)
             if theirs.snapshot is None:
+                was, there = theirs.seen, own.seen
+                if was is not None and there is not None and was.flow == there.flow:
+                    return own._replace(was=parsed.id if own.snapshot is not None else None)
                 return own
             if theirs.seen is None or not theirs.snapshot.rev:
                 if own.snapshot is not None:
@@ -396,13 +434,21 @@ class RecordStore:
                 fresh = theirs.snapshot.rekeyed(secrets.token_urlsafe(16), place.subject)
                 return Loaded(fresh, self.carry(place, fresh), own.seen, was=parsed.id)
             try:
-                return self.settle(place, own, nobodys, theirs, choose)
+                return self.settle(place, nobodys, theirs, choose, own)
+            except FlowBusy as error:
+                busy = error
+                time.sleep(PAUSE)
             except StaleFlow:
-                continue  # one of the two has moved on meanwhile
-        raise lost_race()
+                pass  # one of the two has moved on meanwhile
+        raise busy or lost_race()
 
     def settle(
-        self, place: Place, own: Loaded, nobodys: Place, theirs: Loaded, choose: Choose
+        self,
+        place: Place,
+        nobodys: Place,
+        theirs: Loaded,
+        choose: Choose,
+        own: Loaded | None = None,
     ) -> Loaded:
         """Keep one of two flows at `place`: the one there, or the one at `nobodys`."""
         assert theirs.snapshot is not None
@@ -448,16 +494,18 @@ class RecordStore:
         owner = self._owner(place, snapshot.id)
         return owner, place.key, digest(lineage(snapshot.id))[:16]
 
-    def pointed(self, machine: Machine, owner: str, key: str, mark: str) -> tuple[Address, Loaded]:
+    def pointed(
+        self, machine: Machine, owner: str, key: str, mark: str, oldest: float
+    ) -> tuple[Address, Loaded]:
         """Return the flow of a link, under no id; FlowGone if it has got another one since."""
         address = Address(owner, machine.name, key)
         record = self.records.read(address)
-        if record is not None and record.text:
+        if record is not None and record.text and record.updated >= oldest:
             id = self._seal.open(record.sealed) if record.sealed else None
             if (digest(id) if id is not None else owner)[:16] == mark:
                 snapshot = self._snapshot(address, record, machine, NAMELESS)
                 return address, Loaded(snapshot, None, record.seen)
-        raise FlowGone("This link has been used, or what it led to has ended.", code="link_used")
+        raise link_used()
 
     # -- writing ------------------------------------------------------------------------
 
@@ -492,7 +540,10 @@ class RecordStore:
         now = int(self._clock())
         with about(new.id):
             self.records.write(address, seen, record, rows, claim=claim, now=now, within=within)
-        kept = new.archived(lambda: self.records.history(address, flow, new.rev))
+        if within is None:
+            kept = new.archived(lambda: self.records.history(address, flow, new.rev))
+        else:  # nobody else sees yet what was written there
+            kept = new.archived(lambda: new.history.entries)
         return Committed(kept, self.carry(place, new), record.seen)
 
     def bury(
@@ -503,23 +554,35 @@ class RecordStore:
         receipt: Receipt | None = None,
         location: str | None = None,
         *,
-        code: str = RESET,
-    ) -> None:
-        record = self._tombstone(seen, old, code)
+        claim: str = "",
+        within: Any = None,
+    ) -> Seen:
+        record = self._tombstone(seen, old, RESET)
         nonce, body = receipt or (None, None)
         rows = []
-        if code == RESET and (old.rev or receipt is not None):
+        if old.rev or receipt is not None:
             name, at = place.machine.name, record.updated
             ends = (old.state, place.machine.initial, RESET, at, at - old.updated)
             rows = [Logged(record.flow, record.rev, 0, name, *ends, nonce, body, location)]
         now = int(self._clock())
         address = self._address(place, old.id)
         with about(old.id):
-            self.records.write(address, seen, record, rows, claim="", now=now, within=None)
+            self.records.write(address, seen, record, rows, claim=claim, now=now, within=within)
+        return record.seen
 
     def receipt(self, place: Place, asked: Asked) -> Kept | None:
         flow = asked.seen.flow if asked.seen is not None and asked.current else digest(asked.flow)
         return self.records.receipt(self._address(place, asked.id), flow, asked.rev, asked.nonce)
+
+    def adopted(self, place: Place, carried: str) -> Loaded | None:
+        """Return a flow that had not begun when its session got a subject; None if it had."""
+        parsed = Carried.read(carried)
+        if parsed is None or parsed.begun:
+            return None
+        new = blank(
+            place.machine, parsed.started, id=secrets.token_urlsafe(16), subject=place.subject
+        )
+        return Loaded(new, self.carry(place, new), was=parsed.id)
 
     def claim(
         self, place: Place, seen: Seen | None, snapshot: Snapshot, claim: str, until: int
@@ -534,8 +597,13 @@ class RecordStore:
             # A run that has not begun has no record yet, or that of the run before.
             record = self._record(place, snapshot, digest(snapshot.id))
             if seen != record.seen:
-                with about(snapshot.id):
+                try:
                     self.records.write(address, seen, record, (), claim="", now=now, within=None)
+                except StaleFlow:
+                    found = self.records.read(address)
+                    if found is None or found.seen != record.seen:
+                        raise
+                    # Another request is about to claim the same run.
                 seen = record.seen
         with about(snapshot.id):
             self.records.claim(address, seen, claim, now, until)

@@ -14,18 +14,28 @@ from typing import Any, Final
 
 from ..config import Config
 from ..core.history import Entry
-from ..errors import ConfigError, FlowBusy, StaleFlow, StoreUnavailable
+from ..errors import ConfigError, FSMError, SnapshotError, StaleFlow
 from ..funnel import Funnel, LogEntry, funnel_of
 from .base import Kept, Seen
-from .records import Address, Logged, Record, claimed_elsewhere, lost_race
+from .records import (
+    MOVING,
+    Address,
+    Logged,
+    Record,
+    claimed_elsewhere,
+    longest_claim,
+    lost_race,
+    unavailable,
+)
 
 __all__ = ["RedisRecords", "open_client"]
 
 # How far behind its form a submission is looked for: one may have made several commits.
 SPAN: Final = 16
-# How long a record stands still while it is moved, in seconds.
-MOVING: Final = 10
 BATCH: Final = 1_000
+# Of a record that nobody can read: it is no flow, and not an expired one.
+UNREADABLE: Final = "?"
+FUTURE: Final = 1 << 40
 FIELDS: Final = (
     "flow", "rev", "state", "text", "sealed", "started", "updated", "finished"
 )  # fmt: skip
@@ -48,19 +58,21 @@ local found = redis.call('HMGET', KEYS[1], 'flow', 'rev', 'claim', 'until', 'sta
 if (found[1] or '') ~= ARGV[1] or (found[2] or '') ~= ARGV[2] then
   return {'stale', found[5] or ''}
 end
-if (found[3] or '') ~= '' and found[3] ~= ARGV[3] and tonumber(found[4]) >= tonumber(ARGV[4]) then
+local ends, now = tonumber(found[4]) or 0, tonumber(ARGV[4])
+if (found[3] or '') ~= '' and found[3] ~= ARGV[3] and ends >= now and ends <= now + LONGEST then
   return {'busy', ''}
 end
 """
 # KEYS: record, history, keys of the owner. ARGV: flow and rev seen, claim, now, lifetime in
 # milliseconds or '', limit of the history or '', limit of flows or '', key, what the records of the
-# owner begin with, number of rows, fields and values of the record, ids and rows of the history.
+# owner begin with, number of rows, second of the record and its text, fields and values of the
+# record, ids and rows of the history.
 WRITE: Final = (
     _CHECK
     + """
 local lifetime, limit, bound, key, rows = ARGV[5], ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[10])
 local last = #ARGV - 2 * rows
-redis.call('HSET', KEYS[1], 'claim', '', 'until', 0, unpack(ARGV, 11, last))
+redis.call('HSET', KEYS[1], 'claim', '', 'until', 0, unpack(ARGV, 13, last))
 for at = last + 1, #ARGV, 2 do
   if limit == '' then
     redis.call('XADD', KEYS[2], ARGV[at], 'row', ARGV[at + 1])
@@ -73,17 +85,18 @@ if lifetime ~= '' then
   redis.call('PEXPIRE', KEYS[2], lifetime)
 end
 if bound ~= '' then
-  redis.call('ZADD', KEYS[3], ARGV[4], key)
+  if ARGV[12] == '' then
+    redis.call('ZREM', KEYS[3], key)
+  else
+    redis.call('ZADD', KEYS[3], ARGV[11], key)
+  end
   if lifetime ~= '' then redis.call('PEXPIRE', KEYS[3], lifetime) end
-  local surplus = redis.call('ZCARD', KEYS[3]) - tonumber(bound)
-  if surplus > 0 then
-    for _, old in ipairs(redis.call('ZRANGE', KEYS[3], 0, surplus)) do
-      if old ~= key and surplus > 0 then
-        redis.call('DEL', ARGV[9] .. old)
-        redis.call('ZREM', KEYS[3], old)
-        surplus = surplus - 1
-      end
-    end
+  for _ = 1, redis.call('ZCARD', KEYS[3]) - tonumber(bound) do
+    local first = redis.call('ZRANGE', KEYS[3], 0, 1)
+    local old = first[1]
+    if old == key then old = first[2] end
+    redis.call('DEL', ARGV[9] .. old)
+    redis.call('ZREM', KEYS[3], old)
   end
 end
 return {'kept', ''}
@@ -121,7 +134,11 @@ def open_client(url: str, timeout: float) -> Any:
             retry=Retry(NoBackoff(), 0),
         )
     except ValueError as error:
-        raise ConfigError(f"FSM_STORE_URL is {url!r}: {error}.") from error
+        scheme = url.partition(":")[0]  # what follows may hold a password
+        raise ConfigError(
+            f"FSM_STORE_URL begins with {scheme}:// and can't be read: {error}. Write it like "
+            f"redis://user:password@host:6379/0 or unix:///path/to/socket."
+        ) from error
 
 
 class RedisRecords:
@@ -134,8 +151,9 @@ class RedisRecords:
         self._flows_per_owner = config.flows_per_subject
         lifetime = config.lifetime
         self._lifetime = "" if lifetime is None else str(round(lifetime * 1000))
-        self._write = client.register_script(WRITE)
-        self._claim = client.register_script(CLAIM)
+        longest = str(longest_claim(config.once_lease))
+        self._write = client.register_script(WRITE.replace("LONGEST", longest))
+        self._claim = client.register_script(CLAIM.replace("LONGEST", longest))
         self._release = client.register_script(RELEASE)
 
     # -- keys ---------------------------------------------------------------------------
@@ -156,7 +174,16 @@ class RedisRecords:
 
     def read(self, address: Address) -> Record | None:
         with translated():
-            return _as_record(self._client.hmget(self._record(address), FIELDS))
+            try:
+                values = self._client.hmget(self._record(address), FIELDS)
+            except Exception as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                raise SnapshotError(
+                    f"The key {self._record(address)!r} of Redis holds no flow, but a value of "
+                    f"another type: remove it."
+                ) from error
+        return _as_record(values)
 
     def write(
         self,
@@ -185,7 +212,7 @@ class RedisRecords:
         values = [*record[:-1], int(record.finished)]
         fields = [part for pair in zip(FIELDS, values, strict=True) for part in pair]
         arguments = [
-            *(seen or ("", "")),
+            *_raw(seen),
             claim,
             now,
             self._lifetime,
@@ -194,6 +221,8 @@ class RedisRecords:
             key,
             self._records_of(owner, machine),
             len(rows),
+            record.updated,
+            record.text,
             *fields,
             *(part for row in rows for part in row),
         ]
@@ -227,17 +256,26 @@ class RedisRecords:
         claim = f"moving {record.sealed}"
         self.claim(source, source_seen, claim, now, now + MOVING)
         stream = self._stream(source.owner, source.machine, source_seen.flow)
+        there = self._stream(target.owner, target.machine, record.flow)
         with translated():
             rows = [(_text(id), row[b"row"]) for id, row in self._range(stream)]
+            # A move that was interrupted, or a flow that comes back, has left its entries there.
+            last = self._client.xrevrange(there, count=1)
+        if last and stream != there:
+            top = _order(_text(last[0][0]))
+            rows = [(id, row) for id, row in rows if _order(id) > top]
         try:
             self._put(target, target_seen, record, rows, "", now)
         except StaleFlow:
             self.release(source, source_seen, claim)
             raise
         self._put(source, source_seen, tombstone, (), claim, now)
+        if stream != there:
+            with translated():
+                self._client.delete(stream)
 
     def claim(self, address: Address, seen: Seen, claim: str, now: int, until: int) -> None:
-        self._run(self._claim, [self._record(address)], [*seen, claim, now, until])
+        self._run(self._claim, [self._record(address)], [*_raw(seen), claim, now, until])
 
     def release(self, address: Address, seen: Seen, claim: str) -> None:
         with translated():
@@ -263,8 +301,11 @@ class RedisRecords:
         entries = []
         for id, row in reversed(rows):
             kept = _loaded(row)
-            rev_of = int(_text(id).partition("-")[0])
-            entries.append(Entry(kept["source"], kept["target"], kept["event"], kept["at"], rev_of))
+            if kept:
+                rev_of = int(_text(id).partition("-")[0])
+                entries.append(
+                    Entry(kept["source"], kept["target"], kept["event"], kept["at"], rev_of)
+                )
         return entries
 
     def receipt(self, address: Address, flow: str, rev: int, nonce: str) -> Kept | None:
@@ -273,7 +314,7 @@ class RedisRecords:
             rows = self._client.xrange(stream, f"{rev + 1}", f"{rev + SPAN}")
         for _, row in reversed(rows):
             kept = _loaded(row)
-            if kept["nonce"] == nonce:
+            if kept and kept["nonce"] == nonce:
                 return Kept(kept["digest"], kept["location"])
         return None
 
@@ -291,6 +332,8 @@ class RedisRecords:
                 flow = _text(stream).rpartition(":")[2]
                 for id, row in self._client.xrange(stream):
                     kept = _loaded(row)
+                    if not kept or machine not in (None, kept["machine"]):
+                        continue
                     if (since is None or kept["at"] >= since) and (
                         until is None or kept["at"] < until
                     ):
@@ -328,17 +371,18 @@ class RedisRecords:
                 match=f"{_escaped(self._prefix)}:{{*}}:history:*", count=BATCH
             ):
                 last = self._client.xrevrange(stream, count=1)
-                if (
-                    history_before is not None
-                    and last
-                    and _loaded(last[0][1])["at"] < history_before
-                ):
+                at = _loaded(last[0][1]).get("at", 0) if last else 0
+                if history_before is not None and at < history_before:
                     self._client.delete(stream)
         return removed
 
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _order(id: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in id.split("-"))
 
 
 def _fields(row: Any) -> dict[bytes, Any]:
@@ -348,10 +392,30 @@ def _fields(row: Any) -> dict[bytes, Any]:
 def _as_record(values: Sequence[Any]) -> Record | None:
     if values[0] is None:
         return None
-    flow, rev, state, text, sealed, started, updated, finished = (
-        "" if value is None else _text(value) for value in values
+    try:
+        flow, rev, state, text, sealed, started, updated, finished = (
+            "" if value is None else _text(value) for value in values
+        )
+        return Record(
+            flow, int(rev), state, text, sealed, int(started), int(updated), finished == "1"
+        )
+    except ValueError:
+        # Nobody can read it, but whoever begins anew has to say what is to be replaced.
+        flow, raw = (_lossless(value) for value in values[:2])
+        return Record(flow, raw, "", UNREADABLE, "", 0, FUTURE, False)  # type: ignore[arg-type]
+
+
+def _lossless(value: Any) -> str:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def _raw(seen: Seen | None) -> tuple[bytes, bytes]:
+    """Return what a script compares with what is there, to the byte."""
+    if seen is None:
+        return b"", b""
+    return seen.flow.encode("utf-8", "surrogateescape"), str(seen.rev).encode(
+        "utf-8", "surrogateescape"
     )
-    return Record(flow, int(rev), state, text, sealed, int(started), int(updated), finished == "1")
 
 
 def _dumped(row: Logged) -> str:
@@ -359,8 +423,12 @@ def _dumped(row: Logged) -> str:
 
 
 def _loaded(row: Any) -> dict[str, Any]:
-    kept: dict[str, Any] = json.loads(_fields(row)[b"row"])
-    return kept
+    """Return a row of the history; an empty one if somebody else has written it."""
+    try:
+        kept: Any = json.loads(_fields(row)[b"row"])
+    except (ValueError, KeyError):
+        kept = None
+    return kept if isinstance(kept, dict) and kept.keys() >= set(ROW) else {}
 
 
 def _escaped(name: str) -> str:
@@ -373,16 +441,13 @@ def translated() -> Iterator[None]:
     """Turn the errors of a server that can't be reached into StoreUnavailable."""
     try:
         yield
-    except (FlowBusy, StaleFlow):
+    except FSMError:
         raise
     except Exception as error:
         names = {kind.__name__ for kind in type(error).__mro__ if _is_drivers(kind)}
         if names.isdisjoint(UNREACHABLE):
             raise
-        raise StoreUnavailable(
-            f"The Redis server that keeps the flows can't be used just now: {error}. "
-            f"Nothing was decided; try again in a moment."
-        ) from error
+        raise unavailable() from error
 
 
 def _is_drivers(kind: type) -> bool:

@@ -15,7 +15,7 @@ from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from ..carrier import SESSION_KEY
 from ..core.machine import Machine
 from ..core.snapshot import Receipt, Snapshot
-from ..errors import FlowGone, SnapshotError, SnapshotTooLarge
+from ..errors import FlowGone, SnapshotError, SnapshotTooLarge, StaleFlow
 from .base import Asked, Choose, Committed, Kept, Loaded, Place, Seen, gone
 from .heads import Heads
 from .records import check_size
@@ -51,23 +51,35 @@ class SessionStore:
             newest = self._heads.newest(id)
             if newest is None or newest[1] != carried:
                 newest = self._heads.adopt(Snapshot.decode(carried, place.machine), carried)
-        except (SnapshotError, FlowGone) as error:
+        except FlowGone as error:
+            return self._moved(place, id or "") or Loaded(gone=error)
+        except SnapshotError as error:
             return Loaded(gone=error)
         snapshot, text = newest
-        if snapshot.subject != place.subject:
-            if snapshot.subject is not None:
-                return Loaded()  # somebody else's, who was here before
-            return self._claimed(place, snapshot)
+        mine = snapshot.subject == place.subject
+        if not mine and snapshot.subject is not None:
+            return Loaded()  # somebody else's, who was here before
         if snapshot.updated < oldest:
             return Loaded(seen=_seen(snapshot), gone=gone(snapshot.id, "expired"))
-        return Loaded(snapshot, text, _seen(snapshot))
+        return Loaded(snapshot, text, _seen(snapshot)) if mine else self._claimed(place, snapshot)
 
     def _claimed(self, place: Place, old: Snapshot) -> Loaded:
         """Let the flow of a session that has got a subject be that subject's, under a new id."""
         new = old.rekeyed(secrets.token_urlsafe(16), place.subject)
-        self._heads.bury(_seen(old), code="moved")
+        try:
+            self._heads.bury(_seen(old), moved_to=new.id)
+        except StaleFlow:
+            return self._moved(place, old.id) or Loaded(gone=gone(old.id, "moved"))
         text = self.carry(place, new)
         return Loaded(*self._heads.adopt(new, text), _seen(new), was=old.id)
+
+    def _moved(self, place: Place, id: str) -> Loaded | None:
+        """Return the flow as its subject has it, for a request that has not heard of the claim."""
+        moved_to = self._heads.moved_to(id)
+        newest = None if moved_to is None else self._heads.newest(moved_to)
+        if newest is None or newest[0].subject != place.subject:
+            return None
+        return Loaded(*newest, _seen(newest[0]), was=id)
 
     def carry(self, place: Place, snapshot: Snapshot) -> str:
         return snapshot.encode(place.machine)
@@ -79,8 +91,12 @@ class SessionStore:
         old: Snapshot,
         receipt: Receipt | None = None,
         location: str | None = None,
-    ) -> None:
+        *,
+        claim: str = "",
+        within: Any = None,
+    ) -> Seen:
         self._heads.bury(seen or _seen(old), receipt, location)
+        return seen or _seen(old)
 
     def receipt(self, place: Place, asked: Asked) -> Kept | None:
         return self._heads.receipt(asked.id, asked.nonce)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, Final
 from weakref import finalize
 
@@ -18,11 +20,19 @@ from sqlalchemy.orm import Session, scoped_session
 
 from ..config import Config
 from ..core.history import Entry
-from ..errors import ConfigError, FlowBusy, StaleFlow, StoreUnavailable
+from ..errors import ConfigError, FlowBusy, StaleFlow
 from ..funnel import Funnel, LogEntry, arrange
 from .base import Kept, Seen
 from .counting import count
-from .records import Address, Logged, Record, claimed_elsewhere, lost_race
+from .records import (
+    Address,
+    Logged,
+    Record,
+    claimed_elsewhere,
+    longest_claim,
+    lost_race,
+    unavailable,
+)
 
 __all__ = ["SQLRecords", "engine_finder", "open_engine", "tables"]
 
@@ -40,6 +50,8 @@ RECORD: Final = (
 
 def tables(flow: str, history: str, metadata: sa.MetaData | None = None) -> sa.MetaData:
     """Return the metadata of both tables, for Alembic and the like."""
+    if flow == history:
+        raise ConfigError(f"FSM_FLOW_TABLE and FSM_HISTORY_TABLE are both {flow!r}: name two.")
     metadata = sa.MetaData() if metadata is None else metadata
     sa.Table(
         flow,
@@ -57,7 +69,6 @@ def tables(flow: str, history: str, metadata: sa.MetaData | None = None) -> sa.M
         sa.Column("finished", sa.Boolean, nullable=False),
         sa.Column("claim", sa.String(64), nullable=False),
         sa.Column("claimed_until", sa.BigInteger, nullable=False),
-        sa.Index(f"ix_{flow}_updated", "updated"),
     )
     sa.Table(
         history,
@@ -84,18 +95,9 @@ def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
 
     `timeout` bounds the wait for the server, `wait` that for another transaction, in seconds.
     """
-    try:
-        address = sa.make_url(url)
-        address.get_dialect()
-    except exc.ArgumentError as error:
-        raise ConfigError(
-            f"FSM_STORE_URL is {url!r}, which SQLAlchemy does not know: {error}. Write it like "
-            f"sqlite:////path/to/flows.db or postgresql+psycopg://user:password@host/database."
-        ) from error
-    except ImportError as error:
-        raise _no_driver(url, error) from error
+    address = _address(url)
     backend = address.get_backend_name()
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"pool_timeout": timeout}
     if backend == "sqlite":
         if address.database in (None, "", ":memory:"):
             raise ConfigError(
@@ -104,24 +106,34 @@ def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
             )
         options["connect_args"] = {"timeout": timeout}
     else:
-        options["pool_timeout"] = timeout
         options["isolation_level"] = "READ COMMITTED"
     if backend == "postgresql" and address.get_driver_name() in ("psycopg", "psycopg2"):
-        options["connect_args"] = {
+        bounds = {
             "connect_timeout": max(2, round(timeout)),  # libpq knows no less
             "tcp_user_timeout": round(timeout * 1000),
-        } | dict(address.query)
-        address = address.set(query={})
+        }
+        options["connect_args"] = {
+            name: value for name, value in bounds.items() if name not in address.query
+        }
     try:
         engine = sa.create_engine(address, **options)
     except ImportError as error:
-        raise _no_driver(url, error) from error
+        raise _no_driver(address.drivername, error) from error
+
+    if backend == "postgresql" and address.get_driver_name() == "psycopg":
+        from .postgres import BoundedConnection
+
+        @sa.event.listens_for(engine, "do_connect")
+        def connect(_: object, __: object, args: Any, options: Any) -> BoundedConnection:
+            connection = BoundedConnection.connect(*args, **options)
+            connection.patience = timeout + wait
+            return connection
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _: object) -> None:
         cursor = connection.cursor()
         if backend == "sqlite":
-            cursor.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(cursor, timeout)
             cursor.execute("PRAGMA synchronous = FULL")
         elif backend == "postgresql":
             cursor.execute(f"SET lock_timeout = {round(wait * 1000)}")
@@ -131,12 +143,46 @@ def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
     return engine
 
 
-def _no_driver(url: str, error: ImportError) -> ConfigError:
-    scheme = url.partition(":")[0]
+def _address(url: str) -> sa.URL:
+    try:
+        address = sa.make_url(url)
+    except exc.ArgumentError as error:  # its text has the password
+        raise ConfigError(
+            f"FSM_STORE_URL begins with {url.partition(':')[0]!r} and can't be read. Write it like "
+            f"sqlite:////path/to/flows.db or postgresql+psycopg://user:password@host/database."
+        ) from error
+    try:
+        address.get_dialect()
+    except exc.ArgumentError as error:
+        raise ConfigError(
+            f"FSM_STORE_URL is {address!r}, which SQLAlchemy does not know: {error}. Write it like "
+            f"sqlite:////path/to/flows.db or postgresql+psycopg://user:password@host/database."
+        ) from error
+    except ImportError as error:
+        raise _no_driver(address.drivername, error) from error
+    return address
+
+
+def _no_driver(scheme: str, error: ImportError) -> ConfigError:
     return ConfigError(
         f"FSM_STORE_URL begins with {scheme}://, whose driver is not installed ({error}). Install "
         f"it, or name another one, as in postgresql+psycopg://"
     )
+
+
+def _write_ahead(cursor: Any, timeout: float) -> None:
+    """Let a SQLite file have a write-ahead log, which it then keeps.
+
+    SQLite does not wait here for a writer, whatever its busy timeout.
+    """
+    end = monotonic() + timeout
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except Exception as error:
+            if "locked" not in str(error) or monotonic() > end:
+                raise
+            sleep(0.02)
 
 
 class SQLRecords:
@@ -154,6 +200,7 @@ class SQLRecords:
         self._process = 0
         self._history_limit = config.history_limit
         self._flows_per_owner = config.flows_per_subject
+        self._longest_claim = longest_claim(config.once_lease)
         self.metadata = tables(config.flow_table, config.history_table)
         self._flow = self.metadata.tables[config.flow_table]
         self._history = self.metadata.tables[config.history_table]
@@ -183,13 +230,33 @@ class SQLRecords:
             yield connection
             connection.commit()
 
+    @contextmanager
+    def _unhurried(self) -> Iterator[sa.Connection]:
+        """Open a connection for what may take its time: reports, and cleaning up."""
+        with translated(), self.engine.connect() as connection:
+            driver = connection.connection.dbapi_connection
+            patience = getattr(driver, "patience", None)
+            if patience is not None:
+                driver.patience = None  # type: ignore[union-attr]
+            try:
+                yield connection
+            finally:
+                if patience is not None:
+                    driver.patience = patience  # type: ignore[union-attr]
+
+    def _at_once(self) -> sa.Connection:
+        """Open a connection for a single statement, without the round trips of a transaction."""
+        connection = self.engine.connect()
+        if connection.dialect.name != "sqlite":  # which has no round trips, and reads without one
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+        return connection
+
     def _rows(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Any]:
         """Read, once more if the server has closed the connection since it was last used."""
         with translated():
             for attempt in range(2):
                 try:
-                    with self.engine.connect() as connection:
-                        connection.execution_options(isolation_level="AUTOCOMMIT")
+                    with self._at_once() as connection:
                         return connection.execute(statement, values).all()
                 except exc.DBAPIError as error:
                     if attempt or not error.connection_invalidated:
@@ -200,6 +267,11 @@ class SQLRecords:
     def joining(self, session: Any) -> Iterator[tuple[Any, Callable[[], sa.Connection]]]:
         """Yield a session, a new one if it is None, and what returns its connection."""
         opened = Session(self.engine) if session is None else session
+        if not isinstance(opened, (Session, scoped_session)):
+            raise ConfigError(
+                f"transaction() takes an SQLAlchemy session, or nothing for one of its own; not "
+                f"{session!r}."
+            )
         try:
             self._joined(opened)
             yield opened, lambda: self._joined(opened)
@@ -208,19 +280,28 @@ class SQLRecords:
                 opened.close()
 
     def finish(self, session: Any) -> None:
-        """Commit a caller's session."""
-        with translated():
+        """Commit a caller's session. What its own statements raise is the caller's."""
+        try:
+            session.flush()
+        except exc.DBAPIError as error:
+            if error.connection_invalidated:
+                raise unavailable() from error
+            raise
+        try:
             session.commit()
+        except (exc.OperationalError, exc.InterfaceError) as error:
+            raise unavailable() from error
 
-    def _joined(self, session: Session) -> sa.Connection:
+    def _joined(self, session: Any) -> sa.Connection:
         """Return the connection of a caller's transaction, in which commits may take part."""
+        engine = session.get_bind().engine
+        if _database(engine.url) != _database(self.engine.url):
+            raise ConfigError(
+                f"The session given to transaction() is bound to {engine.url!r}, and flows are "
+                f"kept in {self.engine.url!r}: only one database can commit both."
+            )
         with translated():
-            connection = session.connection()
-            if connection.engine.url != self.engine.url:
-                raise ConfigError(
-                    f"The session given to transaction() is bound to {connection.engine.url!r}, "
-                    f"and flows are kept in {self.engine.url!r}: only one database can commit both."
-                )
+            connection: sa.Connection = session.connection()
             lock_at_once(connection)
         return connection
 
@@ -246,9 +327,22 @@ class SQLRecords:
                 self._put(within, address, seen, record, claim, now)
                 self._append(within, logged)
             return
+        if seen is not None and len(logged) == 1 and self.engine.dialect.name == "postgresql":
+            self._move_at_once(address, seen, record, logged[0], claim, now)
+            return
         with self._begun() as connection:
             self._put(connection, address, seen, record, claim, now)
             self._append(connection, logged)
+
+    def _move_at_once(
+        self, address: Address, seen: Seen, record: Record, row: Logged, claim: str, now: int
+    ) -> None:
+        """Update the record and append its history by one statement: one round trip for four."""
+        values = _updated(address, seen, record, claim, now, now + self._longest_claim)
+        values |= {f"row_{name}": value for name, value in row._asdict().items()}
+        with translated(), self._at_once() as connection:
+            if connection.execute(self._statements.move, values).rowcount != 1:
+                raise self._overtaken(connection, address, seen)
 
     def _put(
         self,
@@ -259,11 +353,10 @@ class SQLRecords:
         claim: str,
         now: int,
     ) -> None:
-        values = {**dict(zip(RECORD, record, strict=True)), "claim": "", "claimed_until": 0}
         if seen is None:
-            self._begin(connection, address, values)
+            self._begin(connection, address, _written(record))
             return
-        values |= {**_at(address), **_seen(seen), "now": now, "claimed": claim}
+        values = _updated(address, seen, record, claim, now, now + self._longest_claim)
         if connection.execute(self._statements.update, values).rowcount != 1:
             raise self._overtaken(connection, address, seen)
 
@@ -278,19 +371,26 @@ class SQLRecords:
         if taken:
             raise lost_race()
         if key:
-            flow = self._flow.c
-            others = (flow.owner == owner, flow.machine == machine, flow.slot != key)
-            oldest = connection.scalars(
-                sa.select(flow.slot)
-                .where(*others)
-                .order_by(flow.updated.desc(), flow.slot)
-                .offset(self._flows_per_owner - 1)
-                .limit(BATCH)
-            ).all()
-            if oldest:
-                connection.execute(
-                    sa.delete(self._flow).where(*others, flow.slot.in_(list(oldest)))
-                )
+            self._drop_oldest(connection, address)
+
+    def _drop_oldest(self, connection: sa.Connection, fresh: Address) -> None:
+        """Keep an owner's flows within bounds; those that were given up don't count."""
+        flow, (owner, machine, key) = self._flow.c, fresh
+        others = (
+            flow.owner == owner,
+            flow.machine == machine,
+            flow.record != "",
+            flow.slot != key,
+        )
+        surplus = connection.scalars(
+            sa.select(flow.slot)
+            .where(*others)
+            .order_by(flow.updated.desc(), flow.slot)
+            .offset(self._flows_per_owner - 1)
+            .limit(BATCH)
+        ).all()
+        if surplus:
+            connection.execute(sa.delete(self._flow).where(*others, flow.slot.in_(list(surplus))))
 
     def _append(self, connection: sa.Connection, logged: Sequence[Logged]) -> None:
         if logged:
@@ -322,6 +422,7 @@ class SQLRecords:
 
     def claim(self, address: Address, seen: Seen, claim: str, now: int, until: int) -> None:
         values = {**_at(address), **_seen(seen), "now": now, "claimed": claim, "until": until}
+        values["horizon"] = now + self._longest_claim
         with self._begun() as connection:
             if connection.execute(self._statements.claim, values).rowcount != 1:
                 raise self._overtaken(connection, address, seen)
@@ -369,7 +470,7 @@ class SQLRecords:
             .where(*self._between(machine, since, until))
             .order_by(history.at, history.flow, history.rev, history.n)
         )
-        with translated(), self.engine.connect() as connection:
+        with self._unhurried() as connection:
             options = {"yield_per": BATCH}
             for row in connection.execute(statement, execution_options=options):
                 yield LogEntry(*row)
@@ -383,7 +484,7 @@ class SQLRecords:
         until: int | None,
     ) -> Funnel:
         wanted = self._between(machine, since, until)
-        with translated(), self.engine.connect() as connection:
+        with self._unhurried() as connection:
             # The statements are large, and others at each call: not worth a cache.
             connection.execution_options(compiled_cache=None)
             return arrange(machine, states, *count(connection, self._history, wanted, initial))
@@ -396,12 +497,14 @@ class SQLRecords:
             self.metadata.create_all(connection)
 
     def purge(self, before: int, history_before: int | None) -> int:
-        with self._begun() as connection:
+        with self._unhurried() as connection:
+            lock_at_once(connection)
             flows = sa.delete(self._flow).where(self._flow.c.updated < before)
             removed = connection.execute(flows).rowcount
             if history_before is not None:
                 old = sa.delete(self._history).where(self._history.c.at < history_before)
                 connection.execute(old)
+            connection.commit()
         return removed
 
 
@@ -415,7 +518,12 @@ class Statements:
         owned = sa.and_(flow.owner == param("at_owner"), flow.machine == param("at_machine"))
         here = sa.and_(owned, flow.slot == param("at_slot"))
         seen = sa.and_(here, flow.flow == param("seen_flow"), flow.rev == param("seen_rev"))
-        free = sa.or_(flow.claimed_until < param("now"), flow.claim == param("claimed"))
+        # One that lies further ahead than any claim was made while a clock was wrong.
+        free = sa.or_(
+            flow.claimed_until < param("now"),
+            flow.claimed_until > param("horizon"),
+            flow.claim == param("claimed"),
+        )
         columns = [flow[name] for name in RECORD]
         self.read = sa.select(*columns).where(here)
         self.listed = (
@@ -436,6 +544,13 @@ class Statements:
             .values(claim="", claimed_until=0)
         )
         self.append = sa.insert(history_table)
+        won = self.update.returning(sa.literal(1).label("one")).cte("won")
+        row = [param(f"row_{column.name}", type_=column.type) for column in history]
+        self.move = (
+            sa.insert(history_table)
+            .from_select([column.name for column in history], sa.select(*row).select_from(won))
+            .execution_options(preserve_rowcount=True)
+        )
         self.history = (
             sa.select(*(history[name] for name in Entry._fields))
             .where(history.flow == param("flow"), history.rev <= param("rev"))
@@ -472,9 +587,29 @@ class Statements:
         return self._inserts[dialect]
 
 
+def _database(url: sa.URL) -> tuple[Any, ...]:
+    """Return what tells two databases apart, however their URLs are written."""
+    name = url.database
+    if url.get_backend_name() == "sqlite" and name:
+        name = str(Path(name).absolute())
+    return url.get_backend_name(), url.host, url.port, name
+
+
 def _at(address: Address) -> dict[str, str]:
     owner, machine, key = address
     return {"at_owner": owner, "at_machine": machine, "at_slot": key}
+
+
+def _written(record: Record) -> dict[str, Any]:
+    return {**dict(zip(RECORD, record, strict=True)), "claim": "", "claimed_until": 0}
+
+
+def _updated(
+    address: Address, seen: Seen, record: Record, claim: str, now: int, horizon: int
+) -> dict[str, Any]:
+    written = _written(record)
+    limits = {"now": now, "horizon": horizon, "claimed": claim}
+    return {**written, **_at(address), **_seen(seen), **limits}
 
 
 def _seen(seen: Seen) -> dict[str, Any]:
@@ -495,7 +630,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except exc.TimeoutError as error:
-        raise _unavailable(error) from error
+        raise unavailable() from error
     except exc.DBAPIError as error:
         kind, text = type(error.orig).__name__, str(error.orig)
         if kind == "UndefinedTable" or "no such table" in text:
@@ -510,15 +645,8 @@ def translated() -> Iterator[None]:
         if error.connection_invalidated or isinstance(
             error, (exc.OperationalError, exc.InterfaceError)
         ):
-            raise _unavailable(error) from error
+            raise unavailable() from error
         raise
-
-
-def _unavailable(error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"The database that keeps the flows can't be used just now: {error.__class__.__name__}. "
-        f"Nothing was decided; try again in a moment."
-    )
 
 
 def engine_finder(source: Any) -> Callable[[], sa.Engine] | None:
@@ -527,6 +655,8 @@ def engine_finder(source: Any) -> Callable[[], sa.Engine] | None:
         return lambda: source
     if isinstance(source, (Session, scoped_session)):
         return lambda: source.get_bind().engine
-    if hasattr(type(source), "engine"):  # Flask-SQLAlchemy and -Lite, which need an app context
+    if type(source).__module__.startswith("flask_sqlalchemy") and hasattr(
+        type(source), "engine"
+    ):  # Flask-SQLAlchemy and -Lite, which need an app context
         return lambda: source.engine
     return None

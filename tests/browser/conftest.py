@@ -1,16 +1,20 @@
 """A real server, a real Chromium, and a visitor whose every request is looked at.
 
+The flows are in the session, and one process serves. With FSM_TEST_EXAMPLE_STORE (sqlite, postgres
+or redis) they are in such a store, and four workers of gunicorn serve.
+
 Chromium is found by FSM_CHROMIUM, or by name on the PATH. Where there is none, these tests are
 skipped and say so; FSM_REFUSE_SKIPS makes them fail instead.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -27,11 +31,17 @@ from playwright.sync_api import (
 )
 from playwright.sync_api import Error as PlaywrightError
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
-from werkzeug.wsgi import ClosingIterator
 
 from example_app import create_app
-from flask_fsm.signals import transitioned
+from example_app.ledger import Ledger
 
+from ..children import LOOPBACK
+from ..servers import KINDS, PostgresDatabases
+from ..workers import Gunicorn
+from .watched import PATIENCE as SECONDS
+from .watched import VARIABLE, Record, until, watch
+
+STORE_VARIABLE = "FSM_TEST_EXAMPLE_STORE"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 INSTALL = (
     "Install it (Debian and Ubuntu: `apt-get install chromium`), or let FSM_CHROMIUM name the "
@@ -53,8 +63,7 @@ REFUSED = tuple(
     f"Failed to load resource: the server responded with a status of {status} "
     for status in (400, 404, 409, 410, 422)
 )
-# The machines that run these tests are shared, and slow at times.
-PATIENCE = 10_000
+PATIENCE = 1_000 * SECONDS  # as Playwright counts
 
 expect.set_options(timeout=PATIENCE)
 
@@ -126,6 +135,31 @@ def restoring(launch: Callable[..., Browser]) -> Iterator[Browser]:
 # -- the server ---------------------------------------------------------------------------------
 
 
+class Server:
+    """The example app behind a real server, with a record of what happens in it.
+
+    `app` works on the store and the ledger of the server, and has the same record.
+    """
+
+    workers = 1
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.config = {"SECRET_KEY": "a key for tests", "LEDGER": str(folder / "ledger"), **config}
+        self.app: Flask = create_app(self.config)
+        self.ledger = Ledger(self.config["LEDGER"])
+        self.record = Record(folder)
+        watch(self.app, self.record)
+        self.url = self.start()
+
+    def start(self) -> str:
+        """Start to serve, and return the URL."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+
 class Quiet(WSGIRequestHandler):
     """A handler that prints nothing."""
 
@@ -133,37 +167,90 @@ class Quiet(WSGIRequestHandler):
         pass
 
 
-class Site:
-    """The example app behind a real server, with a record of what happened in it."""
+class InProcess(Server):
+    """Threads of this process serve."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.app: Flask = create_app({"SECRET_KEY": "a key for tests", **config})
-        self.moves: list[tuple[str, str]] = []
-        """The transitions made, as source and target without their blueprint."""
-        self.answered: list[tuple[str, str, int]] = []
-        """Method, path and status of each answer, but those of static files."""
-        self._gate: threading.Barrier | None = None
-        self._arrived = threading.Semaphore(0)
-        self._serve = self.app.wsgi_app
-        self.app.wsgi_app = self._watched  # type: ignore[method-assign]
-        transitioned.connect(self._moved, self.app)
-        self.server: BaseWSGIServer = make_server(
-            "127.0.0.1", 0, self.app, threaded=True, request_handler=Quiet
+    def start(self) -> str:
+        self._server: BaseWSGIServer = make_server(
+            LOOPBACK, 0, self.app, threaded=True, request_handler=Quiet
         )
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
         # It looks every 20 ms whether it is to end.
-        self._thread = threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.02], daemon=True)
         self._thread.start()
+        return f"http://{LOOPBACK}:{self._server.server_port}"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class InWorkers(Server):
+    """Four workers of gunicorn serve, each request of a visitor any of them."""
+
+    workers = 4
+
+    def start(self) -> str:
+        told = {"folder": str(self.folder), "config": self.config}
+        self._gunicorn = Gunicorn(
+            "tests.browser.watched:create_app()",
+            {VARIABLE: json.dumps(told)},
+            workers=self.workers,
+            threads=4,
+            ping="/",
+            # A connection that is kept would keep its worker, too.
+            options=["--keep-alive=0"],
+        )
+        try:
+            self._gunicorn.start()
+        except BaseException:
+            self.stop()
+            raise
+        return f"http://{LOOPBACK}:{self._gunicorn.port}"
+
+    def stop(self) -> None:
+        self._gunicorn.stop()
+
+
+class Site:
+    """A server of the example app, as one test sees it: with what happened since it began."""
+
+    def __init__(self, server: Server) -> None:
+        self.app, self.url, self.workers = server.app, server.url, server.workers
+        self._ledger, self._record = server.ledger, server.record
+        Path(self._ledger.path).unlink(missing_ok=True)
+        self._record.free()
+        self._since = self._record.end()
+        self._awaited = self._before = 0
 
     @property
     def orders(self) -> list[dict[str, Any]]:
-        orders: list[dict[str, Any]] = self.app.extensions["example_orders"]
-        return orders
+        return self._ledger.orders()
 
     @property
     def members(self) -> list[dict[str, Any]]:
-        members: list[dict[str, Any]] = self.app.extensions["example_members"]
-        return members
+        return self._ledger.members()
+
+    @property
+    def moves(self) -> list[tuple[str, str]]:
+        """The transitions made, as source and target without their blueprint."""
+        return [(source, target) for _, source, target in self._record.read("moved", self._since)]
+
+    @property
+    def answered(self) -> list[tuple[str, str, int]]:
+        """Method, path and status of each answer, but those of static files."""
+        answers = self._record.read("answered", self._since)
+        return [(method, path, status) for _, method, path, status in answers]
+
+    @property
+    def served_by(self) -> set[int]:
+        """The processes that answered."""
+        return {process for process, *_ in self._record.read("answered", self._since)}
+
+    @property
+    def on_server(self) -> bool:
+        """Whether the flows are on a server, and not in the session."""
+        return self.app.config["FSM_STORE_URL"] != "session"
 
     @property
     def posted(self) -> list[tuple[str, int]]:
@@ -172,49 +259,85 @@ class Site:
 
     def hold(self, count: int) -> None:
         """From now on, let forms wait until `count` of them are here, then serve all at once."""
-        self._gate = threading.Barrier(count)
+        self._before = len(self.posted)
+        self._record.hold(count)
 
     def await_form(self) -> None:
         """Wait for a form that is held."""
-        assert self._arrived.acquire(timeout=PATIENCE / 1000), "No form was sent."
+        self._awaited += 1
+        until(
+            lambda: len(self._record.read("held", self._since)) >= self._awaited,
+            "No form was sent.",
+        )
 
-    def close(self) -> None:
-        self.server.shutdown()
-        self._thread.join()
-        self.server.server_close()
+    def await_answers(self) -> None:
+        """Wait until the forms that were held are answered, those too whose sender is gone."""
+        until(
+            lambda: len(self.posted) >= self._before + self._awaited,
+            "A form was not answered.",
+        )
 
-    def _moved(self, sender: Flask, *, result: Any, **_: Any) -> None:
-        self.moves.append((result.source.split(".")[1], result.target.split(".")[1]))
 
-    def _watched(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+@pytest.fixture(scope="package")
+def store_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str | None]:
+    """The store on which four workers serve: of the kind that FSM_TEST_EXAMPLE_STORE names."""
+    match os.environ.get(STORE_VARIABLE):
+        case None | "":
+            yield None
+        case "sqlite":
+            yield f"sqlite:///{tmp_path_factory.mktemp('store') / 'fsm.db'}"
+        case "postgres":
+            databases = PostgresDatabases(request.getfixturevalue("postgres").url)
+            yield databases.fresh()
+            databases.drop()
+        case "redis":
+            yield request.getfixturevalue("redis_databases").fresh()
+        case kind:
+            pytest.fail(f"{STORE_VARIABLE} is {kind!r}, and not one of {', '.join(KINDS)}.")
 
-        def start(status: str, *rest: Any) -> Any:
-            if "/static/" not in path:
-                self.answered.append((method, path, int(status[:3])))
-            return start_response(status, *rest)
 
-        gate = self._gate
-        if method == "POST" and gate is not None:
-            self._arrived.release()
-            gate.wait(timeout=PATIENCE / 1000)
-        # Read here, for the server leaves files open when the browser hangs up.
-        with closing(ClosingIterator(self._serve(environ, start))) as answer:
-            return [b"".join(answer)]
+@pytest.fixture(scope="package")
+def in_workers(
+    store_url: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Server]]:
+    """A maker of servers with four workers, which take their time to start: one for each config."""
+    servers: dict[str, Server] = {}
+
+    def start(**config: Any) -> Server:
+        name = json.dumps(config, sort_keys=True)
+        if name not in servers:
+            servers[name] = InWorkers(
+                tmp_path_factory.mktemp("site"), {"FSM_STORE_URL": store_url, **config}
+            )
+        return servers[name]
+
+    yield start
+    for server in servers.values():
+        server.stop()
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Site]]:
-    """A maker of sites, each with an app of its own."""
-    sites: list[Site] = []
+def serve(
+    store_url: str | None,
+    in_workers: Callable[..., Server],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., Site]]:
+    """A maker of sites, with flows in the session and an app of their own, or in four workers."""
+    servers: list[Server] = []
 
     def make(**config: Any) -> Site:
-        sites.append(Site(config))
-        return sites[-1]
+        if store_url is not None:
+            return Site(in_workers(**config))
+        servers.append(
+            InProcess(tmp_path_factory.mktemp("site"), {"FSM_STORE_URL": "session", **config})
+        )
+        return Site(servers[-1])
 
     yield make
-    for site in sites:
-        site.close()
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture

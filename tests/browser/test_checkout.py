@@ -192,6 +192,7 @@ def press_twice(page: Page, site: Site, name: str, second: int) -> None:
         page.mouse.down(click_count=press)
         page.mouse.up(click_count=press)
         site.await_form()
+    site.await_answers()
 
 
 TWICE = pytest.mark.parametrize(

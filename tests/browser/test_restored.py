@@ -2,9 +2,10 @@
 
 Chromium shows such a page without asking the server, with the form as it was left, and so with a
 token that is as old as the page. It drops a page with `Cache-Control: no-store` as soon as a cookie
-changes that scripts can't see. Each step changes such a cookie; so the first tests show what
-visitors get today. In the others scripts may see the cookie: they show what visitors get from a
-browser that keeps such pages.
+changes that scripts can't see. Each step of a flow in the session changes such a cookie; so the
+first tests show what visitors get today. In the others scripts may see the cookie: they show what
+visitors get from a browser that keeps such pages. Of a flow on a server the cookie only says which
+one it is, and stays: there a page is kept over a step in any case.
 """
 
 from __future__ import annotations
@@ -98,15 +99,17 @@ def test_a_form_left_by_a_link_is_still_filled_in(page: Page, site: Site) -> Non
     assert [taken["checkout.address"]["street"] for taken in site.orders] == [STREET]
 
 
-def test_back_over_a_step_opens_the_page_anew(page: Page, site: Site) -> None:
-    """A step changes the cookie, so Chromium asks for the page again, and it can be changed."""
+def test_back_over_a_step_leads_to_a_page_that_can_be_changed(page: Page, site: Site) -> None:
+    """Back over a step, another street, Continue: it is taken, as the page is asked for again."""
     arrive(page, site, PARCEL, at="address")
     walk(page, ("payment", fill_address))
+    # Each step changes the cookie, wherever flows are kept: so Chromium has not kept the page.
     assert not back(page, "address")
     expect(page.get_by_label("Street and number")).to_have_value(STREET)
     page.get_by_label("Street and number").fill("Elm Street 5")
     send(page, "/checkout/payment")
-    assert {status for _, status in site.posted} == {303}
+    assert [status for _, status in site.posted[-2:]] == [303, 303]
+    assert site.moves[-2:] == [("address", "payment")] * 2
 
 
 def test_a_kept_page_that_was_changed_is_a_conflict_and_can_be_sent_again(

@@ -27,6 +27,8 @@ from typing import NamedTuple
 import jinja2
 import pytest
 
+from flask_fsm.cli import fsm as commands
+
 ROOT = Path(__file__).parents[2]
 FILES = [
     ROOT / "README.md",
@@ -141,6 +143,12 @@ def check_command(line: str, where: str) -> None:
             assert not extra or extra.rstrip("]") in (ROOT / "pyproject.toml").read_text(), where
         case ["flask", "--app", "example_app", "run"]:
             assert (ROOT / "example_app" / "__init__.py").is_file(), where
+        case ["flask", "fsm", name, *options] | ["flask", "--app", "app", "fsm", name, *options]:
+            commands.commands[name].make_context(name, options).close()
+        case ["export", *settings]:
+            assert all(re.match(r"FLASK_[A-Z_]+=", setting) for setting in settings), where
+        case ["gunicorn", "--workers", _, application]:
+            assert application == "app:app", where
         case ["python", "-c", code]:
             compile(code, where, "exec")
         case [command] if command.startswith(".ci/"):

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ import pytest
 from flask import Flask, template_rendered
 
 from example_app import create_app, machines
+from example_app.ledger import Ledger
 from flask_fsm import FlowFinished, InvalidTransition, Snapshot
 
+from ..servers import KINDS
 from .visitor import (
     ADDRESS,
     GIFT,
@@ -50,8 +52,18 @@ WAYS = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def app() -> Flask:
-    return create_app({"SECRET_KEY": "a key for tests", "TESTING": True})
+def config(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "SECRET_KEY": "a key for tests",
+        "TESTING": True,
+        "FSM_STORE_URL": "session",
+        "LEDGER": tmp_path / "ledger",
+    }
+
+
+@pytest.fixture
+def app(config: dict[str, Any]) -> Flask:
+    return create_app(config)
 
 
 @pytest.fixture
@@ -60,9 +72,9 @@ def visitor(app: Flask) -> Visitor:
 
 
 @pytest.fixture
-def orders(app: Flask) -> list[dict[str, Any]]:
-    placed: list[dict[str, Any]] = app.extensions["example_orders"]
-    return placed
+def ledger(app: Flask) -> Ledger:
+    found: Ledger = app.extensions["example_ledger"]
+    return found
 
 
 @contextmanager
@@ -82,7 +94,7 @@ def rendered(app: Flask) -> Iterator[list[str | None]]:
 
 @WAYS
 def test_every_page_shows_once_it_is_reached(
-    app: Flask, orders: list[dict[str, Any]], way: dict[str, dict[str, str]]
+    app: Flask, ledger: Ledger, way: dict[str, dict[str, str]]
 ) -> None:
     """Each way through the checkout shows a page after the other, and ends in one order."""
     visitor = Visitor(app)
@@ -93,8 +105,10 @@ def test_every_page_shows_once_it_is_reached(
         assert page.headers["Cache-Control"] == "no-store"
         answer = visitor.post(name, {**hidden(page.text), **way[name]})
         assert (answer.status_code, answer.location) == (303, f"/checkout/{leads_to}")
-    assert orders[0]["checkout.review"]["number"] in visitor.open("done").text
-    assert [name.removeprefix("checkout.") for name in orders[0]] == [n or "cart" for n in names]
+    assert ledger.orders()[0]["checkout.review"]["number"] in visitor.open("done").text
+    assert [name.removeprefix("checkout.") for name in ledger.orders()[0]] == [
+        n or "cart" for n in names
+    ]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +132,7 @@ def test_no_page_runs_before_its_time(app: Flask, path: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in [*GIFT, "pickup"] if name])
 def test_no_form_is_taken_before_its_time(
-    app: Flask, visitor: Visitor, orders: list[dict[str, Any]], name: str
+    app: Flask, visitor: Visitor, ledger: Ledger, name: str
 ) -> None:
     """A form sent to a later page, with the first page's token or none, is refused unseen."""
     form = visitor.form("", GIFT.get(name, PICKUP.get(name, {})))
@@ -128,10 +142,10 @@ def test_no_form_is_taken_before_its_time(
         without = visitor.post(name, form)
     assert (with_token.status_code, without.status_code) == (409, 409)
     assert not [template for template in templates if not str(template).startswith("fsm/")]
-    assert orders == []
+    assert ledger.orders() == []
 
 
-def test_an_order_sent_three_times_is_one(visitor: Visitor, orders: list[dict[str, Any]]) -> None:
+def test_an_order_sent_three_times_is_one(visitor: Visitor, ledger: Ledger) -> None:
     """The last form sent three times makes one order, and leads to the same end page."""
     visitor.walk(PARCEL, to="review")
     form = visitor.form("review", REVIEW)
@@ -139,30 +153,28 @@ def test_an_order_sent_three_times_is_one(visitor: Visitor, orders: list[dict[st
     assert [(answer.status_code, answer.location) for answer in answers] == [
         (303, "/checkout/done")
     ] * 3
-    assert len(orders) == 1
+    assert len(ledger.orders()) == 1
 
 
-def test_the_next_order_is_another_one(visitor: Visitor, orders: list[dict[str, Any]]) -> None:
+def test_the_next_order_is_another_one(visitor: Visitor, ledger: Ledger) -> None:
     """After the end the cart is blank, and the whole way can be gone again."""
     visitor.walk(PARCEL)
     page = visitor.open("")
     assert page.status_code == 200
     assert 'value="2"' not in page.text
     visitor.walk(PICKUP)
-    assert [order["checkout.delivery"]["how"] for order in orders] == ["parcel", "pickup"]
-    assert len({order["checkout.review"]["number"] for order in orders}) == 2
+    assert [order["checkout.delivery"]["how"] for order in ledger.orders()] == ["parcel", "pickup"]
+    assert len({order["checkout.review"]["number"] for order in ledger.orders()}) == 2
 
 
-def test_a_changed_branch_leaves_nothing_in_the_order(
-    visitor: Visitor, orders: list[dict[str, Any]]
-) -> None:
+def test_a_changed_branch_leaves_nothing_in_the_order(visitor: Visitor, ledger: Ledger) -> None:
     """A gift parcel changed into a plain pick-up: the order has no address and no paper."""
     visitor.walk(GIFT, to="review")
     assert visitor.send("delivery", PICKUP["delivery"]).location == "/checkout/pickup"
     for name in ("address", "wrapping"):
         assert visitor.open(name).location == "/checkout/pickup"
     visitor.walk({name: PICKUP[name] for name in ("pickup", "payment", "review")})
-    assert [name.split(".")[1] for name in orders[0]] == [
+    assert [name.split(".")[1] for name in ledger.orders()[0]] == [
         "cart",
         "delivery",
         "pickup",
@@ -231,20 +243,20 @@ def test_no_page_lets_a_script_in(app: Flask) -> None:
 # -- the sign-up --------------------------------------------------------------------------------
 
 
-def test_a_sign_up_makes_one_member(app: Flask) -> None:
+def test_a_sign_up_makes_one_member(app: Flask, ledger: Ledger) -> None:
     """Three pages make an account; sending the last one again makes no other."""
     visitor = Visitor(app, "/signup/")
     visitor.walk(SIGNUP, to="confirm")
     form = visitor.form("confirm", SIGNUP["confirm"])
     assert {visitor.post("confirm", form).location for _ in range(3)} == {"/signup/welcome"}
     assert "Welcome, Ada" in visitor.open("welcome").text
-    assert [member["email"] for member in app.extensions["example_members"]] == ["ada@example.com"]
+    assert [member["email"] for member in ledger.members()] == ["ada@example.com"]
     again = Visitor(app, "/signup/").send("", SIGNUP[""])
     assert again.status_code == 422
     assert "There is an account with this address already." in again.text
 
 
-def test_the_cookie_keeps_no_plain_password(app: Flask) -> None:
+def test_the_cookie_keeps_no_plain_password(app: Flask, ledger: Ledger) -> None:
     """The cookie can be read by whoever has it: it holds a hash of the password, and no more."""
     visitor = Visitor(app, "/signup/")
     serializer = app.session_interface.get_signing_serializer(app)  # type: ignore[attr-defined]
@@ -257,7 +269,7 @@ def test_the_cookie_keeps_no_plain_password(app: Flask) -> None:
         told = json.dumps(kept, default=str) + repr(flow.data) + repr(flow)
         assert "ada@example.com" in told
         assert PASSWORD not in told
-    assert PASSWORD not in repr(app.extensions["example_members"])
+    assert PASSWORD not in repr(ledger.members())
 
 
 def test_a_password_is_never_sent_back(app: Flask) -> None:
@@ -274,7 +286,7 @@ def test_a_password_is_never_sent_back(app: Flask) -> None:
         assert PASSWORD not in page.text
 
 
-def test_two_machines_do_not_meet(app: Flask, orders: list[dict[str, Any]]) -> None:
+def test_two_machines_do_not_meet(app: Flask, ledger: Ledger) -> None:
     """A checkout and a sign-up in one session go on side by side."""
     shopper = Visitor(app)
     member = Visitor(app, "/signup/")
@@ -282,7 +294,7 @@ def test_two_machines_do_not_meet(app: Flask, orders: list[dict[str, Any]]) -> N
     shopper.walk(PARCEL, to="payment")
     member.walk(SIGNUP)
     shopper.walk({name: PARCEL[name] for name in ("payment", "review")})
-    assert len(orders) == len(app.extensions["example_members"]) == 1
+    assert len(ledger.orders()) == len(ledger.members()) == 1
 
 
 # -- the proof of concept -----------------------------------------------------------------------
@@ -342,21 +354,49 @@ def test_a_get_with_to_moves_nothing(app: Flask) -> None:
 # -- the app as such ----------------------------------------------------------------------------
 
 
-def test_two_apps_know_nothing_of_each_other() -> None:
+def test_two_apps_know_nothing_of_each_other(config: dict[str, Any], tmp_path: Path) -> None:
     """The factory called twice makes two shops: an order in one is none in the other."""
-    first, second = (create_app({"SECRET_KEY": key}) for key in ("one", "two"))
+    first, second = (create_app({**config, "LEDGER": tmp_path / name}) for name in ("one", "two"))
+    orders = [app.extensions["example_ledger"].orders for app in (first, second)]
     Visitor(first).walk(PARCEL)
-    assert len(first.extensions["example_orders"]) == 1
-    assert second.extensions["example_orders"] == []
+    assert [len(placed()) for placed in orders] == [1, 0]
     Visitor(second).walk(PICKUP)
-    assert len(first.extensions["example_orders"]) == 1
-    assert len(second.extensions["example_orders"]) == 1
+    assert [len(placed()) for placed in orders] == [1, 1]
 
 
-def test_a_key_is_made_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without SECRET_KEY each app signs with a key of its own; with it, with that one."""
+@pytest.mark.parametrize("kind", ["session", "memory://", "sqlite", "postgres", "redis"])
+def test_one_variable_chooses_the_store(
+    config: dict[str, Any],
+    fresh_store: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """FSM_STORE_URL in the environment is enough for the shop and the sign-up to work there."""
+    del config["FSM_STORE_URL"]
+    url = fresh_store(kind) if kind in KINDS else kind
+    monkeypatch.setenv("FSM_STORE_URL", url)
+    app = create_app(config)
+    assert app.config["FSM_STORE_URL"] == url
+    visitor, ledger = Visitor(app), app.extensions["example_ledger"]
+    for way in (GIFT, PICKUP):
+        visitor.walk(way, to="review")
+        form = visitor.form("review", REVIEW)
+        assert {visitor.post("review", form).location for _ in range(3)} == {"/checkout/done"}
+        number = ledger.orders()[-1]["checkout.review"]["number"]
+        assert number in visitor.open("done").text
+    Visitor(app, "/signup/").walk(SIGNUP)
+    assert (len(ledger.orders()), len(ledger.members())) == (2, 1)
+
+
+def test_the_key_comes_from_outside_or_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SECRET_KEY signs the sessions; without it a key does that is made once, for all workers."""
+    monkeypatch.setattr(Flask, "auto_find_instance_path", lambda app: str(tmp_path / "instance"))
     monkeypatch.delenv("SECRET_KEY", raising=False)
-    assert create_app().secret_key != create_app().secret_key
+    keys = {create_app().secret_key for _ in range(2)}
+    assert keys == {(tmp_path / "instance" / "secret_key").read_text()}
+    assert len(keys.pop()) == 64
     monkeypatch.setenv("SECRET_KEY", "from outside")
     assert create_app().secret_key == "from outside"
 
@@ -366,7 +406,7 @@ def test_flask_finds_the_app() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "example_app", "routes"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
+        env={**os.environ, "PYTHONWARNINGS": "error", "SECRET_KEY": "a key for tests"},
         capture_output=True,
         text=True,
         timeout=60,

@@ -137,9 +137,10 @@ class Refused(Exception):
 class Model:
     """A browser and a server: the cookie of the one, the heads and receipts of the other."""
 
-    def __init__(self, definition: Definition, *, in_memory: bool) -> None:
+    def __init__(self, definition: Definition, *, in_memory: bool, lasting: bool = False) -> None:
         self.definition = definition
-        self.in_memory = in_memory
+        self.in_memory = in_memory or lasting
+        self.lasting = lasting
         self.cookie: Run | None = None
         self.heads: dict[int, Run] = {}
         self.receipts: dict[int, dict[int, tuple[Any, str]]] = {}
@@ -148,7 +149,9 @@ class Model:
         self.nonces = 0
 
     def restart(self) -> None:
-        """Another process goes on: it has the browser's cookie and nothing else."""
+        """Another process goes on: it has the browser's cookie, and a server's record if any."""
+        if self.lasting:
+            return
         self.heads = {}
         self.receipts = {}
         self.given_up = set()

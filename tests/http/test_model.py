@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 from flask_fsm import FlaskFSM, Machine, Transition, ValidationFailed
 from flask_fsm.tokens import Claim, Tokens
 
-from ..apps import ASKING, SECRET, Visitor, seen, show, token_in, typed
+from ..apps import ASKING, SECRET, Visitor, prepare, seen, show, token_in, typed
 from .model import Definition, Edge, Expected, Model, Ticket
 
 RUNS = int(os.environ.get("FSM_STATEFUL_RUNS", "100"))
@@ -117,6 +117,7 @@ def app_of(definition: Definition, store: str) -> Flask:
         app,
         Machine(definition.name, [edge(e) for e in definition.edges], repeat=definition.repeat),
     )
+    prepare(app, fsm)
     for page in definition.pages:
 
         @app.route(f"/{page}", methods=["GET", "POST"], endpoint=page)
@@ -180,7 +181,8 @@ class Browser:
     def __init__(self, definition: Definition, store: str) -> None:
         self.definition = definition
         self.store = store
-        self.model = Model(definition, in_memory=store == "memory://")
+        served = store not in ("session", "memory://")
+        self.model = Model(definition, in_memory=store == "memory://", lasting=served)
         self.visitor = Visitor(app_of(definition, store))
         self.tokens: list[tuple[str, Ticket]] = []
         self.cookies: list[tuple[str, Any]] = []
@@ -340,7 +342,15 @@ class Browser:
             assert shown == expected.seen
 
 
-@pytest.mark.parametrize("store", ["session", "memory://"])
+@pytest.fixture(params=["session", "memory://", "sqlite", "redis"])
+def store(request: pytest.FixtureRequest) -> str:
+    """Where flows live; the contract is the same."""
+    if request.param in ("session", "memory://"):
+        return str(request.param)
+    url: str = request.getfixturevalue("fresh_store")(request.param)
+    return url
+
+
 @pytest.mark.parametrize(
     "definition", [BRANCHES, COUNTED, DOCSTRING, BACK, VISITS], ids=lambda d: d.name
 )
