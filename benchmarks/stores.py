@@ -13,12 +13,13 @@ import random
 import re
 import resource
 import secrets
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -56,10 +57,24 @@ def servers(stack: ExitStack) -> dict[str, Server]:
     schemata = PostgresDatabases(postgres.url)
     databases = RedisDatabases(stack.enter_context(Valkey()).url)
     return {
-        "SQLite": lambda: f"sqlite:///{folder / str(next(numbers))}.db",
+        "SQLite": lambda: grown(folder / f"{next(numbers)}.db", stack),
         "PostgreSQL": schemata.fresh,
         "Valkey": databases.fresh,
     }
+
+
+def grown(path: Path, stack: ExitStack) -> str:
+    """Make a SQLite file whose log has its size, and return its URL.
+
+    While the log grows, each fsync takes several times as long, whoever has written.
+    """
+    connection = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE ballast (bytes)")
+    connection.execute("INSERT INTO ballast VALUES (zeroblob(8000000))")
+    connection.execute("DROP TABLE ballast")
+    connection.execute("PRAGMA wal_checkpoint(RESTART)")
+    return f"sqlite:///{path}"  # the log stays while a connection is open
 
 
 def guarded_on(url: str, options: Mapping[str, Any] | None = None, **config: Any) -> Flask:

@@ -56,6 +56,8 @@ class FSMError(Exception):
 
     status: int = 500
     """The HTTP status that a guarded page answers with."""
+    retry_after: ClassVar[int | None] = None
+    """After how many seconds the same request may succeed, if that is known."""
     default_code: ClassVar[str] = "error"
 
     def __init__(
@@ -259,6 +261,7 @@ class FlowBusy(StaleFlow):
     """Another request of this flow is being served, and the wait for it was over."""
 
     default_code = "busy"
+    retry_after = 1
 
 
 class FlowFinished(FSMError):
@@ -287,6 +290,7 @@ class StoreUnavailable(FSMError):
 
     default_code = "unavailable"
     status = 503
+    retry_after = 1
 
 
 class InvalidToken(FSMError):

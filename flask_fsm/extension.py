@@ -142,14 +142,14 @@ def _claim_at_login(response: Response) -> Response:
     """
     if not session.modified:
         return response
-    state, attended = app_state(), visits().of
+    state = app_state()
     for bound in state.bound.values():
-        if bound.name in attended or bound.by_url or not carries(session, bound.name):
+        if bound.by_url or not carries(session, bound.name):
             continue
         try:
             Run(state, bound, request.view_args or {}).claim_at_login()
-        except FSMError as error:
-            log.warning("The flow of a session that has logged in was not claimed: %s", error)
+        except Exception:  # the app's own function may raise anything; the answer stands
+            log.exception("The flow of a session that has logged in was not claimed.")
     return response
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from flask import Request, Response, current_app, render_template, request
@@ -69,7 +69,6 @@ class Circumstances:
     typed: Sequence[tuple[str, str]] = ()
     omitted: Sequence[str] = ()
     resend: Resend | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Refusal(HTTPException):
@@ -157,7 +156,8 @@ class Refusal(HTTPException):
             )
             kind = "text/html; charset=utf-8"
         response: Response = current_app.response_class(body, self.error.status, content_type=kind)
-        response.headers.update(self.circumstances.headers)
+        if self.error.retry_after is not None:
+            response.headers["Retry-After"] = str(self.error.retry_after)
         if asked == "htmx":
             # An app that lets htmx swap error answers gets the whole page, not a part of a part.
             response.headers["HX-Retarget"] = "body"

@@ -328,13 +328,13 @@ class Run:
         begun = dict(store.listed(theirs, self._oldest()))
         together = [*begun.values(), *dict(store.listed(owner, self._oldest())).values()]
         times = sorted(found.snapshot.updated for found in together if found.snapshot)
-        # Past the bound the oldest are left behind, whoever had them.
-        least = times[-self.state.config.flows_per_subject :][:1] or [0]
-        begun = {
-            key: found
-            for key, found in begun.items()
-            if found.snapshot is not None and found.snapshot.updated >= least[0]
-        }
+        surplus = len(times) - self.state.config.flows_per_subject
+        if surplus > 0:  # the oldest are left behind, whoever had them
+            begun = {
+                key: found
+                for key, found in begun.items()
+                if found.snapshot is not None and found.snapshot.updated >= times[surplus]
+            }
         all_here = True
         for key in {**begun, **self._carried.texts}:
             mine = owner._replace(key=key)
@@ -416,19 +416,25 @@ class Run:
         """Return what a link says to find this flow again; it opens nothing without a signature."""
         store = self.state.served("fsm.resume_link()")
         if not self.stored.rev:
-            raise FSMError(
+            error = FSMError(
                 "This flow has not begun, so there is nothing to continue elsewhere.",
                 flow=self.flow.id,
                 code="not_begun",
             )
+            error.status = 409
+            raise error
         return store.pointer(self.place, self.stored)
 
-    def take(self, owner: str, key: str, mark: str, *, confirmed: bool) -> None:
+    def take(self, owner: str, key: str, mark: str, new_id: str, *, confirmed: bool) -> None:
         """Find the flow of a link; if that is `confirmed`, let it go on in this session.
 
-        Raises FlowGone if the link was used before, NotFound if the flow is somebody else's.
+        `new_id` is the same whenever this session uses the link, so that it finds the flow again if
+        the answer was lost. Raises FlowGone if the link was used elsewhere, NotFound if the flow is
+        somebody else's.
         """
         store = self.state.served("fsm.resume_link()")
+        if confirmed and not self.bound.machine.many and self._took(new_id):
+            return
         machine = self.bound.machine
         address, found = store.pointed(machine, owner, key, mark, self._oldest())
         old = found.snapshot
@@ -447,9 +453,9 @@ class Run:
         self.place = Place(machine, subject, secret, key)
         if not confirmed:
             return
-        # Whoever confirms has been asked which of both is to go on.
+        # Whoever confirms has said what is to go on here, whatever else there is.
         try:
-            moved = store.taken(address, found, self.place, lambda old, own: old)
+            moved = store.taken(address, found, self.place, lambda old, own: old, id=new_id)
         except FlowBusy:
             raise
         except StaleFlow as error:
@@ -457,6 +463,21 @@ class Run:
         self._carried.set_was(self._slot, None)
         self._carried.keep(self._slot, moved.carried)
         self.load()
+
+    def _took(self, id: str) -> bool:
+        """Tell whether this session has the flow of a link already; let it go on then."""
+        store = self.state.served("fsm.resume_link()")
+        self._carried = self._carrier()
+        self.place = Place(self.bound.machine)
+        snapshot = blank(self.bound.machine, 0, id=id)
+        found = store.load(
+            self.place, store.carry(self.place, snapshot), self._oldest(), self.bound.choose
+        )
+        if found.snapshot is None or not found.snapshot.rev:
+            return False
+        self._carried.keep(self._slot, found.carried)
+        self.load()
+        return True
 
     # -- claims -------------------------------------------------------------------------
 
@@ -473,10 +494,11 @@ class Run:
             try:
                 until = int(self.state.clock() + self.state.config.once_lease)
                 self.hold()
+                self.claimed = claim  # whether or not the answer arrives
                 self._seen = store.claim(self.place, self._seen, self.flow.snapshot, claim, until)
-                self.claimed = claim
                 return
             except FlowBusy:
+                self.claimed = ""
                 if time.monotonic() + POLL > end:
                     raise
                 time.sleep(POLL)
@@ -556,24 +578,30 @@ class Run:
                     "fsm.transaction() stands within another one, of another session: only one "
                     "can commit with the transitions of a request."
                 )
-            yield outer.session
+            try:
+                yield outer.session
+            except BaseException:
+                outer.failed = True  # whoever catches it must not commit half
+                raise
             return
         with store.joining(session) as (joined, connect):
             transaction = Transaction(joined, connect)
             setattr(behind(g), TRANSACTION, transaction)
             try:
                 yield joined
-                if transaction.moved:
+                if transaction.moved and not transaction.failed:
                     store.finish(joined)
                 else:
                     joined.rollback()
+                    transaction.rolled_back()
             except BaseException:
                 joined.rollback()
                 transaction.rolled_back()
                 raise
             finally:
                 behind(g).pop(TRANSACTION, None)
-        transaction.committed()
+        if not transaction.failed:
+            transaction.committed()
 
     def _stand(self, committed: Committed) -> None:
         """Go on from what was committed."""
@@ -658,6 +686,13 @@ class Run:
         return self.bound.url(
             page, page.values(snapshot.tip[2]), self.place.key if key is None else key
         )
+
+    def url_or_none(self, snapshot: Snapshot, key: str) -> str | None:
+        """Return the URL of the page that a snapshot is at, or None if it can't be built now."""
+        try:
+            return self.url_of(snapshot, key)
+        except (MissingArguments, NotFound):
+            return None
 
     def current_page(self) -> str | None:
         """Return the furthest page that may be opened, or None if no state of the path is one."""

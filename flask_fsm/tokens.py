@@ -69,7 +69,7 @@ class KeyedBLAKE2b(SigningAlgorithm):
 
 
 class Tokens:
-    """Signs with the newest of `secrets_` and reads what any of them signed.
+    """Signs with the newest of `secret_keys` and reads what any of them signed.
 
     The keys are derived once here, as itsdangerous would at every use.
     """
@@ -111,8 +111,9 @@ class Tokens:
 class IdSeal:
     """Hides ids under a key that is derived from the newest secret key, and opens with any.
 
-    Each id is as long as half a keystream block: it is combined with HMAC-SHA-256 of a random
-    salt, and authenticated by another (encrypt, then MAC).
+    An id is shorter than one output of HMAC-SHA-256: it is combined with that of a random salt, and
+    authenticated by another (encrypt, then MAC). The standard library has no cipher, and a package
+    that brings one is much for 22 characters whose secrecy is a second line of defence.
     """
 
     __slots__ = ("_keys",)

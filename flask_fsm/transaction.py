@@ -14,6 +14,8 @@ class Transaction:
     def __init__(self, session: Any, connect: Callable[[], Any]) -> None:
         self.session = session
         self._connect = connect
+        self.failed = False
+        """Whether a part of it has failed, so that it must not be committed."""
         self._told: list[Callable[[], None]] = []
         self._undone: list[Callable[[], None]] = []
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from ..errors import DefinitionError
 
 __all__ = ["faults_of_names", "is_name", "several"]
 
+LONGEST: Final = 255
+UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
+
 
 def is_name(name: object) -> bool:
-    """Tell whether `name` may name a state, an event or a machine."""
-    return isinstance(name, str) and name != ""
+    """Tell whether `name` may name a state, an event or a machine.
+
+    It is a text of 1 to 255 characters, without what no database takes: NUL, half surrogate pairs.
+    """
+    return isinstance(name, str) and 0 < len(name) <= LONGEST and UNFIT.search(name) is None
 
 
 def faults_of_names(where: str, *names: object) -> list[DefinitionError]:

@@ -91,6 +91,8 @@ class Transition(Ruled):
         if event is not None and not is_name(event):
             faults.append(DefinitionError(f"{where}: {event!r} is no name of an event."))
         self.event = event
+        if visit and once:
+            faults.append(DefinitionError(f"{where}: a GET (visit=True) can't claim (once=True)."))
         self.visit = visit
         self.once = once
         self.back: Back = back

@@ -26,9 +26,9 @@ from .visit import SAFE_METHODS, Visit, visits
 __all__ = ["Check", "checks_of", "guarded"]
 
 View = TypeVar("View", bound=Callable[..., Any])
-# Found again through the `__wrapped__` chain, and carried outwards by functools.wraps.
 _NO_TURN: Final = nullcontext()
 log: Final = logging.getLogger("flask_fsm")
+# Found again through the `__wrapped__` chain, and carried outwards by functools.wraps.
 MARK: Final = "__fsm_check__"
 
 

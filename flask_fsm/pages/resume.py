@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
+import secrets
+from base64 import urlsafe_b64encode
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -12,6 +15,7 @@ from flask import (
     redirect,
     render_template,
     request,
+    session,
     url_for,
 )
 from flask.typing import ResponseReturnValue
@@ -26,6 +30,7 @@ from .visit import no_store
 __all__ = ["resume", "resume_link"]
 
 SALT: Final = "flask_fsm.resume"
+NONCE_KEY: Final = "_fsmlink"
 
 
 def _links(machine: str) -> URLSafeSerializer:
@@ -60,7 +65,7 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
                 "This link was made for a short time, which is over.", code="link_expired"
             )
         confirmed = request.method == "POST" and _is_ours()
-        run.take(owner, key, mark, confirmed=confirmed)
+        run.take(owner, key, mark, _new_id(link), confirmed=confirmed)
     except FlowGone as error:
         raise Refusal.of(error, Circumstances(machine, start_url=run.start_url())) from error
     if confirmed:
@@ -72,6 +77,15 @@ def _unframed(response: Response) -> Response:
     """Let no other site show the page in a frame of its own, for a click that was not meant."""
     response.headers["X-Frame-Options"] = "DENY"
     return response
+
+
+def _new_id(link: str) -> str:
+    """Return the id that the flow gets, if this session continues it; nobody else can know it."""
+    nonce = session.setdefault(NONCE_KEY, secrets.token_urlsafe(16))
+    key = secret_keys(current_app)[-1]
+    text = f"{SALT} {nonce} {link}".encode()
+    made = hmac.digest(key.encode() if isinstance(key, str) else key, text, "sha256")[:16]
+    return urlsafe_b64encode(made).decode().rstrip("=")
 
 
 def _is_ours() -> bool:

@@ -288,7 +288,7 @@ class Pages:
                 snapshot.started,
                 snapshot.updated,
                 snapshot.finished,
-                run.url_of(snapshot, key),
+                run.url_or_none(snapshot, key),
             )
             for key, snapshot in run.listed()
         ]

@@ -22,7 +22,6 @@ from ..core.flow import Flow, Result
 from ..core.machine import Edge
 from ..core.snapshot import Receipt
 from ..errors import (
-    FlowBusy,
     FlowFinished,
     FlowGone,
     FSMError,
@@ -30,14 +29,13 @@ from ..errors import (
     NotFound,
     Reason,
     StaleFlow,
-    StoreUnavailable,
     UnknownState,
     ValidationFailed,
 )
 from ..problem import Circumstances, Refusal, Resend, asked_for
 from ..runtime import AppState, Run, behind
 from ..signals import denied, emit
-from ..stores import Kept
+from ..stores import Kept, RecordStore
 from ..tokens import Claim, Token, new_nonce
 from .echo import Typed, resend_form, typed_fields
 from .submission import Submission
@@ -47,7 +45,7 @@ __all__ = ["SAFE_METHODS", "Visit", "Visits", "no_store", "visits"]
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 FLASH_CATEGORY: Final = "fsm"
 PREFETCH: Final = "prefetch"
-RETRY: Final = {"Retry-After": "1"}
+STEP_COOKIE: Final = "fsm_step"
 
 
 class Visit:
@@ -146,7 +144,7 @@ class Visit:
         prefetched = any(
             PREFETCH in self.request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose")
         )
-        if self.request.method != "GET" or prefetched or self.flow.finished:
+        if self.request.method != "GET" or prefetched or self.flow.finished or self.run.keyless:
             return None
         ways = self.bound.machine.ways
         for state in reversed(tuple(self.flow.path)):
@@ -159,8 +157,14 @@ class Visit:
         args = self.bound.pages[edge.target].args(self.url_args)
         with self.run.turn():
             self.run.load()
-            if not self.flow.is_open(edge.target):
+            if self.flow.is_open(edge.target):
+                return
+            try:
                 self.make(edge.target, None, edge.source, args)
+            except StaleFlow as error:
+                self.run.load()  # another process may have taken the same edge
+                if error.code != "lost_race" or not self.flow.is_open(edge.target):
+                    raise
 
     def turn_away(self, error: FSMError) -> Response:
         """Send the visitor to the furthest page that may be opened, or say that there is none."""
@@ -342,7 +346,25 @@ class Visit:
                 results += flow.steps_to_resume()
             return results
 
-        return self.run.commit(decide, self._receipt, location)[0]
+        result = self.run.commit(decide, self._receipt, location)[0]
+        if isinstance(self.state.store, RecordStore):
+            after_this_request(self._stamped)
+        return result
+
+    def _stamped(self, response: Response) -> Response:
+        """Let a cookie change with each step, where the session does not.
+
+        Chromium keeps pages for its Back button, `no-store` or not, until an HttpOnly cookie
+        changes; the form on such a page would be out of date.
+        """
+        app, interface = self.run.app, self.run.app.session_interface
+        secure = "; Secure" if interface.get_cookie_secure(app) else ""
+        path = interface.get_cookie_path(app)
+        response.headers.add(
+            "Set-Cookie",
+            f"{STEP_COOKIE}={self.run.stored.rev}; HttpOnly; Path={path}; SameSite=Lax{secure}",
+        )
+        return response
 
     def reset(self) -> None:
         """Begin a new run; the same submission, sent again, leads to its first page."""
@@ -390,8 +412,7 @@ class Visit:
     def circumstances(self, error: FSMError) -> Circumstances:
         run = self.run
         if not run.loaded:
-            headers = RETRY if isinstance(error, (FlowBusy, StoreUnavailable)) else {}
-            return Circumstances(machine=self.bound.name, headers=headers)
+            return Circumstances(machine=self.bound.name)
         flow = run.flow
         typed = Typed([], [])
         resend: Resend | None = None
@@ -414,7 +435,6 @@ class Visit:
             typed=typed.fields,
             omitted=typed.omitted,
             resend=resend,
-            headers=RETRY if isinstance(error, (FlowBusy, StoreUnavailable)) else {},
         )
 
     def refused_by_rule(self, error: FSMError) -> bool:

@@ -61,7 +61,8 @@ def _records(source: Any, config: Config) -> Records:
             raise _missing(source, "redis", error) from error
         return RedisRecords(client, config)
     if not separator:
-        raise ConfigError(f"FSM_STORE_URL is {source!r}. {REMEDY}")
+        # What follows a colon may be a password.
+        raise ConfigError(f"FSM_STORE_URL begins with {source.partition(':')[0]!r}. {REMEDY}")
     try:
         from .sql import SQLRecords, open_engine
     except ImportError as error:
@@ -92,7 +93,8 @@ def _handed_over(source: Any, config: Config) -> Records:
 
 
 def _missing(source: Any, extra: str, error: ImportError) -> ConfigError:
+    kind = source.partition(":")[0] if isinstance(source, str) else type(source).__name__
     return ConfigError(
-        f"FSM_STORE_URL is {source!r}, which needs the extra {extra!r}: "
+        f"The store {kind!r} of FSM_STORE_URL needs the extra {extra!r}: "
         f"pip install 'flask-fsm[{extra}]' ({error})."
     )

@@ -109,12 +109,9 @@ class MemoryRecords:
     def _trim(self, fresh: Address) -> None:
         owner, machine, key = fresh
         if key:
-            own = [
-                at
-                for at, cell in self._cells.items()
-                if at[:2] == (owner, machine) and cell.record.text
-            ]
-            own.sort(key=lambda at: (at == fresh, self._cells[at].record.updated))
+            own = [at for at in self._cells if at[:2] == (owner, machine)]
+            kept = {at: self._cells[at].record for at in own}
+            own.sort(key=lambda at: (at == fresh, kept[at].text != "", kept[at].updated))
             for at in own[: -self._flows_per_owner]:
                 del self._cells[at]
         while len(self._cells) > self._size:

@@ -52,14 +52,13 @@ __all__ = [
 
 log: Final = logging.getLogger("flask_fsm")
 
-# Id, rev, second of the start, and of an owned flow the beginning of its owner's hash. Of the rev
-# only counts whether the run has begun. That the cookie changes with it makes browsers forget the
-# page that was left: Chromium keeps pages for its Back button until a cookie changes, `no-store` or
-# not, and they would have a token that is out of date.
+# Id, whether the run has begun, second of its start, and of an owned flow the beginning of its
+# owner's hash. No rev: a session that stays as it is need not be signed again at each step.
 _CARRIED: Final = re.compile(
-    r"([\w-]{22}(?:~[1-9]\d{0,8})?),(\d{1,15}),(\d{1,12}),([0-9a-f]{16})?", re.ASCII
+    r"([\w-]{22}(?:~[1-9]\d{0,8})?),([01]),(\d{1,12}),([0-9a-f]{16})?", re.ASCII
 )
 RESET: Final = "reset"
+SKEW: Final = 3_600
 MOVING: Final = 10
 """How long a record stands still while it is moved, in seconds."""
 # How often, and after how many seconds, a flow is looked at that others are moving just then.
@@ -240,8 +239,8 @@ class Carried(NamedTuple):
         match = _CARRIED.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             return None
-        id, rev, started, owner = match.groups()
-        return cls(id, rev != "0", int(started), owner or "")
+        id, begun, started, owner = match.groups()
+        return cls(id, begun == "1", int(started), owner or "")
 
 
 def lost_race(state: str | None = None) -> StaleFlow:
@@ -262,8 +261,11 @@ def claimed_elsewhere() -> FlowBusy:
 
 
 def longest_claim(lease: float) -> int:
-    """Return how many seconds a claim may lie ahead; one beyond was made by a wrong clock."""
-    return int(max(lease, MOVING)) + 1
+    """Return how many seconds a claim may lie ahead; one beyond was made by a wrong clock.
+
+    The clocks of several machines may differ by an hour before a claim is taken for such.
+    """
+    return int(max(lease, MOVING)) + SKEW
 
 
 def link_used() -> FlowGone:
@@ -322,13 +324,13 @@ class RecordStore:
 
     def turn_of(self, place: Place, carried: str | None) -> str | None:
         if place.owned:
-            return "".join(self._address(place))
+            return digest(repr(self._address(place)))
         parsed = Carried.read(carried)
         return None if parsed is None else parsed.id
 
     def carry(self, place: Place, snapshot: Snapshot) -> str:
         owner = self._owner(place, "")[:16] if place.owned else ""
-        return f"{snapshot.id},{snapshot.rev},{snapshot.started},{owner}"
+        return f"{snapshot.id},{snapshot.rev > 0:d},{snapshot.started},{owner}"
 
     # -- loading ------------------------------------------------------------------------
 
@@ -462,6 +464,7 @@ class RecordStore:
         place: Place,
         choose: Choose,
         own: Loaded | None = None,
+        id: str | None = None,
     ) -> Loaded:
         """Move the flow that was found at `source` to `place`, under a new id.
 
@@ -470,7 +473,7 @@ class RecordStore:
         old, seen = found.snapshot, found.seen
         assert old is not None
         assert seen is not None
-        new = old.rekeyed(secrets.token_urlsafe(16), place.subject)
+        new = old.rekeyed(id or secrets.token_urlsafe(16), place.subject)
         target = self._address(place, new.id)
         now = int(self._clock())
         tombstone = self._tombstone(seen, old, "moved")

@@ -34,6 +34,7 @@ __all__ = ["RedisRecords", "open_client"]
 SPAN: Final = 16
 BATCH: Final = 1_000
 # Of a record that nobody can read: it is no flow, and not an expired one.
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 UNREADABLE: Final = "?"
 FUTURE: Final = 1 << 40
 FIELDS: Final = (
@@ -51,6 +52,17 @@ UNREACHABLE: Final = (
     "ReadOnlyError",
     "TryAgainError",
     "OutOfMemoryError",
+    "RedisClusterException",
+)
+# What a server says that is there and can't do it now, by the first word.
+REFUSALS: Final = (
+    "NOREPLICAS",
+    "MISCONF",
+    "BUSY",
+    "OOM",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "UNKILLABLE",
 )
 
 _CHECK: Final = """
@@ -72,7 +84,6 @@ WRITE: Final = (
     + """
 local lifetime, limit, bound, key, rows = ARGV[5], ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[10])
 local last = #ARGV - 2 * rows
-redis.call('HSET', KEYS[1], 'claim', '', 'until', 0, unpack(ARGV, 13, last))
 for at = last + 1, #ARGV, 2 do
   if limit == '' then
     redis.call('XADD', KEYS[2], ARGV[at], 'row', ARGV[at + 1])
@@ -80,6 +91,8 @@ for at = last + 1, #ARGV, 2 do
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', limit, ARGV[at], 'row', ARGV[at + 1])
   end
 end
+-- After the history, which refuses an entry that is there: what fails has changed nothing.
+redis.call('HSET', KEYS[1], 'claim', '', 'until', 0, unpack(ARGV, 13, last))
 if lifetime ~= '' then
   redis.call('PEXPIRE', KEYS[1], lifetime)
   redis.call('PEXPIRE', KEYS[2], lifetime)
@@ -419,7 +432,7 @@ def _raw(seen: Seen | None) -> tuple[bytes, bytes]:
 
 
 def _dumped(row: Logged) -> str:
-    return json.dumps({name: getattr(row, name) for name in ROW}, separators=(",", ":"))
+    return _encode({name: getattr(row, name) for name in ROW})
 
 
 def _loaded(row: Any) -> dict[str, Any]:
@@ -445,7 +458,8 @@ def translated() -> Iterator[None]:
         raise
     except Exception as error:
         names = {kind.__name__ for kind in type(error).__mro__ if _is_drivers(kind)}
-        if names.isdisjoint(UNREACHABLE):
+        refused = bool(names) and str(error).startswith(REFUSALS)
+        if names.isdisjoint(UNREACHABLE) and not refused:
             raise
         raise unavailable() from error
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from weakref import finalize
 
 import sqlalchemy as sa
@@ -24,6 +24,7 @@ from ..errors import ConfigError, FlowBusy, StaleFlow
 from ..funnel import Funnel, LogEntry, arrange
 from .base import Kept, Seen
 from .counting import count
+from .direct import Direct
 from .records import (
     Address,
     Logged,
@@ -36,6 +37,7 @@ from .records import (
 
 __all__ = ["SQLRecords", "engine_finder", "open_engine", "tables"]
 
+T = TypeVar("T")
 HASH: Final = sa.String(64)
 NAME: Final = sa.String(255)
 # How far behind its form a submission is looked for: one may have made several commits.
@@ -205,6 +207,7 @@ class SQLRecords:
         self._flow = self.metadata.tables[config.flow_table]
         self._history = self.metadata.tables[config.history_table]
         self._statements = Statements(self._flow, self._history)
+        self._direct: Direct | None = None
 
     # -- connections --------------------------------------------------------------------
 
@@ -214,6 +217,10 @@ class SQLRecords:
         if self._engine is None:
             self._engine = self._find_engine()
             self._process = os.getpid()
+            if Direct.knows(self._engine):
+                each = ("read", "update", "append", "move")
+                statements = {name: getattr(self._statements, name) for name in each}
+                self._direct = Direct(self._engine, statements)
             if self._own:
                 # Not at exit: in a forked process the connections are those of its parent.
                 finalize(self, self._engine.dispose).atexit = False
@@ -226,6 +233,8 @@ class SQLRecords:
     def _begun(self) -> Iterator[sa.Connection]:
         """Open a transaction that is committed at the end of the block."""
         with translated(), self.engine.connect() as connection:
+            if connection.dialect.name == "postgresql":  # an engine may commit by itself
+                connection.execution_options(isolation_level="READ COMMITTED")
             lock_at_once(connection)
             yield connection
             connection.commit()
@@ -252,16 +261,21 @@ class SQLRecords:
         return connection
 
     def _rows(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Any]:
-        """Read, once more if the server has closed the connection since it was last used."""
+        def ask() -> Sequence[Any]:
+            with self._at_once() as connection:
+                return connection.execute(statement, values).all()
+
+        return self._asked(ask)
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """Ask, and once more if the server has closed the connection since it was last used."""
         with translated():
-            for attempt in range(2):
-                try:
-                    with self._at_once() as connection:
-                        return connection.execute(statement, values).all()
-                except exc.DBAPIError as error:
-                    if attempt or not error.connection_invalidated:
-                        raise
-        raise AssertionError
+            try:
+                return ask()
+            except exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+            return ask()
 
     @contextmanager
     def joining(self, session: Any) -> Iterator[tuple[Any, Callable[[], sa.Connection]]]:
@@ -302,14 +316,30 @@ class SQLRecords:
             )
         with translated():
             connection: sa.Connection = session.connection()
+            if getattr(connection.connection.dbapi_connection, "autocommit", None) is True:
+                raise ConfigError(
+                    "The session given to transaction() commits each statement by itself "
+                    "(AUTOCOMMIT), so that nothing could be rolled back: give it an engine that "
+                    "does not."
+                )
             lock_at_once(connection)
         return connection
 
     # -- the operations of a store ------------------------------------------------------
 
     def read(self, address: Address) -> Record | None:
-        rows = self._rows(self._statements.read, _at(address))
-        return Record(*rows[0]) if rows else None
+        if self.engine is None or self._direct is None:
+            rows = self._rows(self._statements.read, _at(address))
+            return Record(*rows[0]) if rows else None
+        direct, values = self._direct, _at(address)
+
+        def ask() -> Any:
+            with direct.cursor() as cursor:
+                direct.execute(cursor, "read", values)
+                return cursor.fetchone()
+
+        row = self._asked(ask)
+        return None if row is None else Record(*row)
 
     def write(
         self,
@@ -327,22 +357,32 @@ class SQLRecords:
                 self._put(within, address, seen, record, claim, now)
                 self._append(within, logged)
             return
-        if seen is not None and len(logged) == 1 and self.engine.dialect.name == "postgresql":
-            self._move_at_once(address, seen, record, logged[0], claim, now)
+        if self.engine is not None and self._direct is not None and seen and len(logged) == 1:
+            values = _updated(address, seen, record, claim, now, now + self._longest_claim)
+            if not self._moved(self._direct, values, logged[0]):
+                with translated(), self._at_once() as connection:
+                    raise self._overtaken(connection, address, seen)
             return
         with self._begun() as connection:
             self._put(connection, address, seen, record, claim, now)
             self._append(connection, logged)
 
-    def _move_at_once(
-        self, address: Address, seen: Seen, record: Record, row: Logged, claim: str, now: int
-    ) -> None:
-        """Update the record and append its history by one statement: one round trip for four."""
-        values = _updated(address, seen, record, claim, now, now + self._longest_claim)
-        values |= {f"row_{name}": value for name, value in row._asdict().items()}
-        with translated(), self._at_once() as connection:
-            if connection.execute(self._statements.move, values).rowcount != 1:
-                raise self._overtaken(connection, address, seen)
+    def _moved(self, direct: Direct, values: dict[str, Any], row: Logged) -> bool:
+        """Update a record and append one row of history; say whether the record was there."""
+        with translated(), direct.cursor() as cursor:
+            if self.engine.dialect.name == "postgresql":
+                # Both by one statement: one round trip for four.
+                moved = values | {f"row_{name}": value for name, value in row._asdict().items()}
+                direct.execute(cursor, "move", moved)
+                return bool(cursor.rowcount == 1)
+            if not cursor.connection.in_transaction:
+                cursor.execute("BEGIN IMMEDIATE")
+            direct.execute(cursor, "update", values)
+            found = bool(cursor.rowcount == 1)
+            if found:
+                direct.execute(cursor, "append", row._asdict())
+            cursor.execute("COMMIT")
+            return found
 
     def _put(
         self,
@@ -374,18 +414,13 @@ class SQLRecords:
             self._drop_oldest(connection, address)
 
     def _drop_oldest(self, connection: sa.Connection, fresh: Address) -> None:
-        """Keep an owner's flows within bounds; those that were given up don't count."""
+        """Keep an owner's flows within bounds; those that were given up go first."""
         flow, (owner, machine, key) = self._flow.c, fresh
-        others = (
-            flow.owner == owner,
-            flow.machine == machine,
-            flow.record != "",
-            flow.slot != key,
-        )
+        others = (flow.owner == owner, flow.machine == machine, flow.slot != key)
         surplus = connection.scalars(
             sa.select(flow.slot)
             .where(*others)
-            .order_by(flow.updated.desc(), flow.slot)
+            .order_by(sa.case((flow.record == "", 1), else_=0), flow.updated.desc(), flow.slot)
             .offset(self._flows_per_owner - 1)
             .limit(BATCH)
         ).all()
@@ -544,7 +579,7 @@ class Statements:
             .values(claim="", claimed_until=0)
         )
         self.append = sa.insert(history_table)
-        won = self.update.returning(sa.literal(1).label("one")).cte("won")
+        won = self.update.returning(sa.literal_column("1").label("one")).cte("won")
         row = [param(f"row_{column.name}", type_=column.type) for column in history]
         self.move = (
             sa.insert(history_table)
@@ -620,6 +655,8 @@ def lock_at_once(connection: sa.Connection) -> None:
     """On SQLite take the lock of the writer at once: who reads first may not get it later."""
     if connection.dialect.name == "sqlite":
         driver: Any = connection.connection.dbapi_connection
+        if not connection.in_transaction():
+            connection.begin()  # an engine of the app's may begin one in an event of its own
         if not driver.in_transaction:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
@@ -655,8 +692,7 @@ def engine_finder(source: Any) -> Callable[[], sa.Engine] | None:
         return lambda: source
     if isinstance(source, (Session, scoped_session)):
         return lambda: source.get_bind().engine
-    if type(source).__module__.startswith("flask_sqlalchemy") and hasattr(
-        type(source), "engine"
-    ):  # Flask-SQLAlchemy and -Lite, which need an app context
-        return lambda: source.engine
+    kinds = {kind.__module__.partition(".")[0] for kind in type(source).__mro__}
+    if kinds & {"flask_sqlalchemy", "flask_sqlalchemy_lite"} and hasattr(type(source), "engine"):
+        return lambda: source.engine  # which needs an app context
     return None

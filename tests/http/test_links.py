@@ -12,7 +12,7 @@ from flask import request, session
 from werkzeug.routing import BaseConverter
 from werkzeug.test import TestResponse
 
-from flask_fsm import ConfigError, FlaskFSM, FSMError, Machine
+from flask_fsm import ConfigError, FlaskFSM, Machine
 
 from ..apps import (
     ANSWERS,
@@ -278,14 +278,16 @@ def test_a_link_may_be_opened_where_the_flow_is(members: Callable[..., Members],
 
 @on_served
 def test_a_link_that_was_used_is_410(members: Callable[..., Members], kind: str) -> None:
-    """In the browser that used it, in the first one, and in a third; by GET and POST."""
+    """In the first browser and in any other; the one that used it may press the button again."""
     shop = members(kind)
     laptop, phone = shop.visitor().walk("cart"), shop.visitor()
     link = link_of(laptop)
     confirmed(phone, link, "/address")
-    for browser in (phone, laptop, shop.visitor(), shop.member("bob")):
+    for browser in (laptop, shop.visitor(), shop.member("bob")):
         assert_over(browser.open(link), "used")
         assert_over(browser.post(link), "used")
+    assert_over(phone.open(link), "used")
+    assert_moved(phone.post(link), "html", "/address")
     assert phone.see("address")["rev"] == 1
 
 
@@ -717,10 +719,10 @@ def test_the_links_lie_under_the_prefix() -> None:
 
 
 def test_a_blank_flow_has_no_link() -> None:
-    """There is nothing to continue, and the error says so."""
+    """There is nothing to continue, and the answer says so."""
     shop = linking(Members({"FSM_STORE_URL": "memory://"}))
-    with pytest.raises(FSMError, match="not begun"):
-        shop.visitor().open("link")
+    response = shop.visitor().open("link", "json")
+    assert (response.status_code, response.json["reason"]) == (409, "not_begun")
 
 
 def test_the_session_has_no_links() -> None:
@@ -747,3 +749,16 @@ def test_a_link_is_confirmed_by_an_old_browser_whose_form_is_open(
     response = laptop.post("address", ANSWERS["address"], token, "json")
     assert response.status_code in (200, 410)
     assert phone.see("delivery")["rev"] == 2
+
+
+@on_fast
+def test_the_answer_to_a_link_may_get_lost(members: Callable[..., Members], kind: str) -> None:
+    """The flow has gone to a browser that has not heard of it: pressing again finds it."""
+    shop = members(kind)
+    link = link_of(shop.visitor().walk("cart"))
+    phone = shop.visitor()
+    assert phone.open(link).status_code == 200
+    for _ in range(2):
+        assert_moved(shop.copy(phone).post(link), "html", "/address")
+    assert_moved(phone.post(link), "html", "/address")
+    assert phone.see("address")["rev"] == 1

@@ -1234,3 +1234,47 @@ def test_who_logs_in_after_another_user_gets_nothing_of_theirs(
     login(ann, "ann")
     if kind != "session":
         assert ann.see("delivery")["rev"] == 2
+
+
+@on_fast_and_session
+def test_a_login_within_a_guarded_view_takes_the_flow_along_at_once(
+    members: Callable[..., Members], kind: str
+) -> None:
+    """So that nobody who logs in after a logout finds it, whatever the login's view has read."""
+    shop = members(kind)
+
+    @shop.app.post("/guarded-login/<user>")
+    def guarded_login(user: str) -> str:
+        from flask import session
+
+        found = shop.fsm.current
+        session["user"] = user
+        return found
+
+    visitor = shop.visitor().walk("cart", "address")
+    assert visitor.client.post("/guarded-login/ann").text == "delivery"
+    logout(visitor)
+    login(visitor, "bob")
+    assert_lost(visitor, "delivery")
+
+
+@on_both
+def test_machines_of_one_user_do_not_wait_for_each_other(
+    members: Callable[..., Members], kind: str
+) -> None:
+    """A page that two machines guard takes a form, although both flows are the same user's."""
+    shop = members(kind, FSM_WAIT=0.5)
+    other = shop.fsm.add(Machine("other", [("both", "after")]))
+    run: list[str] = []
+
+    @shop.app.route("/both", methods=["GET", "POST"])
+    @other.check()
+    @shop.fsm.requires("address")
+    def both() -> Any:
+        run.append(other.current)
+        return other.advance(data={})
+
+    shop.app.add_url_rule("/after", "after", other.check()(lambda: "after"))
+    visitor = shop.member("ann").walk("cart")
+    assert_moved(visitor.post("both"), "html", "/after")
+    assert run == ["both"]

@@ -321,11 +321,11 @@ def told_without(modules: str, *urls: str) -> list[str]:
     ],
 )
 def test_a_missing_extra_is_named(modules: str, extra: str, urls: tuple[str, ...]) -> None:
-    """The error at set-up says which extra to install, and for which URL; the others work."""
+    """The error at set-up says which extra to install, and for which store; the others work."""
     *told, memory = told_without(modules, *urls, "memory://")
     for url, text in zip(urls, told, strict=True):
         assert f"flask-fsm[{extra}]" in text
-        assert url in text
+        assert url.partition(":")[0] in text
     assert memory == "opened"
 
 

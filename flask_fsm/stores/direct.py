@@ -1,0 +1,84 @@
+"""The statements of every request, by the driver's own cursor on one of SQLAlchemy's connections.
+
+SQLAlchemy writes them and keeps the connections. What it does around each execution is left out
+here: it takes several times as long as the statement itself does on SQLite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+__all__ = ["Direct"]
+
+# Of these we know how a single statement is run without a transaction around it.
+DRIVERS: Final = ("pysqlite", "psycopg")
+
+
+class Direct:
+    """Runs statements by their names on the connections of `engine`."""
+
+    def __init__(self, engine: sa.Engine, statements: Mapping[str, Any]) -> None:
+        self._engine = engine
+        self._dialect: Any = engine.dialect
+        self._waits = self._dialect.driver == "psycopg"
+        self._texts: dict[str, tuple[str, tuple[str, ...] | None]] = {}
+        for name, statement in statements.items():
+            compiled: Any = statement.compile(dialect=self._dialect)
+            names = tuple(compiled.positiontup) if compiled.positional else None
+            self._texts[name] = compiled.string, names
+
+    @staticmethod
+    def knows(engine: sa.Engine) -> bool:
+        """Tell whether it can be used with the driver of an engine."""
+        return engine.dialect.driver in DRIVERS
+
+    @contextmanager
+    def cursor(self) -> Iterator[Any]:
+        """Open a cursor whose statements stand for themselves, unless they begin a transaction."""
+        try:
+            connection = self._engine.raw_connection()
+        except self._dialect.dbapi.Error as error:
+            raise self._told(error, lost=True) from error
+        driver: Any = connection.dbapi_connection
+        before = driver.autocommit if self._waits else None
+        try:
+            if before is False:
+                driver.autocommit = True
+            cursor = driver.cursor()
+            try:
+                yield cursor
+            finally:
+                cursor.close()
+        except self._dialect.dbapi.Error as error:
+            lost = self._dialect.is_disconnect(error, driver, None)
+            if lost:
+                connection.invalidate(error)
+            raise self._told(error, lost) from error
+        finally:
+            if connection.is_valid:
+                driver.rollback()  # nothing, unless a transaction was begun and not ended
+                if before is False:
+                    driver.autocommit = False
+            connection.close()
+
+    def _told(self, error: Exception, lost: bool) -> BaseException:
+        """Return an error of the driver as SQLAlchemy would raise it."""
+        return exc.DBAPIError.instance(
+            None,
+            None,
+            error,
+            self._dialect.dbapi.Error,
+            hide_parameters=True,
+            connection_invalidated=lost,
+            dialect=self._dialect,
+        )
+
+    def execute(self, cursor: Any, name: str, values: Mapping[str, Any]) -> None:
+        """Run a statement; the cursor has its rows, or the number of rows that it changed."""
+        text, names = self._texts[name]
+        cursor.execute(text, values if names is None else [values[each] for each in names])
