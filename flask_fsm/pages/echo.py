@@ -13,7 +13,7 @@ from ..config import Config
 from ..problem import Resend
 from .submission import json_object
 
-__all__ = ["Typed", "csrf_field", "resend_form", "typed_fields"]
+__all__ = ["Typed", "csrf_field", "resend_form", "same_again", "typed_fields"]
 
 MAX_SHOWN: Final = 100
 # Matched against the name in lower case, its words between underscores: `_card_number_`.
@@ -102,6 +102,18 @@ def _is_card_number(text: str) -> bool:
     digits = [int(character) for character in text if character.isdigit()]
     doubled = sum(sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
     return len(digits) in CARD_LENGTHS and (sum(digits[-1::-2]) + doubled) % 10 == 0
+
+
+def same_again(typed: Typed) -> Resend | None:
+    """Return the form that sends this request's again, to the letter, so that it is known again.
+
+    None if it holds what a page may not show, or if another site sent it.
+    """
+    if typed.omitted or not request.form or request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return None
+    query = request.query_string.decode("ascii", "replace")
+    action = f"{request.path}?{query}" if query else request.path
+    return Resend(action, [(name or "", value) for name, value in request.form.items(multi=True)])
 
 
 def resend_form(

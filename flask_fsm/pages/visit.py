@@ -29,6 +29,7 @@ from ..errors import (
     NotFound,
     Reason,
     StaleFlow,
+    StoreUnavailable,
     UnknownState,
     ValidationFailed,
 )
@@ -37,7 +38,7 @@ from ..runtime import AppState, Run, behind
 from ..signals import denied, emit
 from ..stores import Kept, RecordStore
 from ..tokens import Claim, Token, new_nonce
-from .echo import Typed, resend_form, typed_fields
+from .echo import Typed, resend_form, same_again, typed_fields
 from .submission import Submission
 
 __all__ = ["SAFE_METHODS", "Visit", "Visits", "no_store", "visits"]
@@ -411,6 +412,10 @@ class Visit:
 
     def circumstances(self, error: FSMError) -> Circumstances:
         run = self.run
+        if isinstance(error, StoreUnavailable) and self.request.method not in SAFE_METHODS:
+            # Whether it was taken may not be known; the same form again settles it.
+            sent = typed_fields(self.state.config)
+            return Circumstances(self.bound.name, typed=sent.fields, resend=same_again(sent))
         if not run.loaded:
             return Circumstances(machine=self.bound.name)
         flow = run.flow
