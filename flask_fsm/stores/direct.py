@@ -38,15 +38,21 @@ class Direct:
         return engine.dialect.driver in DRIVERS
 
     @contextmanager
-    def cursor(self) -> Iterator[Any]:
-        """Open a cursor whose statements stand for themselves, unless they begin a transaction."""
+    def cursor(self, patience: float | None = None) -> Iterator[Any]:
+        """Open a cursor whose statements stand for themselves, unless they begin a transaction.
+
+        `patience` is how many seconds to wait for the server, where we have opened the connection.
+        """
         try:
             connection = self._engine.raw_connection()
         except self._dialect.dbapi.Error as error:
             raise self._told(error, lost=True) from error
         driver: Any = connection.dbapi_connection
         before = driver.autocommit if self._waits else None
+        usual = getattr(driver, "patience", None)
         try:
+            if usual is not None and patience is not None:
+                driver.patience = patience
             if before is False:
                 driver.autocommit = True
             cursor = driver.cursor()
@@ -64,6 +70,8 @@ class Direct:
                 driver.rollback()  # nothing, unless a transaction was begun and not ended
                 if before is False:
                     driver.autocommit = False
+                if usual is not None:
+                    driver.patience = usual
             connection.close()
 
     def _told(self, error: Exception, lost: bool) -> BaseException:

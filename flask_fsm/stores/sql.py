@@ -203,6 +203,7 @@ class SQLRecords:
         self._history_limit = config.history_limit
         self._flows_per_owner = config.flows_per_subject
         self._longest_claim = longest_claim(config.once_lease)
+        self._timeout = config.store_timeout
         self.metadata = tables(config.flow_table, config.history_table)
         self._flow = self.metadata.tables[config.flow_table]
         self._history = self.metadata.tables[config.history_table]
@@ -334,7 +335,7 @@ class SQLRecords:
         direct, values = self._direct, _at(address)
 
         def ask() -> Any:
-            with direct.cursor() as cursor:
+            with direct.cursor(self._timeout) as cursor:  # it waits for no lock
                 direct.execute(cursor, "read", values)
                 return cursor.fetchone()
 
