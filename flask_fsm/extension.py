@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Flask, Response, current_app, has_request_context, request, session
 
+from .appstate import EXTENSION, AppState, app_state
 from .carrier import carries
 from .cli import fsm as commands
 from .core.machine import Machine, TransitionLike
@@ -18,7 +19,7 @@ from .pages.resume import resume
 from .pages.surface import Pages
 from .pages.visit import visits
 from .problem import Circumstances, Refusal
-from .runtime import EXTENSION, AppState, Run, app_state
+from .runtime import Run
 from .stores import RecordStore
 
 __all__ = ["FlaskFSM"]

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 from flask import current_app
 from werkzeug.exceptions import HTTPException
 
+from ..appstate import app_state
 from ..errors import (
     DefinitionError,
     FlowBusy,
@@ -20,7 +21,6 @@ from ..errors import (
     StaleFlow,
     StoreUnavailable,
 )
-from ..runtime import app_state
 from .visit import SAFE_METHODS, Visit, visits
 
 __all__ = ["Check", "checks_of", "guarded"]

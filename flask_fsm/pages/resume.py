@@ -21,9 +21,10 @@ from flask import (
 from flask.typing import ResponseReturnValue
 from itsdangerous import BadData, URLSafeSerializer
 
+from ..appstate import app_state, secret_keys
 from ..errors import FlowGone, NotFound
 from ..problem import Circumstances, Refusal
-from ..runtime import Run, app_state, secret_keys
+from ..runtime import Run
 from .echo import csrf_field
 from .visit import no_store
 

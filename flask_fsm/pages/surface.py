@@ -12,13 +12,14 @@ from uuid import UUID
 
 from flask import Response, has_app_context, has_request_context, request
 
+from ..appstate import app_state
 from ..core.flow import Flow, Progress, Result
 from ..core.history import History
 from ..core.machine import Machine
 from ..core.snapshot import Snapshot
 from ..errors import ConfigError, DefinitionError, NotFound, Reason
 from ..funnel import Funnel, LogEntry
-from ..runtime import Run, app_state
+from ..runtime import Run
 from ..tokens import Token
 from .advance import advance
 from .check import Check, guarded, names

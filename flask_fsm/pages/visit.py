@@ -17,6 +17,7 @@ from flask import (
 )
 from flask.sessions import SecureCookieSessionInterface
 
+from ..appstate import AppState, behind
 from ..bound import Bound
 from ..core.flow import Flow, Result
 from ..core.machine import Edge
@@ -34,7 +35,7 @@ from ..errors import (
     ValidationFailed,
 )
 from ..problem import Circumstances, Refusal, Resend, asked_for
-from ..runtime import AppState, Run, behind
+from ..runtime import Run
 from ..signals import denied, emit
 from ..stores import Kept, RecordStore
 from ..tokens import Claim, Token, new_nonce

@@ -64,7 +64,8 @@ def _records(source: Any, config: Config) -> Records:
         # What follows a colon may be a password.
         raise ConfigError(f"FSM_STORE_URL begins with {source.partition(':')[0]!r}. {REMEDY}")
     try:
-        from .sql import SQLRecords, open_engine
+        from .engine import open_engine
+        from .sql import SQLRecords
     except ImportError as error:
         raise _missing(source, "sql", error) from error
     engine = open_engine(source, config.store_timeout, config.wait)
@@ -80,7 +81,8 @@ def _handed_over(source: Any, config: Config) -> Records:
 
         return RedisRecords(source, config)
     try:
-        from .sql import SQLRecords, engine_finder
+        from .engine import engine_finder
+        from .sql import SQLRecords
     except ImportError as error:
         raise _missing(source, "sql", error) from error
     find_engine = engine_finder(source)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from time import monotonic, sleep
 from typing import Any, Final, TypeVar
 from weakref import finalize
 
@@ -25,6 +23,7 @@ from ..funnel import Funnel, LogEntry, arrange
 from .base import Kept, Seen
 from .counting import count
 from .direct import Direct
+from .engine import lock_at_once, same_database
 from .records import (
     Address,
     Logged,
@@ -34,157 +33,15 @@ from .records import (
     lost_race,
     unavailable,
 )
+from .statements import RECORD, Statements, tables
 
-__all__ = ["SQLRecords", "engine_finder", "open_engine", "tables"]
+__all__ = ["SQLRecords"]
 
 T = TypeVar("T")
-HASH: Final = sa.String(64)
-NAME: Final = sa.String(255)
 # How far behind its form a submission is looked for: one may have made several commits.
 SPAN: Final = 16
 CONFLICTS: Final = ("DeadlockDetected", "SerializationFailure")
 BATCH: Final = 10_000
-# The columns of a Record, in its order.
-RECORD: Final = (
-    "flow", "rev", "state", "record", "sealed", "started", "updated", "finished"
-)  # fmt: skip
-
-
-def tables(flow: str, history: str, metadata: sa.MetaData | None = None) -> sa.MetaData:
-    """Return the metadata of both tables, for Alembic and the like."""
-    if flow == history:
-        raise ConfigError(f"FSM_FLOW_TABLE and FSM_HISTORY_TABLE are both {flow!r}: name two.")
-    metadata = sa.MetaData() if metadata is None else metadata
-    sa.Table(
-        flow,
-        metadata,
-        sa.Column("owner", HASH, primary_key=True),
-        sa.Column("machine", NAME, primary_key=True),
-        sa.Column("slot", NAME, primary_key=True),
-        sa.Column("flow", HASH, nullable=False),
-        sa.Column("rev", sa.BigInteger, nullable=False),
-        sa.Column("state", sa.Text, nullable=False),
-        sa.Column("record", sa.Text, nullable=False),
-        sa.Column("sealed", sa.String(128), nullable=False),
-        sa.Column("started", sa.BigInteger, nullable=False),
-        sa.Column("updated", sa.BigInteger, nullable=False),
-        sa.Column("finished", sa.Boolean, nullable=False),
-        sa.Column("claim", sa.String(64), nullable=False),
-        sa.Column("claimed_until", sa.BigInteger, nullable=False),
-    )
-    sa.Table(
-        history,
-        metadata,
-        sa.Column("flow", HASH, primary_key=True),
-        sa.Column("rev", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("machine", NAME, nullable=False),
-        sa.Column("source", sa.Text, nullable=False),
-        sa.Column("target", sa.Text, nullable=False),
-        sa.Column("event", sa.Text),
-        sa.Column("at", sa.BigInteger, nullable=False),
-        sa.Column("stayed", sa.BigInteger),
-        sa.Column("nonce", sa.String(64)),
-        sa.Column("digest", sa.String(64)),
-        sa.Column("location", sa.Text),
-        sqlite_with_rowid=False,
-    )
-    return metadata
-
-
-def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
-    """Return an engine for `url` with the settings that the store's promises need.
-
-    `timeout` bounds the wait for the server, `wait` that for another transaction, in seconds.
-    """
-    address = _address(url)
-    backend = address.get_backend_name()
-    options: dict[str, Any] = {"pool_timeout": timeout}
-    if backend == "sqlite":
-        if address.database in (None, "", ":memory:"):
-            raise ConfigError(
-                "FSM_STORE_URL is a SQLite database in memory, which each connection has for "
-                "itself: name a file (sqlite:////path/to/flows.db), or use memory://."
-            )
-        options["connect_args"] = {"timeout": timeout}
-    else:
-        options["isolation_level"] = "READ COMMITTED"
-    if backend == "postgresql" and address.get_driver_name() in ("psycopg", "psycopg2"):
-        bounds = {
-            "connect_timeout": max(2, round(timeout)),  # libpq knows no less
-            "tcp_user_timeout": round(timeout * 1000),
-        }
-        options["connect_args"] = {
-            name: value for name, value in bounds.items() if name not in address.query
-        }
-    try:
-        engine = sa.create_engine(address, **options)
-    except ImportError as error:
-        raise _no_driver(address.drivername, error) from error
-
-    if backend == "postgresql" and address.get_driver_name() == "psycopg":
-        from .postgres import BoundedConnection
-
-        @sa.event.listens_for(engine, "do_connect")
-        def connect(_: object, __: object, args: Any, options: Any) -> BoundedConnection:
-            connection = BoundedConnection.connect(*args, **options)
-            connection.patience = timeout + wait
-            return connection
-
-    @sa.event.listens_for(engine, "connect")
-    def configure(connection: Any, _: object) -> None:
-        cursor = connection.cursor()
-        if backend == "sqlite":
-            _write_ahead(cursor, timeout)
-            cursor.execute("PRAGMA synchronous = FULL")
-        elif backend == "postgresql":
-            cursor.execute(f"SET lock_timeout = {round(wait * 1000)}")
-            connection.commit()
-        cursor.close()
-
-    return engine
-
-
-def _address(url: str) -> sa.URL:
-    try:
-        address = sa.make_url(url)
-    except exc.ArgumentError as error:  # its text has the password
-        raise ConfigError(
-            f"FSM_STORE_URL begins with {url.partition(':')[0]!r} and can't be read. Write it like "
-            f"sqlite:////path/to/flows.db or postgresql+psycopg://user:password@host/database."
-        ) from error
-    try:
-        address.get_dialect()
-    except exc.ArgumentError as error:
-        raise ConfigError(
-            f"FSM_STORE_URL is {address!r}, which SQLAlchemy does not know: {error}. Write it like "
-            f"sqlite:////path/to/flows.db or postgresql+psycopg://user:password@host/database."
-        ) from error
-    except ImportError as error:
-        raise _no_driver(address.drivername, error) from error
-    return address
-
-
-def _no_driver(scheme: str, error: ImportError) -> ConfigError:
-    return ConfigError(
-        f"FSM_STORE_URL begins with {scheme}://, whose driver is not installed ({error}). Install "
-        f"it, or name another one, as in postgresql+psycopg://"
-    )
-
-
-def _write_ahead(cursor: Any, timeout: float) -> None:
-    """Let a SQLite file have a write-ahead log, which it then keeps.
-
-    SQLite does not wait here for a writer, whatever its busy timeout.
-    """
-    end = monotonic() + timeout
-    while cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-        except Exception as error:
-            if "locked" not in str(error) or monotonic() > end:
-                raise
-            sleep(0.02)
 
 
 class SQLRecords:
@@ -310,7 +167,7 @@ class SQLRecords:
     def _joined(self, session: Any) -> sa.Connection:
         """Return the connection of a caller's transaction, in which commits may take part."""
         engine = session.get_bind().engine
-        if _database(engine.url) != _database(self.engine.url):
+        if not same_database(engine, self.engine):
             raise ConfigError(
                 f"The session given to transaction() is bound to {engine.url!r}, and flows are "
                 f"kept in {self.engine.url!r}: only one database can commit both."
@@ -544,93 +401,6 @@ class SQLRecords:
         return removed
 
 
-class Statements:
-    """The statements of a store, built once, so that SQLAlchemy compiles each of them once."""
-
-    def __init__(self, flow_table: sa.Table, history_table: sa.Table) -> None:
-        flow, history, param = flow_table.c, history_table.c, sa.bindparam
-        self._flow = flow_table
-        self._inserts: dict[str, Any] = {}
-        owned = sa.and_(flow.owner == param("at_owner"), flow.machine == param("at_machine"))
-        here = sa.and_(owned, flow.slot == param("at_slot"))
-        seen = sa.and_(here, flow.flow == param("seen_flow"), flow.rev == param("seen_rev"))
-        # One that lies further ahead than any claim was made while a clock was wrong.
-        free = sa.or_(
-            flow.claimed_until < param("now"),
-            flow.claimed_until > param("horizon"),
-            flow.claim == param("claimed"),
-        )
-        columns = [flow[name] for name in RECORD]
-        self.read = sa.select(*columns).where(here)
-        self.listed = (
-            sa.select(flow.slot, *columns).where(owned).order_by(flow.updated.desc(), flow.slot)
-        )
-        written: dict[str, Any] = {
-            name: param(name) for name in (*RECORD, "claim", "claimed_until")
-        }
-        self.update = sa.update(flow_table).where(seen, free).values(written)
-        self.claim = (
-            sa.update(flow_table)
-            .where(seen, free)
-            .values(claim=param("claimed"), claimed_until=param("until"))
-        )
-        self.release = (
-            sa.update(flow_table)
-            .where(seen, flow.claim == param("claimed"))
-            .values(claim="", claimed_until=0)
-        )
-        self.append = sa.insert(history_table)
-        won = self.update.returning(sa.literal_column("1").label("one")).cte("won")
-        row = [param(f"row_{column.name}", type_=column.type) for column in history]
-        self.move = (
-            sa.insert(history_table)
-            .from_select([column.name for column in history], sa.select(*row).select_from(won))
-            .execution_options(preserve_rowcount=True)
-        )
-        self.history = (
-            sa.select(*(history[name] for name in Entry._fields))
-            .where(history.flow == param("flow"), history.rev <= param("rev"))
-            .order_by(history.rev.desc(), history.n.desc())
-        )
-        self.receipt = (
-            sa.select(history.digest, history.location)
-            .where(
-                history.flow == param("flow"),
-                history.rev > param("rev"),
-                history.rev <= param("last"),
-                history.nonce == param("nonce"),
-            )
-            .order_by(history.rev.desc())
-            .limit(1)
-        )
-
-    def insert(self, dialect: str) -> Any:
-        """Return the statement that adds a record unless its address is taken."""
-        if dialect not in self._inserts:
-            insert: Any
-            # A failed INSERT would end the caller's transaction on PostgreSQL.
-            if dialect == "postgresql":
-                from sqlalchemy.dialects.postgresql import insert as insert_there
-
-                insert = insert_there(self._flow).on_conflict_do_nothing()
-            elif dialect == "sqlite":
-                from sqlalchemy.dialects.sqlite import insert as insert_here
-
-                insert = insert_here(self._flow).on_conflict_do_nothing()
-            else:
-                insert = sa.insert(self._flow)
-            self._inserts[dialect] = insert.execution_options(preserve_rowcount=True)
-        return self._inserts[dialect]
-
-
-def _database(url: sa.URL) -> tuple[Any, ...]:
-    """Return what tells two databases apart, however their URLs are written."""
-    name = url.database
-    if url.get_backend_name() == "sqlite" and name:
-        name = str(Path(name).absolute())
-    return url.get_backend_name(), url.host, url.port, name
-
-
 def _at(address: Address) -> dict[str, str]:
     owner, machine, key = address
     return {"at_owner": owner, "at_machine": machine, "at_slot": key}
@@ -650,16 +420,6 @@ def _updated(
 
 def _seen(seen: Seen) -> dict[str, Any]:
     return {"seen_flow": seen.flow, "seen_rev": seen.rev}
-
-
-def lock_at_once(connection: sa.Connection) -> None:
-    """On SQLite take the lock of the writer at once: who reads first may not get it later."""
-    if connection.dialect.name == "sqlite":
-        driver: Any = connection.connection.dbapi_connection
-        if not connection.in_transaction():
-            connection.begin()  # an engine of the app's may begin one in an event of its own
-        if not driver.in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 @contextmanager
@@ -685,15 +445,3 @@ def translated() -> Iterator[None]:
         ):
             raise unavailable() from error
         raise
-
-
-def engine_finder(source: Any) -> Callable[[], sa.Engine] | None:
-    """Return how to get the engine of what an app hands over, or None if it is nothing such."""
-    if isinstance(source, sa.Engine):
-        return lambda: source
-    if isinstance(source, (Session, scoped_session)):
-        return lambda: source.get_bind().engine
-    kinds = {kind.__module__.partition(".")[0] for kind in type(source).__mro__}
-    if kinds & {"flask_sqlalchemy", "flask_sqlalchemy_lite"} and hasattr(type(source), "engine"):
-        return lambda: source.engine  # which needs an app context
-    return None
