@@ -122,8 +122,8 @@ class Bound:
     """Which state each guarded endpoint shows."""
     guarded: Mapping[int, tuple[str, ...]]
     """At which endpoints each check stands, by its identity."""
-    subject_of: Callable[[Mapping[str, Any]], str | None] = lambda url_args: None
-    """Whose flow a request with these URL arguments means."""
+    subject_of: Callable[[Mapping[str, Any]], str | None] | None = None
+    """Whose flow a request with these URL arguments means; None if flows are of sessions only."""
     by_url: bool = False
     """Whether that depends on the URL arguments, so that a session may have several."""
     choose: Callable[[Snapshot, Snapshot], Snapshot] = newest

@@ -145,7 +145,7 @@ def _claim_at_login(response: Response) -> Response:
         return response
     state = app_state()
     for bound in state.bound.values():
-        if bound.by_url or not carries(session, bound.name):
+        if bound.subject_of is None or bound.by_url or not carries(session, bound.name):
             continue
         try:
             Run(state, bound, request.view_args or {}).claim_at_login()

@@ -145,7 +145,7 @@ class Run:
     def _owner(self) -> Place:
         """Find out whose flows are meant, those of the machine that have keys or the only one."""
         machine = self.bound.machine
-        subject = self.bound.subject_of(self._url_args)
+        subject = self._subject()
         self._carried = self._carrier()
         secret = self._carried.secret if machine.many and subject is None else None
         owner = Place(machine, subject, secret)
@@ -157,8 +157,12 @@ class Run:
         """Let the flows of a session be those of the subject that it has got, if it has."""
         if self.bound.machine.many:
             self._owner()
-        elif self.bound.subject_of(self._url_args) is not None:
+        elif self._subject() is not None:
             self.load()
+
+    def _subject(self) -> str | None:
+        subject_of = self.bound.subject_of
+        return None if subject_of is None else subject_of(self._url_args)
 
     def _carrier(self) -> Carrier:
         several = bool(self.bound.machine.many) or self.bound.by_url
@@ -355,7 +359,7 @@ class Run:
                 self._url_args |= self.bound.pages[node[1]].values(node[2])
         many = bool(machine.many)
         self._carried = self._carrier()
-        subject = self.bound.subject_of(self._url_args)
+        subject = self._subject()
         if old.subject not in (None, subject):
             raise NotFound("There is no such page.", code="no_flow")
         secret = self._carried.secret if many and subject is None else None
@@ -433,7 +437,8 @@ class Run:
         """
         flow = self.flow
         before = flow.snapshot
-        transaction, undo = self._transaction(), self._undoing()
+        transaction = self._transaction()
+        undo = None if transaction is None else self._undoing()
         try:
             results = decide(flow)
             after = flow.snapshot.with_receipt(receipt)
@@ -450,7 +455,7 @@ class Run:
             flow.rewind(before)
             raise
         self._stand(committed)
-        if transaction is None:
+        if transaction is None or undo is None:
             self._tell(results)
         else:
             transaction.join(lambda: self._tell(results), undo)

@@ -305,17 +305,17 @@ def _decode(text: str, machine: Machine) -> Snapshot:
     if len(rest) < pages or (len(rest) - pages) % 2:
         raise ValueError("its pages are cut off")
     same = head[1:] == machine.digest
-    path = [
-        _stored_page(*page) for page in zip(*(rest[at:pages:3] for at in range(3)), strict=True)
-    ]
+    fields = zip(rest[:pages:3], rest[1:pages:3], rest[2:pages:3], strict=True)
     drafts: dict[str, str] = {}
     for page, answers in zip(rest[pages::2], rest[pages + 1 :: 2], strict=True):
         load_answers(answers)
         drafts[_unquoted(page)] = answers
+    path = [_stored_page(*field) for field in fields]
     if not same and machine.migration is not None:
         path, drafts = migrated(path, drafts, machine.migration, machine.name)
     tip = _laid(path, machine, id)
-    drafts = {page: answers for page, answers in drafts.items() if page in machine.states}
+    if drafts:
+        drafts = {page: answers for page, answers in drafts.items() if page in machine.states}
     updated = int(started) + int(age)
     last = Mark(tip[1], updated, int(rev))
     log = _decode_log(history, machine, int(started), last) if same else None
@@ -335,11 +335,15 @@ def _decode(text: str, machine: Machine) -> Snapshot:
 
 
 def _stored_page(text: str, args: str, answers: str) -> StoredPage:
-    closed, text = text.startswith(CLOSED), text.removeprefix(CLOSED)
-    fenced, text = text.startswith(BARRIER), text.removeprefix(BARRIER)
-    for stored in (args, answers):
-        if stored:
-            load_answers(stored)
+    closed = fenced = False
+    if text[:1] == CLOSED:
+        closed, text = True, text[1:]
+    if text[:1] == BARRIER:
+        fenced, text = True, text[1:]
+    if args:
+        load_answers(args)
+    if answers:
+        load_answers(answers)
     return StoredPage(_unquoted(text), args, answers, closed, fenced)
 
 

@@ -45,7 +45,7 @@ def bind(app: Flask, surfaces: Iterable[Pages], served: bool) -> dict[str, Bound
         faults += _faults_of_store(one, surface, served)
         bound[surface.name] = replace(
             one,
-            subject_of=surface._subject_of,
+            subject_of=surface._subject_of if surface._subject_function else None,
             by_url=bool(surface._subject_arguments),
             choose=surface._chosen_by or newest,
         )
