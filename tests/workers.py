@@ -255,7 +255,10 @@ class Shot(NamedTuple):
 
 
 class Threads:
-    """As many clients as are needed, in threads of this process; each keeps its connection."""
+    """As many clients as are needed, in threads of this process.
+
+    Each opens a connection for each shot, before it is fired, so that the server deals them anew.
+    """
 
     def __init__(self, port: int, number: int = 32) -> None:
         self._clients = [Client(port) for _ in range(number)]
@@ -268,7 +271,10 @@ class Threads:
         def send(client: Client, shot: Shot) -> Answer:
             client.connect().cookies = dict(shot.cookies)
             together.wait(60)
-            return client.post(shot.path, shot.fields, shot.token, shot.asking)
+            try:
+                return client.post(shot.path, shot.fields, shot.token, shot.asking)
+            finally:
+                client.close()
 
         return list(self._pool.map(send, self._clients, shots))
 
