@@ -360,11 +360,11 @@ class Visit:
         changes; the form on such a page would be out of date.
         """
         app, interface = self.run.app, self.run.app.session_interface
-        secure = "; Secure" if interface.get_cookie_secure(app) else ""
+        flags = "; HttpOnly" if interface.get_cookie_httponly(app) else ""
+        flags += "; Secure" if interface.get_cookie_secure(app) else ""
         path = interface.get_cookie_path(app)
         response.headers.add(
-            "Set-Cookie",
-            f"{STEP_COOKIE}={self.run.stored.rev}; HttpOnly; Path={path}; SameSite=Lax{secure}",
+            "Set-Cookie", f"{STEP_COOKIE}={self.run.stored.rev}; Path={path}; SameSite=Lax{flags}"
         )
         return response
 
