@@ -503,11 +503,12 @@ class RecordStore:
         """Return the flow of a link, under no id; FlowGone if it has got another one since."""
         address = Address(owner, machine.name, key)
         record = self.records.read(address)
-        if record is not None and record.text and record.updated >= oldest:
+        if record is not None and record.text:
             id = self._seal.open(record.sealed) if record.sealed else None
             if (digest(id) if id is not None else owner)[:16] == mark:
                 snapshot = self._snapshot(address, record, machine, NAMELESS)
-                return address, Loaded(snapshot, None, record.seen)
+                if snapshot.updated >= oldest:
+                    return address, Loaded(snapshot, None, record.seen)
         raise link_used()
 
     # -- writing ------------------------------------------------------------------------
@@ -642,7 +643,7 @@ class RecordStore:
         owner, name, _ = self._address(place)
         found = []
         for key, record in self.records.listed(owner, name):
-            if record.text and record.rev and record.updated >= oldest:
+            if record.text and record.rev:
                 at = Address(owner, name, key)
                 try:
                     id = self._id(place, None, record)
@@ -650,7 +651,8 @@ class RecordStore:
                 except SnapshotError as error:
                     log.warning("%s", error)
                     continue
-                found.append((key, Loaded(snapshot, None, record.seen)))
+                if snapshot.updated >= oldest:
+                    found.append((key, Loaded(snapshot, None, record.seen)))
         return found
 
     def log(

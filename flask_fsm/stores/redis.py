@@ -8,7 +8,7 @@ owner's flows are a sorted set.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -33,13 +33,14 @@ __all__ = ["RedisRecords", "open_client"]
 # How far behind its form a submission is looked for: one may have made several commits.
 SPAN: Final = 16
 BATCH: Final = 1_000
-# Of a record that nobody can read: it is no flow, and not an expired one.
+# Of a record that nobody can read: it is no flow.
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 UNREADABLE: Final = "?"
-FUTURE: Final = 1 << 40
 FIELDS: Final = (
     "flow", "rev", "state", "text", "sealed", "started", "updated", "finished"
 )  # fmt: skip
+# Those that decide; the others are for who looks into the server.
+READ: Final = FIELDS[:5]
 ROW: Final = tuple(name for name in Logged._fields if name not in ("flow", "rev", "n"))
 # What the drivers raise when the server is not there, by the names of its classes: redis-py and
 # valkey-py have the same ones.
@@ -75,39 +76,42 @@ if (found[3] or '') ~= '' and found[3] ~= ARGV[3] and ends >= now and ends <= no
   return {'busy', ''}
 end
 """
-# KEYS: record, history, keys of the owner. ARGV: flow and rev seen, claim, now, lifetime in
-# milliseconds or '', limit of the history or '', limit of flows or '', key, what the records of the
-# owner begin with, number of rows, second of the record and its text, fields and values of the
-# record, ids and rows of the history.
+# KEYS: record, history, and if flows have keys, those of the owner. ARGV: flow and rev seen, claim,
+# now, number of rows, then key, second of the record, its text, and what the records of the owner
+# begin with (none of these four without keys), then fields and values of the record, ids and rows
+# of the history. LIFETIME (milliseconds), LIMIT (of the history) and BOUND (of flows) are the
+# app's, 0 for none.
 WRITE: Final = (
     _CHECK
     + """
-local lifetime, limit, bound, key, rows = ARGV[5], ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[10])
-local last = #ARGV - 2 * rows
+local keyed = KEYS[3] ~= nil
+local first, last = keyed and 10 or 6, #ARGV - 2 * tonumber(ARGV[5])
 for at = last + 1, #ARGV, 2 do
-  if limit == '' then
+  if LIMIT == 0 then
     redis.call('XADD', KEYS[2], ARGV[at], 'row', ARGV[at + 1])
   else
-    redis.call('XADD', KEYS[2], 'MAXLEN', '~', limit, ARGV[at], 'row', ARGV[at + 1])
+    redis.call('XADD', KEYS[2], 'MAXLEN', '~', LIMIT, ARGV[at], 'row', ARGV[at + 1])
   end
 end
 -- After the history, which refuses an entry that is there: what fails has changed nothing.
-redis.call('HSET', KEYS[1], 'claim', '', 'until', 0, unpack(ARGV, 13, last))
-if lifetime ~= '' then
-  redis.call('PEXPIRE', KEYS[1], lifetime)
-  redis.call('PEXPIRE', KEYS[2], lifetime)
+redis.call('HSET', KEYS[1], unpack(ARGV, first, last))
+if found[3] and found[3] ~= '' then redis.call('HSET', KEYS[1], 'claim', '', 'until', 0) end
+if LIFETIME ~= 0 then
+  redis.call('PEXPIRE', KEYS[1], LIFETIME)
+  redis.call('PEXPIRE', KEYS[2], LIFETIME)
 end
-if bound ~= '' then
-  if ARGV[12] == '' then
+if keyed then
+  local key = ARGV[6]
+  if ARGV[8] == '' then
     redis.call('ZREM', KEYS[3], key)
   else
-    redis.call('ZADD', KEYS[3], ARGV[11], key)
+    redis.call('ZADD', KEYS[3], ARGV[7], key)
   end
-  if lifetime ~= '' then redis.call('PEXPIRE', KEYS[3], lifetime) end
-  for _ = 1, redis.call('ZCARD', KEYS[3]) - tonumber(bound) do
-    local first = redis.call('ZRANGE', KEYS[3], 0, 1)
-    local old = first[1]
-    if old == key then old = first[2] end
+  if LIFETIME ~= 0 then redis.call('PEXPIRE', KEYS[3], LIFETIME) end
+  for _ = 1, redis.call('ZCARD', KEYS[3]) - BOUND do
+    local oldest = redis.call('ZRANGE', KEYS[3], 0, 1)
+    local old = oldest[1]
+    if old == key then old = oldest[2] end
     redis.call('DEL', ARGV[9] .. old)
     redis.call('ZREM', KEYS[3], old)
   end
@@ -161,12 +165,14 @@ class RedisRecords:
         self._client = client
         self._prefix = config.redis_prefix
         self._history_limit = config.history_limit
-        self._flows_per_owner = config.flows_per_subject
-        lifetime = config.lifetime
-        self._lifetime = "" if lifetime is None else str(round(lifetime * 1000))
-        longest = str(longest_claim(config.once_lease))
-        self._write = client.register_script(WRITE.replace("LONGEST", longest))
-        self._claim = client.register_script(CLAIM.replace("LONGEST", longest))
+        constants = {
+            "LONGEST": longest_claim(config.once_lease),
+            "LIFETIME": 0 if config.lifetime is None else round(config.lifetime * 1000),
+            "LIMIT": config.history_limit or 0,
+            "BOUND": config.flows_per_subject,
+        }
+        self._write = client.register_script(_filled(WRITE, constants))
+        self._claim = client.register_script(_filled(CLAIM, constants))
         self._release = client.register_script(RELEASE)
 
     # -- keys ---------------------------------------------------------------------------
@@ -188,7 +194,7 @@ class RedisRecords:
     def read(self, address: Address) -> Record | None:
         with translated():
             try:
-                values = self._client.hmget(self._record(address), FIELDS)
+                values = self._client.hmget(self._record(address), READ)
             except Exception as error:
                 if "WRONGTYPE" not in str(error):
                     raise
@@ -228,22 +234,14 @@ class RedisRecords:
             *_raw(seen),
             claim,
             now,
-            self._lifetime,
-            "" if self._history_limit is None else self._history_limit,
-            self._flows_per_owner if key else "",
-            key,
-            self._records_of(owner, machine),
             len(rows),
-            record.updated,
-            record.text,
+            *((key, record.updated, record.text, self._records_of(owner, machine)) if key else ()),
             *fields,
             *(part for row in rows for part in row),
         ]
-        keys = [
-            self._record(address),
-            self._stream(owner, machine, record.flow),
-            self._keys(owner, machine),
-        ]
+        keys = [self._record(address), self._stream(owner, machine, record.flow)]
+        if key:
+            keys.append(self._keys(owner, machine))
         self._run(self._write, keys, arguments)
 
     def _run(self, script: Any, keys: list[str], arguments: list[Any]) -> None:
@@ -300,7 +298,7 @@ class RedisRecords:
             keys = [_text(key) for key in self._client.zrange(index, 0, -1, desc=True)]
             asking = self._client.pipeline(transaction=False)
             for key in keys:
-                asking.hmget(self._records_of(owner, machine) + key, FIELDS)
+                asking.hmget(self._records_of(owner, machine) + key, READ)
             found = [_as_record(values) for values in asking.execute()]
         return [(key, record) for key, record in zip(keys, found, strict=True) if record]
 
@@ -390,6 +388,12 @@ class RedisRecords:
         return removed
 
 
+def _filled(script: str, constants: Mapping[str, int]) -> str:
+    for name, value in constants.items():
+        script = script.replace(name, str(value))
+    return script
+
+
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -406,16 +410,12 @@ def _as_record(values: Sequence[Any]) -> Record | None:
     if values[0] is None:
         return None
     try:
-        flow, rev, state, text, sealed, started, updated, finished = (
-            "" if value is None else _text(value) for value in values
-        )
-        return Record(
-            flow, int(rev), state, text, sealed, int(started), int(updated), finished == "1"
-        )
+        flow, rev, state, text, sealed = ("" if value is None else _text(value) for value in values)
+        return Record(flow, int(rev), state, text, sealed, 0, 0, False)
     except ValueError:
         # Nobody can read it, but whoever begins anew has to say what is to be replaced.
         flow, raw = (_lossless(value) for value in values[:2])
-        return Record(flow, raw, "", UNREADABLE, "", 0, FUTURE, False)  # type: ignore[arg-type]
+        return Record(flow, raw, "", UNREADABLE, "", 0, 0, False)  # type: ignore[arg-type]
 
 
 def _lossless(value: Any) -> str:
