@@ -1,5 +1,6 @@
 """Guarded page-flow state machines for Flask."""
 
+from .core.event import Event, EventStatus
 from .core.flow import Flow, Progress, Result
 from .core.history import Entry, History
 from .core.machine import Machine, State, Transition
@@ -9,6 +10,8 @@ from .core.snapshot import Snapshot
 from .errors import (
     ConfigError,
     DefinitionError,
+    DuplicateChannel,
+    DuplicateEndpoint,
     DuplicateEvent,
     DuplicateState,
     DuplicateTransition,
@@ -21,8 +24,10 @@ from .errors import (
     InvalidToken,
     InvalidTransition,
     MissingArguments,
+    NoMessages,
     NotAPage,
     NotFound,
+    QueueFull,
     Reason,
     RuleCrashed,
     SkippedTransition,
@@ -30,20 +35,39 @@ from .errors import (
     SnapshotTooLarge,
     StaleFlow,
     StoreUnavailable,
+    UnknownChannel,
+    UnknownListener,
     UnknownState,
     Unreachable,
     ValidationFailed,
 )
 from .extension import FlaskFSM
+from .live.hub import (
+    Channel,
+    ChannelContainer,
+    Connection,
+    Listener,
+    Message,
+    SignedMessage,
+    SSEChannel,
+    UniqueMessage,
+)
 from .problem import Refusal
 
 __all__ = [
+    "Channel",
+    "ChannelContainer",
     "ConfigError",
+    "Connection",
     "DefinitionError",
+    "DuplicateChannel",
+    "DuplicateEndpoint",
     "DuplicateEvent",
     "DuplicateState",
     "DuplicateTransition",
     "Entry",
+    "Event",
+    "EventStatus",
     "FSMError",
     "FlaskFSM",
     "Flow",
@@ -55,16 +79,22 @@ __all__ = [
     "InvalidData",
     "InvalidToken",
     "InvalidTransition",
+    "Listener",
     "Machine",
+    "Message",
     "MissingArguments",
+    "NoMessages",
     "NotAPage",
     "NotFound",
     "Path",
     "Progress",
+    "QueueFull",
     "Reason",
     "Refusal",
     "Result",
     "RuleCrashed",
+    "SSEChannel",
+    "SignedMessage",
     "SkippedTransition",
     "Snapshot",
     "SnapshotError",
@@ -73,6 +103,9 @@ __all__ = [
     "State",
     "StoreUnavailable",
     "Transition",
+    "UniqueMessage",
+    "UnknownChannel",
+    "UnknownListener",
     "UnknownState",
     "Unreachable",
     "ValidationFailed",

@@ -14,6 +14,7 @@ from .bound import Bound
 from .config import Config
 from .core.flow import Clock
 from .errors import ConfigError
+from .observer import Observer
 from .stores import Heads, RecordStore, Store, open_store
 from .tokens import IdSeal, Tokens
 
@@ -32,6 +33,9 @@ class AppState:
     extension: object
     bind: Callable[[], dict[str, Bound]]
     clock: Clock = time.time
+    observers: list[Observer] = field(default_factory=list)
+    live: Any = None
+    """What the live part keeps of the app, if FSM_LIVE is on."""
     _bound: dict[str, Bound] | None = None
     set_up_lock: Lock = field(default_factory=Lock)
     signers: tuple[tuple[Any, ...], Tokens] | None = None
@@ -67,12 +71,17 @@ class AppState:
         """The machines by name, as the views bind them."""
         return self.bind() if self._bound is None else self._bound
 
-    def fix(self) -> None:
-        """Bind the machines for good: from the first request on, no view is added."""
+    def fix(self) -> bool:
+        """Bind the machines for good: from the first request on, no view is added.
+
+        Tells whether this call has done it.
+        """
         if self._bound is None:
             with self.set_up_lock:
                 if self._bound is None:
                     self._bound = self.bind()
+                    return True
+        return False
 
     def tokens(self, app: Flask) -> Tokens:
         """Return what signs with SECRET_KEY and also reads SECRET_KEY_FALLBACKS."""

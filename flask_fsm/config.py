@@ -61,6 +61,43 @@ class Config:
     flash: bool = True
     """Whether a visitor who is sent to another page is told why by `flash(text, "fsm")`."""
 
+    live: bool = True
+    """Whether flows are also served to websockets, event streams and programs."""
+    live_engine: str = "auto"
+    """What serves sockets and streams: `loop` (one event loop), `threads` (a thread, or with gevent
+    a greenlet, for each), or `auto`: the loop wherever a socket can be taken from the server."""
+    live_workers: int = 8
+    """How many threads of the loop run event handlers."""
+    max_connections: int = 10_000
+    """How many sockets and streams the loop of a process serves; 503 beyond."""
+    max_threads: int = 64
+    """How many sockets and streams are served by threads of their own; 503 beyond."""
+    bus_url: Any = "memory://"
+    """What carries messages between processes: `memory://` (one process), a Redis URL, or a client
+    of Redis that the app has itself."""
+    allowed_origins: tuple[str, ...] = ()
+    """Other sites whose pages may open sockets and send events, such as `https://app.example`."""
+    require_origin: bool = False
+    """Whether programs, which send no Origin, are refused too."""
+    max_message_size: int = 65_536
+    """Bytes that a client may send as one message."""
+    message_rate: float = 500.0
+    """How many messages a second are read from a socket on average; more have to wait."""
+    queue_size: int = 1_000
+    """How many messages wait for a slow client, before it is cut."""
+    send_timeout: float = 10.0
+    """Seconds without progress after which a slow client is cut."""
+    heartbeat: float = 15.0
+    """Seconds between two signs of life on a socket or stream."""
+    sse_retry: int = 3_000
+    """Milliseconds after which a browser opens a broken stream again."""
+    replay_limit: int = 1_000
+    """How many messages of each channel are kept for those who come back."""
+    replay_time: float = 300.0
+    """For how many seconds after the last message they are kept."""
+    presence_time: float = 60.0
+    """Seconds after which a member of a group has left, if its process dies."""
+
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Config:
         """Take the FSM_* keys out of an app's config, or raise ConfigError naming the key."""

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, NamedTuple
 __all__ = [
     "ConfigError",
     "DefinitionError",
+    "DuplicateChannel",
+    "DuplicateEndpoint",
     "DuplicateEvent",
     "DuplicateState",
     "DuplicateTransition",
@@ -25,8 +27,10 @@ __all__ = [
     "InvalidToken",
     "InvalidTransition",
     "MissingArguments",
+    "NoMessages",
     "NotAPage",
     "NotFound",
+    "QueueFull",
     "Reason",
     "RuleCrashed",
     "SkippedTransition",
@@ -34,6 +38,8 @@ __all__ = [
     "SnapshotTooLarge",
     "StaleFlow",
     "StoreUnavailable",
+    "UnknownChannel",
+    "UnknownListener",
     "UnknownState",
     "Unreachable",
     "ValidationFailed",
@@ -131,9 +137,15 @@ class DuplicateState(DefinitionError):
 
 
 class DuplicateEvent(DefinitionError):
-    """Two edges out of one state listen to the same event."""
+    """Two handlers or edges of one state listen to the same event."""
 
     default_code = "duplicate_event"
+
+
+class DuplicateEndpoint(DefinitionError):
+    """Two functions answer at the same path."""
+
+    default_code = "duplicate_endpoint"
 
 
 class UnknownState(DefinitionError):
@@ -317,3 +329,36 @@ class SnapshotTooLarge(FSMError):
         super().__init__(message, **context)
         self.size = size
         self.limit = limit
+
+
+# -- channels -------------------------------------------------------------------------------
+
+
+class NoMessages(FSMError):
+    """The queue is empty, or its listener has not been started."""
+
+    default_code = "no_messages"
+
+
+class QueueFull(FSMError):
+    """As many messages wait as the queue may hold, and none of them may be dropped."""
+
+    default_code = "queue_full"
+
+
+class UnknownListener(FSMError):
+    """The channel has no listener of this id."""
+
+    default_code = "unknown_listener"
+
+
+class UnknownChannel(FSMError):
+    """There is no channel of this id."""
+
+    default_code = "unknown_channel"
+
+
+class DuplicateChannel(FSMError):
+    """There is a channel of this id already."""
+
+    default_code = "duplicate_channel"

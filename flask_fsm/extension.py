@@ -14,6 +14,10 @@ from .carrier import carries
 from .cli import fsm as commands
 from .core.machine import Machine, TransitionLike
 from .errors import ConfigError, DefinitionError, FSMError, StoreUnavailable
+from .live import doors
+from .live.service import Service
+from .live.subjects import close_after_change
+from .live.surface import Live
 from .pages.binding import bind
 from .pages.resume import resume
 from .pages.surface import Pages
@@ -33,6 +37,7 @@ class FlaskFSM(Pages):
 
     `FlaskFSM(machine)` and later `init_app(app)`, or `FlaskFSM(app, machine)`. A list of
     transitions will do for a machine; with none, it is built from the decorators of the views.
+    `websocket` is the path of its websocket, by default `/fsm/<machine>/ws`.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class FlaskFSM(Pages):
         machine: Definition | None = None,
         *,
         store: Any = None,
+        websocket: str | None = None,
     ) -> None:
         if app is not None and not isinstance(app, Flask):
             if machine is not None:
@@ -50,8 +56,9 @@ class FlaskFSM(Pages):
             raise ConfigError(f"FlaskFSM takes a Machine or a list of edges, not {machine!r}.")
         if machine is not None and not isinstance(machine, Machine):
             machine = Machine("fsm", machine)
-        super().__init__(machine)
+        super().__init__(machine, None, _path(websocket))
         self._surfaces: list[Pages] = [self]
+        self.live = Live()
         if app is not None:
             self.init_app(app, store=store)
         elif store is not None:
@@ -60,15 +67,18 @@ class FlaskFSM(Pages):
                 "init_app(app, store=...)."
             )
 
-    def add(self, machine: Machine) -> Pages:
-        """Take another machine into the same apps, and return what its views are guarded with."""
+    def add(self, machine: Machine, *, websocket: str | None = None) -> Pages:
+        """Take another machine into the same apps, and return what its views are guarded with.
+
+        `websocket` is the path of its websocket, by default `/fsm/<machine>/ws`.
+        """
         if not isinstance(machine, Machine):
             raise ConfigError(f"add() takes a Machine, which has a name; not {machine!r}.")
         if any(surface.name == machine.name for surface in self._surfaces):
             raise DefinitionError(
                 f"There is a machine {machine.name!r} already: give this one another name."
             )
-        pages = Pages(machine, self)
+        pages = Pages(machine, self, _path(websocket))
         self._surfaces.append(pages)
         return pages
 
@@ -108,7 +118,33 @@ class FlaskFSM(Pages):
         blueprint.add_url_rule(
             "/<machine>/resume/<link>", "resume", resume, methods=["GET", "POST"]
         )
+        if state.config.live:
+            self._open_doors(app, state, blueprint)
         app.register_blueprint(blueprint)
+
+    def _open_doors(self, app: Flask, state: AppState, blueprint: Blueprint) -> None:
+        """Let sockets, streams and programs in."""
+        state.live = Service(state.config, lambda group: self.live.allows(group))
+        state.observers.append(state.live)
+        app.after_request(close_after_change)
+        sockets = [surface for surface in self._surfaces if surface._websocket is not None]
+        blueprint.add_url_rule("/<machine>/ws", "websocket", doors.websocket, websocket=True)
+        blueprint.add_url_rule("/<machine>/events", "events", doors.events)
+        blueprint.add_url_rule("/<machine>/state", "state", doors.show_state)
+        blueprint.add_url_rule("/<machine>/event", "event", doors.send_event, methods=["POST"])
+        blueprint.add_url_rule("/health", "health", doors.health)
+        for surface in sockets:
+            app.add_url_rule(
+                surface._websocket or "",
+                f"fsm.websocket.{surface.name}",
+                doors.websocket,
+                defaults={"machine": surface.name},
+                websocket=True,
+            )
+        for path, function in self.live.endpoints.items():
+            app.add_url_rule(
+                path, f"fsm.endpoint.{path}", doors.answering(app, function), methods=["GET"]
+            )
 
     # -- the store ----------------------------------------------------------------------
 
@@ -131,9 +167,17 @@ class FlaskFSM(Pages):
         app_state().served("fsm.init_db()").init()
 
 
+def _path(path: str | None) -> str | None:
+    if path is not None and not (isinstance(path, str) and path.startswith("/")):
+        raise ConfigError(f"websocket= takes a path that begins with '/', not {path!r}.")
+    return path
+
+
 def _set_up(endpoint: str | None, values: dict[str, Any] | None) -> None:
     """Bind the machines to the views before anything of the app serves the first request."""
-    app_state().fix()
+    if app_state().fix() and "csrf" in current_app.extensions:
+        # That door asks for a type and an origin that no other site's page can send.
+        current_app.extensions["csrf"].exempt(doors.send_event)
 
 
 def _claim_at_login(response: Response) -> Response:

@@ -19,6 +19,7 @@ from flask.sessions import SessionMixin
 from .appstate import AppState, behind
 from .bound import FLOW_ARGUMENT, Bound
 from .carrier import Carrier
+from .core.event import SAME, EventStatus, Sent, dump_reply
 from .core.flow import Flow, Result, blank, successor
 from .core.path import nodes_back, root
 from .core.snapshot import Receipt, Snapshot
@@ -31,6 +32,7 @@ from .errors import (
     SnapshotError,
     StaleFlow,
 )
+from .observer import Observer, Sender
 from .signals import emit, finished, reset, transitioned
 from .stores import (
     Asked,
@@ -46,7 +48,7 @@ from .stores.records import digest, link_used
 from .tokens import Claim
 from .transaction import Transaction
 
-__all__ = ["KeptFlow", "Run"]
+__all__ = ["KeptFlow", "Run", "channel_key"]
 
 log: Final = logging.getLogger("flask_fsm")
 TRANSACTION: Final = "_fsm_transaction"
@@ -66,14 +68,30 @@ class KeptFlow(Flow):
         self._run = ref(run)  # the run holds the flow
 
     def transition(
-        self, to: str, data: Mapping[str, Any] | None = None, *, source: str | None = None
+        self,
+        to: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        source: str | None = None,
+        status: int = EventStatus.OK,
+        reply: Any = SAME,
     ) -> Result:
         def decide(flow: Flow) -> list[Result]:
             result = flow.step(to, data, source=source)
             flow.apply(result)
             return [result]
 
-        return self._kept().commit(decide)[0]
+        said = data if reply is SAME else reply
+        if self._sent is not None:
+            dump_reply(said)  # before the commit, for after it nothing can be refused
+        result = self._kept().commit(decide, said=(status, said))[0]
+        if self._sent is not None:
+            self._sent.append(Sent(status, said, result))
+        return result
+
+    def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
+        super().transmit(data, status)
+        self._kept().transmit(data, status)
 
     def resume(self) -> list[Result]:
         raise FSMError(
@@ -112,12 +130,19 @@ class Run:
         "gone",
         "keyless",
         "place",
+        "sender",
         "session",
         "state",
         "stored",
     )
 
-    def __init__(self, state: AppState, bound: Bound, url_args: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        state: AppState,
+        bound: Bound,
+        url_args: Mapping[str, Any],
+        sender: Sender | None = None,
+    ) -> None:
         self.state = state
         self.bound = bound
         self.app: Flask = behind(current_app)
@@ -129,11 +154,31 @@ class Run:
         """Whether the address lacks the key of a flow, so that it asks for a new one."""
         self.claimed = ""
         """The claim on the flow that this request holds."""
+        self.sender = sender
+        """The socket whose event this is, if it is one."""
         self.place: Place
         self.stored: Snapshot
         self.flow: Flow
         self._seen: Seen | None = None
         self._carried: Carrier
+
+    @classmethod
+    def of_flow(
+        cls, state: AppState, bound: Bound, id: str, subject: str | None, key: str
+    ) -> Run | None:
+        """Return the run of a flow that is known by its id, or None if there is none.
+
+        `subject` and `key` say whose it is and which of several, as its id does not.
+        """
+        run = cls(state, bound, {})
+        run.keyless = False
+        run.place = Place(bound.machine, subject, None, key)
+        carried = state.store.named(run.place, id)
+        if carried is None:
+            return None
+        run._carried = Carrier({}, bound.name, bool(bound.machine.many) or bound.by_url)
+        run._carried.keep(run._slot, carried)
+        return run
 
     # -- which flow ---------------------------------------------------------------------
 
@@ -220,6 +265,7 @@ class Run:
         if found.was is not None:
             assert found.snapshot is not None
             self._carried.set_was(self._slot, f"{found.was} {lineage(found.snapshot.id)}")
+            self._left(channel_key(found.was))
         if found.gone is None and found.carried != carried:
             self._carried.keep(self._slot, found.carried)
         snapshot = found.snapshot
@@ -265,6 +311,7 @@ class Run:
                 self._carried.keep(key, moved.carried)
                 if moved.was is not None and moved.snapshot is not None:
                     self._carried.set_was(key, f"{moved.was} {lineage(moved.snapshot.id)}")
+                    self._left(channel_key(moved.was))
         if all_here:
             self._carried.forget_secret()
 
@@ -375,6 +422,8 @@ class Run:
             raise link_used() from error
         self._carried.set_was(self._slot, None)
         self._carried.keep(self._slot, moved.carried)
+        # Who has the flow of nobody is told by its id, so the owner is that of its channel too.
+        self._left(owner)
         self.load()
 
     def _took(self, id: str) -> bool:
@@ -430,9 +479,11 @@ class Run:
         decide: Callable[[Flow], Sequence[Result]],
         receipt: Receipt | None = None,
         location: Callable[[Flow], str | None] = lambda flow: None,
+        said: tuple[int, Any] = (EventStatus.OK, None),
     ) -> Sequence[Result]:
         """Make the steps that `decide` makes on the flow, keep them, then run hooks and signals.
 
+        `said` is the status and what else the clients of the flow are told.
         What raises before they are kept leaves the flow as it was; nothing after can undo them.
         """
         flow = self.flow
@@ -456,10 +507,25 @@ class Run:
             raise
         self._stand(committed)
         if transaction is None or undo is None:
-            self._tell(results)
+            self._tell(results, said)
         else:
-            transaction.join(lambda: self._tell(results), undo)
+            transaction.join(lambda: self._tell(results, said), undo)
         return results
+
+    def transmit(self, data: Any, status: int) -> None:
+        """Tell the clients of the flow something, without moving it."""
+        self._observe(lambda observer: observer.transmitted(self.flow, data, status, self.sender))
+
+    def _left(self, key: str) -> None:
+        self._observe(lambda observer: observer.left(key))
+
+    def _observe(self, tell: Callable[[Observer], None]) -> None:
+        """Tell the observers; what they raise can undo nothing."""
+        for observer in self.state.observers:
+            try:
+                tell(observer)
+            except Exception:
+                log.exception("An observer of machine %r failed.", self.bound.name)
 
     def _transaction(self) -> Transaction | None:
         """The caller's transaction in which all commits of this request take part, if any."""
@@ -526,14 +592,19 @@ class Run:
         self.stored = committed.snapshot
         self.flow.rewind(committed.snapshot)
 
-    def _tell(self, results: Sequence[Result]) -> None:
-        """Run the hooks of steps that were kept, and send the signals."""
+    def _tell(self, results: Sequence[Result], said: tuple[int, Any]) -> None:
+        """Run the hooks of steps that were kept, send the signals, and tell the observers."""
         for result in results:
             self.flow.run_hooks(result)
             facts = {"machine": self.bound.name, "flow": self.flow, "result": result}
             emit(transitioned, self.app, **facts)
             if result.finished:
                 emit(finished, self.app, **facts)
+        if results and self.state.observers:
+            status, reply = said
+            self._observe(
+                lambda observer: observer.moved(self.flow, results[-1], status, reply, self.sender)
+            )
 
     def reset(self, receipt: Receipt | None = None, location: str | None = None) -> None:
         """Begin a new run; the one before can't come back.
@@ -563,6 +634,7 @@ class Run:
 
         def tell() -> None:
             emit(reset, self.app, machine=self.bound.name, flow=self.flow, previous=previous)
+            self._observe(lambda observer: observer.replaced(previous, self.flow))
 
         if transaction is None:
             tell()
@@ -648,6 +720,11 @@ class Run:
             return self.url(state)
         except (MissingArguments, NotFound):
             return None
+
+
+def channel_key(id: str) -> str:
+    """Return what names the channel of a flow and of the runs that follow it; it tells no id."""
+    return digest(lineage(id))
 
 
 def _no_such_flow() -> NotFound:

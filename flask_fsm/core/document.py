@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DefinitionError
+from .event import Event
 from .graph import list_transitions
 from .migration import Renamed
 from .rules import KINDS, RULE_KEYS, Function, Rule, Ruled, rule_name
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["dump_machine", "load_machine"]
 
 P = TypeVar("P", State, Transition)
-OPTIONS = ("initial", "final", "repeat", "ordered", "reset", "many")
+OPTIONS = ("initial", "final", "repeat", "ordered", "reset", "many", "scope")
 MACHINE_KEYS = ("name", "states", "transitions", *OPTIONS, "complete", "migrate")
 STATE_KEYS = ("name", "targets", "guarded")
 TRANSITION_KEYS = ("source", "target", "event", "visit", "once", "back")
@@ -54,6 +55,7 @@ def dump_machine(machine: Machine) -> dict[str, Any]:
         "ordered": machine.ordered,
         "reset": machine.reset,
         "many": machine.many,
+        "scope": machine.scope,
         **_dump_rules(machine, named),
     }
     if machine._complete is not None:
@@ -134,8 +136,14 @@ def _load(
     """Make the state or the transition that `data` describes; None if it is malformed."""
     arguments = {key: data[key] for key in keys if key in data}
     rules = _find_rules(data, given, faults)
-    faults += _unknown_keys(repr(dict(data)), data, keys)
+    faults += _unknown_keys(
+        repr(dict(data)), data, (*keys, "events") if kind is State else tuple(keys)
+    )
     try:
+        if kind is State and "events" in data:
+            arguments["events"] = [
+                Event(event, _find(name, given, faults)) for event, name in data["events"].items()
+            ]
         part = kind(**arguments)
     except DefinitionError as error:
         faults += error.faults
@@ -186,6 +194,8 @@ def _dump(
         value = getattr(owner, key)
         if key not in DEFAULTS or value != DEFAULTS[key]:
             data[key] = list(value) if isinstance(value, tuple) else value
+    if isinstance(owner, State) and owner.events:
+        data["events"] = {name: _name(e.handler, named) for name, e in owner.events.items()}
     return data | _dump_rules(owner, named)
 
 

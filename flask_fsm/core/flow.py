@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import (
+    FSMError,
     GuardRefused,
     InvalidTransition,
     Reason,
@@ -16,6 +17,7 @@ from ..errors import (
     ValidationFailed,
 )
 from .answers import dump_answers, load_answers
+from .event import SAME, EventStatus, Sent
 from .history import History
 from .judgement import judge, reasons_against, refuse, run_hooks, settled
 from .path import Node, Path, nodes_back, shortened, without
@@ -46,7 +48,17 @@ _new: Final = tuple.__new__
 class Flow:
     """One run of a machine. It belongs to one thread; what is shared is its snapshot."""
 
-    __slots__ = ("_context", "_data", "_last", "_now", "_on_path", "_pending", "clock", "machine")
+    __slots__ = (
+        "_context",
+        "_data",
+        "_last",
+        "_now",
+        "_on_path",
+        "_pending",
+        "_sent",
+        "clock",
+        "machine",
+    )
 
     def __init__(
         self,
@@ -77,6 +89,8 @@ class Flow:
         # While rules judge: the node that is left, and the data handed over.
         self._pending: tuple[Node, Mapping[str, Any] | None] | None = None
         self._last: Result | None = None
+        # While an event is handled: what its handler has said so far.
+        self._sent: list[Sent] | None = None
 
     # -- what it is ---------------------------------------------------------------------
 
@@ -362,17 +376,64 @@ class Flow:
         data: Mapping[str, Any] | None = None,
         *,
         source: str | None = None,
+        status: int = EventStatus.OK,
+        reply: Any = SAME,
     ) -> Result:
-        """Decide the transition to `to`, make it, run its hooks, and return the result."""
+        """Decide the transition to `to`, make it, run its hooks, and return the result.
+
+        `status` and `reply` (by default `data`) are what clients are told of it if it is made in
+        the handler of an event.
+        """
         result = self._decide(to, data, source, None, 1)
         self.apply(result)
         if result[2].hooks:
             run_hooks(self, result)
+        if self._sent is not None:
+            self._sent.append(Sent(status, data if reply is SAME else reply, result))
         return result
 
-    def send(self, event: str, data: Mapping[str, Any] | None = None) -> Result:
-        """Take the edge out of the current state whose `event` has this name."""
-        return self.transition(self.target_of(event), data)
+    # -- events -------------------------------------------------------------------------
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """The events that a client may send now."""
+        return self.machine.events_of(self.current, self.finished)
+
+    def send(self, event: str, data: Any = None) -> Result | None:
+        """Handle an event; return the last transition that was made, or None if there was none."""
+        made = [sent.result for sent in self.handle(event, data) if sent.result is not None]
+        return made[-1] if made else None
+
+    def handle(self, event: str, data: Any = None) -> list[Sent]:
+        """Run the handler of an event, or take the edge out of the current state that it names.
+
+        Returns what was said, in order. An edge takes no data: that is for a handler to judge.
+        Raises InvalidTransition with the code `no_event`, what `transition` raises, and what the
+        handler raises.
+        """
+        outer, self._sent = self._sent, []
+        try:
+            handler = self.machine.handlers[self.current].get(event)
+            if handler is None:
+                self.transition(self.target_of(event))
+            else:
+                value = handler(self, data)
+                if value is not None:
+                    self.transmit(value)
+            return self._sent
+        finally:
+            self._sent = outer
+
+    def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
+        """Say something to the clients of this flow, without moving it."""
+        if self._sent is None:
+            raise FSMError(
+                "transmit() belongs into the handler of an event. From elsewhere, use "
+                "fsm.live.flow(id).transmit().",
+                flow=self.id,
+                code="no_client",
+            )
+        self._sent.append(Sent(status, data, None))
 
     def target_of(self, event: str) -> str:
         """Return where `event` leads from the current state, or raise InvalidTransition."""

@@ -7,10 +7,11 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from ..errors import DefinitionError, RuleCrashed, UnknownState
+from ..errors import DefinitionError, DuplicateEvent, DuplicateState, RuleCrashed, UnknownState
 from .document import dump_machine, load_machine
+from .event import Handler
 from .flow import Clock, Flow
 from .graph import collect_states, list_transitions, spell_out
 from .lint import faults_of_graph
@@ -26,6 +27,15 @@ __all__ = ["Back", "Edge", "Machine", "State", "Transition", "TransitionLike"]
 M = TypeVar("M", bound=Callable[[str], str | None] | Mapping[str, str | None])
 
 
+class _Given(NamedTuple):
+    """What a definition was given: transitions, states, initial and final ones."""
+
+    transitions: tuple[Transition, ...]
+    states: tuple[Any, ...]
+    initial: str | None
+    finals: tuple[str, ...] | None
+
+
 class Machine(Ruled):
     """Which states there are and which edges lead between them.
 
@@ -36,8 +46,9 @@ class Machine(Ruled):
     before one must have been taken in the run. `reset="auto"`: after the end, the initial page
     starts a new run; `"manual"`: only a reset does. `many=True`: a subject may have several flows,
     told apart by a key in the query of their pages; `many="order_id"`: by that URL argument.
-    `complete(name)` says whether arriving at a
-    state ends the run; by default the final states do.
+    `scope="connection"`: each websocket has a fresh flow of its own. `complete(name)` says whether
+    arriving at a state ends the run; by default the final states do. `register_state` adds states
+    until the machine is first used, so a machine may begin without any.
 
     Every fault of the definition is reported in one `DefinitionError`.
     """
@@ -45,12 +56,16 @@ class Machine(Ruled):
     __slots__ = (
         "_compiled",
         "_complete",
+        "_faults",
+        "_given",
+        "_offers",
         "_out",
         "counted",
         "digest",
         "edges",
         "events",
         "finals",
+        "handlers",
         "initial",
         "many",
         "migration",
@@ -61,6 +76,7 @@ class Machine(Ruled):
         "repeat",
         "reset",
         "root",
+        "scope",
         "states",
         "transitions",
         "ways",
@@ -77,6 +93,8 @@ class Machine(Ruled):
     ordered: bool
     reset: Literal["auto", "manual"]
     many: bool | str
+    scope: Literal["subject", "connection"]
+    handlers: dict[str, dict[str, Handler]]
     migration: Migration | None
     root: Node
     digest: str
@@ -86,7 +104,10 @@ class Machine(Ruled):
     counted: bool
     _compiled: bool
     _complete: Callable[[str], bool] | None
+    _offers: dict[str, tuple[str, ...]]
     _out: dict[str, int]
+    _given: _Given
+    _faults: list[DefinitionError]
 
     def __init__(
         self,
@@ -100,6 +121,7 @@ class Machine(Ruled):
         ordered: bool = False,
         reset: Literal["auto", "manual"] = "auto",
         many: bool | str = False,
+        scope: Literal["subject", "connection"] = "subject",
         complete: Callable[[str], bool] | None = None,
     ) -> None:
         faults = self._begin()
@@ -111,6 +133,10 @@ class Machine(Ruled):
             faults.append(
                 DefinitionError(f"many is True, False or the name of a URL argument, not {many!r}.")
             )
+        if scope not in ("subject", "connection"):
+            faults.append(DefinitionError(f'scope is "subject" or "connection", not {scope!r}.'))
+        elif scope == "connection" and many:
+            faults.append(DefinitionError('scope="connection" has one flow per socket: no `many`.'))
         if complete is not None and not callable(complete):
             faults.append(  # type: ignore[unreachable]
                 DefinitionError(f"complete is {complete!r}, which is not callable.")
@@ -127,6 +153,25 @@ class Machine(Ruled):
             finals = None if finals is None else tuple(filter(is_name, finals))
             if not named:  # the malformed parts might have named any state
                 raise DefinitionError.of(f"Machine {name!r}", faults)
+        self._set(
+            name=name,
+            repeat=repeat,
+            ordered=ordered,
+            reset=reset,
+            many=many,
+            scope=scope,
+            migration=None,
+            _complete=complete,
+            _compiled=False,
+            counted=ordered or not repeat,
+        )
+        self._define(_Given(listed, named, initial, finals), faults, bool(malformed))
+        if any(fault.code != "no_initial" for fault in self._faults):
+            raise DefinitionError.of(f"Machine {name!r}", self._faults)
+
+    def _define(self, given: _Given, faults: list[DefinitionError], malformed: bool) -> None:
+        """Make states and edges of what was given, and keep what is wrong with it."""
+        listed, named, initial, finals = given
         known = collect_states(named, listed, initial, faults)
         edges = spell_out(known, listed, finals, faults)
         first = initial if initial is not None else next(iter(known), None)
@@ -147,26 +192,36 @@ class Machine(Ruled):
         elif not any(isinstance(fault, UnknownState) for fault in faults):
             pairs = [(edge.source, edge.target) for edge in edges]
             faults += faults_of_graph(tuple(known), pairs, first, finals)
-        if faults:
-            raise DefinitionError.of(f"Machine {name!r}", faults)
-        assert first is not None
         self._set(
-            name=name,
             states=MappingProxyType(known),
             transitions=listed,
             initial=first,
             finals=frozenset(finals),
-            repeat=repeat,
-            ordered=ordered,
-            reset=reset,
-            many=many,
-            migration=None,
-            root=root(first),
-            _complete=complete,
-            _compiled=False,
-            counted=ordered or not repeat,
+            root=root(first or ""),
+            _given=given,
+            _faults=faults,
         )
         self._lay(edges)
+
+    def register_state(self, state: State) -> State:
+        """Add a state; the first one is the initial, unless another was named. Returns it.
+
+        Its targets may be registered later: what is missing is told when the machine is first used.
+        """
+        if self._sealed:
+            raise DefinitionError(
+                f"{self!r}: the state {getattr(state, 'name', state)!r} comes too late, the "
+                f"machine is in use."
+            )
+        if not isinstance(state, State):
+            raise DefinitionError(f"register_state() takes a State, not {state!r}.")
+        if state.name in self.states:
+            raise DuplicateState(
+                f"Machine {self.name!r} has a state {state.name!r} already.", target=state.name
+            )
+        states = (*self.states.values(), state)
+        self._define(self._given._replace(states=states), [], False)
+        return state
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -218,19 +273,48 @@ class Machine(Ruled):
     def narrowed(self, keep: Callable[[Edge], bool], wrap: Wrap) -> Machine:
         """This machine with only the edges that `keep` accepts, its rules wrapped for an app."""
         narrow = Machine.__new__(Machine)
+        self._check()
         for name in (*Ruled.__slots__, *Machine.__slots__):
-            object.__setattr__(narrow, name, getattr(self, name))
+            if hasattr(self, name):
+                object.__setattr__(narrow, name, getattr(self, name))
         narrow._lay([Edge(e.source, e.transition, 0) for e in self.edges if keep(e)])
         narrow._compile(wrap)
         self._end_registration()
         return narrow
 
+    def _check(self) -> None:
+        """Raise what is wrong with the definition, now that nothing is added to it."""
+        faults = self._faults or [
+            DuplicateEvent(
+                f"event {edge.event!r} of state {edge.source!r} has a handler, and an edge to "
+                f"{edge.target!r}: give one of them another name.",
+                source=edge.source,
+                target=edge.target,
+            )
+            for edge in self.edges
+            if edge.event in self.states[edge.source].events
+        ]
+        if faults:
+            raise DefinitionError.of(f"Machine {self.name!r}", faults)
+
     def _compile(self, wrap: Wrap) -> None:
+        self._check()
         for edge in self.edges:
             rules = compile_rules(wrap, self, self.states[edge.target], edge.transition)
             edge.guards, edge.pre_transitions, edge.validators, edge.hooks = rules
             edge.judged = bool(edge.pre_transitions or edge.validators)
-        self._set(_compiled=True)
+        handlers = {
+            name: {event: wrap(each.handler) for event, each in state.events.items()}
+            for name, state in self.states.items()
+        }
+        offers = {
+            name: (
+                *state.events,
+                *(edge.event for edge in self.ways[name].values() if edge.event is not None),
+            )
+            for name, state in self.states.items()
+        }
+        self._set(_compiled=True, handlers=handlers, _offers=offers)
         self._end_registration()
 
     def _end_registration(self) -> None:
@@ -297,6 +381,13 @@ class Machine(Ruled):
     def ends(self, state: str, taken: int) -> bool:
         """Tell whether arriving at `state`, after the `taken` edges of a run, ends it."""
         return self.complete(state) or self.exhausted(state, taken)
+
+    def events_of(self, state: str, finished: bool = False) -> tuple[str, ...]:
+        """Return the events that a client may send in `state`: of handlers, and of edges.
+
+        After the end no edge can be taken, so only those of handlers are left.
+        """
+        return tuple(self.handlers[state]) if finished else self._offers[state]
 
     def flow(
         self,

@@ -119,9 +119,8 @@ def error_of_edit(flow: Flow, source: str, target: str | None, node: Node | None
 
 
 def error_of_event(flow: Flow, event: str) -> InvalidTransition:
-    """Return the error of an event that no edge out of the current state has."""
-    edges = flow.machine.ways[flow.current].values()
-    names = tuple(edge.event for edge in edges if edge.event is not None)
+    """Return the error of an event that the current state does not know."""
+    names = flow.events
     return InvalidTransition(
         f"State {flow.current!r} knows no event {event!r}; it knows "
         f"{', '.join(map(repr, names)) or 'none'}.",

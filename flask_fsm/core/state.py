@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, TypeVar
 
-from ..errors import DefinitionError
+from ..errors import DefinitionError, DuplicateEvent
+from .event import Event, Handler
 from .names import faults_of_names, is_name, several
 from .rules import Function, Functions, Ruled
 
@@ -14,6 +15,7 @@ __all__ = ["ANY", "BACK_POLICIES", "Back", "Edge", "State", "Transition", "Trans
 Back = Literal["preserve", "discard", "invalidate"]
 BACK_POLICIES: tuple[Back, ...] = ("preserve", "discard", "invalidate")
 ANY = "*"
+H = TypeVar("H", bound=Handler)
 
 
 class State(Ruled):
@@ -21,10 +23,11 @@ class State(Ruled):
 
     `targets` names the states it leads to; None adds no edges in a machine that lists
     transitions, and leads anywhere in one that lists none. `guarded=False` says that its view is
-    meant to go without `check`. The rules run when the state is entered.
+    meant to go without `check`. `events` holds what a client may send to the state, as `event`
+    registers it. The rules run when the state is entered.
     """
 
-    __slots__ = ("guarded", "name", "targets")
+    __slots__ = ("events", "guarded", "name", "targets")
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class State(Ruled):
         targets: str | Iterable[str] | None = None,
         *,
         guarded: bool = True,
+        events: Iterable[Event] = (),
         when: Functions | None = None,
         pre_transition: Functions = (),
         validators: Functions = (),
@@ -45,11 +49,48 @@ class State(Ruled):
             faults += faults_of_names(f"{self!r}: the target ", *self.targets)
         self.guarded = guarded
         faults += self._begin(when, pre_transition, validators, hooks)
+        self.events: dict[str, Event] = {}
+        for each in events:
+            if not isinstance(each, Event):
+                faults.append(  # type: ignore[unreachable]
+                    DefinitionError(f"{self!r}: events holds {each!r}, not an Event.")
+                )
+            elif each.name in self.events:
+                faults.append(self._duplicate(each.name))
+            else:
+                self.events[each.name] = each
         if faults:
             raise DefinitionError.of("State", faults)
 
     def __repr__(self) -> str:
         return f"State({self.name!r})"
+
+    def event(self, name: str) -> Callable[[H], H]:
+        """Register what handles an event in this state: `handler(flow, data)`, sync or async.
+
+        It may move the flow by `flow.transition`, answer by `flow.transmit`, or both, or neither.
+        What it returns, unless that is None, is transmitted with status 200.
+        """
+        if self._sealed:
+            raise DefinitionError(
+                f"{self!r}: the event {name!r} comes too late, the machine is in use. Register "
+                f"events where the machine is defined, or before the first flow or request."
+            )
+        if name in self.events:
+            raise self._duplicate(name)
+
+        def register(handler: H) -> H:
+            if name in self.events:
+                raise self._duplicate(name)
+            self.events[name] = Event(name, handler)
+            return handler
+
+        return register
+
+    def _duplicate(self, name: str) -> DuplicateEvent:
+        return DuplicateEvent(
+            f"{self!r} has a handler of the event {name!r} already.", source=self.name
+        )
 
 
 class Transition(Ruled):

@@ -42,7 +42,7 @@ def bind(app: Flask, surfaces: Iterable[Pages], served: bool) -> dict[str, Bound
         ]
         machine = surface._machine or _machine_of(surface.name, found)
         one = _bind_one(app, machine, found, faults)
-        faults += _faults_of_store(one, surface, served)
+        faults += _faults_of_use(one, surface, served)
         bound[surface.name] = replace(
             one,
             subject_of=surface._subject_of if surface._subject_function else None,
@@ -136,8 +136,8 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
     return Bound(machine.name, narrowed_machine, pages, states, guarded)
 
 
-def _faults_of_store(bound: Bound, surface: Pages, served: bool) -> list[DefinitionError]:
-    """List what the store can't do of what a machine asks for, and keys that pages lack."""
+def _faults_of_use(bound: Bound, surface: Pages, served: bool) -> list[DefinitionError]:
+    """List what a machine asks for and the app can't give: a store, keys of pages, pages."""
     machine = bound.machine
     faults = []
     asked = [
@@ -158,6 +158,15 @@ def _faults_of_store(bound: Bound, surface: Pages, served: bool) -> list[Definit
                 code="needs_store",
             )
             for each in asked
+        ]
+    if machine.scope == "connection":
+        faults += [
+            DefinitionError(
+                f"view {endpoint!r}, machine {machine.name!r}: it is guarded, but with "
+                f'scope="connection" each websocket has a flow of its own, and pages have none.',
+                source=state,
+            )
+            for endpoint, state in bound.states.items()
         ]
     needed = dict.fromkeys(surface._subject_arguments, "its subject")
     if isinstance(machine.many, str):

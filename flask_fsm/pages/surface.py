@@ -57,8 +57,11 @@ class Pages:
     belongs to a visitor through the request.
     """
 
-    def __init__(self, machine: Machine | None, first: Pages | None = None) -> None:
+    def __init__(
+        self, machine: Machine | None, first: Pages | None = None, websocket: str | None = None
+    ) -> None:
         self._machine = machine
+        self._websocket = websocket
         self._first = first
         self._subject: Callable[..., Any] | None = None
         self._arguments: tuple[str, ...] = ()

@@ -114,6 +114,10 @@ class Store(Protocol):
         """Return what the session carries for a run that has not begun."""
         ...
 
+    def named(self, place: Place, id: str) -> str | None:
+        """Return what a session would carry of the flow with this id, or None if there is none."""
+        ...
+
     def commit(
         self,
         place: Place,

@@ -332,6 +332,18 @@ class RecordStore:
         owner = self._owner(place, "")[:16] if place.owned else ""
         return f"{snapshot.id},{snapshot.rev > 0:d},{snapshot.started},{owner}"
 
+    def named(self, place: Place, id: str) -> str | None:
+        address = self._address(place, id)
+        record = self.records.read(address)
+        if record is None or not record.text:
+            return None
+        owner = self._owner(place, "")[:16] if place.owned else ""
+        text = f"{id},1,{record.started},{owner}"
+        return text if Carried.read(text) is not None and self._is_of(record, place, id) else None
+
+    def _is_of(self, record: Record, place: Place, id: str) -> bool:
+        return not place.owned or self._seal.open(record.sealed) in (id, None)
+
     # -- loading ------------------------------------------------------------------------
 
     def load(self, place: Place, carried: str | None, oldest: float, choose: Choose) -> Loaded:

@@ -84,6 +84,15 @@ class SessionStore:
     def carry(self, place: Place, snapshot: Snapshot) -> str:
         return snapshot.encode(place.machine)
 
+    def named(self, place: Place, id: str) -> str | None:
+        try:
+            newest = self._heads.newest(id)
+        except FlowGone:
+            return None
+        if newest is None or not newest[1].partition("|")[0].endswith(place.machine.digest):
+            return None
+        return newest[1]
+
     def bury(
         self,
         place: Place,

@@ -33,7 +33,7 @@ def edges(machine: Machine) -> set[tuple[str, str]]:
         (lambda: Machine("m", [("a", "b")], states=["a"]), UnknownState, None),
         (lambda: Machine("m", [("a", "b")], initial="x"), UnknownState, None),
         (lambda: Machine("m", [("a", "b")], final=["x"]), UnknownState, None),
-        (lambda: Machine("m"), DefinitionError, "no_initial"),
+        (lambda: Machine("m").seal(), DefinitionError, "no_initial"),
         (lambda: Machine("m", [("a", "b"), ("c", "b")]), Unreachable, None),
         (
             lambda: Machine("m", [("a", "b"), ("b", "a")], final=["b"]),

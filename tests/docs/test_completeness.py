@@ -45,11 +45,12 @@ def test_the_http_contract_names_every_reason() -> None:
     faults = {
         # of a definition
         "definition",
-        *("duplicate_state", "duplicate_event", "unreachable", "no_initial"),
+        *("duplicate_state", "duplicate_event", "duplicate_endpoint", "unreachable", "no_initial"),
         *("final_with_way_out", "dead_end"),
         # of the app: a 500
-        *("error", "config", "missing_arguments", "crashed", "get_advances", "moved_by_rule"),
+        *("error", "config", "missing_arguments", "get_advances", "moved_by_rule", "no_client"),
+        *("no_messages", "queue_full", "unknown_listener", "unknown_channel", "duplicate_channel"),
         # of a base class, or of what no page does
-        *("stale", "gone", "no_event"),
+        *("stale", "gone"),
     }
     assert codes - faults - told == set()

@@ -1,0 +1,51 @@
+"""What carries messages between processes. `open_bus` turns the value of FSM_BUS_URL into a bus."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..errors import ConfigError
+from .base import Bus, Order, Position, Receiver
+from .memory import MemoryBus
+
+__all__ = ["Bus", "MemoryBus", "Order", "Position", "Receiver", "open_bus"]
+
+SCHEMES: Final = ("redis", "rediss", "unix", "valkey", "valkeys")
+REMEDY: Final = (
+    "It is 'memory://' (one process), or redis://, rediss://, unix://, valkey:// for several."
+)
+
+
+def open_bus(source: Any, *, prefix: str, replay_limit: int, replay_time: float) -> Bus:
+    """Return the bus at a URL, or on a client of redis-py or valkey-py; or raise ConfigError.
+
+    Names on a server begin with `prefix`. Of each channel `replay_limit` messages are kept, for
+    `replay_time` seconds after the last receiver has left.
+    """
+    if source == "memory://":
+        return MemoryBus(replay_limit, replay_time)
+    if isinstance(source, str):
+        scheme, separator, _ = source.partition("://")
+        if scheme not in SCHEMES or not separator:
+            # What follows a colon may be a password.
+            raise ConfigError(f"FSM_BUS_URL begins with {source.partition(':')[0]!r}. {REMEDY}")
+    elif not _is_client(source):
+        raise ConfigError(
+            f"FSM_BUS_URL can't be {source!r}. {REMEDY} Or hand over a redis-py client."
+        )
+    try:
+        from .redis import RedisBus
+
+        return RedisBus(source, prefix, replay_limit, replay_time)
+    except ImportError as error:
+        kind = source.partition(":")[0] if isinstance(source, str) else type(source).__name__
+        raise ConfigError(
+            f"The bus {kind!r} of FSM_BUS_URL needs the extra 'redis': "
+            f"pip install 'flask-fsm[redis]' ({error})."
+        ) from error
+
+
+def _is_client(source: Any) -> bool:
+    module = type(source).__module__
+    of_driver = module.partition(".")[0] in ("redis", "valkey") and ".asyncio" not in module
+    return of_driver and hasattr(source, "register_script")

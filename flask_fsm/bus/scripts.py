@@ -1,0 +1,204 @@
+"""The scripts of the bus on Redis: each is run by the server as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final, NamedTuple
+
+__all__ = [
+    "ENTER",
+    "EXPIRED",
+    "LEAVE",
+    "MEMBERS",
+    "PUBLISH",
+    "RENEW",
+    "SINCE",
+    "SYNC",
+    "TEAR",
+    "Call",
+    "Script",
+]
+
+
+class Script:
+    """A script of the server, which is sent once and named by its digest from then on."""
+
+    def __init__(self, text: str, **constants: int) -> None:
+        for name, value in constants.items():
+            text = text.replace(name, str(value))
+        self.text = text
+        self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+# In all of these KEYS are the hash and the stream of a channel, ARGV[1] the name under which it is
+# published, ARGV[2] an epoch in case that there is none. TTL (seconds), LIMIT (messages), RUNS
+# and SENDERS are the bus's.
+_EPOCH: Final = """
+local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'runs')
+local epoch, offset = found[1], found[2] or '0'
+if not epoch then
+  epoch, offset = ARGV[2], '0'
+  redis.call('DEL', KEYS[1], KEYS[2])
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', offset)
+end
+"""
+_KEPT: Final = """
+local missed = tonumber(offset) - tonumber(ARGV[4])
+if epoch ~= ARGV[3] or missed < 0 or missed > LIMIT then return {epoch, offset, {}} end
+return {epoch, offset, redis.call('XRANGE', KEYS[2], ARGV[4], '+')}
+"""
+# ARGV: payload, sender, the sender's number of the message, and if it has an order: run, rev, and
+# the run that it ended or ''. A sender whose connection broke sends again what may have arrived,
+# and what was on its way may even arrive after that: numbers only rise.
+PUBLISH: Final = (
+    _EPOCH
+    + """
+local sender = 'from ' .. ARGV[4]
+local number = redis.call('HGET', KEYS[1], sender)
+if number and tonumber(number) >= tonumber(ARGV[5]) then return end
+if not number and redis.call('HLEN', KEYS[1]) > SENDERS then
+  for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if string.sub(field, 1, 5) == 'from ' then redis.call('HDEL', KEYS[1], field) end
+  end
+end
+local admitted = true
+if ARGV[6] then
+  local runs = cjson.decode(found[3] or '[]')
+  local rev = -1
+  local function remember(run, value)
+    for at, known in ipairs(runs) do
+      if known[1] == run then table.remove(runs, at) break end
+    end
+    table.insert(runs, {run, value})
+    if #runs > RUNS then table.remove(runs, 1) end
+  end
+  for _, known in ipairs(runs) do
+    if known[1] == ARGV[6] then rev = tonumber(known[2]) end
+  end
+  -- A run that is over has no rev.
+  admitted = rev and tonumber(ARGV[7]) > rev
+  if admitted then remember(ARGV[6], ARGV[7]) end
+  if ARGV[8] ~= '' then remember(ARGV[8], 'over') end
+  redis.call('HSET', KEYS[1], 'runs', cjson.encode(runs), sender, ARGV[5])
+else
+  redis.call('HSET', KEYS[1], sender, ARGV[5])
+end
+if admitted then
+  offset = redis.call('HINCRBY', KEYS[1], 'offset', 1)
+  redis.call('XADD', KEYS[2], 'MAXLEN', LIMIT, offset .. '-0', 'payload', ARGV[3])
+end
+redis.call('EXPIRE', KEYS[1], TTL)
+redis.call('EXPIRE', KEYS[2], TTL)
+if admitted then redis.call('PUBLISH', ARGV[1], epoch .. ' ' .. offset .. ' ' .. ARGV[3]) end
+"""
+)
+# Begins an epoch, so that everybody learns that a message of the channel is lost.
+TEAR: Final = """
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'offset', 0)
+redis.call('EXPIRE', KEYS[1], TTL)
+redis.call('PUBLISH', ARGV[1], ARGV[2] .. ' 0 ')
+"""
+# ARGV: epoch and offset of a position, or ''. Returns epoch and offset of the newest message, and
+# what is kept of those after the position and of the one before.
+SYNC: Final = (
+    _EPOCH
+    + """
+redis.call('EXPIRE', KEYS[1], TTL)
+redis.call('EXPIRE', KEYS[2], TTL)
+"""
+    + _KEPT
+)
+# The same, of a channel that is only looked at.
+SINCE: Final = (
+    """
+local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
+local epoch, offset = found[1] or '', found[2] or '0'
+"""
+    + _KEPT
+)
+
+# In all of these KEYS are a sorted set of members by the milliseconds until which they stay, and
+# a hash of their infos. Times are the server's, since the clocks of machines differ.
+_NOW: Final = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local function last()
+  local newest = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+  if newest[2] then
+    redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', newest[2] + 86400000))
+    redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', newest[2] + 86400000))
+  end
+end
+"""
+# ARGV: milliseconds, member, info.
+ENTER: Final = (
+    _NOW
+    + """
+local before = redis.call('ZSCORE', KEYS[1], ARGV[2])
+redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[1]), ARGV[2])
+redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+last()
+if before and tonumber(before) > now then return 0 end
+return 1
+"""
+)
+# ARGV: milliseconds, members.
+RENEW: Final = (
+    _NOW
+    + """
+local missing = {}
+for at = 2, #ARGV do
+  if redis.call('ZSCORE', KEYS[1], ARGV[at]) then
+    redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[1]), ARGV[at])
+  else
+    table.insert(missing, ARGV[at])
+  end
+end
+last()
+return missing
+"""
+)
+# ARGV: member.
+LEAVE: Final = """
+redis.call('HDEL', KEYS[2], ARGV[1])
+return redis.call('ZREM', KEYS[1], ARGV[1])
+"""
+MEMBERS: Final = (
+    _NOW
+    + """
+local found = {}
+local after = '(' .. string.format('%.0f', now)
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], after, '+inf')) do
+  table.insert(found, member)
+  table.insert(found, redis.call('HGET', KEYS[2], member) or '')
+end
+return found
+"""
+)
+EXPIRED: Final = (
+    _NOW
+    + """
+local found = {}
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))) do
+  table.insert(found, member)
+  table.insert(found, redis.call('HGET', KEYS[2], member) or '')
+  redis.call('ZREM', KEYS[1], member)
+  redis.call('HDEL', KEYS[2], member)
+end
+return found
+"""
+)
+
+
+class Call(NamedTuple):
+    """A script with what it is run on."""
+
+    script: Script
+    keys: tuple[bytes, ...]
+    arguments: tuple[bytes | str | int, ...]
+
+    def command(self, *, whole: bool) -> tuple[Any, ...]:
+        """Return it as a command, with the script's text or its digest."""
+        name, script = ("EVAL", self.script.text) if whole else ("EVALSHA", self.script.digest)
+        return (name, script, len(self.keys), *self.keys, *self.arguments)

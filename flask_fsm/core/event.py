@@ -1,0 +1,92 @@
+"""Events: what a client may send to a state, and what a handler answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID
+
+from ..errors import DefinitionError, InvalidData
+from .names import is_name
+
+if TYPE_CHECKING:
+    from .result import Result
+
+__all__ = ["SAME", "Event", "EventStatus", "Handler", "Sent", "dump_reply"]
+
+Handler = Callable[..., Any]
+
+
+class EventStatus(IntEnum):
+    """How an event went. From 400 on it was refused, or failed."""
+
+    OK = 200
+    NewContent = 201
+    NoContent = 202
+    SuccessfulStateChange = 203
+    Error = 400
+    Unauthorized = 401
+    InvalidEvent = 402
+    InvalidPayload = 403
+    ServerRuntimeError = 405
+
+
+class Event:
+    """A name that a client sends, and the handler `(flow, data)` that belongs to a state."""
+
+    __slots__ = ("handler", "name")
+
+    def __init__(self, name: str, handler: Handler) -> None:
+        if not is_name(name):
+            raise DefinitionError(f"{name!r} is no name of an event.")
+        if not callable(handler):
+            raise DefinitionError(f"The handler of event {name!r} is {handler!r}: not callable.")
+        self.name = name
+        self.handler = handler
+
+    def __repr__(self) -> str:
+        return f"Event({self.name!r})"
+
+
+class Same:
+    """Stands for what is not given, where None would be a value."""
+
+    def __repr__(self) -> str:
+        return "the data"
+
+
+SAME: Final = Same()
+
+
+class Sent(NamedTuple):
+    """What a handler said: a transition that it made, or with None, data without moving."""
+
+    status: int
+    data: Any
+    result: Result | None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, date):  # a datetime is one
+        return value.isoformat()
+    if isinstance(value, (Decimal, UUID)):
+        return str(value)
+    raise TypeError(f"{value!r} has no form in JSON")
+
+
+_encoder: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
+
+
+def dump_reply(value: Any) -> str:
+    """Return what clients are told, as JSON: dates, numbers and ids of Python as texts.
+
+    Raises InvalidData where there is no such form.
+    """
+    try:
+        return _encoder.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidData(f"Clients can't be told {value!r:.80}: {error}.") from error

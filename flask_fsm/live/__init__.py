@@ -1,0 +1,1 @@
+"""Live: channels and what flows through them, to sockets, streams and other processes."""

@@ -1,0 +1,363 @@
+"""Conversation: one client's events are run on its flow, each in a request context of its own."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from flask import Flask, Request, session
+from flask.ctx import RequestContext
+from flask.sessions import SecureCookieSessionInterface, SessionMixin
+from werkzeug.routing import Rule
+
+from ..appstate import AppState
+from ..bound import Bound
+from ..carrier import OWNER_KEY, SESSION_KEY, WAS_KEY
+from ..core.event import SAME, EventStatus, Sent
+from ..core.flow import Flow, Result
+from ..core.machine import Machine
+from ..core.snapshot import Snapshot
+from ..errors import FlowGone, FSMError, StaleFlow
+from ..observer import Sender
+from ..runtime import Run, channel_key
+from ..signals import emit, finished, transitioned
+from .channels import FLOW
+from .protocol import Asked, InvalidPayload, data_frame, parse, refusal, state_frame
+from .subscriber import CLOSE_GOING, CLOSE_OTHER_USER, Job, Subscriber
+
+__all__ = ["Conversation", "check_rev", "crash", "run_name", "url_arguments"]
+
+log: Final = logging.getLogger("flask_fsm")
+KEPT: Final = (SESSION_KEY, OWNER_KEY, WAS_KEY)
+CLOSE_GONE: Final = 4404
+# Of the handshake, what says who asked for what; the rest belongs to the server.
+ENVIRON: Final = frozenset(
+    {
+        "REQUEST_METHOD",
+        "SCRIPT_NAME",
+        "PATH_INFO",
+        "QUERY_STRING",
+        "SERVER_NAME",
+        "SERVER_PORT",
+        "SERVER_PROTOCOL",
+        "REMOTE_ADDR",
+        "REMOTE_PORT",
+        "REMOTE_USER",
+        "wsgi.url_scheme",
+        "wsgi.version",
+        "wsgi.multithread",
+        "wsgi.multiprocess",
+        "wsgi.run_once",
+        "wsgi.errors",
+    }
+)
+
+
+def run_name(snapshot: Snapshot) -> str:
+    """Return what tells a run from those before it in the channel of their flow."""
+    return snapshot.id.partition("~")[2]
+
+
+def url_arguments(bound: Bound, arguments: Mapping[str, str]) -> dict[str, Any]:
+    """Return the URL arguments that decide which flow is meant, as the query has them."""
+    found: dict[str, Any] = {}
+    for page in bound.pages.values():
+        for name, converter in page.converters.items():
+            if name in arguments and name not in found:
+                try:
+                    found[name] = converter.to_python(arguments[name])
+                except ValueError:
+                    continue  # then this address names no flow
+    if isinstance(bound.machine.many, str) and bound.machine.many in arguments:
+        found.setdefault(bound.machine.many, arguments[bound.machine.many])
+    return found
+
+
+def check_rev(asked: Asked, flow: Flow) -> None:
+    """Raise StaleFlow if a client asked at another rev than the flow is at."""
+    if asked.rev is not None and asked.rev != flow.rev:
+        raise StaleFlow(
+            f"The event was sent at rev {asked.rev}, and the flow is at rev {flow.rev}.",
+            flow=flow.id,
+            source=flow.current,
+            code="stale_rev",
+        )
+
+
+def crash(error: Exception) -> dict[str, Any]:
+    """Return the frame of an event that failed; what failed is for the log."""
+    log.error("The handler of an event failed.", exc_info=error)
+    return data_frame(
+        {"reason": "crashed", "message": "This event could not be handled."},
+        EventStatus.ServerRuntimeError,
+    )
+
+
+class EventContext(RequestContext):
+    """The context of an event: that of the handshake, whose address need not be matched again."""
+
+    def __init__(
+        self,
+        app: Flask,
+        environ: dict[str, Any],
+        session: SessionMixin | None,
+        rule: Rule | None,
+        view_args: dict[str, Any] | None,
+    ) -> None:
+        super().__init__(app, environ, None, session)
+        self.request.url_rule = rule
+        self.request.view_args = view_args
+
+    def match_request(self) -> None:
+        pass
+
+
+class OwnFlow(Flow):
+    """The flow of one connection: nothing keeps it, and its client is told of each move."""
+
+    __slots__ = ("_conversation",)
+
+    def __init__(self, machine: Machine, state: AppState, conversation: Conversation) -> None:
+        super().__init__(machine, clock=state.clock)
+        self._conversation = conversation
+
+    def transition(
+        self,
+        to: str,
+        data: Any = None,
+        *,
+        source: str | None = None,
+        status: int = EventStatus.OK,
+        reply: Any = SAME,
+    ) -> Result:
+        # Nothing is kept, so what is no mapping can be said without being an answer.
+        answers = data if isinstance(data, Mapping) else None
+        said = data if reply is SAME else reply
+        result = super().transition(to, answers, source=source, status=status, reply=said)
+        self._conversation.moved(self, result, status, said)
+        return result
+
+    def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
+        super().transmit(data, status)
+        self._conversation.transmitted(data, status)
+
+
+class Conversation:
+    """What one websocket or stream says to its flow, and is answered."""
+
+    __slots__ = (
+        "_app",
+        "_bound",
+        "_environ",
+        "_groups",
+        "_kept",
+        "_own",
+        "_ref",
+        "_rule",
+        "_session",
+        "_state",
+        "_subject",
+        "_url_args",
+        "_view_args",
+        "closing",
+        "subscriber",
+    )
+
+    def __init__(
+        self,
+        app: Flask,
+        state: AppState,
+        bound: Bound,
+        request: Request,
+        subscriber: Subscriber,
+        groups: Iterable[str],
+    ) -> None:
+        self._app = app
+        self._state = state
+        self._bound = bound
+        self._rule = request.url_rule
+        self._view_args = request.view_args
+        self._environ = {
+            name: value
+            for name, value in request.environ.items()
+            if name in ENVIRON or name.startswith("HTTP_")
+        }
+        self._url_args = url_arguments(bound, request.args)
+        self.subscriber = subscriber
+        self._groups = tuple(groups)
+        self._own: OwnFlow | None = None
+        self._ref: Any = None
+        self._subject: str | None = None
+        self._session: dict[str, Any] | None = None
+        self._kept: dict[str, Any] = {}
+        self.closing = 0
+        """The code to close with, once what waits is out."""
+
+    @property
+    def kind(self) -> str:
+        """The machine, if the flow is this connection's own, so that handling takes no store."""
+        return "" if self._own is None else self._bound.name
+
+    # -- joining, within the request that asks for it ------------------------------------
+
+    def open(self, since: str | None) -> None:
+        """Find the flow, listen to it, and queue what the client is to know at first."""
+        if self._bound.machine.scope == "connection":
+            self._own = OwnFlow(self._bound.machine, self._state, self)
+            self._listen_to_groups()
+            if since is not None:
+                self._catch_up(since, "")
+            self.subscriber.greet(self._frame(self._own.snapshot), "")
+        else:
+            run = Run(self._state, self._bound, self._url_args)
+            run.load()
+            if run.gone is not None and not isinstance(run.gone, FlowGone):
+                raise run.gone
+            run.hold()
+            key = channel_key(run.flow.id)
+            channels = self._state.live.channels
+            self.subscriber.join(channels.get(FLOW + key))
+            self._subject = run.place.subject
+            if self._subject is not None:
+                name = self._state.live.subject_channel(self._subject)
+                self.subscriber.join(channels.get(name), silent=True)
+            self._listen_to_groups()
+            run.load()  # what was committed before we listened
+            lost = [] if since is None else self._catch_up(since, FLOW + key)
+            snapshot = run.flow.snapshot
+            gap = FLOW + key in lost
+            self.subscriber.greet(self._frame(snapshot), run_name(snapshot), gap=gap)
+        if isinstance(self._app.session_interface, SecureCookieSessionInterface):
+            self._session = dict(session)  # it can't change behind this client's cookie
+        self._keep()
+
+    def _listen_to_groups(self) -> None:
+        live = self._state.live
+        for group in self._groups:
+            self.subscriber.join(live.channels.get(live.group_channel(group)))
+
+    def _catch_up(self, since: str, flow_channel: str) -> list[str]:
+        lost = self.subscriber.catch_up(since)
+        for name in lost:
+            if name != flow_channel:
+                self.subscriber.tell_gap(name)
+        return lost
+
+    def _frame(self, snapshot: Snapshot) -> dict[str, Any]:
+        return state_frame(self._bound.machine, snapshot)
+
+    # -- events, each in a context of its own --------------------------------------------
+
+    def do(self, job: Job) -> None:
+        """Run an event, or show the state anew; the outcome is queued. Never raises."""
+        try:
+            if job.once and not self._state.live.channels.bus.once(job.once, 60):
+                return
+            with self._context():
+                if job.text is None:
+                    self._show_again()
+                else:
+                    self._answer(job.text)
+        except Exception as error:  # of a teardown function of the app
+            self.subscriber.say(crash(error), self._ref)
+        finally:
+            self._ref = None
+
+    @contextmanager
+    def _context(self) -> Iterator[None]:
+        own: SessionMixin | None = None
+        interface = self._app.session_interface
+        if self._session is not None and isinstance(interface, SecureCookieSessionInterface):
+            own = interface.session_class(self._session)
+        environ = {**self._environ, "wsgi.input": io.BytesIO()}
+        with EventContext(self._app, environ, own, self._rule, self._view_args):
+            if self._own is not None:
+                yield
+                return
+            session.update(self._kept)
+            try:
+                yield
+            finally:
+                self._keep()
+
+    def _keep(self) -> None:
+        """Remember what the session says of flows, since no answer takes it to the browser."""
+        names = (key + self._bound.name for key in KEPT)
+        self._kept = {name: session[name] for name in names if name in session}
+
+    def _answer(self, text: str) -> None:
+        try:
+            asked = parse(text)
+        except InvalidPayload as error:
+            self.subscriber.say(refusal(error), error.ref)
+            return
+        self._ref = asked.ref
+        flow: Flow | None = None
+        try:
+            if self._own is not None:
+                flow = self._own
+                sent = self._handle(flow, asked)
+            else:
+                run = Run(
+                    self._state,
+                    self._bound,
+                    self._url_args,
+                    Sender(self.subscriber.id, asked.ref),
+                )
+                with run.turn():
+                    run.load()
+                    if not self._is_ours(run):
+                        return
+                    flow = run.flow
+                    sent = self._handle(flow, asked)
+        except FSMError as error:
+            if error.status >= 500:
+                self.subscriber.say(crash(error), asked.ref)
+            else:
+                self.subscriber.say(refusal(error, flow), asked.ref)
+        except Exception as error:
+            self.subscriber.say(crash(error), asked.ref)
+        else:
+            if not sent and asked.ref is not None:
+                self.subscriber.say(data_frame(None, EventStatus.NoContent), asked.ref)
+
+    def _handle(self, flow: Flow, asked: Asked) -> list[Sent]:
+        check_rev(asked, flow)
+        return flow.handle(asked.event, asked.data)
+
+    def _is_ours(self, run: Run) -> bool:
+        """Tell whether the flow is the one that was joined; else the connection ends."""
+        if run.place.subject != self._subject:
+            self.closing = CLOSE_OTHER_USER
+        elif run.gone is not None:
+            self.closing = CLOSE_GONE
+        elif FLOW + channel_key(run.flow.id) != self.subscriber.flow_channel:
+            self.closing = CLOSE_GOING
+        return not self.closing
+
+    def _show_again(self) -> None:
+        if self._own is not None:
+            return
+        run = Run(self._state, self._bound, self._url_args)
+        run.load()
+        if self._is_ours(run):
+            snapshot = run.flow.snapshot
+            self.subscriber.show(self._frame(snapshot), run_name(snapshot), gap=True)
+
+    # -- what the flow of this connection says --------------------------------------------
+
+    def moved(self, flow: Flow, result: Result, status: int, reply: Any) -> None:
+        """Tell the client of a transition, and the app by its signals."""
+        facts = {"machine": self._bound.name, "flow": flow, "result": result}
+        emit(transitioned, self._app, **facts)
+        if result.finished:
+            emit(finished, self._app, **facts)
+        frame = state_frame(self._bound.machine, result.snapshot, status, reply)
+        self.subscriber.say(frame, self._ref, kind="state")
+
+    def transmitted(self, data: Any, status: int) -> None:
+        """Tell the client what a handler says."""
+        self.subscriber.say(data_frame(data, status), self._ref)

@@ -1,0 +1,356 @@
+"""Doors: the routes by which sockets, streams and programs come to a flow."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from flask import Flask, Response, current_app, request
+from flask.typing import ResponseReturnValue
+
+from ..appstate import AppState, app_state, behind
+from ..bound import Bound
+from ..core.event import EventStatus
+from ..core.flow import Flow
+from ..errors import ConfigError, FSMError, NotFound
+from ..runtime import Run
+from ..stores import RecordStore
+from .conversation import Conversation, check_rev, crash, url_arguments
+from .engine import Engine, Wake
+from .origin import is_welcome
+from .peer import Peer, SocketPeer, StreamPeer
+from .presence import Membership
+from .protocol import (
+    InvalidPayload,
+    data_frame,
+    dumps,
+    frames_of,
+    parse,
+    refusal,
+    stamped,
+    state_frame,
+)
+from .service import Service
+from .subscriber import Subscriber
+from .takeover import Handed, has_socket
+from .websocket import VERSION, Handshake, WebSocket
+
+__all__ = ["answering", "events", "health", "send_event", "show_state", "websocket"]
+
+log: Final = logging.getLogger("flask_fsm")
+MAX_GROUPS: Final = 16
+LONGEST_GROUP: Final = 128
+STREAM: Final = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+# Of these an answer that is no document of HTTP has none.
+OF_BODIES: Final = ("content-type", "content-length")
+
+
+class Refused(Exception):
+    """A door stays closed: with which status, for which reason."""
+
+    def __init__(self, status: int, reason: str, text: str, **headers: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.reason = reason
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def answer(self) -> Response:
+        """Return the problem document (RFC 9457)."""
+        document = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": str(self),
+            "reason": self.reason,
+        }
+        response: Response = current_app.response_class(
+            dumps(document), self.status, content_type="application/problem+json"
+        )
+        response.headers.update(self.headers)
+        return response
+
+
+def _closed(error: FSMError) -> Refused:
+    retry = {} if error.retry_after is None else {"Retry_After": str(error.retry_after)}
+    return Refused(error.status, error.reason, error.message, **retry)
+
+
+# -- sockets and streams --------------------------------------------------------------------------
+
+
+class Opened(Response):
+    """The answer that begins a connection: an engine goes on with the socket behind it."""
+
+    _peer: Peer
+    _engine: Engine
+    _wake: Wake
+    _greeting = b""
+
+    def begin(self, peer: Peer, engine: Engine, wake: Wake, greeting: bytes = b"") -> Opened:
+        """Say who goes on, and what is sent first."""
+        self._peer, self._engine, self._wake, self._greeting = peer, engine, wake, greeting
+        return self
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        phrase = HTTPStatus(self.status_code).phrase
+        lines = [f"HTTP/1.1 {self.status_code} {phrase}"]
+        switched = self.status_code == HTTPStatus.SWITCHING_PROTOCOLS
+        lines += [
+            f"{name}: {value}"
+            for name, value in self.headers
+            if not (switched and name.lower() in OF_BODIES) and name.lower() != "content-length"
+        ]
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + self._greeting
+
+        def serve(sock: Any) -> None:
+            self._engine.serve(sock, self._peer, head, self._wake)
+
+        # For the server's log; what it writes goes nowhere.
+        start_response(f"{self.status_code} {phrase}", [("Connection", "close")])
+        return Handed(environ, serve)
+
+
+def websocket(machine: str) -> ResponseReturnValue:
+    """Open a websocket on the flow of this session (RFC 6455)."""
+    try:
+        state, bound, service = _found(machine)
+        try:
+            shake = Handshake(
+                request.headers.get("Sec-WebSocket-Key"),
+                request.headers.get("Sec-WebSocket-Version"),
+                request.headers.get("Sec-WebSocket-Extensions"),
+            )
+        except ValueError as error:
+            version = request.headers.get("Sec-WebSocket-Version")
+            status = 400 if version == VERSION else 426
+            raise Refused(
+                status, "bad_handshake", str(error), Sec_WebSocket_Version=VERSION
+            ) from None
+        if not has_socket(request.environ):
+            raise Refused(501, "no_socket", "This server lets no websocket be opened.")
+        engine = _engine(service)
+        wake = Wake()
+
+        def make(*parts: Any) -> Peer:
+            socket = WebSocket(shake.extensions, service.config.max_message_size)
+            return SocketPeer(socket, *parts)
+
+        peer = _open(state, bound, service, wake, make, request.args.get("since"))
+        response = Opened(status=101, headers=shake.headers)
+        return response.begin(peer, engine, wake)
+    except Refused as refused:
+        return refused.answer()
+
+
+def events(machine: str) -> ResponseReturnValue:
+    """Open a stream of server-sent events of the flow of this session."""
+    try:
+        state, bound, service = _found(machine)
+        if request.method == "HEAD":
+            return Response(headers=STREAM)
+        engine = _engine(service)
+        wake = Wake()
+        since = request.headers.get("Last-Event-ID") or request.args.get("since")
+        peer = _open(state, bound, service, wake, StreamPeer, since)
+    except Refused as refused:
+        return refused.answer()
+    greeting = b"retry: %d\n\n" % service.config.sse_retry
+    if not has_socket(request.environ):
+        return Response(_stream(engine, peer, greeting), headers=STREAM)
+    response = Opened(headers={**STREAM, "Connection": "close"})
+    return response.begin(peer, engine, wake, greeting)
+
+
+def _stream(engine: Engine, peer: Peer, greeting: bytes) -> Iterator[bytes]:
+    """Yield what goes out, where the server does not let us at its socket."""
+    with engine.admitted(peer):
+        yield greeting
+        while True:
+            out = peer.outgoing()
+            if out:
+                yield out
+            elif peer.ended:
+                return
+            elif peer.jobs:
+                peer.do(peer.jobs.popleft())
+            elif not peer.subscriber.queue.wait(peer.config.heartbeat):
+                yield peer.beat()
+
+
+def _found(name: str) -> tuple[AppState, Bound, Service]:
+    """Return what a door leads to; the door is closed to pages of other sites."""
+    state = app_state()
+    bound = state.bound.get(name)
+    if bound is None:
+        raise Refused(404, "not_found", "There is no such machine.")
+    if not is_welcome(request, state.config):
+        raise Refused(
+            403,
+            "origin",
+            "Pages of this site may not do that; the server's FSM_ALLOWED_ORIGINS says which may.",
+        )
+    service: Service = state.live
+    apart = isinstance(state.store, RecordStore) and state.config.store_url != "memory://"
+    service.warn_of_processes(request.environ, apart)
+    return state, bound, service
+
+
+def _engine(service: Service) -> Engine:
+    environ = request.environ
+    engine = service.engine_for(environ)
+    if engine is service.threads and not environ.get("wsgi.multithread"):
+        log.error(
+            "A socket or stream was refused: this server has one thread, so nothing else would be "
+            "served meanwhile. Run gunicorn with --threads or --worker-class gevent, or set "
+            "FSM_LIVE_ENGINE to 'auto'."
+        )
+        raise Refused(503, "one_thread", "This server can't keep a connection open.")
+    if engine.full:
+        raise Refused(
+            503, "full", "This server serves as many connections as it can.", Retry_After="5"
+        )
+    return engine
+
+
+def _groups(service: Service) -> dict[str, dict[str, Any]]:
+    """Return the groups that are asked for, and what the app says of this client in each."""
+    names = list(dict.fromkeys(request.args.getlist("group_id")))
+    if len(names) > MAX_GROUPS:
+        raise Refused(400, "too_many_groups", f"A client joins at most {MAX_GROUPS} groups.")
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if not 0 < len(name) <= LONGEST_GROUP or not name.isprintable():
+            raise Refused(400, "bad_group", f"A group has a name of at most {LONGEST_GROUP} signs.")
+        allowed = service.authorize(name)
+        if not allowed:
+            raise Refused(403, "group", "You may not join this group.")
+        found[name] = dict(allowed) if isinstance(allowed, Mapping) else {}
+    return found
+
+
+def _open(
+    state: AppState,
+    bound: Bound,
+    service: Service,
+    wake: Wake,
+    make: Callable[..., Peer],
+    since: str | None,
+) -> Peer:
+    groups = _groups(service)
+    config = service.config
+    subscriber = Subscriber(config.queue_size, wake, ids=bound.machine.scope == "subject")
+    try:
+        conversation = Conversation(
+            behind(current_app), state, bound, behind(request), subscriber, groups
+        )
+        conversation.open(since)
+        membership = Membership(
+            service.channels,
+            {service.group_channel(name): info for name, info in groups.items()},
+            subscriber.id,
+            config.presence_time,
+        )
+        membership.enter()
+    except FSMError as error:
+        subscriber.leave()
+        raise _closed(error) from error
+    except BaseException:
+        subscriber.leave()
+        raise
+    return make(config, subscriber, conversation, membership)
+
+
+# -- plain HTTP -----------------------------------------------------------------------------------
+
+
+def _answer(body: str, status: int = 200) -> Response:
+    response: Response = current_app.response_class(body, status, content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    response.vary.add("Cookie")
+    return response
+
+
+def _run(state: AppState, bound: Bound) -> Run:
+    if bound.machine.scope == "connection":
+        raise NotFound("Each websocket of this machine has a flow of its own.")
+    return Run(state, bound, url_arguments(bound, request.args))
+
+
+def show_state(machine: str) -> ResponseReturnValue:
+    """Answer with the state frame of the flow of this session."""
+    try:
+        state, bound, _ = _found(machine)
+        run = _run(state, bound)
+        run.load()
+        if run.gone is not None:
+            raise run.gone
+        run.hold()
+    except Refused as refused:
+        return refused.answer()
+    except FSMError as error:
+        return _closed(error).answer()
+    return _answer(dumps(state_frame(bound.machine, run.flow.snapshot)))
+
+
+def send_event(machine: str) -> ResponseReturnValue:
+    """Run an event on the flow of this session, and answer with what its handler said."""
+    try:
+        state, bound, service = _found(machine)
+        if request.mimetype != "application/json":
+            # A form of another site can't send this type without being asked (CORS).
+            raise Refused(415, "not_json", "An event is sent as application/json.")
+        limit = service.config.max_message_size
+        if (request.content_length or 0) > limit:
+            raise Refused(413, "too_large", f"An event takes at most {limit} bytes.")
+        body = request.stream.read(limit + 1)
+        if len(body) > limit:
+            raise Refused(413, "too_large", f"An event takes at most {limit} bytes.")
+    except Refused as refused:
+        return refused.answer()
+    ref: Any = None
+    flow: Flow | None = None
+    try:
+        asked = parse(body)
+        ref = asked.ref
+        run = _run(state, bound)
+        with run.turn():
+            run.load()
+            if run.gone is not None:
+                raise run.gone
+            run.hold()
+            flow = run.flow
+            check_rev(asked, flow)
+            sent = flow.handle(asked.event, asked.data)
+    except InvalidPayload as error:
+        return _answer(stamped(dumps(refusal(error)), error.ref), 400)
+    except FSMError as error:
+        if error.status >= 500:
+            return _answer(stamped(dumps(crash(error)), ref), error.status)
+        status = 409 if isinstance(error, ConfigError) else error.status
+        return _answer(stamped(dumps(refusal(error, flow)), ref), status)
+    except Exception as error:
+        return _answer(stamped(dumps(crash(error)), ref), 500)
+    frames = frames_of(bound.machine, sent) or [data_frame(None, EventStatus.NoContent)]
+    last = frames[-1] if len(frames) == 1 else {**frames[-1], "frames": frames}
+    return _answer(stamped(dumps(last), ref))
+
+
+def health() -> ResponseReturnValue:
+    """Say that this process serves, and by how many connections."""
+    service: Service = app_state().live
+    return _answer(dumps({"status": "ok", "connections": len(service.loop) + len(service.threads)}))
+
+
+def answering(app: Flask, function: Callable[..., Any]) -> Callable[[], Any]:
+    """Return the view of a function that is given the headers of the request."""
+
+    def answer() -> Any:
+        return app.ensure_sync(function)(request.headers)
+
+    return answer

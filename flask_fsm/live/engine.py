@@ -1,0 +1,117 @@
+"""Engine: what serves the sockets that were taken. All engines serve the same peers."""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final
+
+from .peer import Peer
+from .subscriber import CLOSE_GOING
+
+__all__ = ["LINGER", "Engine", "Wake"]
+
+# Seconds for which a client that is cut may still fetch the few bytes that say so.
+LINGER: Final = 90.0
+# Seconds between two looks at whether the server's process is about to end.
+LOOK: Final = 0.2
+
+
+class Wake:
+    """What tells the engine that something waits for a peer; at first there is no engine yet."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self) -> None:
+        self._function: Callable[[], None] | None = None
+
+    def set(self, function: Callable[[], None]) -> None:
+        self._function = function
+
+    def __call__(self) -> None:
+        if self._function is not None:
+            self._function()
+
+
+class Engine:
+    """Serves at most `limit` connections in this process."""
+
+    name: ClassVar[str]
+    patience: ClassVar[float] = 1.0
+    """Seconds to wait for the other side's close frame."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._peers: set[Peer] = set()
+        self._mutex = threading.Lock()
+        self._watcher: threading.Thread | None = None
+        self._going = False
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more connections are served, as there are too many or the process ends."""
+        return self._going or len(self._peers) >= self.limit
+
+    def serve(self, sock: Any, peer: Peer, head: bytes, wake: Wake) -> None:
+        """Serve a connection: write `head`, then what `peer` says; `wake` is set to wake us."""
+        raise NotImplementedError
+
+    def admit(self, peer: Peer) -> None:
+        """Count a connection among those that are told when the process ends."""
+        with self._mutex:
+            self._peers.add(peer)
+            if self._watcher is None:
+                atexit.register(self.stop)
+                self._watcher = threading.Thread(
+                    target=self._watch, name="flask-fsm-watch", daemon=True
+                )
+                self._watcher.start()
+
+    def dismiss(self, peer: Peer) -> None:
+        """Let go of a connection that is closed."""
+        with self._mutex:
+            self._peers.discard(peer)
+        peer.gone()
+
+    @contextmanager
+    def admitted(self, peer: Peer) -> Iterator[None]:
+        self.admit(peer)
+        try:
+            yield
+        finally:
+            self.dismiss(peer)
+
+    def _watch(self) -> None:
+        """Tell the clients to come back, once gunicorn has told its worker to end.
+
+        A worker waits for its threads before it ends, and these wait for their clients.
+        """
+        while not self._going:
+            worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+            if worker is not None and getattr(worker, "alive", True) is False:
+                self.tell_all(CLOSE_GOING)
+                return
+            time.sleep(LOOK)
+
+    def tell_all(self, code: int) -> None:
+        """End all connections with a code, and take no more."""
+        self._going = True
+        with self._mutex:
+            peers = list(self._peers)
+        for peer in peers:
+            peer.conversation.closing = code
+            peer.subscriber.queue.call()
+
+    def stop(self, within: float = 1.0) -> None:
+        """End all connections at the end of the process, within that many seconds."""
+        self.tell_all(CLOSE_GOING)
+        end = time.monotonic() + within
+        while len(self._peers) and time.monotonic() < end:
+            time.sleep(0.01)

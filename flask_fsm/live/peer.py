@@ -1,0 +1,236 @@
+"""Peer: a websocket or an event stream, as an engine serves it: bytes in, bytes out, jobs to do.
+
+An engine calls `received`, `outgoing`, `beat` and `close` from one thread at a time, and never
+waits in them; `do` may take long, and runs one job after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections import deque
+from typing import Any, Final, NamedTuple
+
+from ..config import Config
+from .conversation import Conversation
+from .presence import Membership
+from .protocol import InvalidPayload, refusal
+from .subscriber import CLOSE_GOING, CLOSE_OVERLOAD, Frame, Job, Subscriber
+from .websocket import WebSocket
+
+__all__ = ["Peer", "SocketPeer", "StreamPeer"]
+
+# While that many events wait to be run, no more are read.
+BACKLOG: Final = 8
+# Bytes that are taken from the queue at once.
+CHUNK: Final = 65_536
+# Beats without a sign of life after which a client is dead.
+SILENCE: Final = 2
+REASONS: Final = {
+    CLOSE_GOING: "This server goes: come back.",
+    CLOSE_OVERLOAD: "Too slow: come back.",
+    1011: "No sign of life.",
+    4401: "Somebody else has signed in.",
+    4404: "This flow is not there any more.",
+}
+
+
+class Renew(NamedTuple):
+    """Says that the client is still in its groups; a server is told, so it may take long."""
+
+
+class Peer:
+    """What both kinds have in common."""
+
+    __slots__ = (
+        "__weakref__",
+        "code",
+        "config",
+        "conversation",
+        "ended",
+        "jobs",
+        "membership",
+        "resume_at",
+        "subscriber",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        subscriber: Subscriber,
+        conversation: Conversation,
+        membership: Membership,
+    ) -> None:
+        self.config = config
+        self.subscriber = subscriber
+        self.conversation = conversation
+        self.membership = membership
+        self.jobs: deque[Job | Renew] = deque()
+        self.ended = False
+        """Whether nothing more goes out; the connection ends when all is written."""
+        self.code = 0
+        """With which code it ended."""
+        self.resume_at = 0.0
+        """Until when (of time.monotonic()) nothing is read, since the client sent too much."""
+
+    @property
+    def kind(self) -> str:
+        """What names the events that take no store, or nothing if they do."""
+        return self.conversation.kind
+
+    @property
+    def reading(self) -> bool:
+        """Whether more may be read from the client now."""
+        return (
+            not self.ended
+            and len(self.jobs) < BACKLOG
+            and (not self.resume_at or self.resume_at <= time.monotonic())
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the connection may be closed as soon as all is written."""
+        return self.ended
+
+    def prepare(self, sock: Any) -> None:
+        """Set what the socket needs."""
+
+    def received(self, data: bytes) -> bytes:
+        """Take bytes of the client; return what is to be written at once."""
+        raise NotImplementedError
+
+    def do(self, job: Job | Renew) -> None:
+        """Do a job, which may take long; what comes of it is queued."""
+        if isinstance(job, Renew):
+            self.membership.renew()
+        else:
+            self.conversation.do(job)
+
+    def outgoing(self) -> bytes:
+        """Return what is to be written next, nothing if nothing waits."""
+        parts: list[bytes] = []
+        size = 0
+        if self.ended:
+            return b""
+        for out in self.subscriber.outgoing():
+            if isinstance(out, Frame):
+                part = self.frame(out)
+                parts.append(part)
+                size += len(part)
+                if size >= CHUNK:
+                    break
+            elif isinstance(out, Job):
+                self.jobs.append(out)
+            else:
+                parts.append(self.cut() if out.code == CLOSE_OVERLOAD else self.close(out.code))
+                break
+        if self.conversation.closing and not self.ended and size < CHUNK:
+            parts.append(self.close(self.conversation.closing))
+        return b"".join(parts)
+
+    def frame(self, frame: Frame) -> bytes:
+        """Return the bytes of a frame."""
+        raise NotImplementedError
+
+    def beat(self) -> bytes:
+        """Return a sign of life; to be called every FSM_HEARTBEAT seconds."""
+        raise NotImplementedError
+
+    def close(self, code: int) -> bytes:
+        """End it with a code; return the last bytes."""
+        raise NotImplementedError
+
+    def _renew(self) -> None:
+        if self.membership.groups and not self.ended:
+            self.jobs.append(Renew())
+
+    def cut(self) -> bytes:
+        """End it as too slow, and free what waits; return the last bytes."""
+        self.subscriber.leave()
+        self.subscriber.queue.clear()
+        return self.close(CLOSE_OVERLOAD)
+
+    def gone(self) -> None:
+        """Let go of everything: the connection is closed. May wait for a server."""
+        self.subscriber.leave()
+        self.membership.leave()
+
+
+class SocketPeer(Peer):
+    """A websocket."""
+
+    __slots__ = ("_allowed", "_counted", "_silent", "_socket")
+
+    def __init__(self, socket: WebSocket, *args: Any) -> None:
+        super().__init__(*args)
+        self._socket = socket
+        self._silent = 0
+        # A bucket of messages (RFC 2697 has the idea): it holds those of two seconds.
+        self._allowed = self.config.message_rate * 2
+        self._counted = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        return self.ended and self._socket.received_code is not None
+
+    def received(self, data: bytes) -> bytes:
+        self._silent = 0
+        messages, out, signs = self._socket.receive(data)
+        for message in messages:
+            if isinstance(message, bytes):
+                error = InvalidPayload("Frames are sent as text.")
+                self.subscriber.say(refusal(error))
+            else:
+                self.jobs.append(Job(message))
+        if messages or signs:
+            self._count(len(messages) + signs)
+        if self._socket.closed:
+            self.ended = True
+        return out
+
+    def _count(self, number: int) -> None:
+        rate, now = self.config.message_rate, time.monotonic()
+        self._allowed = min(self._allowed + (now - self._counted) * rate, rate * 2) - number
+        self._counted = now
+        self.resume_at = now - self._allowed / rate if self._allowed < 0 else 0.0
+
+    def frame(self, frame: Frame) -> bytes:
+        return self._socket.text(frame.text)
+
+    def beat(self) -> bytes:
+        self._renew()
+        self._silent += 1
+        return self.close(1011) if self._silent > SILENCE else self._socket.ping()
+
+    def close(self, code: int) -> bytes:
+        out = self._socket.close(code, REASONS.get(code, ""))
+        self.ended, self.code = True, code
+        return out
+
+
+class StreamPeer(Peer):
+    """An event stream (WHATWG HTML, server-sent events)."""
+
+    __slots__ = ()
+
+    def prepare(self, sock: Any) -> None:
+        # Nothing comes back from a stream, so the kernel says when nobody takes it any more.
+        silence = int(self.config.heartbeat * SILENCE * 1000)
+        with contextlib.suppress(OSError, AttributeError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, silence)
+
+    def received(self, data: bytes) -> bytes:
+        return b""  # nobody speaks on it
+
+    def frame(self, frame: Frame) -> bytes:
+        id = "" if frame.id is None else f"id: {frame.id}\n"
+        return f"{id}event: {frame.kind}\ndata: {frame.text}\n\n".encode()
+
+    def beat(self) -> bytes:
+        self._renew()
+        return b"" if self.ended else b": \n\n"
+
+    def close(self, code: int) -> bytes:
+        self.ended, self.code = True, code
+        return b""  # a browser comes back by itself, and is told then

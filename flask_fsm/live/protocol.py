@@ -1,0 +1,177 @@
+"""The protocol: what clients send and what they are sent, as JSON.
+
+A client frame is `{"event": name, "data": any}`, with `"ref"` and `"rev"` if it likes. A state
+frame is `{"state", "events", "status", "data", "rev"}`, a data frame `{"status", "data"}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from ..core.event import EventStatus, Sent
+from ..core.event import dump_reply as dumps
+from ..core.flow import Flow
+from ..core.machine import Machine
+from ..core.snapshot import Snapshot
+from ..errors import FSMError, InvalidTransition, StaleFlow, ValidationFailed
+
+__all__ = [
+    "Asked",
+    "InvalidPayload",
+    "data_frame",
+    "dumps",
+    "error_status",
+    "frames_of",
+    "group_frame",
+    "joined_ids",
+    "parse",
+    "refusal",
+    "stamped",
+    "state_frame",
+]
+
+KEYS: Final = frozenset({"event", "data", "ref", "rev"})
+LONGEST_EVENT: Final = 255
+LONGEST_REF: Final = 128
+
+
+class Asked(NamedTuple):
+    """An event that a client has sent."""
+
+    event: str
+    data: Any
+    ref: Any
+    rev: int | None
+
+
+class InvalidPayload(FSMError):
+    """What a client sent is no frame; `ref` is what it called it, as far as that can be told."""
+
+    default_code = "invalid_payload"
+    status = 400
+    ref: Any = None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+# What Python reads beyond JSON (RFC 8259) is refused.
+_decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def parse(text: str | bytes) -> Asked:
+    """Return the event that a client frame asks for; raises InvalidPayload."""
+    try:
+        frame = _decoder.decode(text if isinstance(text, str) else text.decode())
+    except (ValueError, RecursionError):
+        raise InvalidPayload("A frame is a JSON object, and this is none.") from None
+    if not isinstance(frame, dict):
+        raise InvalidPayload('A frame is an object: {"event": name, "data": ...}.')
+    ref = frame.get("ref")
+    try:
+        return _checked(frame, ref)
+    except InvalidPayload as error:
+        error.ref = ref if _is_ref(ref) else None
+        raise
+
+
+def _is_ref(ref: Any) -> bool:
+    if isinstance(ref, str):
+        return len(ref) <= LONGEST_REF
+    return ref is None or (isinstance(ref, (int, float)) and abs(ref) < 2**63)
+
+
+def _checked(frame: dict[str, Any], ref: Any) -> Asked:
+    unknown = [name for name in frame if name not in KEYS]
+    if unknown:
+        raise InvalidPayload(
+            f"A frame has the keys event, data, ref and rev, not {unknown[0][:40]!r}."
+        )
+    event = frame.get("event")
+    if not isinstance(event, str) or not 0 < len(event) <= LONGEST_EVENT:
+        raise InvalidPayload('A frame names an event: {"event": name, "data": ...}.')
+    if "data" not in frame:
+        raise InvalidPayload('A frame has data, which may be null: {"event": ..., "data": null}.')
+    if not _is_ref(ref):
+        raise InvalidPayload(f"ref is a number or a text of at most {LONGEST_REF} characters.")
+    rev = frame.get("rev")
+    if rev is not None and (isinstance(rev, bool) or not isinstance(rev, int) or rev < 0):
+        raise InvalidPayload("rev is a whole number, the one of the last state frame.")
+    return Asked(event, frame["data"], ref, rev)
+
+
+# -- frames to clients ----------------------------------------------------------------------------
+
+
+def state_frame(
+    machine: Machine, snapshot: Snapshot, status: int = EventStatus.OK, data: Any = None
+) -> dict[str, Any]:
+    """Return the frame that tells where a flow is, and what a client may send there."""
+    return {
+        "state": snapshot.state,
+        "events": list(machine.events_of(snapshot.state, snapshot.finished)),
+        "status": int(status),
+        "data": data,
+        "rev": snapshot.rev,
+    }
+
+
+def data_frame(data: Any, status: int = EventStatus.OK) -> dict[str, Any]:
+    """Return the frame that tells something without a change of state."""
+    return {"status": int(status), "data": data}
+
+
+def frames_of(machine: Machine, sent: Iterable[Sent]) -> list[dict[str, Any]]:
+    """Return the frames of what a handler said, in order."""
+    return [
+        data_frame(data, status)
+        if result is None
+        else state_frame(machine, result.snapshot, status, data)
+        for status, data, result in sent
+    ]
+
+
+def group_frame(group: str, type: str, payload: Any) -> dict[str, Any]:
+    """Return the frame of a message to a group."""
+    return {"status": int(EventStatus.OK), "data": payload, "group": group, "type": type}
+
+
+def refusal(error: FSMError, flow: Flow | None = None) -> dict[str, Any]:
+    """Return the frame that answers an event which was refused."""
+    data: dict[str, Any] = {"reason": error.reason, "message": error.message}
+    if isinstance(error, ValidationFailed):
+        data |= {"messages": error.messages, "fields": error.fields}
+    if len(error.reasons) > 1:
+        data["reasons"] = [reason._asdict() for reason in error.reasons]
+    if flow is not None and isinstance(error, StaleFlow):
+        data |= {"state": flow.current, "rev": flow.rev}
+    return data_frame(data, error_status(error))
+
+
+def error_status(error: FSMError) -> EventStatus:
+    """Return the status of the frame that answers an error."""
+    if isinstance(error, InvalidPayload):
+        return EventStatus.InvalidPayload
+    if isinstance(error, InvalidTransition) and error.code == "no_event":
+        return EventStatus.InvalidEvent
+    return EventStatus.Error if error.status < 500 else EventStatus.ServerRuntimeError
+
+
+def stamped(body: str, ref: Any = None, id: str | None = None, *, gap: bool = False) -> str:
+    """Add what differs from client to client to a frame that was encoded once for all."""
+    if ref is None and id is None and not gap:
+        return body
+    ends = [] if ref is None else [f'"ref":{dumps(ref)}']
+    if id is not None:
+        ends.append(f'"id":"{id}"')
+    if gap:
+        ends.append('"gap":true')
+    return f"{body[:-1]},{','.join(ends)}}}"
+
+
+def joined_ids(positions: Sequence[object]) -> str:
+    """Return the id of what a client has seen: a position for each of its channels."""
+    return ",".join(map(str, positions))

@@ -1,0 +1,151 @@
+"""Service: what the live part keeps of one app. It hears what is committed, and tells the bus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..bus import Order, open_bus
+from ..config import Config
+from ..core.event import EventStatus
+from ..core.flow import Flow, Result
+from ..core.snapshot import Snapshot
+from ..errors import ConfigError
+from ..observer import Sender
+from ..runtime import channel_key
+from .channels import FLOW, GROUP, SUBJECT, Channels, Envelope
+from .conversation import run_name
+from .engine import Engine
+from .loop import LoopEngine
+from .protocol import data_frame, dumps, state_frame
+from .subscriber import CLOSE_GOING, CLOSE_OTHER_USER
+from .takeover import is_plain
+from .threads import ThreadEngine
+
+__all__ = ["ENGINES", "Service"]
+
+log: Final = logging.getLogger("flask_fsm")
+ENGINES: Final = ("auto", "loop", "threads")
+NOBODY: Final = Sender("", None)
+
+
+class Service:
+    """Observes the flows of an app, and serves those who listen to them."""
+
+    def __init__(self, config: Config, authorize: Callable[[str], Any]) -> None:
+        if config.live_engine not in ENGINES:
+            raise ConfigError(
+                f"The config key FSM_LIVE_ENGINE can't be {config.live_engine!r}: it is one of "
+                f"{', '.join(ENGINES)}."
+            )
+        self.config = config
+        self.authorize = authorize
+        self._warned = False
+        self.channels = Channels(
+            open_bus(
+                config.bus_url,
+                prefix=config.redis_prefix,
+                replay_limit=config.replay_limit,
+                replay_time=config.replay_time,
+            ),
+            config.sse_retry,
+            config.queue_size,
+        )
+        self.threads = ThreadEngine(config.max_threads)
+        self.loop = LoopEngine(config.max_connections, config.live_workers)
+
+    def warn_of_processes(self, environ: dict[str, Any], apart: bool) -> None:
+        """Say once that several processes need a bus, and a store `apart` from the session."""
+        if self._warned or not environ.get("wsgi.multiprocess"):
+            return
+        self._warned = True
+        for key, wrong in (
+            ("FSM_BUS_URL", self.config.bus_url == "memory://"),
+            ("FSM_STORE_URL", not apart),
+        ):
+            if wrong:
+                log.warning(
+                    "This server has several processes, and with the %s that is set they know "
+                    "nothing of each other: clients will miss what other processes do. Use Redis"
+                    "%s.",
+                    key,
+                    "" if key == "FSM_BUS_URL" else " or a database",
+                )
+
+    def engine_for(self, environ: dict[str, Any]) -> Engine:
+        """Return what serves the socket of this request."""
+        if self.config.live_engine != "threads" and is_plain(environ):
+            return self.loop
+        return self.threads
+
+    # -- names of channels ----------------------------------------------------------------
+
+    @staticmethod
+    def flow_channel(id: str) -> str:
+        """Return the name of the channel of a flow."""
+        return FLOW + channel_key(id)
+
+    @staticmethod
+    def group_channel(group: str) -> str:
+        """Return the name of the channel of a group."""
+        return GROUP + group
+
+    @staticmethod
+    def subject_channel(subject: str) -> str:
+        """Return the name of the channel of all sockets of a subject."""
+        return SUBJECT + hashlib.sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()
+
+    # -- what is committed ----------------------------------------------------------------
+
+    def moved(
+        self, flow: Flow, result: Result, status: int, reply: Any, sender: Sender | None
+    ) -> None:
+        name = self.flow_channel(flow.id)
+        if not self.channels.bus.watched(name):
+            return
+        snapshot = result.snapshot
+        body = dumps(state_frame(flow.machine, snapshot, status, reply))
+        run = run_name(snapshot)
+        # A run that follows another one ends it, so that nothing late of that one comes after.
+        ended = None if not run else "" if run == "1" else str(int(run) - 1)
+        id, ref = sender or NOBODY
+        envelope = Envelope("state", body, id, ref, run, snapshot.rev)
+        self.channels.publish(name, envelope, Order(run, snapshot.rev, ended))
+
+    def transmitted(self, flow: Flow, data: Any, status: int, sender: Sender | None) -> None:
+        id, ref = sender or NOBODY
+        self.transmit(self.flow_channel(flow.id), data, status, id, ref)
+
+    def transmit(
+        self,
+        name: str,
+        data: Any,
+        status: int = EventStatus.OK,
+        sender: str = "",
+        ref: Any = None,
+    ) -> None:
+        """Send a data frame to the channel of a flow."""
+        body = dumps(data_frame(data, status))
+        if self.channels.bus.watched(name):
+            self.channels.publish(name, Envelope("data", body, sender, ref))
+
+    def replaced(self, previous: Snapshot, flow: Flow) -> None:
+        self._close(self.flow_channel(previous.id), "replaced", CLOSE_GOING)
+
+    def left(self, key: str) -> None:
+        self._close(FLOW + key, "left", CLOSE_OTHER_USER)
+
+    def close_subject(self, subject: str) -> None:
+        """End all sockets and streams of a subject, in all processes."""
+        self._close(self.subject_channel(subject), "close", CLOSE_OTHER_USER)
+
+    def _close(self, name: str, kind: str, code: int) -> None:
+        if self.channels.bus.watched(name):
+            self.channels.publish(name, Envelope(kind, str(code)))
+
+    def ask(self, name: str, event: str, data: Any) -> None:
+        """Let the flow of each member of a channel handle an event."""
+        self.channels.publish(name, Envelope("send", json.dumps({"event": event, "data": data})))

@@ -1,0 +1,271 @@
+"""Subscriber: what one socket or stream listens to, and what it is to be sent.
+
+Whatever serves it, threads or a loop, pushes nothing itself: all that goes out lies in one queue.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from ..bus import Position
+from ..errors import NoMessages, QueueFull, UnknownListener
+from .channels import FLOW, Delivered, Envelope, Gap, LiveChannel
+from .hub import Connection, Listener, Message, MessageQueue
+from .protocol import dumps, group_frame, joined_ids, stamped
+
+__all__ = [
+    "CLOSE_GOING",
+    "CLOSE_OTHER_USER",
+    "CLOSE_OVERLOAD",
+    "Close",
+    "Frame",
+    "Job",
+    "Subscriber",
+]
+
+CLOSE_GOING = 1012
+CLOSE_OVERLOAD = 1013
+CLOSE_OTHER_USER = 4401
+
+
+class Frame(NamedTuple):
+    """A frame to write: the event of a stream that it is, its text, and the id up to it."""
+
+    kind: str
+    text: str
+    id: str | None
+
+
+class Close(NamedTuple):
+    """Says that the connection ends, and why."""
+
+    code: int
+
+
+class Job(NamedTuple):
+    """Something that the flow has to be asked for: an event to run, or None for its state."""
+
+    text: str | None = None
+    once: str = ""
+    """What names it among all processes, if it is to be done by one of them only."""
+
+
+class Direct(Message):
+    """A frame for this client only."""
+
+    __slots__ = ("body", "gap", "ref", "shows")
+
+    def __init__(
+        self,
+        kind: str,
+        body: str,
+        ref: Any = None,
+        gap: bool = False,
+        shows: tuple[str, int] | None = None,
+    ) -> None:
+        super().__init__(kind, None)
+        self.body = body
+        self.ref = ref
+        self.gap = gap
+        self.shows = shows
+
+
+class PatientQueue(MessageQueue):
+    """A queue that tells of its overflow once, in place of raising at whoever pushes."""
+
+    __slots__ = ("overflown",)
+
+    def __init__(self, limit: int, on_push: Callable[[], None]) -> None:
+        super().__init__(limit, on_push)
+        self.overflown = False
+
+    def push(self, message: Any) -> None:
+        if self.overflown:
+            return
+        try:
+            super().push(message)
+        except QueueFull:
+            self.overflown = True
+            self.call()
+
+    def clear(self) -> None:
+        """Forget what waits, and take nothing more."""
+        self.overflown = True
+        while len(self):
+            with suppress(NoMessages):
+                self.pop()
+
+    def call(self) -> None:
+        """Call whoever serves this queue, without a message."""
+        if self.on_push is not None:
+            self.on_push()
+
+
+class Subscriber:
+    """Listens to the channel of a flow, of its subject and of groups, as one client."""
+
+    __slots__ = (
+        "_channels",
+        "_first",
+        "_ids",
+        "_positions",
+        "_shown",
+        "_silent",
+        "id",
+        "listener",
+        "queue",
+    )
+
+    def __init__(self, limit: int, on_push: Callable[[], None], *, ids: bool) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self.queue = PatientQueue(limit, on_push)
+        self.listener = Listener(self.id)
+        self.listener.start()
+        self._channels: list[LiveChannel] = []
+        self._positions: list[Position] = []
+        self._silent: list[LiveChannel] = []
+        # What comes before all that is queued, as a message may be queued while we still join.
+        self._first: deque[Any] = deque()
+        self._ids = ids
+        self._shown: tuple[str, int] | None = None
+
+    # -- joining ------------------------------------------------------------------------
+
+    def join(self, channel: LiveChannel, *, silent: bool = False) -> None:
+        """Listen to a channel from now on; one that is `silent` brings orders, and no frames."""
+        channel.register_connection(Connection(self.listener, self.queue))
+        if silent:
+            self._silent.append(channel)
+        else:
+            self._channels.append(channel)
+            self._positions.append(channel.position)
+
+    def catch_up(self, since: str) -> list[str]:
+        """Put what came after the id `since` first; return the names of channels that lost some."""
+        asked = since.split(",") if since else []
+        lost = []
+        for place, channel in enumerate(self._channels):
+            position = Position.parse(asked[place]) if place < len(asked) else None
+            missed = None if position is None else channel.bus.since(channel.id, position)
+            if missed is None or position is None:
+                lost.append(channel.id)
+                continue
+            self._positions[place] = position
+            self._first.extend(
+                Delivered(channel.id, at, Envelope.decode(payload)) for at, payload in missed
+            )
+        return lost
+
+    def leave(self) -> None:
+        """Listen to nothing any more."""
+        self.listener.stop()
+        for channel in (*self._channels, *self._silent):
+            with suppress(UnknownListener):  # it was cut
+                channel.remove_listener(self.listener.id)
+        self._channels, self._silent = [], []
+
+    # -- saying -------------------------------------------------------------------------
+
+    def say(self, frame: dict[str, Any], ref: Any = None, *, kind: str = "data") -> None:
+        """Queue a frame for this client only; raises TypeError where JSON has no form for it."""
+        self.queue.push(Direct(kind, dumps(frame), ref))
+
+    def greet(self, frame: dict[str, Any], run: str, *, gap: bool = False) -> None:
+        """Put the state frame of joining before all that is queued."""
+        self._first.append(Direct("state", dumps(frame), None, gap, (run, frame["rev"])))
+
+    def show(self, frame: dict[str, Any], run: str, *, gap: bool = False) -> None:
+        """Queue a state frame for this client only, unless it has been shown that state."""
+        self.queue.push(Direct("state", dumps(frame), None, gap, (run, frame["rev"])))
+
+    def tell_gap(self, name: str) -> None:
+        """Say first that messages of a group are lost."""
+        channel = next(channel for channel in self._channels if channel.id == name)
+        self._first.append(Gap(name, channel.position))
+
+    # -- what goes out ------------------------------------------------------------------
+
+    @property
+    def id_so_far(self) -> str:
+        """The id of all that has gone out."""
+        return joined_ids(self._positions)
+
+    def outgoing(self) -> Iterator[Frame | Close | Job]:
+        """Yield what waits, oldest first, until nothing does."""
+        if self.queue.overflown:
+            yield Close(CLOSE_OVERLOAD)
+            return
+        while self._first or len(self.queue):
+            try:
+                message: Any = self._first.popleft() if self._first else self.queue.pop()
+            except NoMessages:
+                return
+            if isinstance(message, Delivered):
+                out = self._delivered(message)
+            elif isinstance(message, Direct):
+                out = self._direct(message)
+            else:
+                out = self._lost(message)
+            if out is not None:
+                yield out
+
+    def _direct(self, message: Direct) -> Frame | None:
+        if message.shows is not None:
+            if message.shows == self._shown and not message.gap:
+                return None
+            self._shown = message.shows
+            id = self.id_so_far if self._ids else None
+            return Frame("state", stamped(message.body, message.ref, id, gap=message.gap), id)
+        return Frame(message.type, stamped(message.body, message.ref), None)
+
+    @property
+    def flow_channel(self) -> str:
+        """The channel of the flow; for a flow of this client's own, what stands for it."""
+        first = self._channels[0].id if self._channels else ""
+        return first if first.startswith(FLOW) else self.id
+
+    def _place(self, name: str) -> int | None:
+        for place, channel in enumerate(self._channels):
+            if channel.id == name:
+                return place
+        return None
+
+    def _delivered(self, message: Delivered) -> Frame | Close | Job | None:
+        kind, body, sender, ref, run, rev = message.envelope
+        place = self._place(message.channel)
+        if place is not None:
+            position, seen = message.position, self._positions[place]
+            if position.epoch == seen.epoch and position.offset <= seen.offset:
+                return None
+            self._positions[place] = position
+        if kind == "state":
+            shown = self._shown
+            if shown is not None and shown[0] == run and rev <= shown[1]:
+                return None
+            self._shown = (run, rev)
+        elif kind in ("replaced", "left", "close"):
+            return Close(int(body))
+        elif kind == "send":
+            return Job(body, f"{message.channel} {message.id} {self.flow_channel}")
+        id = self.id_so_far if self._ids else None
+        name = "group" if kind == "message" else kind
+        return Frame(name, stamped(body, ref if sender == self.id else None, id), id)
+
+    def _lost(self, message: Any) -> Frame | Job | None:
+        """Go on after a gap: the flow is asked for its state, a group is said to have lost some."""
+        place = self._place(message.channel) if isinstance(message, Gap) else None
+        if place is None:
+            return None
+        self._positions[place] = message.position
+        if message.channel.startswith(FLOW):
+            return Job()
+        return self._gap_of(place)
+
+    def _gap_of(self, place: int) -> Frame:
+        body = dumps(group_frame(self._channels[place].name, "gap", None))
+        id = self.id_so_far if self._ids else None
+        return Frame("group", stamped(body, None, id, gap=True), id)

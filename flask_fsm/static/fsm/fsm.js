@@ -1,0 +1,442 @@
+// @ts-check
+/**
+ * The client of flask_fsm: a flow as live events, in a page or in a program.
+ *
+ *     import { connect } from "/fsm/static/fsm.js";
+ *     const flow = connect("traffic");
+ *     flow.on("state", (frame) => show(frame.state, frame.events));
+ *     await flow.send("change_to_green");
+ *
+ * It opens a websocket; where none can be opened, it reads an event stream and posts its events. A
+ * lost connection is opened anew, and goes on after the last frame that was seen.
+ *
+ * @typedef {{status: number, data?: any, state?: string, events?: string[], rev?: number,
+ *   ref?: any, id?: string, gap?: boolean, group?: string, type?: string}} Frame
+ *
+ * @typedef {object} Options
+ * @property {string} [origin] scheme, host and port of the server; by default the page's own
+ * @property {string} [prefix] the path of FSM_URL_PREFIX; by default where this module comes from
+ * @property {string} [path] the path of the websocket, if the app has given it one of its own
+ * @property {string[]} [groups] the groups to join
+ * @property {Record<string, string>} [query] more of the query, such as `{flow: "4711"}`
+ * @property {"auto" | "websocket" | "sse"} [transport]
+ * @property {any} [WebSocket] this and the next two: others than the global ones
+ * @property {any} [EventSource]
+ * @property {typeof globalThis.fetch} [fetch]
+ *
+ * @typedef {object} Item an event on its way
+ * @property {number} ref
+ * @property {string} text
+ * @property {boolean} sent
+ * @property {(frame: Frame | FSMError) => void} settle
+ * @property {AbortController} over aborted once it is settled
+ *
+ * @typedef {{status: number, body: any}} Answer of HTTP; the status is 0 if there was none
+ *
+ * @typedef {{send(item: Item): Promise<Answer> | void, close(): void}} Line a connection, or an
+ *   attempt at one
+ *
+ * @typedef {object} Ends what a line calls
+ * @property {() => void} open
+ * @property {(text: string) => void} text
+ * @property {(code: number, reason?: string) => void} lost
+ */
+
+/**
+ * Tells whether it makes no sense to come back after this close code. Those from 4400 on are what
+ * HTTP calls an error of the client. @param {number} code
+ */
+const isFinal = (code) => [1008, 1009, 1011].includes(code) || (code >= 4400 && code < 4500);
+/** Close codes that send many clients away at once: they take more time to come back. */
+const CROWDED = new Set([1012, 1013]), CROWDED_ATTEMPT = 3;
+const ABNORMAL = 1006;
+/** Milliseconds; full jitter, as in "Exponential Backoff And Jitter", AWS Architecture Blog. */
+const BASE = 500, CAP = 30_000;
+/** Milliseconds until an event that isn't answered, or a connection that doesn't open, fails. */
+const PATIENCE = 10_000;
+
+/**
+ * An event was refused or not sent, or the connection has ended for good (`code`: its close code).
+ * `reason` is the server's, or `connection_lost` or `timeout` (the event was sent, and nobody knows
+ * whether it was run), `not_sent`, `closed`.
+ */
+export class FSMError extends Error {
+  name = "FSMError";
+
+  /** @param {string} reason @param {string} message @param {{frame?: any, code?: number}} [more] */
+  constructor(reason, message, { frame, code } = {}) {
+    super(message);
+    this.reason = reason;
+    this.frame = frame;
+    this.status = frame?.status;
+    this.data = frame?.data;
+    this.code = code;
+  }
+
+  /** @param {any} frame a frame that refuses, or the JSON of an HTTP answer that does */
+  static of(frame) {
+    const { reason = frame.reason, message = frame.detail ?? frame.title } = frame.data ?? {};
+    return new FSMError(reason ?? "error", message ?? `Answered by ${frame.status}.`, { frame });
+  }
+}
+
+/** @param {string} text @returns {any} the object that it is in JSON, else null */
+function parsed(text) {
+  try {
+    const value = JSON.parse(text);
+    return typeof value === "object" ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Compares two positions, each `<epoch>-<offset>`; above 0: `at` is news to who is at `seen`.
+ * @param {string} at @param {string} [seen]
+ */
+function compared(at, seen = "") {
+  const cut = at.lastIndexOf("-") + 1;
+  if (!cut || at.slice(0, cut) !== seen.slice(0, cut)) return at === seen ? 0 : 1;
+  return Number(at.slice(cut)) - Number(seen.slice(cut));
+}
+
+/** @param {any} WebSocket @param {string} url @param {Ends} ends @returns {Line} */
+function socketLine(WebSocket, url, ends) {
+  const socket = new WebSocket(url.replace(/^http/, "ws"));
+  socket.onopen = ends.open;
+  socket.onmessage = (/** @type {MessageEvent} */ event) => ends.text(event.data);
+  socket.onclose = (/** @type {CloseEvent} */ event) => ends.lost(event.code, event.reason);
+  return { send: ({ text }) => socket.send(text), close: () => socket.close() };
+}
+
+/**
+ * @param {any} EventSource @param {typeof globalThis.fetch} fetch @param {Ends} ends
+ * @param {string} url @param {string} target where events are posted to @returns {Line}
+ */
+function streamLine(EventSource, fetch, ends, url, target) {
+  /** @param {string} url @param {RequestInit} more */
+  const ask = async (url, more) => {
+    try {
+      const response = await fetch(url, { credentials: "same-origin", ...more });
+      const isStream = response.headers.get("Content-Type")?.startsWith("text/event-stream");
+      if (isStream) response.body?.cancel();
+      return { status: response.status, body: isStream ? null : parsed(await response.text()) };
+    } catch {
+      return { status: 0, body: null };
+    }
+  };
+  const source = new EventSource(url);
+  source.onopen = ends.open;
+  for (const name of ["state", "data", "group", "message"]) {
+    // Not with `lastEventId`, which is of an earlier event where this one has no id.
+    source.addEventListener(name, (/** @type {MessageEvent} */ event) => ends.text(event.data));
+  }
+  source.onerror = async () => {
+    // By itself it would come back without jitter; and never after another status than 200, which
+    // it does not tell. So that is asked for.
+    const refused = source.readyState === 2;
+    source.close();
+    if (!refused) return ends.lost(ABNORMAL);
+    const { status, body } = await ask(url, { signal: AbortSignal.timeout(PATIENCE) });
+    ends.lost(isFinal(4000 + status) ? 4000 + status : ABNORMAL, body?.detail);
+  };
+  const post = { method: "POST", headers: { "Content-Type": "application/json" } };
+  return {
+    send: ({ text: body, over: { signal } }) => ask(target, { ...post, body, signal }),
+    close: () => source.close(),
+  };
+}
+
+/** A flow on the server, as this client knows it. */
+export class Flow {
+  /** The current state; null until the first frame. @type {string | null} */ state = null;
+  /** The events that may be sent now. @type {string[]} */ events = [];
+  /** How many transitions the flow has made. @type {number | null} */ rev = null;
+  connected = false;
+  /** @type {Options & {fetch: typeof globalThis.fetch}} */ #options;
+  /** @type {(what: string, more?: Record<string, string | string[]>) => string} */ #url;
+  /** @type {Map<string, Set<(what: any) => void>>} */ #listeners = new Map();
+  /** Events without an answer. @type {Map<number, Item>} */ #items = new Map();
+  /** Those of them that were not sent. @type {Item[]} */ #waiting = [];
+  #sending = false;
+  #refs = 0;
+  /** @type {Line | null} */ #line = null;
+  /** The kind of connection that was open once. @type {string | undefined} */ #kind;
+  /** Failures in a row. */ #attempt = 0;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
+  /** Aborted once this has ended. */ #end = new AbortController();
+  /** The id of all that was seen: a position in each channel. */ #seen = "";
+  /** The rev of the last state frame. */ #told = -1;
+  /** The rev of an answer to a POST that the stream has not brought yet. */ #ahead = 0;
+
+  /** @param {string} machine @param {Options} options */
+  constructor(machine, options) {
+    const served = /^https?:\/\/[^/]+(.*)\/static\/fsm\.js/.exec(import.meta.url)?.[1];
+    const { origin = globalThis.location?.origin, prefix = served ?? "/fsm", path } = options;
+    const { WebSocket, EventSource } = globalThis;
+    const fetch = globalThis.fetch?.bind(globalThis);
+    this.#options = { transport: "auto", WebSocket, EventSource, fetch, ...options };
+    const { transport, WebSocket: Socket, EventSource: Source } = this.#options;
+    if (!(transport !== "sse" && Socket) && !(transport !== "websocket" && Source)) {
+      throw new TypeError("connect() needs WebSocket or EventSource, which are not defined here.");
+    }
+    this.#url = (what, more) => {
+      const own = what === "ws" && path;
+      const url = new URL(own || `${prefix}/${encodeURIComponent(machine)}/${what}`, origin);
+      for (const [name, values] of Object.entries({ ...options.query, ...more })) {
+        for (const value of [values].flat()) url.searchParams.append(name, value);
+      }
+      return url.href;
+    };
+    const { window, document } = globalThis, { signal } = this.#end;
+    for (const [target, name] of /** @type {[EventTarget, string][]} */ ([
+      [window, "online"], [document, "visibilitychange"],
+    ])) {
+      target?.addEventListener(name, (event) => this.#wake(event), { signal });
+    }
+    // A page out of the back/forward cache shows what was, also if it was closed before.
+    window?.addEventListener("pageshow", (event) => event.persisted && location.reload());
+    this.#open();
+  }
+
+  /** Tells whether this event may be sent now. @param {string} event */
+  can(event) {
+    return this.events.includes(event);
+  }
+
+  /**
+   * Sends an event, once there is a connection; never twice. The promise is of the first frame that
+   * answers, or rejected with an FSMError. It need not be awaited: "error" tells of refusals too.
+   * @param {string} event @param {any} [data]
+   * @param {{rev?: number, timeout?: number}} [options] `rev`: refuse it if the flow is at another
+   *   one; `timeout`: milliseconds in which it must be sent and answered
+   * @returns {Promise<Frame>}
+   */
+  send(event, data = null, { rev, timeout = PATIENCE } = {}) {
+    const ref = ++this.#refs;
+    const promise = new Promise((resolve, reject) => {
+      const text = JSON.stringify({ event, data, ref, rev });
+      if (this.#end.signal.aborted) throw new FSMError("closed", "The connection has ended.");
+      const timer = setTimeout(() => item.settle(item.sent
+        ? new FSMError("timeout", "The event was not answered in time.")
+        : new FSMError("not_sent", "The event could not be sent in time.")), timeout);
+      const over = new AbortController();
+      /** @type {Item["settle"]} */
+      const settle = (outcome) => {
+        clearTimeout(timer);
+        this.#items.delete(ref);
+        if (outcome instanceof FSMError) reject(outcome);
+        else if (outcome.status >= 400) reject(FSMError.of(outcome));
+        else resolve(outcome);
+        over.abort();
+      };
+      const item = { ref, text, sent: false, settle, over };
+      this.#items.set(ref, item);
+      this.#waiting.push(item);
+      this.#flush();
+    });
+    promise.catch(() => {});
+    return promise;
+  }
+
+  /**
+   * Calls `listener` with each frame of a kind ("state", "data", "group"), with an FSMError
+   * ("error"), or on a connection ("open": `{transport}`, "close": `{code, reason, final}`).
+   * @param {"state" | "data" | "group" | "error" | "open" | "close"} what
+   * @param {(told: any) => void} listener @returns {() => void} what ends this
+   */
+  on(what, listener) {
+    const own = (/** @type {any} */ told) => listener(told);
+    this.#listeners.set(what, (this.#listeners.get(what) ?? new Set()).add(own));
+    return () => void this.#listeners.get(what)?.delete(own);
+  }
+
+  /** Ends the connection for good. */
+  close() {
+    if (!this.#end.signal.aborted) this.#finish(1000, "The flow was closed.");
+  }
+
+  // -- the connection ---------------------------------------------------------------------------
+
+  #open() {
+    const { transport, WebSocket, EventSource, fetch, groups } = this.#options;
+    // If two websockets can't be opened, a proxy may forbid them. Or the server is away, and then
+    // it is the turn of each kind until one has been open.
+    const turn = this.#kind ?? (this.#attempt < 2 || this.#attempt % 2 ? "websocket" : "sse");
+    const kind = transport === "auto" ? turn : transport;
+    const more = { group_id: groups ?? [], ...(this.#seen && { since: this.#seen }) };
+    /** @type {Line | undefined} */
+    let opened;
+    /** @type {Line} */
+    const line = this.#line = {
+      send: (item) => opened?.send(item),
+      close: () => {
+        this.#line = null;
+        clearTimeout(patience);
+        opened?.close();
+      },
+    };
+    /** @type {Ends} */
+    const ends = {
+      open: () => {
+        if (this.#line !== line) return;
+        clearTimeout(patience);
+        this.#kind = kind;
+        this.connected = true;
+        this.#tell("open", { transport: kind });
+        this.#flush();
+      },
+      text: (text) => void (this.#line === line && this.#receive(parsed(text))),
+      lost: (code, reason) => void (this.#line === line && this.#lost(code, reason)),
+    };
+    const patience = setTimeout(ends.lost, PATIENCE, ABNORMAL, "It took too long to open.");
+    const url = this.#url(kind === "sse" ? "events" : "ws", more);
+    try {
+      opened = kind === "sse"
+        ? streamLine(EventSource, fetch, ends, url, this.#url("event"))
+        : socketLine(WebSocket, url, ends);
+    } catch (error) {
+      ends.lost(ABNORMAL, String(error)); // there is no such thing here, or the page forbids it
+    }
+  }
+
+  /** @param {number} code @param {string} [reason] */
+  #lost(code, reason = "") {
+    if (isFinal(code)) return this.#finish(code, reason);
+    const was = this.connected;
+    this.connected = false;
+    this.#line?.close();
+    // What was posted may still be answered.
+    if (this.#kind !== "sse") this.#fail("connection_lost", "The connection was lost.", true);
+    if (CROWDED.has(code)) this.#attempt = Math.max(this.#attempt, CROWDED_ATTEMPT);
+    const longest = Math.min(CAP, BASE * 2 ** this.#attempt++);
+    this.#timer = setTimeout(() => this.#retry(), Math.random() * longest);
+    if (was) this.#tell("close", { code, reason, final: false });
+  }
+
+  /** @param {number} code @param {string} reason */
+  #finish(code, reason) {
+    this.#end.abort();
+    this.connected = false;
+    clearTimeout(this.#timer);
+    this.#line?.close();
+    const message = reason || `The server has ended the connection for good (${code}).`;
+    this.#fail("connection_lost", message, true);
+    this.#fail("closed", message, false);
+    if (isFinal(code)) this.#tell("error", new FSMError("closed", message, { code }));
+    this.#tell("close", { code, reason, final: true });
+  }
+
+  #retry() {
+    clearTimeout(this.#timer);
+    if (!this.#line && !this.#end.signal.aborted) this.#open();
+  }
+
+  /** @param {Event} event the page is seen again, or the network is back */
+  #wake(event) {
+    if (document.visibilityState === "hidden") return;
+    // What was open before the network went may be dead, and nobody has said so.
+    if (event.type === "online" && this.#line) this.#lost(ABNORMAL, "The network was away.");
+    this.#retry();
+  }
+
+  // -- what goes out, and its answers -----------------------------------------------------------
+
+  async #flush() {
+    if (this.#sending) return;
+    this.#sending = true;
+    // Posts go one after another, so that they arrive in the order of their `send`.
+    for (let item; this.connected && (item = this.#waiting.shift()); ) {
+      if (!this.#items.has(item.ref)) continue;
+      item.sent = true;
+      const answer = this.#line?.send(item);
+      if (answer) this.#answered(item, await answer);
+    }
+    this.#sending = false;
+  }
+
+  /** @param {string} reason @param {string} message @param {boolean} sent of which events */
+  #fail(reason, message, sent) {
+    for (const item of this.#items.values()) {
+      if (item.sent === sent) item.settle(new FSMError(reason, message));
+    }
+  }
+
+  /** @param {Item} item @param {Answer} answer; what all are told, the stream brings too */
+  #answered(item, { status, body }) {
+    if (typeof body?.status !== "number") {
+      return item.settle(new FSMError("connection_lost", "The answer was lost."));
+    }
+    const frames = (Array.isArray(body.frames) ? body.frames : [body]).filter(Boolean);
+    for (const frame of frames) {
+      if (typeof frame.state !== "string" || frame.rev <= (this.rev ?? -1)) continue;
+      this.#adopt(frame);
+      this.#ahead = frame.rev;
+    }
+    if (status >= 400) this.#tell("error", FSMError.of(body));
+    this.#items.get(item.ref)?.settle(frames[0] ?? body);
+  }
+
+  // -- what comes in ----------------------------------------------------------------------------
+
+  /** @param {Frame | null} frame */
+  #receive(frame) {
+    if (!frame) return;
+    this.#attempt = 0;
+    if (this.#isNews(frame)) {
+      if (typeof frame.state === "string") this.#catchUp(frame);
+      if (typeof frame.group === "string") this.#tell("group", frame);
+      else if (typeof frame.state === "string") this.#tell("state", frame);
+      else if (frame.status >= 400) this.#tell("error", FSMError.of(frame));
+      else if (typeof frame.status === "number" && frame.status !== 202) this.#tell("data", frame);
+    }
+    this.#items.get(frame.ref)?.settle(frame);
+  }
+
+  /** Tells whether a frame is new, and notes its id. @param {Frame} frame */
+  #isNews(frame) {
+    if (typeof frame.id !== "string") return true;
+    const now = frame.id.split(","), seen = this.#seen.split(",");
+    const steps = now.map((at, place) => compared(at, seen[place]));
+    const anew = frame.gap === true || now.length !== seen.length;
+    this.#seen = now.map((at, place) => (anew || steps[place] > 0 ? at : seen[place])).join(",");
+    // Who joins is shown the state, which may be ahead of what has come through the channel.
+    const ahead = frame.state && (frame.state !== this.state || frame.rev !== this.rev);
+    return anew || steps.some((step) => step > 0) || (ahead && steps.every((step) => step === 0));
+  }
+
+  /** Adopts a state, unless that of an answer to a POST is newer. @param {Frame} frame */
+  #catchUp(frame) {
+    const rev = frame.rev ?? 0;
+    // A rev that does not grow is of a new run.
+    if (frame.gap || rev >= this.#ahead || rev <= this.#told) this.#ahead = 0;
+    this.#told = rev;
+    if (!this.#ahead) this.#adopt(frame);
+  }
+
+  /** @param {Frame} frame a state frame */
+  #adopt(frame) {
+    this.state = frame.state ?? null;
+    this.events = Array.isArray(frame.events) ? frame.events : [];
+    this.rev = frame.rev ?? null;
+  }
+
+  /** @param {string} what @param {any} told */
+  #tell(what, told) {
+    for (const listener of [...(this.#listeners.get(what) ?? [])]) {
+      try {
+        listener(told);
+      } catch (error) {
+        console.error(error); // one listener's fault is not the others'
+      }
+    }
+  }
+}
+
+/**
+ * Connects to the flow of a machine, and stays so until `close()`.
+ * @param {string} machine the machine's name @param {Options} [options]
+ */
+export function connect(machine, options = {}) {
+  return new Flow(machine, options);
+}
