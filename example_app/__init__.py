@@ -12,15 +12,16 @@ from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException, NotFound
 
-from . import checkout, poc, signup
+from . import checkout, htmx, light, operations, poc, signup
 from .extensions import csrf, fsm
 from .key import kept_key
 from .ledger import Ledger
 
-# The pages need no script, and nothing from another host: so none may come in either.
+# The live pages have scripts, in files of this host, and talk to this host; the others need none.
+# So no script within a page may run, and nothing may come from another host.
 POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
@@ -36,6 +37,10 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config["FSM_STORE_URL"] = os.environ.get("FSM_STORE_URL") or "session"
     app.config["LEDGER"] = folder / "ledger.db"
     app.config.from_mapping(config or {})
+    # What carries live messages between workers: a Redis that keeps the flows can do that too.
+    store = app.config["FSM_STORE_URL"]
+    bus = store if store.startswith(("redis", "rediss", "valkey", "unix")) else "memory://"
+    app.config.setdefault("FSM_BUS_URL", os.environ.get("FSM_BUS_URL") or bus)
     app.config["SECRET_KEY"] = app.config["SECRET_KEY"] or kept_key(folder)
     app.extensions["example_ledger"] = Ledger(app.config["LEDGER"])
 
@@ -45,8 +50,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         # Makes the tables, unless they are there. An app with migrations leaves that to them.
         with app.app_context():
             fsm.init_db()
-    for pages in (checkout.pages, signup.pages, poc.pages):
-        app.register_blueprint(pages)
+    for part in (checkout, signup, poc, light, operations, htmx):
+        app.register_blueprint(part.pages)
+    operations.follow(app)
 
     @app.get("/")
     def home() -> str:

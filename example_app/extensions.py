@@ -10,7 +10,8 @@ from . import machines
 
 csrf = CSRFProtect()
 
-# One extension, three machines. Each of these objects has `check`, `advance`, `progress`, ...
+# One extension, four machines. Each of these objects has `check`, `advance`, `progress`, ...
 fsm = FlaskFSM(machines.checkout)
 signup = fsm.add(machines.signup)
 poc = fsm.add(machines.poc)
+light = fsm.add(machines.light)

@@ -1,6 +1,6 @@
-"""The three machines of this app: which pages there are, and which way leads from one to another.
+"""The four machines of this app: which states there are, and which way leads from one to another.
 
-A state is named like the endpoint of its page. Nothing in this module knows a request.
+A state that is a page is named like its endpoint. Nothing in this module knows a request.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from flask_fsm import Flow, Machine, Result, Transition, ValidationFailed
+from flask_fsm import Flow, Machine, Result, State, Transition, ValidationFailed
 
 from . import catalogue
 from .ledger import ledger
@@ -141,3 +141,35 @@ poc = Machine(
     ],
     repeat=False,
 )
+
+# -- the traffic light: its states are no pages, and its windows send events --------------------
+
+red = State("red", targets=["green"])
+green = State("green", targets=["yellow"])
+yellow = State("yellow", targets=["red"])
+light = Machine("light", states=[red, green, yellow])
+
+
+# A client may send an event where a state has a handler for it, and nowhere else. What `data` it
+# sends is for the handler to judge; these need none.
+@red.event("change_to_green")
+def to_green(flow: Flow, data: Any) -> None:
+    flow.transition("green")
+
+
+@green.event("change_to_yellow")
+def to_yellow(flow: Flow, data: Any) -> None:
+    flow.transition("yellow")
+
+
+@yellow.event("change_to_red")
+def to_red(flow: Flow, data: Any) -> None:
+    flow.transition("red")
+
+
+# What a handler returns, all windows are told.
+@red.event("ping")
+@green.event("ping")
+@yellow.event("ping")
+def ping(flow: Flow, data: Any) -> str:
+    return "pong"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, render_template
+from flask import Blueprint, render_template, url_for
 from flask.typing import ResponseReturnValue
 
 from .. import catalogue
@@ -36,7 +36,8 @@ TITLES = {
 
 @pages.context_processor
 def shop() -> dict[str, Any]:
-    return {"catalogue": catalogue, "titles": TITLES}
+    addresses = {name: (title, url_for(name)) for name, title in TITLES.items()}
+    return {"catalogue": catalogue, "titles": TITLES, "addresses": addresses}
 
 
 def page(name: str, form: Form) -> ResponseReturnValue:

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
-from ..errors import DefinitionError, InvalidData
+from ..errors import DefinitionError
 from .names import is_name
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ _encoder: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, defau
 def dump_reply(value: Any) -> str:
     """Return what clients are told, as JSON: dates, numbers and ids of Python as texts.
 
-    Raises InvalidData where there is no such form.
+    Raises TypeError where there is no such form.
     """
     try:
         return _encoder.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidData(f"Clients can't be told {value!r:.80}: {error}.") from error
+        raise TypeError(f"Clients can't be told {value!r:.80}: {error}.") from error

@@ -258,7 +258,7 @@ class Conversation:
                 return
             with self._context():
                 if job.text is None:
-                    self._show_again()
+                    self._show_again(job.anew)
                 else:
                     self._answer(job.text)
         except Exception as error:  # of a teardown function of the app
@@ -329,21 +329,35 @@ class Conversation:
         return flow.handle(asked.event, asked.data)
 
     def _is_ours(self, run: Run) -> bool:
-        """Tell whether the flow is the one that was joined; else the connection ends."""
+        """Tell whether the flow is still the client's; else the connection ends.
+
+        A subject's flow may be another one by now: another device has begun it, or reset it.
+        """
+        name = self._state.live.flow_channel(run.flow.id)
         if run.place.subject != self._subject:
             self.closing = CLOSE_OTHER_USER
         elif run.gone is not None:
             self.closing = CLOSE_GONE
-        elif FLOW + channel_key(run.flow.id) != self.subscriber.flow_channel:
-            self.closing = CLOSE_GOING
+        elif name != self.subscriber.flow_channel:
+            if self._subject is None:
+                self.closing = CLOSE_GOING
+            else:
+                self._switch(run, name)
         return not self.closing
 
-    def _show_again(self) -> None:
+    def _switch(self, run: Run, name: str) -> None:
+        self.subscriber.switch(self._state.live.channels.get(name))
+        run.load()  # what was committed before we listened
+        snapshot = run.flow.snapshot
+        self.subscriber.show(self._frame(snapshot), run_name(snapshot), gap=True)
+
+    def _show_again(self, anew: bool) -> None:
         if self._own is not None:
             return
         run = Run(self._state, self._bound, self._url_args)
         run.load()
-        if self._is_ours(run):
+        before = self.subscriber.flow_channel
+        if self._is_ours(run) and before == self.subscriber.flow_channel and not anew:
             snapshot = run.flow.snapshot
             self.subscriber.show(self._frame(snapshot), run_name(snapshot), gap=True)
 

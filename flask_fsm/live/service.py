@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
-from ..bus import Order, open_bus
+from ..bus import Bus, Order, open_bus
 from ..config import Config
 from ..core.event import EventStatus
 from ..core.flow import Flow, Result
@@ -29,7 +30,14 @@ __all__ = ["ENGINES", "Service"]
 
 log: Final = logging.getLogger("flask_fsm")
 ENGINES: Final = ("auto", "loop", "threads")
+# Seconds that what was published last may take, at the end of the process.
+LAST: Final = 1.0
 NOBODY: Final = Sender("", None)
+
+
+def _end(bus: Bus) -> None:
+    bus.flush(LAST)
+    bus.close()
 
 
 class Service:
@@ -44,16 +52,15 @@ class Service:
         self.config = config
         self.authorize = authorize
         self._warned = False
-        self.channels = Channels(
-            open_bus(
-                config.bus_url,
-                prefix=config.redis_prefix,
-                replay_limit=config.replay_limit,
-                replay_time=config.replay_time,
-            ),
-            config.sse_retry,
-            config.queue_size,
+        bus = open_bus(
+            config.bus_url,
+            prefix=config.redis_prefix,
+            replay_limit=config.replay_limit,
+            replay_time=config.replay_time,
         )
+        self.channels: Channels = Channels(bus, config.sse_retry, config.queue_size)
+        # What was published last is still on its way when the process ends.
+        weakref.finalize(self, _end, bus)
         self.threads = ThreadEngine(config.max_threads)
         self.loop = LoopEngine(config.max_connections, config.live_workers)
 
@@ -104,6 +111,8 @@ class Service:
         self, flow: Flow, result: Result, status: int, reply: Any, sender: Sender | None
     ) -> None:
         name = self.flow_channel(flow.id)
+        if flow.subject is not None and not result.previous.rev:
+            self._tell_subject(flow.subject)
         if not self.channels.bus.watched(name):
             return
         snapshot = result.snapshot
@@ -114,6 +123,15 @@ class Service:
         id, ref = sender or NOBODY
         envelope = Envelope("state", body, id, ref, run, snapshot.rev)
         self.channels.publish(name, envelope, Order(run, snapshot.rev, ended))
+
+    def _tell_subject(self, subject: str) -> None:
+        """Let other devices look again: they may show a flow that had not begun, or the last one.
+
+        They all find it by its subject, but each channel goes by the id of a flow.
+        """
+        name = self.subject_channel(subject)
+        if self.channels.bus.watched(name):
+            self.channels.publish(name, Envelope("anew", "null"))
 
     def transmitted(self, flow: Flow, data: Any, status: int, sender: Sender | None) -> None:
         id, ref = sender or NOBODY
@@ -133,7 +151,10 @@ class Service:
             self.channels.publish(name, Envelope("data", body, sender, ref))
 
     def replaced(self, previous: Snapshot, flow: Flow) -> None:
-        self._close(self.flow_channel(previous.id), "replaced", CLOSE_GOING)
+        if flow.subject is not None:
+            self._tell_subject(flow.subject)
+        else:
+            self._close(self.flow_channel(previous.id), "replaced", CLOSE_GOING)
 
     def left(self, key: str) -> None:
         self._close(FLOW + key, "left", CLOSE_OTHER_USER)

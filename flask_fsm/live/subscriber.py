@@ -52,6 +52,8 @@ class Job(NamedTuple):
     text: str | None = None
     once: str = ""
     """What names it among all processes, if it is to be done by one of them only."""
+    anew: bool = False
+    """Whether the state is of interest only if the flow is another one by now."""
 
 
 class Direct(Message):
@@ -72,6 +74,17 @@ class Direct(Message):
         self.ref = ref
         self.gap = gap
         self.shows = shows
+
+
+class Switch(Message):
+    """Says that from here on another channel, at a position, is that of the flow."""
+
+    __slots__ = ("channel", "position")
+
+    def __init__(self, channel: LiveChannel, position: Position) -> None:
+        super().__init__("switch", None)
+        self.channel = channel
+        self.position = position
 
 
 class PatientQueue(MessageQueue):
@@ -112,6 +125,7 @@ class Subscriber:
         "_channels",
         "_first",
         "_ids",
+        "_next",
         "_positions",
         "_shown",
         "_silent",
@@ -130,6 +144,7 @@ class Subscriber:
         self._silent: list[LiveChannel] = []
         # What comes before all that is queued, as a message may be queued while we still join.
         self._first: deque[Any] = deque()
+        self._next: LiveChannel | None = None
         self._ids = ids
         self._shown: tuple[str, int] | None = None
 
@@ -160,10 +175,17 @@ class Subscriber:
             )
         return lost
 
+    def switch(self, channel: LiveChannel) -> None:
+        """Listen to another flow from now on; what it says before this call is not told."""
+        channel.register_connection(Connection(self.listener, self.queue))
+        self._next = channel
+        self.queue.push(Switch(channel, channel.position))
+
     def leave(self) -> None:
         """Listen to nothing any more."""
         self.listener.stop()
-        for channel in (*self._channels, *self._silent):
+        following = () if self._next is None else (self._next,)
+        for channel in {*self._channels, *self._silent, *following}:
             with suppress(UnknownListener):  # it was cut
                 channel.remove_listener(self.listener.id)
         self._channels, self._silent = [], []
@@ -208,6 +230,9 @@ class Subscriber:
                 out = self._delivered(message)
             elif isinstance(message, Direct):
                 out = self._direct(message)
+            elif isinstance(message, Switch):
+                self._switched(message)
+                continue
             else:
                 out = self._lost(message)
             if out is not None:
@@ -222,9 +247,17 @@ class Subscriber:
             return Frame("state", stamped(message.body, message.ref, id, gap=message.gap), id)
         return Frame(message.type, stamped(message.body, message.ref), None)
 
+    def _switched(self, message: Switch) -> None:
+        old, self._channels[0] = self._channels[0], message.channel
+        self._positions[0] = message.position
+        with suppress(UnknownListener):
+            old.remove_listener(self.listener.id)
+
     @property
     def flow_channel(self) -> str:
         """The channel of the flow; for a flow of this client's own, what stands for it."""
+        if self._next is not None:
+            return self._next.id
         first = self._channels[0].id if self._channels else ""
         return first if first.startswith(FLOW) else self.id
 
@@ -242,6 +275,10 @@ class Subscriber:
             if position.epoch == seen.epoch and position.offset <= seen.offset:
                 return None
             self._positions[place] = position
+        elif kind == "anew":
+            return Job(anew=True)
+        elif kind in ("state", "data", "message"):
+            return None  # of a flow that this client is about to switch to, or has left
         if kind == "state":
             shown = self._shown
             if shown is not None and shown[0] == run and rev <= shown[1]:

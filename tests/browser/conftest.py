@@ -1,7 +1,7 @@
 """A real server, a real Chromium, and a visitor whose every request is looked at.
 
 The flows are in the session, and one process serves. With FSM_TEST_EXAMPLE_STORE (sqlite, postgres
-or redis) they are in such a store, and four workers of gunicorn serve.
+or redis) they are in such a store, and four workers of gunicorn serve, with a Valkey as their bus.
 
 Chromium is found by FSM_CHROMIUM, or by name on the PATH. Where there is none, these tests are
 skipped and say so; FSM_REFUSE_SKIPS makes them fail instead.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -212,6 +213,21 @@ class InWorkers(Server):
         self._gunicorn.stop()
 
 
+class InOneWorker(InWorkers):
+    """One worker of gunicorn serves; when it ends, gunicorn starts another one."""
+
+    workers = 1
+
+    def restart(self, how: signal.Signals) -> None:
+        """End the worker by a signal, and wait until the next one serves."""
+        (old,) = self._gunicorn.pids()
+        os.kill(old, how)
+        until(
+            lambda: old not in self._gunicorn.pids() and self._gunicorn.serves(),
+            "The worker was not replaced.",
+        )
+
+
 class Site:
     """A server of the example app, as one test sees it: with what happened since it began."""
 
@@ -299,8 +315,18 @@ def store_url(
 
 
 @pytest.fixture(scope="package")
+def apart(request: pytest.FixtureRequest, store_url: str | None) -> dict[str, Any]:
+    """The config of several workers: that store, and a bus that they share."""
+    config: dict[str, Any] = {"FSM_STORE_URL": store_url}
+    if store_url is not None and not store_url.startswith("redis"):
+        # A Redis that keeps the flows is the bus as well: the app sees to that.
+        config["FSM_BUS_URL"] = request.getfixturevalue("redis_databases").fresh()
+    return config
+
+
+@pytest.fixture(scope="package")
 def in_workers(
-    store_url: str | None, tmp_path_factory: pytest.TempPathFactory
+    apart: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Server]]:
     """A maker of servers with four workers, which take their time to start: one for each config."""
     servers: dict[str, Server] = {}
@@ -308,9 +334,7 @@ def in_workers(
     def start(**config: Any) -> Server:
         name = json.dumps(config, sort_keys=True)
         if name not in servers:
-            servers[name] = InWorkers(
-                tmp_path_factory.mktemp("site"), {"FSM_STORE_URL": store_url, **config}
-            )
+            servers[name] = InWorkers(tmp_path_factory.mktemp("site"), {**apart, **config})
         return servers[name]
 
     yield start
@@ -352,8 +376,9 @@ def site(serve: Callable[..., Site]) -> Site:
 class Watch:
     """What must not happen on any page: another host asked, an error told, a crash."""
 
-    def __init__(self, context: BrowserContext, url: str) -> None:
+    def __init__(self, context: BrowserContext, url: str, tolerated: tuple[str, ...]) -> None:
         self.faults: list[str] = []
+        self._tolerated = REFUSED + tolerated
         self._host = urlsplit(url).netloc
         context.on("request", lambda request: self._request(request.url))
         context.on("response", lambda response: self._response(response.status, response.url))
@@ -369,7 +394,7 @@ class Watch:
             self.faults.append(f"{status} from {url}")
 
     def _console(self, message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"} and not message.text.startswith(REFUSED):
+        if message.type in {"error", "warning"} and not message.text.startswith(self._tolerated):
             self.faults.append(f"{message.type} in the console: {message.text}")
 
 
@@ -378,10 +403,12 @@ def visit() -> Iterator[Callable[..., BrowserContext]]:
     """A maker of visitors, each with cookies of its own. At the end their pages had no fault."""
     visits: list[tuple[BrowserContext, Watch]] = []
 
-    def enter(browser: Browser, site: Site, **options: Any) -> BrowserContext:
+    def enter(
+        browser: Browser, site: Site, tolerated: tuple[str, ...] = (), **options: Any
+    ) -> BrowserContext:
         context = browser.new_context(base_url=site.url, **options)
         context.set_default_timeout(PATIENCE)
-        visits.append((context, Watch(context, site.url)))
+        visits.append((context, Watch(context, site.url, tolerated)))
         return context
 
     yield enter

@@ -169,6 +169,31 @@ def test_the_home_page_and_the_sign_up_fit(page: Page) -> None:
     look(page)
 
 
+def test_the_live_pages_fit(page: Page, site: Site) -> None:
+    """The light with its log, the operations with a move, htmx, and a notice in a second tab."""
+    page.goto("/light/")
+    button(page, "Change to green").click()
+    button(page, "Ping").click()
+    expect(page.locator("#log")).to_contain_text("pong")
+    look(page)
+    page.goto("/htmx/")
+    button(page, "Ping").click()
+    expect(page.get_by_role("main")).to_contain_text("pong")
+    look(page)
+    page.goto("/operations/")
+    expect(page.locator("#line")).to_have_attribute("data-kind", "open")
+    tab = page.context.new_page()
+    tab.goto("/checkout/")
+    stale = page.context.new_page()
+    stale.goto("/checkout/")
+    fill_cart(tab)
+    send(tab, "/checkout/delivery")
+    expect(page.locator("#moves li")).to_have_count(1)
+    look(page)
+    expect(stale.locator("#elsewhere")).to_contain_text("Delivery")
+    look(stale)
+
+
 def test_the_proof_of_concept_fits(page: Page) -> None:
     """Its four pages."""
     page.goto("/poc/")

@@ -21,6 +21,7 @@ import example_app
 from flask_fsm.signals import transitioned
 
 VARIABLE = "FSM_TEST_WATCHED"
+LIVE = ("/ws", "/events", "/event", "/state")
 # The machines that run these tests are shared, and slow at times.
 PATIENCE = 10.0
 
@@ -81,14 +82,16 @@ class Record:
 
 
 def watch(app: Flask, record: Record) -> None:
-    """Note the transitions of an app and its answers, but those of static files."""
+    """Note the transitions of an app and its answers, but those of static files and live ones."""
     serve = app.wsgi_app
 
     def moved(sender: Flask, *, result: Any, **_: Any) -> None:
-        record.note("moved", result.source.split(".")[1], result.target.split(".")[1])
+        record.note("moved", result.source.split(".")[-1], result.target.split(".")[-1])
 
     def watched(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        if path.endswith(LIVE):
+            return serve(environ, start_response)  # a connection that goes on, or a script's own
 
         def start(status: str, *rest: Any) -> Any:
             if "/static/" not in path:

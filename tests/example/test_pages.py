@@ -231,13 +231,14 @@ def test_a_form_from_elsewhere_is_refused(app: Flask, root: str) -> None:
 
 
 def test_no_page_lets_a_script_in(app: Flask) -> None:
-    """Pages, pages that refuse and files come with a policy that allows no script."""
+    """Pages, pages that refuse and files come with a policy that allows files of the app only."""
     client = app.test_client()
-    for path in ("/", "/checkout/", "/checkout/done", "/nowhere", "/static/style.css"):
+    for path in ("/", "/checkout/", "/checkout/done", "/light/", "/nowhere", "/static/style.css"):
         with client.get(path) as answer:
-            policy = answer.headers["Content-Security-Policy"]
+            policy = answer.headers["Content-Security-Policy"].split("; ")
         assert "default-src 'none'" in policy
-        assert "script-src" not in policy
+        allowed = {source for rule in policy for source in rule.split()[1:]}
+        assert allowed == {"'none'", "'self'"}
 
 
 # -- the sign-up --------------------------------------------------------------------------------

@@ -20,6 +20,7 @@
  * @property {string[]} [groups] the groups to join
  * @property {Record<string, string>} [query] more of the query, such as `{flow: "4711"}`
  * @property {"auto" | "websocket" | "sse"} [transport]
+ * @property {boolean} [reload] false: a page out of the back/forward cache is not loaded anew
  * @property {any} [WebSocket] this and the next two: others than the global ones
  * @property {any} [EventSource]
  * @property {typeof globalThis.fetch} [fetch]
@@ -195,7 +196,9 @@ export class Flow {
       target?.addEventListener(name, (event) => this.#wake(event), { signal });
     }
     // A page out of the back/forward cache shows what was, also if it was closed before.
-    window?.addEventListener("pageshow", (event) => event.persisted && location.reload());
+    if (options.reload ?? true) {
+      window?.addEventListener("pageshow", (event) => event.persisted && location.reload());
+    }
     this.#open();
   }
 

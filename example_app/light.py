@@ -1,0 +1,31 @@
+"""The traffic light: one flow, which all windows of a visitor drive at once.
+
+`static/light.js` follows it and sends events. Without a script the form is posted: then the same
+handler runs, and the windows that have a script are told all the same.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from .extensions import light
+
+pages = Blueprint("light", __name__, url_prefix="/light")
+
+LABELS = {
+    "change_to_green": "Change to green",
+    "change_to_yellow": "Change to yellow",
+    "change_to_red": "Change to red",
+}
+
+
+@pages.get("/")
+def show() -> str:
+    return render_template("live/light.html", light=light, flow=light.flow, labels=LABELS)
+
+
+@pages.post("/")
+def press() -> ResponseReturnValue:
+    light.flow.send(request.form["event"])
+    return redirect(url_for("light.show"), 303)

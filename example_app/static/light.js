@@ -1,0 +1,76 @@
+// The traffic light: shows where the flow is, and sends the events of its buttons.
+import { connect } from "../fsm/static/fsm.js";
+
+const form = document.getElementById("press");
+const buttons = [...form.querySelectorAll("button")];
+const flow = connect("light");
+const sending = new Set(); // what this window has sent, and is not answered yet
+const own = new Set(); // the revs that it led to
+
+function say(text) {
+  const item = document.createElement("li");
+  const time = document.createElement("time");
+  time.textContent = new Date().toLocaleTimeString();
+  item.append(time, text);
+  const log = document.getElementById("log");
+  log.prepend(item);
+  log.children[30]?.remove();
+}
+
+function show() {
+  if (flow.state) {
+    document.getElementById("state").textContent = flow.state;
+    document.querySelector(".signal").dataset.state = flow.state;
+  }
+  for (const button of buttons) {
+    // Not `disabled`, by which a button that was just pressed would lose the focus.
+    button.disabled = button.hidden = false;
+    button.setAttribute("aria-disabled", String(!flow.connected || !flow.can(button.value)));
+  }
+}
+
+function tellLine(text, kind) {
+  const line = document.getElementById("line");
+  line.hidden = false;
+  line.textContent = text;
+  line.dataset.kind = kind;
+  show();
+}
+
+let known = null; // the rev of the last state that was told
+flow.on("state", async ({ state, rev, gap }) => {
+  show();
+  const first = known === null;
+  known = rev;
+  await Promise.allSettled(sending); // one of them may have led to this
+  if (first) say(`The light is ${state}.`);
+  else if (gap) say(`This window was away for a while. The light is ${state} now.`);
+  else say(`${own.has(rev) ? "You" : "Another window"} changed the light to ${state}.`);
+});
+flow.on("data", ({ data }) => say(`The light says: ${data}.`));
+flow.on("open", ({ transport }) => {
+  tellLine(transport === "sse" ? "Live, by event stream" : "Live, by websocket", "open");
+  if (known !== null) say("Connected again.");
+});
+flow.on("close", ({ final, reason }) => {
+  say("The connection was lost.");
+  tellLine(final ? `Not live any more. ${reason}` : "Reconnecting…", final ? "over" : "lost");
+});
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (event.submitter.getAttribute("aria-disabled") === "true") return;
+  const sent = flow.send(event.submitter.value);
+  sending.add(sent);
+  try {
+    const { rev } = await sent;
+    if (rev !== undefined) own.add(rev);
+  } catch (error) {
+    say(`That was not done. ${error.message}`);
+  } finally {
+    sending.delete(sent);
+  }
+});
+
+document.getElementById("events").hidden = false;
+tellLine("Connecting…", "lost");

@@ -1,0 +1,118 @@
+"""fsm.js in Chromium, against the stand-in of the live tests: what only a page has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from ..live.standin import Standin
+
+pytestmark = pytest.mark.browser
+
+STATE = {"state": "red", "events": ["next"], "status": 200, "data": None, "rev": 4, "id": "e-4"}
+CONNECTED = "() => window.flow?.connected && flow.state === 'red'"
+# Whoever comes back at once was called, since the dice would have it wait.
+LONG = "() => { Math.random = () => 1; flow.on('close', (told) => window.told = told); }"
+
+
+@pytest.fixture
+def standin() -> Iterator[Standin]:
+    """A server that does what the test says."""
+    server = Standin()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def page(chromium: Browser, standin: Standin) -> Iterator[Page]:
+    """A page with a flow, before its websocket is let in."""
+    with chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(standin.url)
+        yield page
+
+
+def wait(page: Page, *conditions: str) -> None:
+    """Wait until a page fulfils each of these."""
+    for condition in conditions:
+        page.wait_for_function(condition)
+
+
+def test_page(page: Page, standin: Standin) -> None:
+    """A page finds its server by where the script came from, and sends and is answered."""
+    socket = standin.websocket()
+    assert (socket.path, socket.query) == ("/fsm/traffic/ws", {"group_id": ["ops"]})
+    socket.accept().send(STATE)
+    wait(page, CONNECTED)
+    page.evaluate("() => void flow.send('next').then((frame) => window.answer = frame)")
+    sent = socket.receive()
+    socket.send({"status": 200, "data": "pong", "ref": sent["ref"]})
+    wait(page, "() => window.answer?.data === 'pong'")
+
+
+def test_page_stream(page: Page, standin: Standin) -> None:
+    """Where no websocket is let through, a page reads a stream, and comes back to it."""
+    for _ in range(2):
+        standin.websocket().answer(403, {})
+    stream = standin.stream().accept()
+    stream.send("state", STATE)
+    wait(page, CONNECTED)
+    page.evaluate("() => void flow.send('next').then((frame) => window.answer = frame)")
+    standin.request().answer(200, {"status": 200, "data": "pong"})
+    wait(page, "() => window.answer?.data === 'pong'")
+    stream.cut()
+    assert standin.stream().since == "e-4"
+
+
+def test_page_stream_refused(page: Page, standin: Standin) -> None:
+    """A stream that is refused for good ends the flow of a page, with the server's reason."""
+    page.evaluate("() => flow.on('error', (error) => window.fault = error)")
+    for _ in range(2):
+        standin.websocket().answer(403, {})
+    for _ in range(2):
+        standin.stream().answer(403, {"status": 403, "detail": "No group."})
+    wait(page, "() => window.fault?.code === 4403 && window.fault.message === 'No group.'")
+
+
+@pytest.mark.parametrize("call", ["visibilitychange", "online"])
+def test_called_back(page: Page, standin: Standin, call: str) -> None:
+    """A page that is seen again, or whose network is back, doesn't wait until its time is over."""
+    socket = standin.websocket().accept()
+    socket.send(STATE)
+    wait(page, CONNECTED)
+    page.evaluate(LONG)
+    socket.close(1013)
+    wait(page, "() => window.told?.code === 1013")
+    target = "document" if call == "visibilitychange" else "window"
+    page.evaluate(f"() => {target}.dispatchEvent(new Event('{call}'))")
+    assert standin.websocket().since == "e-4"
+
+
+def test_network_back(page: Page, standin: Standin) -> None:
+    """A websocket that was open before the network went is opened anew when it is back."""
+    standin.websocket().accept().send(STATE)
+    wait(page, CONNECTED)
+    page.context.set_offline(True)
+    page.context.set_offline(False)
+    assert standin.websocket().since == "e-4"
+
+
+def test_restored(restoring: Browser, standin: Standin) -> None:
+    """A page out of the back/forward cache is loaded anew."""
+    with restoring.new_context() as context:
+        page = context.new_page()
+        page.goto(standin.url)
+        standin.websocket().accept().send(STATE)
+        wait(page, CONNECTED)
+        # Chromium keeps no page there whose websocket is open.
+        page.evaluate(
+            "() => { flow.close(); window.old = true; addEventListener('pageshow',"
+            " (event) => sessionStorage.restored = event.persisted); }"
+        )
+        page.goto(f"{standin.url}/fsm/static/fsm.js")
+        # The load of the restored page ends in another one, so it is not waited for.
+        page.evaluate("() => void setTimeout(() => history.back())")
+        standin.websocket().accept().send(STATE)
+        wait(page, CONNECTED, "() => !window.old && sessionStorage.restored === 'true'")

@@ -1,0 +1,93 @@
+"""The bus in memory: what it keeps, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_fsm.bus import MemoryBus, Order
+
+from .recorder import Recorder
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def bus(clock: Clock) -> MemoryBus:
+    return MemoryBus(replay_time=300, clock=clock)
+
+
+def test_a_channel_is_kept_for_its_time_after_the_last_receiver_left(
+    bus: MemoryBus, clock: Clock
+) -> None:
+    """Whoever comes within it goes on, and the time begins anew when it leaves."""
+    recorder = Recorder()
+    start = bus.subscribe("c", recorder)
+    for _ in range(3):
+        clock.now += 10_000
+        bus.publish("c", "heard")
+        bus.unsubscribe("c", recorder)
+        clock.now += 299
+        bus.publish("c", "missed")
+        assert bus.subscribe("c", recorder).epoch == start.epoch
+    missed = bus.since("c", start)
+    assert missed is not None
+    assert [payload for _, payload in missed] == ["heard", "missed"] * 3
+
+
+@pytest.mark.parametrize(
+    "act", ["publish", "since", "subscribe elsewhere", "unsubscribe elsewhere"]
+)
+def test_a_channel_is_forgotten_when_its_time_is_over(
+    bus: MemoryBus, clock: Clock, act: str
+) -> None:
+    """Whatever is done next; who comes then begins a new epoch."""
+    recorder = Recorder()
+    start = bus.subscribe("c", recorder)
+    bus.subscribe("other", recorder)
+    bus.unsubscribe("c", recorder)
+    clock.now += 300
+    match act:
+        case "publish":
+            bus.publish("c", "missed")
+        case "since":
+            assert bus.since("c", start) is None
+        case "subscribe elsewhere":
+            bus.subscribe("another", recorder)
+        case "unsubscribe elsewhere":
+            bus.unsubscribe("other", recorder)
+    clock.now -= 300
+    assert bus.since("c", start) is None
+    assert bus.subscribe("c", recorder).epoch != start.epoch
+
+
+def test_what_is_published_for_nobody_leaves_nothing(bus: MemoryBus) -> None:
+    """Neither a message nor a run."""
+    bus.publish("c", "a", Order("run", 7))
+    recorder = Recorder()
+    assert bus.subscribe("c", recorder).offset == 0
+    bus.publish("c", "b", Order("run", 1))
+    assert recorder.payloads == ["b"]
+
+
+def test_a_claim_ends_with_its_time(bus: MemoryBus, clock: Clock) -> None:
+    """Not before, and claims of other times do not hold it up."""
+    assert bus.once("long", 100)
+    assert bus.once("short", 10)
+    clock.now += 9
+    assert not bus.once("short", 10)
+    clock.now += 1
+    assert bus.once("short", 10)
+    assert not bus.once("long", 100)

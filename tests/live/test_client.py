@@ -1,0 +1,770 @@
+"""fsm.js in Node: against a stand-in that fails on demand, and then against the real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ..proxy import Proxy
+from .scripted import ScriptClient
+from .serving import Browser, Site
+from .standin import Standin, Stream, Websocket
+
+FINAL = [1008, 1009, 1011, 4401, 4403, 4404, 4429]
+
+
+@pytest.fixture
+def standin() -> Iterator[Standin]:
+    """A server that does what the test says."""
+    server = Standin()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(standin: Standin) -> Iterator[ScriptClient]:
+    """A client that comes back at once, and is not connected yet."""
+    client = ScriptClient()
+    client.do("hurry")
+    yield client
+    client.stop()
+
+
+def state(name: str, rev: int, id: str | None = None, **more: Any) -> dict[str, Any]:
+    """Return a state frame."""
+    known = {"state": name, "events": ["next"], "status": 200, "data": None, "rev": rev}
+    return known | ({} if id is None else {"id": id}) | more
+
+
+def data(content: Any, id: str | None = None, **more: Any) -> dict[str, Any]:
+    """Return a data frame."""
+    return {"status": 200, "data": content} | ({} if id is None else {"id": id}) | more
+
+
+def error(reason: str, status: int = 400, **more: Any) -> dict[str, Any]:
+    """Return the frame of a refusal."""
+    return {"status": status, "data": {"reason": reason, "message": "No."}} | more
+
+
+def joined(standin: Standin, client: ScriptClient, **options: Any) -> Websocket:
+    """Connect the client by websocket, and show it the state red."""
+    client.connect(standin.url, **options)
+    socket = standin.websocket().accept()
+    socket.send(state("red", 0, "e-0"))
+    client.told("state")
+    return socket
+
+
+def streaming(standin: Standin, client: ScriptClient, **options: Any) -> Stream:
+    """Connect the client by event stream, and show it the state red."""
+    client.connect(standin.url, transport="sse", **options)
+    stream = standin.stream().accept()
+    stream.send("state", state("red", 0, "e-0"))
+    client.told("state")
+    return stream
+
+
+# == against the stand-in =========================================================================
+
+# -- frames ---------------------------------------------------------------------------------------
+
+
+def test_state(standin: Standin, client: ScriptClient) -> None:
+    """The state is null before the first frame, and then what the last frame says."""
+    client.connect(standin.url)
+    before = client.look("next")
+    assert (before["state"], before["rev"], before["can"]) == (None, None, False)
+    socket = standin.websocket().accept()
+    assert client.told("open")["transport"] == "websocket"
+    socket.send(state("red", 3))
+    client.told("state")
+    now = client.look("next")
+    assert (now["state"], now["events"], now["rev"], now["connected"], now["can"]) == (
+        "red",
+        ["next"],
+        3,
+        True,
+        True,
+    )
+    assert client.look("other")["can"] is False
+
+
+def test_address(standin: Standin, client: ScriptClient) -> None:
+    """Prefix, machine, groups and the rest of the query make the address."""
+    client.connect(
+        standin.url,
+        machine="a b",
+        prefix="/live/fsm",
+        groups=["ops", "x&y"],
+        query={"flow": "k=1"},
+    )
+    socket = standin.websocket()
+    assert socket.path == "/live/fsm/a%20b/ws"
+    assert socket.query == {"flow": ["k=1"], "group_id": ["ops", "x&y"]}
+    socket.accept()
+    client.told("open")
+
+
+def test_own_path(standin: Standin, client: ScriptClient) -> None:
+    """A websocket whose path the app has chosen is found there."""
+    client.connect(standin.url, path="/live")
+    assert standin.websocket().path == "/live"
+
+
+def test_kinds(standin: Standin, client: ScriptClient) -> None:
+    """Each kind of frame goes to its own listeners."""
+    socket = joined(standin, client)
+    group = {"status": 200, "data": {"member": 1}, "group": "ops", "type": "join"}
+    socket.send(data("pong"), error("refused"), group, state("green", 1), data("last"))
+    assert client.told("data")["frame"] == data("pong")
+    told = client.told("error")
+    assert (told["name"], told["status"], told["reason"]) == ("FSMError", 400, "refused")
+    assert told["data"] == error("refused")["data"]
+    assert client.told("group")["frame"] == group
+    assert client.told("state")["frame"] == state("green", 1)
+    assert client.told("data")["frame"] == data("last")
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+def test_unknown(standin: Standin, client: ScriptClient, transport: str) -> None:
+    """What it doesn't know, whole frames or keys of one, disturbs nothing."""
+    strange: list[Any] = [None, 7, "text", [1], {}, {"status": "x"}, {"news": 1}, {"ref": {}}]
+    odd = state("green", 1, "e-1", colour="#0f0", events=None)
+    if transport == "websocket":
+        socket = joined(standin, client)
+        socket.send(*strange, "no json", odd, data("last"))
+    else:
+        stream = streaming(standin, client)
+        stream.write(b"event: data\ndata: no json\n\nevent: news\ndata: {}\n\n: comment\n\n")
+        for frame in strange:
+            stream.send("data", frame)
+        stream.send("state", odd)
+        stream.send("data", data("last"))
+    client.told("data")
+    assert client.frames() == [state("red", 0, "e-0"), odd, data("last")]
+    assert client.look()["events"] == []
+
+
+def test_listeners(standin: Standin, client: ScriptClient) -> None:
+    """A listener that raises is told in the console, and one that was ended hears nothing."""
+    client.connect(standin.url)
+    client.do("disturb", on="data")
+    socket = standin.websocket().accept()
+    socket.send(data(1), data(2))
+    client.told("console")
+    client.told("console")
+    assert client.frames("data") == [data(1), data(2)]
+
+
+# -- events ---------------------------------------------------------------------------------------
+
+
+def test_answers(standin: Standin, client: ScriptClient) -> None:
+    """Each promise gets the frame that answers it, in whatever order the answers come."""
+    socket = joined(standin, client)
+    client.send("a", "next", {"n": 1})
+    client.send("b", "ping", rev=0)
+    first, second = socket.receive(), socket.receive()
+    assert first == {"event": "next", "data": {"n": 1}, "ref": first["ref"]}
+    assert second == {"event": "ping", "data": None, "ref": second["ref"], "rev": 0}
+    assert first["ref"] != second["ref"]
+    socket.send(data("pong", ref=second["ref"]))
+    assert client.told("answer")["as"] == "b"
+    socket.send(state("green", 1, ref=first["ref"]))
+    answer = client.told("answer")
+    assert (answer["as"], answer["state"], answer["rev"]) == ("a", "green", 1)
+
+
+def test_refused(standin: Standin, client: ScriptClient) -> None:
+    """An error rejects the promise with what the frame says, and listeners are told too."""
+    socket = joined(standin, client)
+    client.send("a", "next")
+    frame = error("guard", 402, ref=socket.receive()["ref"])
+    socket.send(frame)
+    assert client.told("error")["reason"] == "guard"
+    told = client.told("refusal")
+    assert (told["name"], told["status"], told["reason"]) == ("FSMError", 402, "guard")
+    assert (told["message"], told["frame"]) == ("No.", frame)
+
+
+def test_refused_unseen(standin: Standin, client: ScriptClient) -> None:
+    """A refusal whose promise nobody awaits is no unhandled rejection."""
+    socket = joined(standin, client)
+    client.do("forget", event="next", data=None)
+    socket.send(error("guard", ref=socket.receive()["ref"]))
+    client.told("error")
+    client.look()  # an unhandled one would be found when the client stops
+
+
+def test_nothing_said(standin: Standin, client: ScriptClient) -> None:
+    """The answer 202 is for the promise only."""
+    socket = joined(standin, client)
+    client.send("a", "next")
+    nothing = data(None, status=202, ref=socket.receive()["ref"])
+    socket.send(nothing)
+    assert client.told("answer")["frame"] == nothing
+    assert client.frames("data") == []
+
+
+def test_several(standin: Standin, client: ScriptClient) -> None:
+    """The first of several answers is the promise's; listeners are told all, an error too."""
+    socket = joined(standin, client)
+    client.send("a", "next")
+    ref = socket.receive()["ref"]
+    socket.send(data(1, "e-1", ref=ref), data(2, "e-2", ref=ref), error("crashed", 405, ref=ref))
+    client.told("answer", "error")
+    client.told("answer", "error")
+    (answer,) = client.all_of("answer", "refusal")
+    (told,) = client.all_of("error")
+    assert (answer["frame"]["data"], told["reason"]) == (1, "crashed")
+    assert [frame["data"] for frame in client.frames("data")] == [1, 2]
+
+
+def test_waits(standin: Standin, client: ScriptClient) -> None:
+    """Events sent before there is a connection go out in their order once there is one."""
+    client.connect(standin.url)
+    for number in range(3):
+        client.send(str(number), "ping", number)
+    socket = standin.websocket().accept()
+    assert [socket.receive()["data"] for _ in range(3)] == [0, 1, 2]
+
+
+def test_waits_in_vain(standin: Standin, client: ScriptClient) -> None:
+    """An event that finds no connection in time is rejected, and does not go out later."""
+    client.connect(standin.url)
+    client.send("a", "ping", 1, timeout=20)
+    assert client.told("refusal")["reason"] == "not_sent"
+    client.send("b", "ping", 2)
+    socket = standin.websocket().accept()
+    assert socket.receive()["data"] == 2
+
+
+def test_no_answer(standin: Standin, client: ScriptClient) -> None:
+    """An event without an answer is rejected; an answer that comes later still tells listeners."""
+    socket = joined(standin, client)
+    client.send("a", "ping", timeout=20)
+    ref = socket.receive()["ref"]
+    assert client.told("refusal")["reason"] == "timeout"
+    socket.send(data("late", ref=ref))
+    assert client.told("data")["frame"]["data"] == "late"
+
+
+def test_sent_after_the_end(standin: Standin, client: ScriptClient) -> None:
+    """An event that is sent after the end is rejected at once."""
+    joined(standin, client)
+    client.do("close")
+    client.send("a", "ping")
+    assert client.told("refusal")["reason"] == "closed"
+
+
+# -- connections that are lost --------------------------------------------------------------------
+
+
+def test_never_twice(standin: Standin, client: ScriptClient) -> None:
+    """An event whose answer is lost is rejected and not sent again; one that waits goes out."""
+    socket = joined(standin, client)
+    client.send("a", "pay")
+    socket.receive()
+    socket.cut()
+    told = client.told("refusal")
+    assert (told["as"], told["reason"]) == ("a", "connection_lost")
+    client.send("b", "ping")
+    again = standin.websocket().accept()
+    assert again.receive()["event"] == "ping"
+
+
+def test_resumes(standin: Standin, client: ScriptClient) -> None:
+    """After a loss it goes on from the id it has seen, and what is repeated is not told again."""
+    socket = joined(standin, client)
+    socket.send(data(1, "e-1"), data(2, "e-2"))
+    client.told("data")
+    client.told("data")
+    socket.cut()
+    closed = client.told("close")
+    assert (closed["final"], client.look()["connected"]) == (False, False)
+    again = standin.websocket()
+    assert again.since == "e-2"
+    again.accept()
+    again.send(data(1, "e-1"), data(2, "e-2"), data(3, "e-3"), state("red", 0, "e-3"))
+    again.send(data("mark"))
+    while client.told("data")["frame"]["data"] != "mark":
+        pass
+    assert [frame["data"] for frame in client.frames("data")] == [1, 2, 3, "mark"]
+    assert len(client.frames("state")) == 1
+
+
+def test_hundred_cuts(standin: Standin, client: ScriptClient) -> None:
+    """Cut a hundred times, with the last frames repeated each time, it misses and doubles none."""
+    client.connect(standin.url)
+    sent = 0
+    for turn in range(100):
+        socket = standin.websocket()
+        seen = int(socket.since.partition("-")[2]) if socket.since else 0
+        assert seen <= sent
+        socket.accept()
+        start = max(1, seen - 2) if turn % 2 else seen + 1
+        sent = max(sent, seen) + 3
+        socket.send(*(data(number, f"e-{number}") for number in range(start, sent + 1)))
+        socket.cut()
+    socket = standin.websocket().accept()
+    seen = int(socket.since.partition("-")[2]) if socket.since else 0
+    socket.send(*(data(number, f"e-{number}") for number in range(seen + 1, sent + 2)))
+    while client.told("data")["frame"]["data"] != sent + 1:
+        pass
+    assert [frame["data"] for frame in client.frames("data")] == list(range(1, sent + 2))
+
+
+def test_reordered(standin: Standin, client: ScriptClient) -> None:
+    """A frame older than one that was told is not told, and does not turn the state back."""
+    socket = joined(standin, client)
+    socket.send(state("yellow", 2, "e-2"), state("green", 1, "e-1"), state("yellow", 2, "e-2"))
+    socket.send(data("mark"))
+    client.told("data")
+    assert [frame["rev"] for frame in client.frames("state")] == [0, 2]
+    assert client.look()["state"] == "yellow"
+
+
+def test_groups_apart(standin: Standin, client: ScriptClient) -> None:
+    """A frame is new if it is so in any of its channels, and each channel's place is kept."""
+    socket = joined(standin, client, groups=["a", "b"])
+    for id in ["e-1,a-1,b-1", "e-1,a-1,b-2", "e-0,a-2,b-1", "e-1,a-2,b-2", "e-2,a-1,b-1"]:
+        socket.send(data(id, id))
+    socket.send(data("mark"))
+    while client.told("data")["frame"]["data"] != "mark":
+        pass
+    assert [frame["data"] for frame in client.frames("data")] == [
+        "e-1,a-1,b-1",
+        "e-1,a-1,b-2",
+        "e-0,a-2,b-1",
+        "e-2,a-1,b-1",
+        "mark",
+    ]
+    socket.cut()
+    assert standin.websocket().since == "e-2,a-2,b-2"
+
+
+def test_new_epoch(standin: Standin, client: ScriptClient) -> None:
+    """A gap is told with its state, even one that is known, and counting begins anew."""
+    socket = joined(standin, client)
+    socket.send(state("green", 5, "e-9"))
+    client.told("state")
+    socket.cut()
+    again = standin.websocket().accept()
+    again.send(state("green", 5, "f-0", gap=True), data(1, "f-1"), data(1, "f-1"))
+    assert client.told("state")["frame"]["gap"] is True
+    client.told("data")
+    again.cut()
+    assert standin.websocket().since == "f-1"
+    assert len(client.frames("data")) == 1
+
+
+def test_shown_ahead(standin: Standin, client: ScriptClient) -> None:
+    """Who comes back is told of a state that is ahead of its channel, though the id is known."""
+    joined(standin, client).cut()
+    again = standin.websocket().accept()
+    again.send(state("green", 1, "e-0"), state("green", 1, "e-0"), state("yellow", 2, "e-1"))
+    assert client.told("state")["frame"]["rev"] == 1
+    assert client.told("state")["frame"]["rev"] == 2
+
+
+def test_no_ids(standin: Standin, client: ScriptClient) -> None:
+    """A flow of the connection's own has no ids: each connection shows its state anew."""
+    client.connect(standin.url)
+    for _ in range(2):
+        socket = standin.websocket()
+        assert socket.since is None
+        socket.accept().send(state("red", 0))
+        client.told("state")
+        socket.cut()
+
+
+def test_full_jitter(standin: Standin, client: ScriptClient) -> None:
+    """The longest delay doubles up to half a minute, and a frame begins anew."""
+    client.do("dice", value=0.5)
+    client.connect(standin.url, transport="websocket")
+    for _ in range(9):
+        standin.websocket().cut()
+    expected = [250.0, 500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000, 15_000]
+    assert [client.told("timer")["delay"] for _ in range(9)] == expected
+    socket = standin.websocket().accept()
+    socket.send(data(1))
+    client.told("data")
+    socket.cut()
+    assert client.told("timer")["delay"] == 250
+    client.do("dice", value=0)
+    standin.websocket().cut()
+    assert client.told("timer")["delay"] == 0
+
+
+@pytest.mark.parametrize("code", [1012, 1013])
+def test_sent_away(standin: Standin, client: ScriptClient, code: int) -> None:
+    """Those sent away with many others come back too, but take their time."""
+    client.do("dice", value=0.5)
+    socket = joined(standin, client)
+    socket.close(code, "later")
+    assert client.told("timer")["delay"] == 2_000
+    told = client.told("close")
+    assert (told["code"], told["reason"], told["final"]) == (code, "later", False)
+    standin.websocket()
+
+
+@pytest.mark.parametrize("code", FINAL)
+def test_final(standin: Standin, client: ScriptClient, code: int) -> None:
+    """A close code that is final is told as an error and an end, and not tried again."""
+    socket = joined(standin, client)
+    client.send("a", "ping")
+    socket.receive()
+    socket.close(code, "Gone.")
+    told = client.told("error")
+    assert (told["code"], told["reason"], told["message"]) == (code, "closed", "Gone.")
+    told = client.told("close")
+    assert (told["code"], told["final"]) == (code, True)
+    assert client.told("refusal")["reason"] == "connection_lost"
+    client.send("b", "ping")
+    assert client.told("refusal")["reason"] == "closed"
+    assert client.all_of("timer") == []
+    assert standin.websockets.empty()
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+def test_closed(standin: Standin, client: ScriptClient, transport: str) -> None:
+    """close() ends the connection for good, once, and that is no error."""
+    if transport == "websocket":
+        socket = joined(standin, client)
+        client.do("close")
+        assert socket.receive() is None
+    else:
+        streaming(standin, client)
+        client.do("close")
+    told = client.told("close")
+    assert (told["code"], told["final"]) == (1000, True)
+    client.do("close")
+    assert [r["kind"] for r in client.all_of("error", "close", "timer")] == ["close"]
+
+
+def test_closed_while_it_waits(standin: Standin, client: ScriptClient) -> None:
+    """close() also ends the attempts of a client that is not connected, and what waits to go."""
+    client.connect(standin.url)
+    client.send("a", "ping")
+    client.do("close")
+    assert client.told("close")["final"] is True
+    assert client.told("refusal")["reason"] == "closed"
+    assert client.all_of("timer") == []
+
+
+# -- streams and posts ----------------------------------------------------------------------------
+
+
+def test_falls_back(standin: Standin, client: ScriptClient) -> None:
+    """After two websockets that did not open, it reads a stream, and says so."""
+    client.connect(standin.url, groups=["ops"], query={"flow": "k"})
+    standin.websocket().answer(403, {})
+    standin.websocket().cut()
+    stream = standin.stream()
+    assert stream.path == "/fsm/traffic/events"
+    assert stream.query == {"flow": ["k"], "group_id": ["ops"]}
+    stream.accept()
+    assert client.told("open")["transport"] == "sse"
+    stream.cut()
+    standin.stream()
+    assert standin.websockets.empty()
+
+
+def test_away(standin: Standin, client: ScriptClient) -> None:
+    """While the server is away both kinds are tried by turns, and the first that opens stays."""
+    client.connect(standin.url)
+    for _ in range(2):
+        standin.websocket().cut()
+    standin.stream().cut()
+    socket = standin.websocket().accept()
+    assert client.told("open")["transport"] == "websocket"
+    for _ in range(3):
+        socket.cut()
+        socket = standin.websocket()
+    assert standin.streams.empty()
+
+
+def test_forbidden_once_open(standin: Standin, client: ScriptClient) -> None:
+    """Once a websocket has been open, a server that is away is no reason for a stream."""
+    joined(standin, client).cut()
+    for _ in range(4):
+        standin.websocket().answer(503, {})
+    standin.websocket().accept()
+    assert client.told("open")["transport"] == "websocket"
+    assert standin.streams.empty()
+
+
+def test_posts(standin: Standin, client: ScriptClient) -> None:
+    """Over a stream events are posted; the answer is the promise's, and the stream tells it."""
+    stream = streaming(standin, client, groups=["ops"], query={"flow": "k"})
+    client.send("a", "next", {"n": 1}, rev=0)
+    post = standin.request()
+    assert (post.method, post.path, post.query) == ("POST", "/fsm/traffic/event", {"flow": ["k"]})
+    assert post.headers["Content-Type"] == "application/json"
+    assert b'"event":"next","data":{"n":1}' in post.body
+    assert b'"rev":0' in post.body
+    post.answer(200, state("green", 1))
+    answer = client.told("answer")
+    assert (answer["frame"]["state"], answer["state"]) == ("green", "green")
+    assert len(client.frames()) == 1
+    stream.send("state", state("green", 1, "e-1"))
+    assert client.told("state")["frame"]["rev"] == 1
+
+
+def test_posts_in_order(standin: Standin, client: ScriptClient) -> None:
+    """An event is posted once the one before it is answered."""
+    streaming(standin, client)
+    for number in range(3):
+        client.send(str(number), "ping", number)
+    for number in range(3):
+        post = standin.request()
+        client.look()
+        assert standin.requests.empty()
+        assert f'"data":{number}'.encode() in post.body
+        post.answer(200, data(number))
+        assert client.told("answer")["as"] == str(number)
+
+
+def test_answer_ahead_of_the_stream(standin: Standin, client: ScriptClient) -> None:
+    """What a stream still brings is told, but does not turn back the state of a later answer."""
+    stream = streaming(standin, client)
+    client.send("a", "next")
+    standin.request().answer(200, state("yellow", 2))
+    client.told("answer")
+    stream.send("state", state("green", 1, "e-1"))
+    assert client.told("state")["frame"]["rev"] == 1
+    assert client.look()["rev"] == 2
+    stream.send("state", state("yellow", 2, "e-2"))
+    assert client.told("state")["frame"]["rev"] == 2
+    stream.send("state", state("red", 0, "e-3"))
+    client.told("state")
+    assert client.look()["rev"] == 0
+
+
+def test_answer_ahead_of_a_new_run(standin: Standin, client: ScriptClient) -> None:
+    """The first state of a new run counts, though that of the last answer was never brought."""
+    stream = streaming(standin, client)
+    client.send("a", "next")
+    standin.request().answer(200, state("yellow", 2))
+    client.told("answer")
+    stream.send("state", state("red", 0, "e-3"))
+    client.told("state")
+    assert client.look()["rev"] == 0
+
+
+def test_post_refused(standin: Standin, client: ScriptClient) -> None:
+    """A post that is refused rejects the promise, and listeners are told."""
+    streaming(standin, client)
+    client.send("a", "next")
+    standin.request().answer(409, error("guard", 402))
+    assert client.told("error")["reason"] == "guard"
+    assert client.told("refusal")["status"] == 402
+    client.send("b", "next")
+    standin.request().answer(403, {"status": 403, "title": "Forbidden", "reason": "origin"})
+    told = client.told("refusal")
+    assert (told["reason"], told["message"]) == ("origin", "Forbidden")
+
+
+def test_post_several(standin: Standin, client: ScriptClient) -> None:
+    """As over a websocket, the first of several frames is the promise's."""
+    stream = streaming(standin, client)
+    client.send("a", "next")
+    frames = [data(1), state("green", 1), data(2, status=400)]
+    standin.request().answer(200, frames[-1] | {"frames": frames})
+    answer = client.told("answer")
+    assert (answer["frame"], answer["state"]) == (data(1), "green")
+    stream.send("data", data(2, "e-3", status=400))
+    client.told("error")
+    assert len(client.all_of("error")) == 1
+    assert client.frames("data") == []
+
+
+@pytest.mark.parametrize("fault", ["cut", "html"])
+def test_post_lost(standin: Standin, client: ScriptClient, fault: str) -> None:
+    """A post whose answer is lost, or is a proxy's page, is rejected and not posted again."""
+    streaming(standin, client)
+    client.send("a", "pay")
+    post = standin.request()
+    if fault == "cut":
+        post.cut()
+    else:
+        post.answer(502, b"<h1>Bad Gateway</h1>", "text/html")
+    assert client.told("refusal")["reason"] == "connection_lost"
+    client.send("b", "ping")
+    post = standin.request()
+    assert b'"ping"' in post.body
+
+
+def test_post_hangs(standin: Standin, client: ScriptClient) -> None:
+    """A post without an answer is given up in time, and the next one goes out."""
+    streaming(standin, client)
+    client.send("a", "ping", timeout=1_000)
+    standin.request()
+    assert client.told("refusal")["reason"] == "timeout"
+    client.send("b", "ping", 2)
+    standin.request().answer(200, data("pong"))
+    assert client.told("answer")["as"] == "b"
+
+
+def test_post_outlives_stream(standin: Standin, client: ScriptClient) -> None:
+    """A stream that is lost takes no post with it."""
+    stream = streaming(standin, client)
+    client.send("a", "next")
+    post = standin.request()
+    stream.cut()
+    assert client.told("close")["final"] is False
+    post.answer(200, data("done"))
+    assert client.told("answer")["frame"]["data"] == "done"
+
+
+def test_stream_resumes(standin: Standin, client: ScriptClient) -> None:
+    """A stream that is cut or ends goes on from the id that was seen, and tells nothing twice."""
+    stream = streaming(standin, client)
+    stream.send("data", data(1, "e-1"))
+    client.told("data")
+    stream.cut()
+    stream = standin.stream()
+    assert stream.since == "e-1"
+    stream.accept()
+    for number in (1, 2):
+        stream.send("data", data(number, f"e-{number}"))
+    client.told("data")
+    stream.let_go()
+    stream = standin.stream()
+    assert stream.since == "e-2"
+    stream.accept().send("state", state("red", 0, "e-2"))
+    stream.send("data", data(3, "e-3"))
+    client.told("data")
+    assert [frame["data"] for frame in client.frames("data")] == [1, 2, 3]
+    assert len(client.frames("state")) == 1
+
+
+def test_stream_without_ids(standin: Standin, client: ScriptClient) -> None:
+    """A frame without an id is told, though the event of a stream inherits the id before it."""
+    stream = streaming(standin, client)
+    for number in range(2):
+        stream.send("data", data(number))
+    client.told("data")
+    client.told("data")
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429])
+def test_stream_final(standin: Standin, client: ScriptClient, status: int) -> None:
+    """A stream that is refused for good is told with the close code of a websocket, and left."""
+    client.connect(standin.url, transport="sse", groups=["ops"])
+    first = standin.stream()
+    first.answer(status, {})
+    asked = standin.stream()
+    assert (asked.path, asked.query) == (first.path, first.query)
+    asked.answer(status, {"status": status, "detail": "You may not join this group."})
+    told = client.told("error")
+    assert (told["code"], told["message"]) == (4000 + status, "You may not join this group.")
+    assert client.told("close")["final"] is True
+    assert client.all_of("timer") == []
+
+
+def test_stream_refused(standin: Standin, client: ScriptClient) -> None:
+    """After an answer that is no stream, where EventSource gives up, it comes back all the same."""
+    client.connect(standin.url, transport="sse")
+    for _ in range(2):
+        standin.stream().answer(503, {})  # to EventSource, and to who asks for the status
+    standin.stream().answer(503, {})
+    standin.stream().cut()
+    standin.stream().answer(503, {})
+    standin.stream().accept()
+    standin.stream().accept()
+    assert client.told("open")["transport"] == "sse"
+
+
+def test_nothing_to_connect_with(client: ScriptClient) -> None:
+    """Without the class that a transport needs, connect() says so."""
+    for options in (
+        {"transport": "websocket", "WebSocket": None},
+        {"transport": "sse", "EventSource": None},
+        {"WebSocket": None, "EventSource": None},
+    ):
+        client.do("lack", options={"origin": "http://127.0.0.1:9", **options})
+        assert client.told("lack")["name"] == "TypeError"
+    client.do("lack", options={})
+    assert client.told("lack")["name"] == "TypeError"
+
+
+def test_only_streams(standin: Standin, client: ScriptClient) -> None:
+    """Where there is no WebSocket at all, the stream is found without a word."""
+    client.connect(standin.url, WebSocket=None)
+    standin.stream().accept()
+    assert client.told("open")["transport"] == "sse"
+
+
+# == against the real server ======================================================================
+
+TRANSPORTS = ["websocket", "sse"]
+
+
+@pytest.fixture
+def user(site: Site) -> Browser:
+    """Somebody with a flow."""
+    browser = site.browser()
+    browser.state("traffic")
+    return browser
+
+
+def entered(client: ScriptClient, user: Browser, origin: str, **options: Any) -> None:
+    """Connect the client with the cookies of a user, and wait for the state."""
+    client.do("cookie", value=user.cookie["Cookie"])
+    client.connect(origin, **options)
+    client.told("state")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_real(site: Site, user: Browser, client: ScriptClient, transport: str) -> None:
+    """It sees its session's flow, moves it, is answered, refused, and told what others do."""
+    entered(client, user, site.origin, transport=transport)
+    first = client.look("next")
+    assert (first["state"], first["rev"], first["can"]) == ("green", 0, True)
+    client.send("a", "ping")
+    assert client.told("answer")["frame"]["data"] == "pong"
+    client.send("b", "next", {"n": 1}, rev=0)
+    answer = client.told("answer")
+    assert (answer["state"], answer["rev"], answer["frame"]["data"]) == ("yellow", 1, {"n": 1})
+    client.send("c", "next", rev=0)
+    assert client.told("refusal")["reason"] == "stale_rev"
+    client.send("d", "nowhere")
+    assert client.told("refusal")["status"] == 402
+    assert user.event("traffic", "next").status == 200
+    while client.look()["rev"] < 2:
+        client.told("state")
+    assert client.look()["state"] == user.state("traffic")["state"] == "red"
+    assert [frame["rev"] for frame in client.frames("state")] == [0, 1, 2]
+    assert [frame["data"] for frame in client.frames("data")] == ["pong"]
+    assert len(client.all_of("error")) == 2
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_real_resume(site: Site, user: Browser, client: ScriptClient, transport: str) -> None:
+    """Cut again and again while others move the flow, it is told of each move once, in order."""
+    with Proxy(site.port) as proxy:
+        entered(client, user, f"http://127.0.0.1:{proxy.port}", transport=transport)
+        rev = 0
+        for _ in range(10):
+            proxy.refuse()
+            client.told("close")
+            for _ in range(3):
+                assert user.event("traffic", "next").status == 200
+                rev += 1
+            proxy.open()
+            while client.look()["rev"] < rev:
+                client.told("state")
+        assert [frame["rev"] for frame in client.frames("state")] == list(range(rev + 1))
+        assert not any(frame.get("gap") for frame in client.frames("state"))
+        client.do("close")
+
+
+def test_real_refusal(site: Site, user: Browser, client: ScriptClient) -> None:
+    """A group that one may not join is a reason to end, and said to be it."""
+    client.do("cookie", value=user.cookie["Cookie"])
+    client.connect(site.origin, groups=["forbidden"])
+    assert client.told("error")["code"] == 4403
+    assert client.told("close")["final"] is True
