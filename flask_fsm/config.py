@@ -94,7 +94,7 @@ class Config:
     replay_limit: int = 1_000
     """How many messages of each channel are kept for those who come back."""
     replay_time: float = 300.0
-    """For how many seconds after the last message they are kept."""
+    """For how many seconds they are kept after the last of a channel's listeners has left."""
     presence_time: float = 60.0
     """Seconds after which a member of a group has left, if its process dies."""
 

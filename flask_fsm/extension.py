@@ -13,7 +13,13 @@ from .appstate import EXTENSION, AppState, app_state
 from .carrier import carries
 from .cli import fsm as commands
 from .core.machine import Machine, TransitionLike
-from .errors import ConfigError, DefinitionError, FSMError, StoreUnavailable
+from .errors import (
+    ConfigError,
+    DefinitionError,
+    DuplicateEndpoint,
+    FSMError,
+    StoreUnavailable,
+)
 from .live import doors
 from .live.service import Service
 from .live.subjects import close_after_change
@@ -128,6 +134,13 @@ class FlaskFSM(Pages):
         state.observers.append(state.live)
         app.after_request(close_after_change)
         sockets = [surface for surface in self._surfaces if surface._websocket is not None]
+        paths = [surface._websocket for surface in sockets]
+        for surface in sockets:
+            if paths.count(surface._websocket) > 1:
+                raise DuplicateEndpoint(
+                    f"The websocket of machine {surface.name!r} and another one have the path "
+                    f"{surface._websocket!r}: give each its own by websocket=."
+                )
         blueprint.add_url_rule("/<machine>/ws", "websocket", doors.websocket, websocket=True)
         blueprint.add_url_rule("/<machine>/events", "events", doors.events)
         blueprint.add_url_rule("/<machine>/state", "state", doors.show_state)

@@ -90,6 +90,7 @@ class KeptFlow(Flow):
         return result
 
     def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
+        dump_reply(data)  # while it can still be refused
         super().transmit(data, status)
         self._kept().transmit(data, status)
 
@@ -341,6 +342,13 @@ class Run:
         if self._carried.text(self._slot) is None:
             text = self.state.store.carry(self.place, self.flow.snapshot)
             self._carried.keep(self._slot, text)
+
+    def renew(self) -> None:
+        """Let the session name this flow, or a new one in place of one that is gone."""
+        if self.gone is not None:
+            self.forget()
+            self.load()
+        self.hold()
 
     @property
     def was(self) -> str | None:

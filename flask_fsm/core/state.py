@@ -76,6 +76,8 @@ class State(Ruled):
                 f"{self!r}: the event {name!r} comes too late, the machine is in use. Register "
                 f"events where the machine is defined, or before the first flow or request."
             )
+        if not is_name(name):
+            raise DefinitionError(f"{self!r}: {name!r} is no name of an event.")
         if name in self.events:
             raise self._duplicate(name)
 

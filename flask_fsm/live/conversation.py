@@ -20,7 +20,7 @@ from ..core.event import SAME, EventStatus, Sent
 from ..core.flow import Flow, Result
 from ..core.machine import Machine
 from ..core.snapshot import Snapshot
-from ..errors import FlowGone, FSMError, StaleFlow
+from ..errors import FSMError, StaleFlow
 from ..observer import Sender
 from ..runtime import Run, channel_key
 from ..signals import emit, finished, transitioned
@@ -87,7 +87,7 @@ def check_rev(asked: Asked, flow: Flow) -> None:
         )
 
 
-def crash(error: Exception) -> dict[str, Any]:
+def crash(error: BaseException) -> dict[str, Any]:
     """Return the frame of an event that failed; what failed is for the log."""
     log.error("The handler of an event failed.", exc_info=error)
     return data_frame(
@@ -214,9 +214,7 @@ class Conversation:
         else:
             run = Run(self._state, self._bound, self._url_args)
             run.load()
-            if run.gone is not None and not isinstance(run.gone, FlowGone):
-                raise run.gone
-            run.hold()
+            run.renew()
             key = channel_key(run.flow.id)
             channels = self._state.live.channels
             self.subscriber.join(channels.get(FLOW + key))
@@ -318,7 +316,7 @@ class Conversation:
                 self.subscriber.say(crash(error), asked.ref)
             else:
                 self.subscriber.say(refusal(error, flow), asked.ref)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.subscriber.say(crash(error), asked.ref)
         else:
             if not sent and asked.ref is not None:

@@ -36,6 +36,7 @@ from .service import Service
 from .subscriber import Subscriber
 from .takeover import Handed, has_socket
 from .websocket import VERSION, Handshake, WebSocket
+from .worker import threads
 
 __all__ = ["answering", "events", "health", "send_event", "show_state", "websocket"]
 
@@ -204,11 +205,11 @@ def _found(name: str) -> tuple[AppState, Bound, Service]:
 def _engine(service: Service) -> Engine:
     environ = request.environ
     engine = service.engine_for(environ)
-    if engine is service.threads and not environ.get("wsgi.multithread"):
+    if engine is service.threads and (threads() == 1 or not environ.get("wsgi.multithread")):
         log.error(
             "A socket or stream was refused: this server has one thread, so nothing else would be "
             "served meanwhile. Run gunicorn with --threads or --worker-class gevent, or set "
-            "FSM_LIVE_ENGINE to 'auto'."
+            "FSM_LIVE_ENGINE to 'auto', which needs no thread where TLS is not the worker's."
         )
         raise Refused(503, "one_thread", "This server can't keep a connection open.")
     if engine.full:
@@ -288,9 +289,7 @@ def show_state(machine: str) -> ResponseReturnValue:
         state, bound, _ = _found(machine)
         run = _run(state, bound)
         run.load()
-        if run.gone is not None:
-            raise run.gone
-        run.hold()
+        run.renew()
     except Refused as refused:
         return refused.answer()
     except FSMError as error:
@@ -321,9 +320,10 @@ def send_event(machine: str) -> ResponseReturnValue:
         run = _run(state, bound)
         with run.turn():
             run.load()
-            if run.gone is not None:
-                raise run.gone
-            run.hold()
+            gone = run.gone
+            run.renew()
+            if gone is not None:
+                raise gone  # this was for the old flow; the next may be for the new one
             flow = run.flow
             check_rev(asked, flow)
             sent = flow.handle(asked.event, asked.data)
@@ -334,7 +334,7 @@ def send_event(machine: str) -> ResponseReturnValue:
             return _answer(stamped(dumps(crash(error)), ref), error.status)
         status = 409 if isinstance(error, ConfigError) else error.status
         return _answer(stamped(dumps(refusal(error, flow)), ref), status)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _answer(stamped(dumps(crash(error)), ref), 500)
     frames = frames_of(bound.machine, sent) or [data_frame(None, EventStatus.NoContent)]
     last = frames[-1] if len(frames) == 1 else {**frames[-1], "frames": frames}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Final
 
 from .peer import Peer
-from .subscriber import CLOSE_GOING
+from .subscriber import CLOSE_GOING, CLOSE_OVERLOAD
+from .worker import is_ending
 
 __all__ = ["LINGER", "Engine", "Wake"]
 
@@ -49,15 +49,21 @@ class Engine:
         self._peers: set[Peer] = set()
         self._mutex = threading.Lock()
         self._watcher: threading.Thread | None = None
-        self._going = False
+        self.going = False
+        """Whether the process is about to end."""
 
     def __len__(self) -> int:
         return len(self._peers)
 
+    def patience_with(self, peer: Peer, pending: bool) -> float:
+        """Return for how many seconds an ended connection may still take what is `pending`."""
+        lingers = pending and peer.code == CLOSE_OVERLOAD and not self.going
+        return LINGER if lingers else self.patience
+
     @property
     def full(self) -> bool:
         """Whether no more connections are served, as there are too many or the process ends."""
-        return self._going or len(self._peers) >= self.limit
+        return self.going or len(self._peers) >= self.limit
 
     def serve(self, sock: Any, peer: Peer, head: bytes, wake: Wake) -> None:
         """Serve a connection: write `head`, then what `peer` says; `wake` is set to wake us."""
@@ -93,16 +99,15 @@ class Engine:
 
         A worker waits for its threads before it ends, and these wait for their clients.
         """
-        while not self._going:
-            worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-            if worker is not None and getattr(worker, "alive", True) is False:
+        while not self.going:
+            if is_ending():
                 self.tell_all(CLOSE_GOING)
                 return
             time.sleep(LOOK)
 
     def tell_all(self, code: int) -> None:
         """End all connections with a code, and take no more."""
-        self._going = True
+        self.going = True
         with self._mutex:
             peers = list(self._peers)
         for peer in peers:

@@ -23,8 +23,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
-from .engine import LINGER, Engine, Wake
+from .engine import Engine, Wake
 from .peer import Peer
+from .subscriber import CLOSE_GOING
 
 __all__ = ["LoopEngine"]
 
@@ -36,6 +37,8 @@ RECEIVE: Final = 65_536
 LONG: Final = 0.01
 # Seconds for which events of a machine that took long are left to the other threads.
 WARY: Final = 2.0
+# Seconds that events which are being handled get at the end of the process.
+GRACE: Final = 30.0
 
 
 class Lead(NamedTuple):
@@ -92,6 +95,7 @@ class LoopEngine(Engine):
             self._at: Served | None = None
             self._busy = threading.Event()
             self._wary: dict[str, float] = {}
+            self._doing = 0
             for number in range(self._workers):
                 self._thread(self._obey, f"flask-fsm-{number}")
             self._thread(self._look, "flask-fsm-look")
@@ -134,6 +138,18 @@ class LoopEngine(Engine):
                 self._orders.put(Lead(self._lead))
             if served is not None:
                 self.call(served.on_wake)  # what it says meanwhile is written
+
+    def count(self, more: int) -> None:
+        """Count the jobs that are being done."""
+        with self._changing:
+            self._doing += more
+
+    def stop(self, within: float = 1.0) -> None:
+        super().stop(within)
+        # As a server waits for requests that are being served: it kills us when that is enough.
+        end = time.monotonic() + GRACE
+        while self._pid == os.getpid() and self._doing and time.monotonic() < end:
+            time.sleep(0.01)
 
     def submit(self, task: Callable[[], None]) -> None:
         """Let one of the other threads do something that may take long."""
@@ -294,7 +310,11 @@ class Served:
 
     def do(self) -> None:
         """Do the next job."""
-        self.peer.do(self.peer.jobs.popleft())
+        self._engine.count(1)
+        try:
+            self.peer.do(self.peer.jobs.popleft())
+        finally:
+            self._engine.count(-1)
 
     def do_elsewhere(self) -> None:
         """Do the next job, in a thread that does not lead."""
@@ -340,12 +360,16 @@ class Served:
         self._woken = False
         peer = self.peer
         self._flush()
+        if peer.behind and not self._busy:
+            self._write(peer.received(b""))
         while peer.jobs and not self._busy and not peer.ended:
             self._busy = True
             self._woken = True  # what a job says is written after it
             self._engine.handle(self)
             self._woken = False
             self._flush()
+            if peer.behind and not self._busy:
+                self._write(peer.received(b""))
         if self.closed():
             return
         if peer.ended and self._ends():
@@ -359,7 +383,11 @@ class Served:
 
     def _flush(self) -> None:
         peer = self.peer
-        if peer.subscriber.queue.overflown and not peer.ended:
+        if peer.ended:
+            return
+        if self._engine.going:
+            self._write(peer.close(CLOSE_GOING))
+        elif peer.subscriber.queue.overflown:
             self._write(peer.cut())
         while not self._pending and not peer.ended and not self.closed():
             out = peer.outgoing()
@@ -411,7 +439,7 @@ class Served:
             self._close()
             return True
         if not self._deadline:
-            patience = LINGER if self._pending else self._engine.patience
+            patience = self._engine.patience_with(self.peer, bool(self._pending))
             self._deadline = time.monotonic() + patience
             self._engine.call_at(self._deadline, self._close)
         return False

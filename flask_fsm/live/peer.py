@@ -31,7 +31,7 @@ REASONS: Final = {
     CLOSE_GOING: "This server goes: come back.",
     CLOSE_OVERLOAD: "Too slow: come back.",
     1011: "No sign of life.",
-    4401: "Somebody else has signed in.",
+    4401: "Another user, or none, has this session now.",
     4404: "This flow is not there any more.",
 }
 
@@ -87,6 +87,11 @@ class Peer:
             and len(self.jobs) < BACKLOG
             and (not self.resume_at or self.resume_at <= time.monotonic())
         )
+
+    @property
+    def behind(self) -> bool:
+        """Whether bytes of the client wait until jobs are done; then `received(b"")` goes on."""
+        return False
 
     @property
     def finished(self) -> bool:
@@ -171,12 +176,20 @@ class SocketPeer(Peer):
         self._counted = time.monotonic()
 
     @property
+    def reading(self) -> bool:
+        return super().reading and not self._socket.behind
+
+    @property
+    def behind(self) -> bool:
+        return self._socket.behind and len(self.jobs) < BACKLOG and not self.ended
+
+    @property
     def finished(self) -> bool:
         return self.ended and self._socket.received_code is not None
 
     def received(self, data: bytes) -> bytes:
         self._silent = 0
-        messages, out, signs = self._socket.receive(data)
+        messages, out, signs = self._socket.receive(data, BACKLOG - len(self.jobs))
         for message in messages:
             if isinstance(message, bytes):
                 error = InvalidPayload("Frames are sent as text.")

@@ -142,7 +142,9 @@ class Live:
 
     def allows(self, group: str) -> Any:
         """Ask whether this request's client may join a group."""
-        return False if self._authorizer is None else self._authorizer(group)
+        if self._authorizer is None:
+            return False
+        return current_app.ensure_sync(self._authorizer)(group)
 
     def group(self, name: str) -> Group:
         """Return a group by its name."""

@@ -14,8 +14,10 @@ import threading
 import time
 from typing import Any, Final
 
-from .engine import LINGER, Engine, Wake
+from .engine import Engine, Wake
 from .peer import Peer
+from .subscriber import CLOSE_GOING
+from .worker import threads
 
 __all__ = ["ThreadEngine"]
 
@@ -55,6 +57,12 @@ class ThreadEngine(Engine):
     """Serves as many connections as it may have threads."""
 
     name = "threads"
+
+    @property
+    def full(self) -> bool:
+        # One thread of the server is left for pages, whatever FSM_MAX_THREADS says.
+        room = threads()
+        return super().full or (room is not None and len(self) >= room - 1)
 
     def serve(self, sock: Any, peer: Peer, head: bytes, wake: Wake) -> None:
         """Serve a connection to its end."""
@@ -167,6 +175,8 @@ class Service:
         while self._peer.jobs and not self._peer.ended:
             self._peer.do(self._peer.jobs.popleft())
             self._flush()
+            if self._peer.behind:
+                self._write(self._peer.received(b""))
 
     def _flush(self) -> None:
         """Write what waits, as long as the client takes it."""
@@ -195,6 +205,8 @@ class Service:
             del self._pending[:sent]
 
     def _is_over(self, now: float) -> bool:
+        if self._engine.going and not self._peer.ended:
+            self._pending += self._peer.close(CLOSE_GOING)
         if not self._peer.ended and self._pending:
             slow = now - self._progress >= self._peer.config.send_timeout
             if slow or self._peer.subscriber.queue.overflown:
@@ -204,5 +216,7 @@ class Service:
         if self._peer.finished and not self._pending:
             return True
         if not self._end:
-            self._end = now + (LINGER if self._pending else self._engine.patience)
+            self._end = now + self._engine.patience_with(self._peer, bool(self._pending))
+        elif self._engine.going:
+            self._end = min(self._end, now + self._engine.patience)
         return now >= self._end

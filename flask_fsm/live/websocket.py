@@ -95,6 +95,7 @@ class WebSocket:
         "_packed",
         "_parts",
         "_plain",
+        "_rest",
         "_size",
         "closed",
         "received_code",
@@ -106,6 +107,7 @@ class WebSocket:
         self._plain = True
         """Whether wsproto is between two messages, for all that is known."""
         self._limit = limit
+        self._rest = b""
         self._parts: list[str | bytes] = []
         self._size = 0
         self.closed = False
@@ -113,28 +115,44 @@ class WebSocket:
         self.received_code: int | None = None
         """The code of the client's close frame, once it has come."""
 
-    def receive(self, data: bytes) -> tuple[list[str | bytes], bytes, int]:
+    def receive(self, data: bytes, most: int) -> tuple[list[str | bytes], bytes, int]:
         """Take bytes of the client; return whole messages, bytes to send, and signs of life.
 
-        A message over the limit ends the connection with 1009, a broken frame with 1002 or 1007.
+        After about `most` messages the rest of the bytes waits for the next call. A message over
+        the limit ends the connection with 1009, a broken frame with 1002 or 1007.
         """
         messages: list[str | bytes] = []
+        data, self._rest = self._rest + data, b""
+        if not data:
+            return messages, data, 0
         if self._plain and not self.closed:
-            data = self._read_plain(data, messages)
+            data = self._read_plain(data, messages, most)
             if not data:
+                return messages, b"", 0
+            if len(messages) >= most:
+                self._rest = data
                 return messages, b"", 0
             self._plain = False
         out: list[bytes] = []
         signs = 0
-        for start in range(0, len(data), BITE if self._packed else len(data)):
+        bite = BITE if self._packed else len(data)
+        for start in range(0, len(data), bite):
             if self.received_code is not None or self._size < 0:
                 break
-            self._connection.receive_data(data[start : start + BITE] if self._packed else data)
+            if len(messages) >= most:
+                self._rest = data[start:]
+                break
+            self._connection.receive_data(data[start : start + bite])
             signs += self._read(messages, out)
-        self._plain = len(data) == signs * EMPTY_CONTROL
+        self._plain = not self._rest and len(data) == signs * EMPTY_CONTROL
         return messages, b"".join(out), signs
 
-    def _read_plain(self, data: bytes, messages: list[str | bytes]) -> bytes:
+    @property
+    def behind(self) -> bool:
+        """Whether bytes wait for the next call of `receive`."""
+        return bool(self._rest)
+
+    def _read_plain(self, data: bytes, messages: list[str | bytes], most: int) -> bytes:
         """Take whole messages of one short frame, as nearly all are; return what is left.
 
         wsproto takes all others. It must not have begun a frame or a message.
@@ -143,7 +161,7 @@ class WebSocket:
         while end - start >= 6 and data[start] == FINAL_TEXT and MASKED <= data[start + 1] <= SHORT:
             size = data[start + 1] - MASKED
             after = start + 6 + size
-            if after > end or size > self._limit:
+            if after > end or size > self._limit or len(messages) >= most:
                 break
             key = data[start + 2 : start + 6]
             masked = int.from_bytes(data[start + 6 : after])

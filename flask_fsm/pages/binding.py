@@ -6,8 +6,11 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -190,7 +193,13 @@ def _run_on(app: Flask, rule: Callable[..., Any]) -> Callable[..., Any]:
         return rule
     function = rule if inspect.iscoroutinefunction(rule) else getattr(rule, "__call__")  # noqa: B004, B009
 
+    alone = threading.RLock() if _shares_threads() else nullcontext()
+
     def run(*args: Any) -> Any:
+        with alone:
+            return wait(*args)
+
+    def wait(*args: Any) -> Any:
         call = functools.partial(app.ensure_sync(function), *args)
         try:
             asyncio.get_running_loop()
@@ -201,6 +210,12 @@ def _run_on(app: Flask, rule: Callable[..., Any]) -> Callable[..., Any]:
             return thread.submit(contextvars.copy_context().run, call).result()
 
     return functools.update_wrapper(run, rule)
+
+
+def _shares_threads() -> bool:
+    """Tell whether gevent runs many requests in one thread, which has one event loop at a time."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def _pages(app: Flask, machine: Machine, states: Mapping[str, str]) -> dict[str, Page]:

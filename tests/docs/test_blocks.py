@@ -6,6 +6,8 @@ language:
 - `python` is executed, `pycon` is run as a doctest, `json` is parsed;
 - `html+jinja` is compiled as a template; with a `:caption:` (in Markdown: a file name after the
   language) it is also the template of that name, which the file's other blocks may render;
+- `javascript` is a module: Node finds no fault in its syntax;
+- `nginx` is part of a configuration: its blocks are closed, and its directives end;
 - `console` holds shell commands: they are not run, but the targets and files that they name exist.
 
 A block in another language, or one that this module would miss, is an error.
@@ -17,6 +19,7 @@ import doctest
 import json
 import re
 import shlex
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -24,17 +27,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import gunicorn.config
 import jinja2
 import pytest
 
 from flask_fsm.cli import fsm as commands
+
+from ..live.scripted import node
 
 ROOT = Path(__file__).parents[2]
 FILES = [
     ROOT / "README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.rst") if "_build" not in path.parts),
 ]
-LANGUAGES = {"python", "pycon", "json", "html+jinja", "console"}
+LANGUAGES = {"python", "pycon", "json", "html+jinja", "javascript", "nginx", "console"}
 
 
 class Block(NamedTuple):
@@ -123,9 +129,26 @@ def run(block: Block, path: Path, module: ModuleType, where: str) -> None:
         json.loads(block.text)
     elif block.language == "html+jinja":
         jinja2.Environment(extensions=["jinja2.ext.do"], autoescape=True).parse(block.text)
+    elif block.language == "javascript":
+        script = Path(str(module.__file__)).with_name("block.mjs")
+        script.write_text(block.text)
+        checked = subprocess.run([node(), "--check", script], capture_output=True, text=True)
+        assert checked.returncode == 0, f"{where}: {checked.stderr}"
+    elif block.language == "nginx":
+        check_nginx(block.text, where)
     else:
         for line in block.text.splitlines():
             check_command(line, where)
+
+
+def check_nginx(text: str, where: str) -> None:
+    """Assert that each line of a configuration of nginx opens or closes a block, or is whole."""
+    depth = 0
+    for line in filter(None, (line.partition("#")[0].strip() for line in text.splitlines())):
+        assert line[-1] in "{};", f"{where}: {line!r} has no end"
+        depth += line.endswith("{") - line.endswith("}")
+        assert depth >= 0, f"{where}: {line!r} closes no block"
+    assert depth == 0, f"{where}: a block is not closed"
 
 
 def check_command(line: str, where: str) -> None:
@@ -143,11 +166,16 @@ def check_command(line: str, where: str) -> None:
             assert not extra or extra.rstrip("]") in (ROOT / "pyproject.toml").read_text(), where
         case ["flask", "--app", "example_app", "run"]:
             assert (ROOT / "example_app" / "__init__.py").is_file(), where
+        case ["flask", "--app", "app" | "live", "run"] | ["ulimit", "-n", _]:
+            pass
+        case ["curl", *_, address]:
+            assert re.fullmatch(r"http://127\.0\.0\.1:5000/fsm/\w+/(events|state)", address), where
         case ["flask", "fsm", name, *options] | ["flask", "--app", "app", "fsm", name, *options]:
             commands.commands[name].make_context(name, options).close()
         case ["export", *settings]:
             assert all(re.match(r"FLASK_[A-Z_]+=", setting) for setting in settings), where
-        case ["gunicorn", "--workers", _, application]:
+        case ["gunicorn", *options, application]:
+            gunicorn.config.Config().parser().parse_args(options)
             assert application == "app:app", where
         case ["python", "-c", code]:
             compile(code, where, "exec")

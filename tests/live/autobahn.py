@@ -1,0 +1,57 @@
+"""Autobahn's cases, run by kosoku: `python -m tests.live.autobahn URL PARALLEL CASES...`.
+
+It is a process of its own, since kosoku changes `sys.path` and the standard library. It writes a
+JSON object: for each case None, or how it failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ..workers import ROOT
+
+__all__ = ["ALL", "MUST_PASS", "run"]
+
+# Frames, pings, reserved bits, opcodes, fragments, UTF-8, closing, and the auto-fragmented.
+MUST_PASS: Final = (*(f"{number}.*" for number in range(1, 8)), "10.*")
+# Also limits and speed (9), and compression (12 and 13), which take minutes.
+ALL: Final = (*MUST_PASS, "9.*", "12.*", "13.*")
+
+
+def run(url: str, cases: Sequence[str], parallel: int = 4) -> dict[str, str | None]:
+    """Run cases against the server at a URL."""
+    command = [sys.executable, "-m", "tests.live.autobahn", url, str(parallel), *cases]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str | None] = json.loads(done.stdout)
+    assert found
+    return found
+
+
+async def results(url: str, parallel: int, cases: Sequence[str]) -> Any:
+    import kosoku
+
+    try:
+        return await kosoku.run_fuzzingclient(url, cases, concurrency=parallel)
+    except kosoku.FailureError as failure:
+        return failure.results
+
+
+def main(url: str, parallel: str, *cases: str) -> None:
+    told = {
+        each.case_id: None
+        if each.passed
+        else f"{each.behavior.value}: {each.result}; {each.behavior_close.value}: "
+        f"{each.result_close}"
+        for each in asyncio.run(results(url, int(parallel), cases))
+    }
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,99 @@
+"""An app that echoes, which Autobahn's cases are run against: `tests.live.echo:create_app()`.
+
+`/echo` is our codec on one of our engines, `/sock` is bare flask-sock. FSM_TEST_CONFIG holds the
+config, as for apps.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from flask import Flask, request
+from flask_sock import Sock
+from wsproto.events import TextMessage
+from wsproto.extensions import PerMessageDeflate
+
+from flask_fsm import FlaskFSM, Machine, State
+from flask_fsm.appstate import app_state, behind
+from flask_fsm.live.conversation import Conversation
+from flask_fsm.live.doors import Opened
+from flask_fsm.live.engine import Wake
+from flask_fsm.live.peer import SocketPeer
+from flask_fsm.live.presence import Membership
+from flask_fsm.live.subscriber import Subscriber
+from flask_fsm.live.websocket import Deflate, Handshake, WebSocket
+
+from .apps import SECRET, VARIABLE
+
+
+class Eager(Deflate):
+    """Compresses short messages too.
+
+    RFC 7692 allows to leave them as they are, which makes kosoku's cases 12 and 13 fail in kosoku.
+    """
+
+    frame_outbound = PerMessageDeflate.frame_outbound
+
+
+class EchoSocket(WebSocket):
+    """Sends short texts as its extensions want it."""
+
+    def text(self, text: str) -> bytes:
+        if self._packed and not self.closed:
+            return self._connection.send(TextMessage(data=text))
+        return super().text(text)
+
+
+class EchoPeer(SocketPeer):
+    """Sends back what it is sent, and reads no events in it."""
+
+    def received(self, data: bytes) -> bytes:
+        messages, out, _ = self._socket.receive(data)
+        self.ended = self._socket.closed
+        socket = self._socket
+        return out + b"".join(
+            socket.text(each) if isinstance(each, str) else socket.binary(each) for each in messages
+        )
+
+
+def create_app() -> Flask:
+    """Make the app."""
+    app = Flask("echo")
+    app.config.update(SECRET_KEY=SECRET, FSM_STORE_URL="memory://")
+    app.config.update(json.loads(os.environ.get(VARIABLE, "{}")))
+    FlaskFSM(Machine("echo", states=[State("on")], scope="connection")).init_app(app)
+
+    @app.get("/ping")
+    def ping() -> str:
+        return "ok"
+
+    @app.get("/echo", websocket=True)
+    def echo() -> Any:
+        state = app_state()
+        service, wake = state.live, Wake()
+        config = service.config
+        shake = Handshake(
+            request.headers.get("Sec-WebSocket-Key"),
+            request.headers.get("Sec-WebSocket-Version"),
+            request.headers.get("Sec-WebSocket-Extensions"),
+        )
+        for extension in shake.extensions:
+            extension.__class__ = Eager
+        subscriber = Subscriber(config.queue_size, wake, ids=False)
+        conversation = Conversation(
+            app, state, state.bound["echo"], behind(request), subscriber, []
+        )
+        membership = Membership(service.channels, {}, subscriber.id, config.presence_time)
+        socket = EchoSocket(shake.extensions, config.max_message_size)
+        peer = EchoPeer(socket, config, subscriber, conversation, membership)
+        response = Opened(status=101, headers=shake.headers)
+        return response.begin(peer, service.engine_for(request.environ), wake)
+
+    @Sock(app).route("/sock")
+    def sock(ws: Any) -> None:
+        while True:
+            ws.send(ws.receive())
+
+    return app

@@ -1,0 +1,44 @@
+"""Autobahn's cases against an endpoint that echoes, on each engine and on bare flask-sock."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..children import LOOPBACK
+from ..torture.sizes import LONG
+from .autobahn import ALL, MUST_PASS, run
+from .serving import Site, Sites
+
+ECHO = "tests.live.echo:create_app()"
+LIMIT = 32 * 1024 * 1024
+CASES = ALL if LONG else MUST_PASS
+PARALLEL = 1 if LONG else 4
+# kosoku gives a case of some megabytes 15 seconds, which is not much on a machine that others use.
+SLOW = "did not finish"
+
+
+@pytest.fixture(scope="module")
+def bare(sites: Sites) -> dict[str, str]:
+    """The cases that fail on bare flask-sock, and how."""
+    return failures(sites.get("loop", ECHO, FSM_MAX_MESSAGE_SIZE=LIMIT), "/sock")
+
+
+def failures(site: Site, path: str) -> dict[str, str]:
+    """Run the cases, and return those that failed."""
+    found = run(f"ws://{LOOPBACK}:{site.port}{path}", CASES, PARALLEL)
+    assert len(found) == (517 if LONG else 247)
+    slow = [case for case, told in found.items() if told is not None and SLOW in told]
+    if slow:
+        found |= run(f"ws://{LOOPBACK}:{site.port}{path}", slow, 1)
+    return {case: told for case, told in found.items() if told is not None}
+
+
+@pytest.mark.parametrize("engine", ["loop", "threads", "gevent"])
+def test_what_passes_on_flask_sock_passes_here(
+    sites: Sites, engine: str, bare: dict[str, str]
+) -> None:
+    """No case fails that passes there; on the loop, those of the protocol itself all pass."""
+    failed = failures(sites.get(engine, ECHO, FSM_MAX_MESSAGE_SIZE=LIMIT), "/echo")
+    assert {case: told for case, told in failed.items() if case not in bare} == {}
+    if engine == "loop":
+        assert {case for case in failed if case.partition(".")[0] not in ("9", "12", "13")} == set()

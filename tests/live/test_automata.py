@@ -1,0 +1,228 @@
+"""The machines of the README of automata-ws 0.1.1, rebuilt, and what it says that clients get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_fsm import (
+    DefinitionError,
+    DuplicateEndpoint,
+    DuplicateEvent,
+    DuplicateState,
+    Event,
+    FlaskFSM,
+    Flow,
+    FSMError,
+    Machine,
+    State,
+)
+
+from .serving import Site, Socket
+
+STATE = {"state", "events", "status", "data"}
+DATA = {"status", "data"}
+
+
+def opened(site: Site, path: str) -> Socket:
+    return site.browser().socket(path=path)
+
+
+def handler(flow: Flow, data: Any) -> None:
+    pass
+
+
+# -- the traffic light --------------------------------------------------------------------------
+
+
+def test_the_traffic_light(site: Site) -> None:
+    """At `/`: the first state that was registered, then a state frame for each event."""
+    with opened(site, "/") as client:
+        first = client.recv()
+        assert (first["state"], first["events"], first["status"]) == (
+            "red",
+            ["change_to_green"],
+            200,
+        )
+        assert first["data"] is None
+        green = client.ask("change_to_green", {"by": "me"})
+        assert green["events"] == ["change_to_yellow", "ping", "some_data"]
+        assert (green["state"], green["status"], green["data"]) == ("green", 200, {"by": "me"})
+        yellow = client.ask("change_to_yellow", "text")
+        assert (yellow["state"], yellow["status"], yellow["data"]) == ("yellow", 203, "text")
+        red = client.ask("change_to_red", None)
+        assert (red["state"], red["status"], red["data"]) == ("red", 200, None)
+        for frame in client.frames:
+            assert set(frame) == {*STATE, "rev"}
+
+
+def test_data_events(site: Site) -> None:
+    """A data event is answered by status and data alone, and changes nothing."""
+    with opened(site, "/") as client:
+        client.recv()
+        client.ask("change_to_green")
+        assert client.ask("some_data", [1, {"a": 2}]) == {
+            "status": 200,
+            "data": {"got": [1, {"a": 2}]},
+        }
+        assert client.ask("ping", "text") == {"status": 200, "data": "pong"}
+        assert set(client.ask("ping", {})) == DATA
+        assert client.ask("change_to_yellow")["rev"] == 2
+
+
+def test_each_connection_begins_anew(site: Site) -> None:
+    """Each socket has a machine of its own, also two of one browser, and none leaves a cookie."""
+    browser = site.browser()
+    with browser.socket(path="/") as one, browser.socket(path="/") as other:
+        one.recv()
+        other.recv()
+        assert one.ask("change_to_green")["state"] == "green"
+        assert other.ask("change_to_green", rev=0)["state"] == "green"
+        assert one.ask("ping")["data"] == "pong"
+    assert browser.cookies == {}
+    with browser.socket(path="/") as later:
+        assert later.recv()["state"] == "red"
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        ("not JSON", 403),
+        ('{"event": "change_to_green"}', 403),
+        ('{"data": 1}', 403),
+        ("[]", 403),
+        ('{"event": "no such event", "data": 1}', 402),
+        ('{"event": "change_to_red", "data": 1}', 402),
+    ],
+)
+def test_a_faulty_payload_ends_nothing(site: Site, message: str, status: int) -> None:
+    """After an invalid event or payload the same connection still works."""
+    with opened(site, "/") as client:
+        client.recv()
+        client.raw(message)
+        frame = client.recv()
+        assert frame["status"] == status
+        assert set(frame) == DATA
+        assert client.ask("change_to_green")["state"] == "green"
+
+
+def test_a_handler_error_ends_nothing(site: Site) -> None:
+    """After a handler that raises the same connection still works, with its state as it was."""
+    with site.browser().socket("anywhere") as client:
+        client.recv()
+        assert client.ask("jump", [])["status"] == 405
+        assert client.ask("jump", {})["status"] == 405
+        assert client.ask("jump", "b")["state"] == "b"
+
+
+# -- targets ------------------------------------------------------------------------------------
+
+
+def test_targets(site: Site) -> None:
+    """A state leads to its targets only; what its handler tries beyond them is refused."""
+    with site.browser().socket("strict") as client:
+        assert client.recv()["state"] == "a"
+        for target in ("c", "a", "nowhere"):
+            frame = client.ask("jump", target)
+            assert frame["status"] == 400, target
+        assert client.ask("jump", "b")["state"] == "b"
+        end = client.ask("jump", "c")
+        assert (end["state"], end["events"]) == ("c", ["jump"])  # handlers stay
+        assert client.ask("jump", "a")["data"]["reason"] == "finished"
+
+
+def test_undefined_targets(site: Site) -> None:
+    """A state without a list of targets leads to any state, its own among them."""
+    with site.browser().socket("anywhere") as client:
+        client.recv()
+        for rev, target in enumerate("cbacabb", 1):
+            frame = client.ask("jump", target)
+            assert (frame["state"], frame["rev"]) == (target, rev)
+        assert client.ask("jump", "nowhere")["status"] == 400
+
+
+def test_no_targets() -> None:
+    """An empty list of targets leads nowhere."""
+    machine = Machine("m", states=[State("a", ["b"]), State("b", [])], scope="connection")
+    flow = machine.flow()
+    flow.transition("b")
+    assert flow.why_not("a")
+    with pytest.raises(FSMError):
+        flow.transition("a")
+    assert flow.current == "b"
+
+
+# -- what is given twice ------------------------------------------------------------------------
+
+
+def test_duplicate_states() -> None:
+    """Two states of one name can't be registered."""
+    machine = Machine("m")
+    machine.register_state(State("a"))
+    with pytest.raises(DuplicateState):
+        machine.register_state(State("a"))
+    with pytest.raises(DuplicateState):
+        Machine("m", states=[State("a"), State("a")])
+
+
+def test_duplicate_events() -> None:
+    """Two events of one name can't be registered in one state, in whichever way."""
+    state = State("a")
+    state.event("go")(handler)
+    with pytest.raises(DuplicateEvent):
+        state.event("go")
+    with pytest.raises(DuplicateEvent):
+        State("a", events=[Event("go", handler), Event("go", handler)])
+    other = State("b")
+    other.event("go")(handler)
+    assert issubclass(DuplicateEvent, DefinitionError)
+
+
+def test_duplicate_endpoints() -> None:
+    """Two functions can't answer at one path."""
+    fsm = FlaskFSM(Machine("m", states=["a"]))
+    twice = fsm.live.endpoint("/health")
+    fsm.live.endpoint("/health")(lambda headers: "OK")
+    with pytest.raises(DuplicateEndpoint):
+        fsm.live.endpoint("/health")
+    with pytest.raises(DuplicateEndpoint):
+        twice(lambda headers: "OK")
+
+
+def test_two_machines_at_one_path() -> None:
+    """Two machines can't have their websockets at one path."""
+    fsm = FlaskFSM(Machine("one", states=["a"]), websocket="/live")
+    fsm.add(Machine("two", states=["a"]), websocket="/live")
+    app = Flask("app")
+    app.secret_key = "a key"
+    with pytest.raises(DuplicateEndpoint):
+        fsm.init_app(app)
+
+
+@pytest.mark.parametrize("path", ["health", "", None, 5])
+def test_an_endpoint_needs_a_path(path: Any) -> None:
+    """A path begins with a slash."""
+    with pytest.raises(DefinitionError):
+        FlaskFSM(Machine("m", states=["a"])).live.endpoint(path)
+
+
+# -- endpoints ----------------------------------------------------------------------------------
+
+
+def test_endpoints(site: Site) -> None:
+    """An endpoint answers a GET at its path, sync or async, and is given the headers."""
+    browser = site.browser()
+    reply = browser.get("/health")
+    assert (reply.status, reply.body) == (200, b"OK")
+    reply = browser.ask("GET", "/headers", headers={"X-Asked": "this"})
+    assert (reply.status, reply.json, reply.headers["X-Answered"]) == (
+        203,
+        {"asked": "this"},
+        "yes",
+    )
+    assert browser.ask("HEAD", "/health").status == 200
+    assert browser.ask("POST", "/health").status == 405
+    assert browser.get("/").body == b"a page"  # where a websocket is, too
+    assert browser.get("/fsm/health").json["status"] == "ok"

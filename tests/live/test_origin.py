@@ -1,0 +1,165 @@
+"""Origin: pages of other sites open no socket, read no stream, and send no event."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import pytest
+
+from .frames import checked
+from .serving import Site, Sites
+
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+HOST = "app.example:8000"
+DOORS = ("ws", "post", "events", "state")
+ALLOWED = ("https://friend.example", "http://other.example:8080")
+
+
+class Asking(NamedTuple):
+    """Who asks: the headers beside Host."""
+
+    origin: str | None = None
+    fetch_site: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        given = {"Host": HOST, "Origin": self.origin, "Sec-Fetch-Site": self.fetch_site}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def knock(site: Site, door: str, headers: dict[str, str]) -> int:
+    """Return the status of a request at a door; a refusal is a problem document."""
+    browser = site.browser()
+    if door == "post":
+        body = json.dumps({"event": "start", "data": None}).encode()
+        reply = browser.ask(
+            "POST", "/fsm/lab/event", body, {**headers, "Content-Type": "application/json"}
+        )
+        if reply.status == 200:
+            assert reply.json["rev"] == 1
+    elif door == "events":
+        reply = browser.ask("HEAD", "/fsm/lab/events", headers=headers)
+    else:
+        more = HANDSHAKE if door == "ws" else {}
+        reply = browser.ask("GET", f"/fsm/lab/{door}", headers={**headers, **more})
+    if reply.status == 403:
+        assert browser.cookies == {}
+        if door != "events":
+            assert checked(reply.body, "Problem")["reason"] == "origin"
+        return 403
+    assert reply.status == (101 if door == "ws" else 200)
+    return 200
+
+
+OWN = [
+    Asking("http://app.example:8000"),
+    Asking("http://APP.example:8000"),
+    Asking("http://app.example:8000", "same-origin"),
+    Asking(),
+    Asking(None, "same-origin"),
+    Asking(None, "none"),
+]
+STRANGERS = [
+    Asking("https://evil.example"),
+    Asking("http://evil.app.example:8000"),
+    Asking("http://example:8000"),
+    Asking("http://app.example.evil.example:8000"),
+    Asking("http://app.example:8000.evil.example"),
+    Asking("http://app.example:8000@evil.example"),
+    Asking("http://app.example"),
+    Asking("http://app.example:8001"),
+    Asking("null"),
+    Asking("null", "same-origin"),
+    Asking(""),
+    Asking("file://"),
+    Asking("app.example:8000"),
+    Asking("http://[::1"),
+    Asking("chrome-extension://app.example:8000"),
+    Asking(None, "cross-site"),
+    Asking(None, "same-site"),
+    Asking(None, "nonsense"),
+]
+
+
+def named(asking: Any) -> str:
+    return f"{asking.origin}-{asking.fetch_site}" if isinstance(asking, Asking) else str(asking)
+
+
+@pytest.fixture
+def loop(sites: Sites) -> Site:
+    return sites.get("loop")
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("asking", OWN, ids=named)
+def test_own_pages_and_programs(loop: Site, door: str, asking: Asking) -> None:
+    """A page of the same origin is let in, and so is a program, which names none."""
+    assert knock(loop, door, asking.headers) == 200
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("asking", STRANGERS, ids=named)
+def test_pages_of_other_sites(loop: Site, door: str, asking: Asking) -> None:
+    """Another site, a sibling subdomain, another port and `null` are refused with 403."""
+    assert knock(loop, door, asking.headers) == 403
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_each_engine_refuses(site: Site, door: str) -> None:
+    """The doors are the same on each engine."""
+    assert knock(site, door, {"Origin": "https://evil.example"}) == 403
+    assert knock(site, door, {"Origin": site.origin}) == 200
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_allowed_origins(sites: Sites, door: str) -> None:
+    """FSM_ALLOWED_ORIGINS lets in those that it names, to the letter, and no others."""
+    site = sites.get("loop", FSM_ALLOWED_ORIGINS=ALLOWED)
+    for origin in ALLOWED:
+        assert knock(site, door, Asking(origin).headers) == 200
+    for asking in (*OWN[:2], *OWN[3:]):
+        assert knock(site, door, asking.headers) == 200
+    for origin in (
+        "http://friend.example",
+        "https://a.friend.example",
+        "http://other.example",
+        "null",
+    ):
+        assert knock(site, door, Asking(origin).headers) == 403
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_programs_may_be_refused(sites: Sites, door: str) -> None:
+    """With FSM_REQUIRE_ORIGIN who names no origin is refused; pages of this site are not."""
+    site = sites.get("loop", FSM_REQUIRE_ORIGIN=True)
+    assert knock(site, door, Asking("http://app.example:8000").headers) == 200
+    assert knock(site, door, Asking("https://evil.example").headers) == 403
+    # A browser names no origin when it gets from its own site, but says that it is.
+    assert knock(site, door, Asking(None, "same-origin").headers) == 200
+    assert knock(site, door, {}) == 403
+
+
+def test_the_scheme_counts(sites: Sites) -> None:
+    """Behind TLS a page that came without it is another site's."""
+    site = sites.get("loop", PREFERRED_URL_SCHEME="https")
+    # Nothing tells this server that it is behind TLS, so both are pages of this host.
+    assert knock(site, "state", Asking("https://app.example:8000").headers) == 200
+
+
+def test_the_health_is_for_all(loop: Site) -> None:
+    """Whoever asks for the health gets it: it tells nothing of anybody."""
+    headers = {"Origin": "https://evil.example"}
+    assert loop.browser().ask("GET", "/fsm/health", headers=headers).status == 200
+
+
+def test_other_sites_may_not_read(loop: Site) -> None:
+    """No answer lets pages of another site read it (CORS)."""
+    for path in ("/fsm/lab/state", "/fsm/health"):
+        reply = loop.browser().ask("GET", path, headers={"Origin": "http://app.example"})
+        assert reply.headers.get("Access-Control-Allow-Origin") is None

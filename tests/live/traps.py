@@ -1,0 +1,106 @@
+"""An app with handlers that do what handlers should not, for `tests.live.traps:create_app()`.
+
+FSM_TEST_CONFIG holds the config, as for apps.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from threading import Event
+from typing import Any
+
+from flask import Flask, request
+
+from flask_fsm import FlaskFSM, Flow, Machine, State
+from flask_fsm.appstate import app_state
+
+from .apps import SECRET, VARIABLE
+
+
+def trap_machine(gate: Event) -> Machine:
+    """One state, whose handlers answer, wait at a gate, or fail."""
+    machine = Machine("trap", scope="connection")
+    on = State("on")
+
+    @on.event("echo")
+    def echo(flow: Flow, data: Any) -> Any:
+        return data
+
+    @on.event("size")
+    def size(flow: Flow, data: str) -> int:
+        return len(data)
+
+    @on.event("large")
+    def large(flow: Flow, data: int) -> str:
+        return "x" * data
+
+    @on.event("wait")
+    def wait(flow: Flow, data: Any) -> str:
+        gate.wait(60)
+        return "waited"
+
+    @on.event("sleep")
+    def sleep(flow: Flow, data: float) -> str:
+        time.sleep(data)
+        return "slept"
+
+    @on.event("raise")
+    def fail(flow: Flow, data: Any) -> None:
+        raise LookupError(SECRET)
+
+    @on.event("exit")
+    def exit(flow: Flow, data: Any) -> None:
+        sys.exit(SECRET)
+
+    @on.event("fail_at_the_end")
+    def fail_at_the_end(flow: Flow, data: Any) -> str:
+        request.environ["fail"] = True
+        return "said"
+
+    machine.register_state(on)
+    return machine
+
+
+def create_app() -> Flask:
+    """Make the app; members of `ops` are told what the pages say."""
+    app = Flask("traps")
+    app.config.update(SECRET_KEY=SECRET, FSM_STORE_URL="memory://")
+    app.config.update(json.loads(os.environ.get(VARIABLE, "{}")))
+    gate = Event()
+    fsm = FlaskFSM(trap_machine(gate))
+    fsm.live.authorize(lambda group: group == "ops")
+    fsm.init_app(app)
+
+    @app.get("/ping")
+    def ping() -> str:
+        return "ok"
+
+    @app.get("/open")
+    def open_gate() -> str:
+        """Let those go on who wait."""
+        gate.set()
+        return "ok"
+
+    @app.get("/tell/<int:first>/<int:number>/<int:size>")
+    def tell(first: int, number: int, size: int) -> str:
+        """Broadcast some messages, with a number and a text of that size."""
+        group = fsm.live.group("ops")
+        for count in range(first, first + number):
+            group.broadcast([count, (f"{count} " * size)[:size]])
+        return "ok"
+
+    @app.get("/codes")
+    def codes() -> list[int]:
+        """With which codes the connections end that are still there; 0: it goes on."""
+        service = app_state().live
+        return [peer.code for engine in (service.loop, service.threads) for peer in engine._peers]
+
+    @app.teardown_request
+    def teardown(error: BaseException | None) -> None:
+        if "fail" in request.environ:
+            raise LookupError(SECRET)
+
+    return app
