@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INPUTS ?= 200000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-workers test test-quick test-browser test-browser-stores test-torture torture test-stateful test-lowest chromium check docs fuzz bench clean
+.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest chromium curl check docs fuzz bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -37,10 +37,13 @@ demo-workers: $(VENV)/demo ## serve it by four workers of gunicorn (FSM_STORE_UR
 	$(BIN)/gunicorn --workers 4 --worker-class gthread --threads 4 --bind 127.0.0.1:$(PORT) \
 		'example_app:create_app()'
 
-test: test-quick test-torture test-browser ## run all tests but the long ones
+test: test-quick test-live test-torture test-browser ## run all tests but the long ones
 
 test-quick: $(VENV)/test ## run the tests that need neither a browser nor much time
-	$(BIN)/python -m pytest -n 2 -m 'not browser' --ignore tests/torture
+	$(BIN)/python -m pytest -n 2 -m 'not browser' --ignore tests/torture --ignore tests/live --ignore tests/bus
+
+test-live: $(VENV)/test curl ## sockets, streams and buses: real clients on each kind of server
+	$(BIN)/python -m pytest -n 2 -m 'not browser' tests/live tests/bus
 
 test-torture: $(VENV)/test ## race, kill workers and servers, lose replies: the short form
 	$(BIN)/python -m pytest tests/torture
@@ -68,7 +71,7 @@ $(LOWEST)/test: pyproject.toml tests/lowest.py
 		--editable '.[forms,sql,redis]' --group test
 	@touch $@
 
-test-lowest: $(LOWEST)/test ## run the tests at the lowest versions that pyproject.toml allows
+test-lowest: $(LOWEST)/test curl ## run the tests at the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -n 2 -m 'not browser' --ignore tests/docs --ignore tests/torture
 
 # Chromium comes from the system's packages. Where it can't be installed, the browser tests are
@@ -78,6 +81,13 @@ chromium:
 	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 		&& apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
 	|| echo 'Chromium is not there and could not be installed.'
+
+# A client of event streams in the tests.
+curl:
+	@command -v curl >/dev/null \
+	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq curl >/dev/null; } \
+	|| echo 'curl is not there and could not be installed.'
 
 check: $(VENV)/check ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

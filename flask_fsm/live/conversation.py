@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from flask import Flask, Request, session
@@ -153,11 +152,13 @@ class Conversation:
         "_bound",
         "_environ",
         "_groups",
+        "_held",
         "_kept",
         "_own",
         "_ref",
         "_rule",
         "_session",
+        "_session_is_kept",
         "_state",
         "_subject",
         "_url_args",
@@ -191,7 +192,9 @@ class Conversation:
         self._own: OwnFlow | None = None
         self._ref: Any = None
         self._subject: str | None = None
-        self._session: dict[str, Any] | None = None
+        self._session: dict[str, Any] = {}
+        self._session_is_kept = False
+        self._held: EventContext | None = None
         self._kept: dict[str, Any] = {}
         self.closing = 0
         """The code to close with, once what waits is out."""
@@ -229,8 +232,11 @@ class Conversation:
             gap = FLOW + key in lost
             self.subscriber.greet(self._frame(snapshot), run_name(snapshot), gap=gap)
         if isinstance(self._app.session_interface, SecureCookieSessionInterface):
-            self._session = dict(session)  # it can't change behind this client's cookie
-        self._keep()
+            # Nothing can change it behind this client's cookie; any other is opened each time.
+            self._session = dict(session)
+            self._session_is_kept = True
+        else:
+            self._keep()
 
     def _listen_to_groups(self) -> None:
         live = self._state.live
@@ -255,31 +261,39 @@ class Conversation:
             if job.once and not self._state.live.channels.bus.once(job.once, 60):
                 return
             with self._context():
-                if job.text is None:
-                    self._show_again(job.anew)
-                else:
-                    self._answer(job.text)
+                if self._session_is_kept or self._own is not None:
+                    self._do(job)
+                    return
+                session.update(self._kept)
+                try:
+                    self._do(job)
+                finally:
+                    self._keep()
         except Exception as error:  # of a teardown function of the app
             self.subscriber.say(crash(error), self._ref)
         finally:
             self._ref = None
 
-    @contextmanager
-    def _context(self) -> Iterator[None]:
+    def _do(self, job: Job) -> None:
+        if job.text is None:
+            self._show_again(job.anew)
+        else:
+            self._answer(job.text)
+
+    def _context(self) -> EventContext:
+        """Return the context in which an event is run: its request is that of the handshake."""
+        if self._held is not None:
+            return self._held
         own: SessionMixin | None = None
         interface = self._app.session_interface
-        if self._session is not None and isinstance(interface, SecureCookieSessionInterface):
+        if self._session_is_kept and isinstance(interface, SecureCookieSessionInterface):
             own = interface.session_class(self._session)
         environ = {**self._environ, "wsgi.input": io.BytesIO()}
-        with EventContext(self._app, environ, own, self._rule, self._view_args):
-            if self._own is not None:
-                yield
-                return
-            session.update(self._kept)
-            try:
-                yield
-            finally:
-                self._keep()
+        context = EventContext(self._app, environ, own, self._rule, self._view_args)
+        if self._session_is_kept:
+            # The first event makes it, so that those who only listen take no room for it.
+            self._held = context
+        return context
 
     def _keep(self) -> None:
         """Remember what the session says of flows, since no answer takes it to the browser."""

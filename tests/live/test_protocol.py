@@ -662,8 +662,9 @@ def test_a_client_may_close_while_it_is_answered(site: Site) -> None:
         for _ in range(5):
             client.send("echo", "x" * 1_000)
         client.cut()
-    with lab(site, browser) as last:
-        alive(last)
+    with lab(site, browser) as last:  # which is told what the others asked for, too
+        last.send("ping", ref="last")
+        assert plain(last.until("last")[-1]) == PONG
 
 
 # -- beside others ------------------------------------------------------------------------------
