@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INPUTS ?= 200000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest chromium curl check docs fuzz bench clean
+.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest chromium curl check docs fuzz bench bench-live clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -106,5 +106,8 @@ fuzz: $(VENV)/test ## feed random texts to the decoders (INPUTS=200000)
 bench: $(VENV)/benchmark ## print the ratios that stand in the README
 	$(BIN)/python -m benchmarks $(QUICK)
 
+bench-live: $(VENV)/benchmark ## measure sockets and streams beside automata-ws, eric-sse and gevent
+	$(BIN)/python -m benchmarks.live $(QUICK)
+
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(LOWEST) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .venv-rivals docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

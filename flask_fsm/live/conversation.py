@@ -276,7 +276,10 @@ class Conversation:
 
     def _do(self, job: Job) -> None:
         if job.text is None:
-            self._show_again(job.anew)
+            try:
+                self._show_again(job.anew)
+            finally:
+                self.subscriber.release()
         else:
             self._answer(job.text)
 
@@ -371,7 +374,7 @@ class Conversation:
         before = self.subscriber.flow_channel
         if self._is_ours(run) and before == self.subscriber.flow_channel and not anew:
             snapshot = run.flow.snapshot
-            self.subscriber.show(self._frame(snapshot), run_name(snapshot), gap=True)
+            self.subscriber.greet(self._frame(snapshot), run_name(snapshot), gap=True)
 
     # -- what the flow of this connection says --------------------------------------------
 

@@ -43,6 +43,8 @@ __all__ = ["answering", "events", "health", "send_event", "show_state", "websock
 log: Final = logging.getLogger("flask_fsm")
 MAX_GROUPS: Final = 16
 LONGEST_GROUP: Final = 128
+# Seconds that an answer waits until what it tells of is on its way to other processes.
+FLUSH: Final = 0.5
 STREAM: Final = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
@@ -327,6 +329,8 @@ def send_event(machine: str) -> ResponseReturnValue:
             flow = run.flow
             check_rev(asked, flow)
             sent = flow.handle(asked.event, asked.data)
+        # What is sent after this answer, perhaps to another process, is told after it, too.
+        service.channels.bus.flush(FLUSH)
     except InvalidPayload as error:
         return _answer(stamped(dumps(refusal(error)), error.ref), 400)
     except FSMError as error:

@@ -148,7 +148,7 @@ class LoopEngine(Engine):
         super().stop(within)
         # As a server waits for requests that are being served: it kills us when that is enough.
         end = time.monotonic() + GRACE
-        while self._pid == os.getpid() and self._doing and time.monotonic() < end:
+        while self._pid == os.getpid() and (self._doing or self._since) and time.monotonic() < end:
             time.sleep(0.01)
 
     def submit(self, task: Callable[[], None]) -> None:
@@ -263,6 +263,7 @@ class Served:
 
     __slots__ = (
         "_busy",
+        "_closed",
         "_deadline",
         "_engine",
         "_events",
@@ -280,6 +281,7 @@ class Served:
         self._pending = b""
         self._events = 0
         self._busy = False
+        self._closed = False
         self._woken = False
         self._progress = 0.0
         """Since when nothing more has been written of what is pending; 0: nothing is."""
@@ -288,7 +290,7 @@ class Served:
 
     def closed(self) -> bool:
         """Tell whether the socket is closed."""
-        return self.socket.fileno() < 0
+        return self._closed
 
     def open(self, head: bytes) -> None:
         """Begin."""
@@ -310,17 +312,15 @@ class Served:
 
     def do(self) -> None:
         """Do the next job."""
-        self._engine.count(1)
-        try:
-            self.peer.do(self.peer.jobs.popleft())
-        finally:
-            self._engine.count(-1)
+        self.peer.do(self.peer.jobs.popleft())
 
     def do_elsewhere(self) -> None:
         """Do the next job, in a thread that does not lead."""
+        self._engine.count(1)
         try:
             self.do()
         finally:
+            self._engine.count(-1)
             self._engine.call(self.done_elsewhere)
 
     def done_elsewhere(self) -> None:
@@ -450,6 +450,7 @@ class Served:
         if self._events:
             self._engine.watch(self, self._events, 0)
             self._events = 0
+        self._closed = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()

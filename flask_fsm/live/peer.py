@@ -114,10 +114,10 @@ class Peer:
 
     def outgoing(self) -> bytes:
         """Return what is to be written next, nothing if nothing waits."""
+        if self.ended or not (self.subscriber.waiting or self.conversation.closing):
+            return b""
         parts: list[bytes] = []
         size = 0
-        if self.ended:
-            return b""
         for out in self.subscriber.outgoing():
             if isinstance(out, Frame):
                 part = self.frame(out)

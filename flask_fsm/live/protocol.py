@@ -85,10 +85,10 @@ def _is_ref(ref: Any) -> bool:
 
 
 def _checked(frame: dict[str, Any], ref: Any) -> Asked:
-    unknown = [name for name in frame if name not in KEYS]
-    if unknown:
+    if not frame.keys() <= KEYS:
+        unknown = min(frame.keys() - KEYS)
         raise InvalidPayload(
-            f"A frame has the keys event, data, ref and rev, not {unknown[0][:40]!r}."
+            f"A frame has the keys event, data, ref and rev, not {unknown[:40]!r}."
         )
     event = frame.get("event")
     if not isinstance(event, str) or not 0 < len(event) <= LONGEST_EVENT:

@@ -122,7 +122,9 @@ class Service:
         ended = None if not run else "" if run == "1" else str(int(run) - 1)
         id, ref = sender or NOBODY
         envelope = Envelope("state", body, id, ref, run, snapshot.rev)
-        self.channels.publish(name, envelope, Order(run, snapshot.rev, ended))
+        # Who has asked is answered, even if another process has told of a later state before.
+        order = Order(run, snapshot.rev, ended) if sender is None else None
+        self.channels.publish(name, envelope, order)
 
     def _tell_subject(self, subject: str) -> None:
         """Let other devices look again: they may show a flow that had not begun, or the last one.

@@ -5,6 +5,7 @@ Whatever serves it, threads or a loop, pushes nothing itself: all that goes out 
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ __all__ = [
 CLOSE_GOING = 1012
 CLOSE_OVERLOAD = 1013
 CLOSE_OTHER_USER = 4401
+# How many runs are remembered as over.
+RUNS = 8
 
 
 class Frame(NamedTuple):
@@ -54,6 +57,15 @@ class Job(NamedTuple):
     """What names it among all processes, if it is to be done by one of them only."""
     anew: bool = False
     """Whether the state is of interest only if the flow is another one by now."""
+
+
+class Replayed(Delivered):
+    """A message that a client has missed. Its states are told by the newest one alone.
+
+    The client may have been shown a later one than the bus had, and no state may go back.
+    """
+
+    __slots__ = ()
 
 
 class Direct(Message):
@@ -124,10 +136,13 @@ class Subscriber:
     __slots__ = (
         "_channels",
         "_first",
+        "_held",
         "_ids",
         "_next",
+        "_over",
         "_positions",
         "_shown",
+        "_shows",
         "_silent",
         "id",
         "listener",
@@ -145,8 +160,14 @@ class Subscriber:
         # What comes before all that is queued, as a message may be queued while we still join.
         self._first: deque[Any] = deque()
         self._next: LiveChannel | None = None
+        self._held = False
+        """Whether what is queued waits for the state, since messages are lost."""
         self._ids = ids
         self._shown: tuple[str, int] | None = None
+        self._shows = ""
+        """The state frame that was shown last."""
+        self._over: tuple[str, ...] = ()
+        """The runs that others have followed."""
 
     # -- joining ------------------------------------------------------------------------
 
@@ -171,7 +192,7 @@ class Subscriber:
                 continue
             self._positions[place] = position
             self._first.extend(
-                Delivered(channel.id, at, Envelope.decode(payload)) for at, payload in missed
+                Replayed(channel.id, at, Envelope.decode(payload)) for at, payload in missed
             )
         return lost
 
@@ -200,6 +221,12 @@ class Subscriber:
         """Put the state frame of joining before all that is queued."""
         self._first.append(Direct("state", dumps(frame), None, gap, (run, frame["rev"])))
 
+    def release(self) -> None:
+        """Go on after a gap, now that the state is there, or can't be told."""
+        if self._held:
+            self._held = False
+            self.queue.call()
+
     def show(self, frame: dict[str, Any], run: str, *, gap: bool = False) -> None:
         """Queue a state frame for this client only, unless it has been shown that state."""
         self.queue.push(Direct("state", dumps(frame), None, gap, (run, frame["rev"])))
@@ -216,12 +243,19 @@ class Subscriber:
         """The id of all that has gone out."""
         return joined_ids(self._positions)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether anything is to be sent."""
+        if self._first or self.queue.overflown:
+            return True
+        return len(self.queue) > 0 and not self._held
+
     def outgoing(self) -> Iterator[Frame | Close | Job]:
         """Yield what waits, oldest first, until nothing does."""
         if self.queue.overflown:
             yield Close(CLOSE_OVERLOAD)
             return
-        while self._first or len(self.queue):
+        while self._first or (len(self.queue) and not self._held):
             try:
                 message: Any = self._first.popleft() if self._first else self.queue.pop()
             except NoMessages:
@@ -242,7 +276,7 @@ class Subscriber:
         if message.shows is not None:
             if message.shows == self._shown and not message.gap:
                 return None
-            self._shown = message.shows
+            self._see(*message.shows, message.body)
             id = self.id_so_far if self._ids else None
             return Frame("state", stamped(message.body, message.ref, id, gap=message.gap), id)
         return Frame(message.type, stamped(message.body, message.ref), None)
@@ -280,10 +314,12 @@ class Subscriber:
         elif kind in ("state", "data", "message"):
             return None  # of a flow that this client is about to switch to, or has left
         if kind == "state":
-            shown = self._shown
-            if shown is not None and shown[0] == run and rev <= shown[1]:
+            if isinstance(message, Replayed):
                 return None
-            self._shown = (run, rev)
+            if self._is_late(run, rev):
+                asked = sender == self.id and ref is not None
+                return self._answer(body, ref) if asked else None
+            self._see(run, rev, body)
         elif kind in ("replaced", "left", "close"):
             return Close(int(body))
         elif kind == "send":
@@ -292,6 +328,26 @@ class Subscriber:
         name = "group" if kind == "message" else kind
         return Frame(name, stamped(body, ref if sender == self.id else None, id), id)
 
+    def _is_late(self, run: str, rev: int) -> bool:
+        """Tell whether a state is older than the one that was shown."""
+        shown = self._shown
+        if shown is None:
+            return False
+        return rev <= shown[1] if run == shown[0] else run in self._over
+
+    def _see(self, run: str, rev: int, body: str) -> None:
+        if self._shown is not None and self._shown[0] != run:
+            self._over = (*self._over[1 - RUNS :], self._shown[0])
+        self._shown = (run, rev)
+        self._shows = body
+
+    def _answer(self, body: str, ref: Any) -> Frame:
+        """Answer an event whose state has been overtaken: by the later one that was shown."""
+        late = json.loads(body)
+        frame = {**json.loads(self._shows), "status": late["status"], "data": late["data"]}
+        id = self.id_so_far if self._ids else None
+        return Frame("state", stamped(dumps(frame), ref, id), id)
+
     def _lost(self, message: Any) -> Frame | Job | None:
         """Go on after a gap: the flow is asked for its state, a group is said to have lost some."""
         place = self._place(message.channel) if isinstance(message, Gap) else None
@@ -299,6 +355,7 @@ class Subscriber:
             return None
         self._positions[place] = message.position
         if message.channel.startswith(FLOW):
+            self._held = True
             return Job()
         return self._gap_of(place)
 

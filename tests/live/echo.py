@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Any
 
 from flask import Flask, request
@@ -41,16 +42,16 @@ class EchoSocket(WebSocket):
     """Sends short texts as its extensions want it."""
 
     def text(self, text: str) -> bytes:
-        if self._packed and not self.closed:
-            return self._connection.send(TextMessage(data=text))
-        return super().text(text)
+        if self.closed or not self._packed:
+            return super().text(text)
+        return self._connection.send(TextMessage(data=text))
 
 
 class EchoPeer(SocketPeer):
     """Sends back what it is sent, and reads no events in it."""
 
     def received(self, data: bytes) -> bytes:
-        messages, out, _ = self._socket.receive(data)
+        messages, out, _ = self._socket.receive(data, sys.maxsize)
         self.ended = self._socket.closed
         socket = self._socket
         return out + b"".join(
