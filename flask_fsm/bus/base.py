@@ -64,6 +64,9 @@ class Bus(Protocol):
     `unsubscribe`, `flush` and `close`.
     """
 
+    prompt: bool
+    """Whether what is published has been received when `publish` returns."""
+
     def watched(self, channel: str) -> bool:
         """Tell whether anybody may hear what is published on a channel, without asking a server."""
 

@@ -76,6 +76,8 @@ class MemoryBus:
     What is published on a channel that has neither is gone.
     """
 
+    prompt = True
+
     def __init__(
         self,
         replay_limit: int = 1_000,

@@ -88,6 +88,8 @@ class RedisBus:
     the server. Both threads begin when they are needed, in each process after a fork.
     """
 
+    prompt = False
+
     def __init__(
         self,
         source: Any,

@@ -60,9 +60,10 @@ class Job(NamedTuple):
 
 
 class Replayed(Delivered):
-    """A message that a client has missed. Its states are told by the newest one alone.
+    """A message that a client has missed, of a bus that may lag behind the store.
 
-    The client may have been shown a later one than the bus had, and no state may go back.
+    The client may have been shown a later state than the bus had, and no state may go back: so
+    the states that were missed are told by the newest one alone.
     """
 
     __slots__ = ()
@@ -191,8 +192,9 @@ class Subscriber:
                 lost.append(channel.id)
                 continue
             self._positions[place] = position
+            kind = Delivered if channel.bus.prompt else Replayed
             self._first.extend(
-                Replayed(channel.id, at, Envelope.decode(payload)) for at, payload in missed
+                kind(channel.id, at, Envelope.decode(payload)) for at, payload in missed
             )
         return lost
 
