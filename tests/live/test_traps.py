@@ -325,9 +325,12 @@ class Reader:
 @pytest.mark.parametrize("why", ["overflow", "timeout"])
 def test_a_client_that_reads_nothing(start: Start, engine: str, why: str) -> None:
     """It is cut with 1013, for nothing can be sent or too much waits; others get everything."""
-    number, text = (size(6_000, 100_000), 2_000) if why == "overflow" else (600, 20_000)
-    # The time of the long form is the one that an app has if it says nothing.
-    site = start(engine, **({} if LONG else {"FSM_SEND_TIMEOUT": 1}))
+    if why == "overflow":
+        number, text, config = size(6_000, 100_000), 2_000, {"FSM_SEND_TIMEOUT": 300}
+    else:
+        # The time of the long form is the one that an app has if it says nothing.
+        number, text, config = 600, 20_000, {} if LONG else {"FSM_SEND_TIMEOUT": 1}
+    site = start(engine, **config)
     begun, duration = time.monotonic(), size(2, 60)
     with raw(site, OPS) as stuck, joined(site, groups=["ops"]) as client, Watch(site):
         reader, browser = Reader(client), site.browser()

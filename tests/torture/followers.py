@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from ..children import PATIENCE
-from ..live.serving import Browser, Socket, Stream
+from ..live.serving import Browser, Socket
 
 __all__ = ["GAP", "Follower", "Log"]
 
@@ -86,6 +87,8 @@ class Follower:
         self._kind = kind
         self._next_cut = next_cut
         self._stop = threading.Event()
+        self._may_connect = threading.Event()
+        self._may_connect.set()
         self._more = threading.Condition()
         self._error: BaseException | None = None
         self.log = Log()
@@ -99,7 +102,8 @@ class Follower:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
-                self._connect_and_read()
+                if self._may_connect.wait(0.05):
+                    self._connect_and_read()
         except BaseException as error:
             with self._more:
                 self._error = error
@@ -127,9 +131,9 @@ class Follower:
         left = self._next_cut()
         first = True
         try:
-            while not self._stop.is_set() and (left is None or left > 0):
+            while self._goes_on() and (left is None or left > 0):
                 try:
-                    frame = connection.recv(0.2)
+                    frame = connection.recv(0.1)
                 except TimeoutError:
                     continue
                 with self._more:
@@ -143,6 +147,9 @@ class Follower:
         finally:
             self._break(connection)
         self.cuts += 1
+
+    def _goes_on(self) -> bool:
+        return self._may_connect.is_set() and not self._stop.is_set()
 
     def _break(self, connection: Connection) -> None:
         if isinstance(connection, Socket) and not self._stop.is_set():
@@ -163,14 +170,16 @@ class Follower:
                 raise self._error
             return ready(self.log)
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Break the connection, and make none meanwhile."""
+        self._may_connect.clear()
+        yield
+        self._may_connect.set()
+
     def stop(self) -> None:
         self._stop.set()
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         if self._error is not None:
             raise self._error
-
-
-def stream_or_socket(browser: Browser, kind: str) -> Socket | Stream:
-    """Open one on the ring."""
-    return browser.socket("ring") if kind == "websocket" else browser.stream("ring")
