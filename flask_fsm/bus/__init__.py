@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ..driver import SCHEMES, is_client
 from ..errors import ConfigError
 from .base import Bus, Order, Position, Receiver
 from .memory import MemoryBus
 
 __all__ = ["Bus", "MemoryBus", "Order", "Position", "Receiver", "open_bus"]
 
-SCHEMES: Final = ("redis", "rediss", "unix", "valkey", "valkeys")
 REMEDY: Final = (
     "It is 'memory://' (one process), or redis://, rediss://, unix://, valkey:// for several."
 )
@@ -29,7 +29,7 @@ def open_bus(source: Any, *, prefix: str, replay_limit: int, replay_time: float)
         if scheme not in SCHEMES or not separator:
             # What follows a colon may be a password.
             raise ConfigError(f"FSM_BUS_URL begins with {source.partition(':')[0]!r}. {REMEDY}")
-    elif not _is_client(source):
+    elif not is_client(source):
         raise ConfigError(
             f"FSM_BUS_URL can't be {source!r}. {REMEDY} Or hand over a redis-py client."
         )
@@ -43,9 +43,3 @@ def open_bus(source: Any, *, prefix: str, replay_limit: int, replay_time: float)
             f"The bus {kind!r} of FSM_BUS_URL needs the extra 'redis': "
             f"pip install 'flask-fsm[redis]' ({error})."
         ) from error
-
-
-def _is_client(source: Any) -> bool:
-    module = type(source).__module__
-    of_driver = module.partition(".")[0] in ("redis", "valkey") and ".asyncio" not in module
-    return of_driver and hasattr(source, "register_script")

@@ -21,7 +21,8 @@ from math import ceil
 from threading import Condition, Event, Lock, Thread, current_thread
 from typing import Any, Final, NamedTuple
 
-from ..errors import ConfigError, StoreUnavailable
+from ..driver import is_unreachable, names_of, open_client
+from ..errors import StoreUnavailable
 from .base import RUNS, Order, Position, Receiver, new_epoch, raw, text
 from .scripts import ENTER, EXPIRED, LEAVE, MEMBERS, PUBLISH, RENEW, SINCE, SYNC, TEAR, Call, Script
 from .subscription import Subscription, following, newest_and_kept
@@ -43,33 +44,6 @@ FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 2.0
 # Seconds for which `close` waits for a thread that waits for a server.
 FAREWELL: Final = 1.0
-# What the drivers raise when the server is not there, by the names of its classes: redis-py and
-# valkey-py have the same ones.
-UNREACHABLE: Final = (
-    "ConnectionError",
-    "TimeoutError",
-    "MaxConnectionsError",
-    "ClusterDownError",
-    "ReadOnlyError",
-    "TryAgainError",
-    "OutOfMemoryError",
-    "NoScriptError",
-    "RedisClusterException",
-    "ValkeyClusterException",
-    "OSError",
-)
-# What a server says that is there and can't do it now, by the first word.
-REFUSALS: Final = (
-    "NOREPLICAS",
-    "MISCONF",
-    "BUSY",
-    "OOM",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "UNKILLABLE",
-    "NOSCRIPT",
-    "LOADING",
-)
 
 
 class Item(NamedTuple):
@@ -99,7 +73,9 @@ class RedisBus:
         *,
         timeout: float = 5.0,
     ) -> None:
-        self._given = open_client(source, timeout) if isinstance(source, str) else source
+        self._given = (
+            open_client(source, timeout, "FSM_BUS_URL") if isinstance(source, str) else source
+        )
         self._prefix = prefix
         self._timeout = timeout
         # While there are receivers, what is kept is kept on so much earlier.
@@ -612,21 +588,6 @@ def left_until(until: float) -> int:
 # -- clients and their errors -----------------------------------------------------------------
 
 
-def open_client(url: str, timeout: float) -> Any:
-    """Return a client of the server at `url`, or raise ConfigError."""
-    from redis import Redis
-
-    address = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
-    try:
-        return Redis.from_url(address, socket_timeout=timeout)
-    except ValueError as error:
-        scheme = url.partition(":")[0]  # what follows may hold a password
-        raise ConfigError(
-            f"FSM_BUS_URL begins with {scheme}:// and can't be read: {error}. Write it like "
-            f"redis://user:password@host:6379/0 or unix:///path/to/socket."
-        ) from error
-
-
 def own_client(client: Any, timeout: float) -> Any:
     """Return a client of the same server whose connections end with silence, and are not shared.
 
@@ -667,16 +628,6 @@ def kept(name: str) -> bool:
         "socket_keepalive_options",
         "socket_type",
     ) or name.startswith("ssl_")
-
-
-def is_unreachable(error: BaseException) -> bool:
-    """Tell whether an error says that the server is away, or can't do it now."""
-    return not names_of(error).isdisjoint(UNREACHABLE) or str(error).startswith(REFUSALS)
-
-
-def names_of(error: BaseException) -> set[str]:
-    """Return the names of an error's classes, which both drivers have."""
-    return {kind.__name__ for kind in type(error).__mro__}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from werkzeug.routing import Rule
 from ..appstate import AppState
 from ..bound import Bound
 from ..carrier import OWNER_KEY, SESSION_KEY, WAS_KEY
-from ..core.event import SAME, EventStatus, Sent
+from ..core.event import SAME, EventStatus, Sent, dump_reply
 from ..core.flow import Flow, Result
 from ..core.machine import Machine
 from ..core.snapshot import Snapshot
@@ -135,6 +135,7 @@ class OwnFlow(Flow):
         # Nothing is kept, so what is no mapping can be said without being an answer.
         answers = data if isinstance(data, Mapping) else None
         said = data if reply is SAME else reply
+        dump_reply(said)  # while it can still be refused
         result = super().transition(to, answers, source=source, status=status, reply=said)
         self._conversation.moved(self, result, status, said)
         return result
@@ -270,6 +271,7 @@ class Conversation:
                 finally:
                     self._keep()
         except Exception as error:  # of a teardown function of the app
+            self._held = None  # whatever it was, the next event begins anew
             self.subscriber.say(crash(error), self._ref)
         finally:
             self._ref = None
@@ -375,6 +377,10 @@ class Conversation:
         if self._is_ours(run) and before == self.subscriber.flow_channel and not anew:
             snapshot = run.flow.snapshot
             self.subscriber.greet(self._frame(snapshot), run_name(snapshot), gap=True)
+
+    def leave(self) -> None:
+        """Let go of the flow and of the context: nothing more is asked."""
+        self._own = self._held = None
 
     # -- what the flow of this connection says --------------------------------------------
 

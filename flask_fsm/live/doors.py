@@ -15,6 +15,7 @@ from ..bound import Bound
 from ..core.event import EventStatus
 from ..core.flow import Flow
 from ..errors import ConfigError, FSMError, NotFound
+from ..problem import Circumstances, Refusal
 from ..runtime import Run
 from ..stores import RecordStore
 from .conversation import Conversation, check_rev, crash, url_arguments
@@ -55,33 +56,32 @@ OF_BODIES: Final = ("content-type", "content-length")
 
 
 class Refused(Exception):
-    """A door stays closed: with which status, for which reason."""
+    """A door stays closed."""
 
-    def __init__(self, status: int, reason: str, text: str, **headers: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.reason = reason
+    def __init__(self, error: FSMError, **headers: str) -> None:
+        super().__init__(error.message)
+        self.error = error
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
+    @classmethod
+    def of(cls, status: int, reason: str, text: str, **headers: str) -> Refused:
+        """Say with which status, and why."""
+        error = FSMError(text, code=reason)
+        error.status = status
+        return cls(error, **headers)
+
     def answer(self) -> Response:
-        """Return the problem document (RFC 9457)."""
-        document = {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": str(self),
-            "reason": self.reason,
-        }
+        """Return the problem document, which is that of pages too: who asks here is a program."""
+        status = self.error.status
+        document = Refusal.of(self.error, Circumstances()).to_dict()
+        document["title"] = HTTPStatus(status).phrase
         response: Response = current_app.response_class(
-            dumps(document), self.status, content_type="application/problem+json"
+            dumps(document), status, content_type="application/problem+json"
         )
+        if self.error.retry_after is not None:
+            response.headers["Retry-After"] = str(self.error.retry_after)
         response.headers.update(self.headers)
         return response
-
-
-def _closed(error: FSMError) -> Refused:
-    retry = {} if error.retry_after is None else {"Retry_After": str(error.retry_after)}
-    return Refused(error.status, error.reason, error.message, **retry)
 
 
 # -- sockets and streams --------------------------------------------------------------------------
@@ -132,11 +132,11 @@ def websocket(machine: str) -> ResponseReturnValue:
         except ValueError as error:
             version = request.headers.get("Sec-WebSocket-Version")
             status = 400 if version == VERSION else 426
-            raise Refused(
+            raise Refused.of(
                 status, "bad_handshake", str(error), Sec_WebSocket_Version=VERSION
             ) from None
         if not has_socket(request.environ):
-            raise Refused(501, "no_socket", "This server lets no websocket be opened.")
+            raise Refused.of(501, "no_socket", "This server lets no websocket be opened.")
         engine = _engine(service)
         wake = Wake()
 
@@ -191,9 +191,9 @@ def _found(name: str) -> tuple[AppState, Bound, Service]:
     state = app_state()
     bound = state.bound.get(name)
     if bound is None:
-        raise Refused(404, "not_found", "There is no such machine.")
+        raise Refused.of(404, "not_found", "There is no such machine.")
     if not is_welcome(request, state.config):
-        raise Refused(
+        raise Refused.of(
             403,
             "origin",
             "Pages of this site may not do that; the server's FSM_ALLOWED_ORIGINS says which may.",
@@ -213,9 +213,9 @@ def _engine(service: Service) -> Engine:
             "served meanwhile. Run gunicorn with --threads or --worker-class gevent, or set "
             "FSM_LIVE_ENGINE to 'auto', which needs no thread where TLS is not the worker's."
         )
-        raise Refused(503, "one_thread", "This server can't keep a connection open.")
+        raise Refused.of(503, "one_thread", "This server can't keep a connection open.")
     if engine.full:
-        raise Refused(
+        raise Refused.of(
             503, "full", "This server serves as many connections as it can.", Retry_After="5"
         )
     return engine
@@ -225,14 +225,16 @@ def _groups(service: Service) -> dict[str, dict[str, Any]]:
     """Return the groups that are asked for, and what the app says of this client in each."""
     names = list(dict.fromkeys(request.args.getlist("group_id")))
     if len(names) > MAX_GROUPS:
-        raise Refused(400, "too_many_groups", f"A client joins at most {MAX_GROUPS} groups.")
+        raise Refused.of(400, "too_many_groups", f"A client joins at most {MAX_GROUPS} groups.")
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         if not 0 < len(name) <= LONGEST_GROUP or not name.isprintable():
-            raise Refused(400, "bad_group", f"A group has a name of at most {LONGEST_GROUP} signs.")
+            raise Refused.of(
+                400, "bad_group", f"A group has a name of at most {LONGEST_GROUP} signs."
+            )
         allowed = service.authorize(name)
         if not allowed:
-            raise Refused(403, "group", "You may not join this group.")
+            raise Refused.of(403, "group", "You may not join this group.")
         found[name] = dict(allowed) if isinstance(allowed, Mapping) else {}
     return found
 
@@ -262,7 +264,7 @@ def _open(
         membership.enter()
     except FSMError as error:
         subscriber.leave()
-        raise _closed(error) from error
+        raise Refused(error) from error
     except BaseException:
         subscriber.leave()
         raise
@@ -295,7 +297,7 @@ def show_state(machine: str) -> ResponseReturnValue:
     except Refused as refused:
         return refused.answer()
     except FSMError as error:
-        return _closed(error).answer()
+        return Refused(error).answer()
     return _answer(dumps(state_frame(bound.machine, run.flow.snapshot)))
 
 
@@ -305,13 +307,13 @@ def send_event(machine: str) -> ResponseReturnValue:
         state, bound, service = _found(machine)
         if request.mimetype != "application/json":
             # A form of another site can't send this type without being asked (CORS).
-            raise Refused(415, "not_json", "An event is sent as application/json.")
+            raise Refused.of(415, "not_json", "An event is sent as application/json.")
         limit = service.config.max_message_size
         if (request.content_length or 0) > limit:
-            raise Refused(413, "too_large", f"An event takes at most {limit} bytes.")
+            raise Refused.of(413, "too_large", f"An event takes at most {limit} bytes.")
         body = request.stream.read(limit + 1)
         if len(body) > limit:
-            raise Refused(413, "too_large", f"An event takes at most {limit} bytes.")
+            raise Refused.of(413, "too_large", f"An event takes at most {limit} bytes.")
     except Refused as refused:
         return refused.answer()
     ref: Any = None

@@ -81,10 +81,12 @@ class Engine:
                 self._watcher.start()
 
     def dismiss(self, peer: Peer) -> None:
-        """Let go of a connection that is closed."""
-        with self._mutex:
-            self._peers.discard(peer)
-        peer.gone()
+        """Let go of a connection that is closed, once what its client had asked for is done."""
+        try:
+            peer.finish()
+        finally:
+            with self._mutex:
+                self._peers.discard(peer)
 
     @contextmanager
     def admitted(self, peer: Peer) -> Iterator[None]:

@@ -10,6 +10,7 @@ other. A client that only listens takes no thread.
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import itertools
 import logging
@@ -144,6 +145,13 @@ class LoopEngine(Engine):
         with self._changing:
             self._doing += more
 
+    def dismiss(self, peer: Peer) -> None:
+        self.count(1)
+        try:
+            super().dismiss(peer)
+        finally:
+            self.count(-1)
+
     def stop(self, within: float = 1.0) -> None:
         super().stop(within)
         # As a server waits for requests that are being served: it kills us when that is enough.
@@ -204,12 +212,7 @@ class LoopEngine(Engine):
                     if served is None:
                         self._answer_calls()
                         continue
-                    try:
-                        served.on_ready(events)
-                    except Deposed:
-                        raise
-                    except Exception:
-                        log.exception("A connection of the live loop failed.")
+                    self._guarded(functools.partial(served.on_ready, events))
                 while self._timers and self._timers[0][0] <= time.monotonic():
                     self._guarded(heapq.heappop(self._timers)[2])
             except Deposed:
@@ -325,7 +328,10 @@ class Served:
 
     def done_elsewhere(self) -> None:
         self.done()
-        self._go_on()
+        if self.closed():
+            self._leave()
+        else:
+            self._go_on()
 
     def done(self) -> None:
         """Note that the job is done."""
@@ -360,19 +366,16 @@ class Served:
         self._woken = False
         peer = self.peer
         self._flush()
-        if peer.behind and not self._busy:
-            self._write(peer.received(b""))
-        while peer.jobs and not self._busy and not peer.ended:
+        while not self.closed() and not self._busy and (peer.jobs or peer.behind):
+            if not peer.jobs:
+                self._write(peer.received(b""))
+                continue
             self._busy = True
             self._woken = True  # what a job says is written after it
             self._engine.handle(self)
             self._woken = False
             self._flush()
-            if peer.behind and not self._busy:
-                self._write(peer.received(b""))
-        if self.closed():
-            return
-        if peer.ended and self._ends():
+        if self.closed() or (peer.ended and self._ends()):
             return
         events = (WRITE if self._pending else 0) | (READ if peer.reading or peer.ended else 0)
         if events != self._events:
@@ -455,12 +458,18 @@ class Served:
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
         self._pending = b""
+        if not self._busy:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let go of the peer. Timers still know this connection, but no more than that it was."""
         peer, engine = self.peer, self._engine
+        del self.peer
         engine.submit(lambda: engine.dismiss(peer))
 
     def _on_beat(self) -> None:
         if self.closed() or self.peer.ended:
             return
-        self._write(self.peer.beat())
         self._engine.call_at(time.monotonic() + self.peer.config.heartbeat, self._on_beat)
+        self._write(self.peer.beat())
         self._go_on()

@@ -44,7 +44,6 @@ class Peer:
     """What both kinds have in common."""
 
     __slots__ = (
-        "__weakref__",
         "code",
         "config",
         "conversation",
@@ -143,8 +142,21 @@ class Peer:
         raise NotImplementedError
 
     def close(self, code: int) -> bytes:
-        """End it with a code; return the last bytes."""
+        """End it with a code, and run nothing more of it; return the last bytes."""
         raise NotImplementedError
+
+    def finish(self) -> None:
+        """Do what the client had asked for before it went, then let go of everything."""
+        while self.jobs or self.behind:
+            if self.jobs:
+                self.do(self.jobs.popleft())
+            else:
+                self.received(b"")
+        self.gone()
+
+    def _end(self, code: int) -> None:
+        self.ended, self.code = True, code
+        self.jobs.clear()
 
     def _renew(self) -> None:
         if self.membership.groups and not self.ended:
@@ -159,6 +171,7 @@ class Peer:
     def gone(self) -> None:
         """Let go of everything: the connection is closed. May wait for a server."""
         self.subscriber.leave()
+        self.conversation.leave()
         self.membership.leave()
 
 
@@ -181,7 +194,7 @@ class SocketPeer(Peer):
 
     @property
     def behind(self) -> bool:
-        return self._socket.behind and len(self.jobs) < BACKLOG and not self.ended
+        return self._socket.behind and len(self.jobs) < BACKLOG and not self.code
 
     @property
     def finished(self) -> bool:
@@ -212,14 +225,15 @@ class SocketPeer(Peer):
         return self._socket.text(frame.text)
 
     def beat(self) -> bytes:
+        if self.ended:
+            return b""
         self._renew()
         self._silent += 1
         return self.close(1011) if self._silent > SILENCE else self._socket.ping()
 
     def close(self, code: int) -> bytes:
-        out = self._socket.close(code, REASONS.get(code, ""))
-        self.ended, self.code = True, code
-        return out
+        self._end(code)
+        return self._socket.close(code, REASONS.get(code, ""))
 
 
 class StreamPeer(Peer):
@@ -245,5 +259,5 @@ class StreamPeer(Peer):
         return b"" if self.ended else b": \n\n"
 
     def close(self, code: int) -> bytes:
-        self.ended, self.code = True, code
+        self._end(code)
         return b""  # a browser comes back by itself, and is told then

@@ -30,13 +30,13 @@ class Membership:
         channels: Channels,
         groups: Mapping[str, Mapping[str, Any]],
         member: str,
-        time: float,
+        seconds: float,
     ) -> None:
         """Take the channels of the groups, and what each is told of the member."""
         self._channels = channels
         self.groups = {name: dumps(info) for name, info in groups.items()}
         self._member = member
-        self._time = time
+        self._seconds = seconds
 
     def enter(self) -> None:
         """Join the groups, and tell them."""
@@ -45,7 +45,7 @@ class Membership:
 
     def _enter(self, name: str) -> None:
         info = self.groups[name]
-        until = time.time() + self._time
+        until = time.time() + self._seconds
         if self._channels.bus.enter(name, self._member, info, until):
             self._tell(name, "join", self._member, info)
 
@@ -54,7 +54,7 @@ class Membership:
         bus = self._channels.bus
         try:
             for name in list(self.groups):
-                if bus.renew(name, [self._member], time.time() + self._time):
+                if bus.renew(name, [self._member], time.time() + self._seconds):
                     self._enter(name)
                 for member, info in bus.expired(name):
                     self._tell(name, "leave", member, info)

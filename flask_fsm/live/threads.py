@@ -86,13 +86,20 @@ class Service:
         self._progress = time.monotonic()
         self._end = 0.0
         """Until when what is left is written, once nothing more goes out; 0: it goes on."""
+        self._lost = False
+        """Whether the client is gone, so that nothing can be written."""
         wake.set(self._wake)
 
     def _wake(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._flush()  # a handler says something: its client need not wait for its end
-        else:
+        if threading.get_ident() != self._thread:
             self._waker.wake()
+        elif not self._lost:
+            # A handler says something: its client need not wait for its end. That the client is
+            # gone is nothing that the handler has to know.
+            try:
+                self._flush()
+            except OSError:
+                self._lost = True
 
     def run(self) -> None:
         self._socket.setblocking(False)
@@ -137,6 +144,7 @@ class Service:
             # To the server it would be an error of HTTP, whose text has no place here.
             log.exception("A connection failed.")
         finally:
+            self._lost = True
             selector.close()
             self._waker.close()
             with contextlib.suppress(OSError):
@@ -172,8 +180,10 @@ class Service:
 
     def _work(self) -> None:
         self._flush()
-        while self._peer.jobs and not self._peer.ended:
+        while self._peer.jobs:
             self._peer.do(self._peer.jobs.popleft())
+            if self._lost:
+                raise EOFError
             self._flush()
             if self._peer.behind:
                 self._write(self._peer.received(b""))

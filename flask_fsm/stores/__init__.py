@@ -6,6 +6,7 @@ from typing import Any
 
 from ..config import Config
 from ..core.flow import Clock
+from ..driver import SCHEMES, is_client, open_client
 from ..errors import ConfigError
 from .base import Asked, Committed, Kept, Loaded, Place, Seen, Store, lineage
 from .heads import Heads, Turn
@@ -32,7 +33,6 @@ __all__ = [
     "open_store",
 ]
 
-REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
 REMEDY = (
     "It is 'session', 'memory://', an SQLAlchemy URL such as sqlite:////path/to/flows.db or "
     "postgresql+psycopg://..., or redis://, rediss://, unix://."
@@ -52,11 +52,11 @@ def _records(source: Any, config: Config) -> Records:
     if source == "memory://":
         return MemoryRecords(config)
     scheme, separator, _ = source.partition("://")
-    if scheme in REDIS_SCHEMES and separator:
+    if scheme in SCHEMES and separator:
         try:
-            from .redis import RedisRecords, open_client
+            from .redis import RedisRecords
 
-            client = open_client(source, config.store_timeout)
+            client = open_client(source, config.store_timeout, "FSM_STORE_URL")
         except ImportError as error:
             raise _missing(source, "redis", error) from error
         return RedisRecords(client, config)
@@ -74,9 +74,7 @@ def _records(source: Any, config: Config) -> Records:
 
 def _handed_over(source: Any, config: Config) -> Records:
     """Return the records in what an app hands over; only what it has itself imported counts."""
-    module = type(source).__module__
-    is_client = hasattr(source, "register_script") and ".asyncio" not in module
-    if module.partition(".")[0] in ("redis", "valkey") and is_client:
+    if is_client(source):
         from .redis import RedisRecords
 
         return RedisRecords(source, config)

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from ..config import Config
 from ..core.history import Entry
-from ..errors import ConfigError, FSMError, SnapshotError, StaleFlow
+from ..driver import is_unreachable
+from ..errors import SnapshotError, StaleFlow
 from ..funnel import Funnel, LogEntry, funnel_of
 from .base import Kept, Seen
 from .records import (
@@ -28,7 +29,7 @@ from .records import (
     unavailable,
 )
 
-__all__ = ["RedisRecords", "open_client"]
+__all__ = ["RedisRecords"]
 
 # How far behind its form a submission is looked for: one may have made several commits.
 SPAN: Final = 16
@@ -42,29 +43,6 @@ FIELDS: Final = (
 # Those that decide; the others are for who looks into the server.
 READ: Final = FIELDS[:5]
 ROW: Final = tuple(name for name in Logged._fields if name not in ("flow", "rev", "n"))
-# What the drivers raise when the server is not there, by the names of its classes: redis-py and
-# valkey-py have the same ones.
-UNREACHABLE: Final = (
-    "ConnectionError",
-    "TimeoutError",
-    "BusyLoadingError",
-    "MaxConnectionsError",
-    "ClusterDownError",
-    "ReadOnlyError",
-    "TryAgainError",
-    "OutOfMemoryError",
-    "RedisClusterException",
-)
-# What a server says that is there and can't do it now, by the first word.
-REFUSALS: Final = (
-    "NOREPLICAS",
-    "MISCONF",
-    "BUSY",
-    "OOM",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "UNKILLABLE",
-)
 
 _CHECK: Final = """
 local found = redis.call('HMGET', KEYS[1], 'flow', 'rev', 'claim', 'until', 'state')
@@ -133,29 +111,6 @@ if redis.call('HGET', KEYS[1], 'claim') == ARGV[1] then
   redis.call('HSET', KEYS[1], 'claim', '', 'until', 0)
 end
 """
-
-
-def open_client(url: str, timeout: float) -> Any:
-    """Return a client of the server at `url`, which waits `timeout` seconds at most."""
-    from redis import Redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    address = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
-    try:
-        return Redis.from_url(
-            address,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            # A script whose answer was lost may have run: whoever asked has to look.
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError as error:
-        scheme = url.partition(":")[0]  # what follows may hold a password
-        raise ConfigError(
-            f"FSM_STORE_URL begins with {scheme}:// and can't be read: {error}. Write it like "
-            f"redis://user:password@host:6379/0 or unix:///path/to/socket."
-        ) from error
 
 
 class RedisRecords:
@@ -454,15 +409,7 @@ def translated() -> Iterator[None]:
     """Turn the errors of a server that can't be reached into StoreUnavailable."""
     try:
         yield
-    except FSMError:
-        raise
     except Exception as error:
-        names = {kind.__name__ for kind in type(error).__mro__ if _is_drivers(kind)}
-        refused = bool(names) and str(error).startswith(REFUSALS)
-        if names.isdisjoint(UNREACHABLE) and not refused:
+        if not is_unreachable(error):
             raise
         raise unavailable() from error
-
-
-def _is_drivers(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in ("redis", "valkey")

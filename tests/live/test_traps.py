@@ -25,7 +25,7 @@ from ..workers import Gunicorn
 from .apps import SECRET, VARIABLE
 from .frames import checked
 from .rawsocket import RawSocket, framed, packed
-from .serving import ENGINES, Browser, Site, Sites, Socket
+from .serving import ENGINES, Browser, Site, Sites, Socket, until
 
 APP: Final = "tests.live.traps:create_app()"
 PATH: Final = "/fsm/trap/ws"
@@ -244,6 +244,47 @@ def test_a_large_message_is_refused(start: Start, engine: str) -> None:
             assert client.recv() == 1009
             if not number % 2:
                 client.close()
+
+
+@KINDS
+def test_what_was_refused_is_freed(start: Start, engine: str) -> None:
+    """Of a thousand connections that were refused a message, nothing is left but their closing."""
+    site = start(engine, FSM_HEARTBEAT=600)
+    long = b"x" * 200 * 1024
+    for _ in range(50):
+        refused_and_closed(site, long)
+    with Watch(site):
+        for _ in range(size(600, 3_000)):
+            refused_and_closed(site, long)
+
+
+def refused_and_closed(site: Site, message: bytes) -> None:
+    with raw(site) as client:
+        client.pour(framed(message), len(message))
+        assert client.recv() == 1009
+
+
+@KINDS
+@pytest.mark.parametrize("end", ["close", "cut"])
+def test_what_was_said_before_the_end_is_heard(start: Start, engine: str, end: str) -> None:
+    """Events that arrive with the close frame, or before a cut, are run, each once and to its end.
+
+    That their client is gone is nothing that a handler notices: what it says goes nowhere.
+    """
+    site = start(engine)
+    words = b"".join(
+        framed(json.dumps({"event": "count", "data": number}).encode()) for number in range(20)
+    )
+    with raw(site) as client:
+        closing = framed((1000).to_bytes(2), opcode=8) if end == "close" else b""
+        client.socket.sendall(words + closing)
+        if end == "close":
+            while not isinstance(client.recv(), int):
+                pass
+    until(lambda: len(site.browser().get("/told").json) == 20)
+    assert site.browser().get("/told").json == list(range(20))
+    until(lambda: site.browser().get("/fsm/health").json["connections"] == 0)
+    assert "Traceback" not in site.log
 
 
 @KINDS

@@ -12,7 +12,7 @@ import time
 from threading import Event
 from typing import Any
 
-from flask import Flask, request
+from flask import Flask, current_app, request
 
 from flask_fsm import FlaskFSM, Flow, Machine, State
 from flask_fsm.appstate import app_state
@@ -42,6 +42,14 @@ def trap_machine(gate: Event) -> Machine:
         gate.wait(60)
         return "waited"
 
+    @on.event("count")
+    def count(flow: Flow, data: Any) -> str:
+        told: list[Any] = current_app.config["TOLD"]
+        for _ in range(3):
+            flow.transmit("x" * 100_000)
+        told.append(data)
+        return "counted"
+
     @on.event("sleep")
     def sleep(flow: Flow, data: float) -> str:
         time.sleep(data)
@@ -69,6 +77,7 @@ def create_app() -> Flask:
     app = Flask("traps")
     app.config.update(SECRET_KEY=SECRET, FSM_STORE_URL="memory://")
     app.config.update(json.loads(os.environ.get(VARIABLE, "{}")))
+    app.config["TOLD"] = []
     gate = Event()
     fsm = FlaskFSM(trap_machine(gate))
     fsm.live.authorize(lambda group: group == "ops")
@@ -77,6 +86,12 @@ def create_app() -> Flask:
     @app.get("/ping")
     def ping() -> str:
         return "ok"
+
+    @app.get("/told")
+    def told() -> list[Any]:
+        """What clients had counted, each after the last thing that its handler says."""
+        found: list[Any] = app.config["TOLD"]
+        return found
 
     @app.get("/open")
     def open_gate() -> str:
