@@ -11,7 +11,9 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from ..bus import Bus, Order, Position
-from .hub import Connection, Message, SSEChannel
+from .connection import Connection
+from .hub import SSEChannel
+from .message import Message
 from .protocol import dumps, group_frame
 
 __all__ = ["FLOW", "GROUP", "SUBJECT", "Channels", "Delivered", "Envelope", "Gap", "LiveChannel"]

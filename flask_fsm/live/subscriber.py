@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from ..bus import Position
 from ..errors import NoMessages, QueueFull, UnknownListener
 from .channels import FLOW, Delivered, Envelope, Gap, LiveChannel
-from .hub import Connection, Listener, Message, MessageQueue
+from .connection import Connection, Listener, MessageQueue
+from .message import Message
 from .protocol import dumps, group_frame, joined_ids, stamped
 
 __all__ = [

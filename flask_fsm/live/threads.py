@@ -68,10 +68,10 @@ class ThreadEngine(Engine):
         """Serve a connection to its end."""
         with self.admitted(peer):
             peer.prepare(sock)
-            Service(self, sock, peer, head, wake).run()
+            Served(self, sock, peer, head, wake).run()
 
 
-class Service:
+class Served:
     """One connection while it is served."""
 
     def __init__(

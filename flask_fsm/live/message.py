@@ -1,0 +1,77 @@
+"""Messages: what a channel tells its listeners."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+__all__ = ["Message", "SignedMessage", "UniqueMessage", "fresh_id"]
+
+
+class Message:
+    """Something to tell: a type, which is a name, and a payload.
+
+    Of several messages in one queue whose `latest` is the same key, only the newest matters.
+    """
+
+    __slots__ = ("_payload", "_type", "latest")
+
+    def __init__(self, type: str, payload: Any = None, *, latest: str | None = None) -> None:
+        self._type = type
+        self._payload = payload
+        self.latest = latest
+
+    @property
+    def type(self) -> str:
+        return self._type
+
+    @property
+    def payload(self) -> Any:
+        return self._payload
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.type!r}>"
+
+
+class SignedMessage(Message):
+    """A message that names the listener that sent it."""
+
+    __slots__ = ("_sender_id",)
+
+    def __init__(
+        self, sender_id: str, type: str, payload: Any = None, *, latest: str | None = None
+    ) -> None:
+        super().__init__(type, payload, latest=latest)
+        self._sender_id = sender_id
+
+    @property
+    def sender_id(self) -> str:
+        return self._sender_id
+
+
+class UniqueMessage(Message):
+    """A message with an id, by default 128 random bits, and a sender if there is one."""
+
+    __slots__ = ("_id", "_sender_id")
+
+    def __init__(
+        self, message: Message, sender_id: str | None = None, message_id: str | None = None
+    ) -> None:
+        super().__init__(message.type, message.payload, latest=message.latest)
+        self._sender_id: str | None = sender_id
+        if sender_id is None and isinstance(message, SignedMessage | UniqueMessage):
+            self._sender_id = message.sender_id
+        self._id = fresh_id() if message_id is None else message_id
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def sender_id(self) -> str | None:
+        return self._sender_id
+
+
+def fresh_id() -> str:
+    """Return an id that nobody can guess."""
+    return secrets.token_urlsafe(16)
