@@ -107,7 +107,7 @@ class LiveChannel(SSEChannel):
         """Send a message to the listeners of all processes; no Message at all is made one."""
         if not hasattr(message, "payload"):
             message = Message("message", message)
-        body = dumps(group_frame(self.name, message.type, message.payload))
+        body = group_frame(self.name, message.type, message.payload)
         sender = getattr(message, "sender_id", None) or ""
         self.bus.publish(self.id, Envelope("message", body, sender).encode())
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import Context
 from typing import Any, Final
 
 from flask import Flask, Request, session
 from flask.ctx import RequestContext
+from flask.globals import app_ctx
 from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from werkzeug.routing import Rule
 
@@ -86,7 +88,7 @@ def check_rev(asked: Asked, flow: Flow) -> None:
         )
 
 
-def crash(error: BaseException) -> dict[str, Any]:
+def crash(error: BaseException) -> str:
     """Return the frame of an event that failed; what failed is for the log."""
     log.error("The handler of an event failed.", exc_info=error)
     return data_frame(
@@ -112,6 +114,43 @@ class EventContext(RequestContext):
 
     def match_request(self) -> None:
         pass
+
+
+class HeldContext:
+    """Keeps a context pushed from event to event, since to push it takes longer than most of them.
+
+    Each event has a copy of its context variables (PEP 567). After each the app tears down what it
+    does after a request, and `g` is a new one.
+    """
+
+    __slots__ = ("_context", "_variables")
+
+    def __init__(self, context: EventContext) -> None:
+        self._context = context
+        self._variables = Context()
+        self._variables.run(context.push)
+
+    def run(self, function: Callable[[Job], None], job: Job) -> None:
+        """Call a function with a job within the context; raises what a teardown function raises."""
+        self._variables.copy().run(self._run, function, job)
+
+    def _run(self, function: Callable[[Job], None], job: Job) -> None:
+        app = self._context.app
+        try:
+            function(job)
+        finally:
+            try:
+                app.do_teardown_request()
+            finally:
+                app.do_teardown_appcontext()
+                app_ctx.g = app.app_ctx_globals_class()
+
+    def end(self) -> None:
+        """Pop the context, so that nothing of it is left to the collection of garbage."""
+        try:
+            self._variables.run(self._context.pop)
+        except Exception as error:
+            log.error("A context of events could not be torn down.", exc_info=error)
 
 
 class OwnFlow(Flow):
@@ -195,7 +234,7 @@ class Conversation:
         self._subject: str | None = None
         self._session: dict[str, Any] = {}
         self._session_is_kept = False
-        self._held: EventContext | None = None
+        self._held: HeldContext | None = None
         self._kept: dict[str, Any] = {}
         self.closing = 0
         """The code to close with, once what waits is out."""
@@ -214,7 +253,7 @@ class Conversation:
             self._listen_to_groups()
             if since is not None:
                 self._catch_up(since, "")
-            self.subscriber.greet(self._frame(self._own.snapshot), "")
+            self.subscriber.greet(*self._frame(self._own.snapshot))
         else:
             run = Run(self._state, self._bound, self._url_args)
             run.load()
@@ -231,7 +270,7 @@ class Conversation:
             lost = [] if since is None else self._catch_up(since, FLOW + key)
             snapshot = run.flow.snapshot
             gap = FLOW + key in lost
-            self.subscriber.greet(self._frame(snapshot), run_name(snapshot), gap=gap)
+            self.subscriber.greet(*self._frame(snapshot), gap=gap)
         if isinstance(self._app.session_interface, SecureCookieSessionInterface):
             # Nothing can change it behind this client's cookie; any other is opened each time.
             self._session = dict(session)
@@ -251,8 +290,9 @@ class Conversation:
                 self.subscriber.tell_gap(name)
         return lost
 
-    def _frame(self, snapshot: Snapshot) -> dict[str, Any]:
-        return state_frame(self._bound.machine, snapshot)
+    def _frame(self, snapshot: Snapshot) -> tuple[str, str, int]:
+        """Return the frame of a state, and what tells that state from others: its run and rev."""
+        return state_frame(self._bound.machine, snapshot), run_name(snapshot), snapshot.rev
 
     # -- events, each in a context of its own --------------------------------------------
 
@@ -261,20 +301,26 @@ class Conversation:
         try:
             if job.once and not self._state.live.channels.bus.once(job.once, 60):
                 return
-            with self._context():
-                if self._session_is_kept or self._own is not None:
-                    self._do(job)
-                    return
-                session.update(self._kept)
-                try:
-                    self._do(job)
-                finally:
-                    self._keep()
+            if self._session_is_kept:
+                # The first event makes it, so that those who only listen take no room for it.
+                if self._held is None:
+                    self._held = HeldContext(self._context())
+                self._held.run(self._do, job)
+            else:
+                Context().run(self._do_anew, job)
         except Exception as error:  # of a teardown function of the app
-            self._held = None  # whatever it was, the next event begins anew
             self.subscriber.say(crash(error), self._ref)
         finally:
             self._ref = None
+
+    def _do_anew(self, job: Job) -> None:
+        """Do it in a new context, whose session is opened."""
+        with self._context():
+            session.update(self._kept)
+            try:
+                self._do(job)
+            finally:
+                self._keep()
 
     def _do(self, job: Job) -> None:
         if job.text is None:
@@ -287,18 +333,12 @@ class Conversation:
 
     def _context(self) -> EventContext:
         """Return the context in which an event is run: its request is that of the handshake."""
-        if self._held is not None:
-            return self._held
         own: SessionMixin | None = None
         interface = self._app.session_interface
         if self._session_is_kept and isinstance(interface, SecureCookieSessionInterface):
             own = interface.session_class(self._session)
         environ = {**self._environ, "wsgi.input": io.BytesIO()}
-        context = EventContext(self._app, environ, own, self._rule, self._view_args)
-        if self._session_is_kept:
-            # The first event makes it, so that those who only listen take no room for it.
-            self._held = context
-        return context
+        return EventContext(self._app, environ, own, self._rule, self._view_args)
 
     def _keep(self) -> None:
         """Remember what the session says of flows, since no answer takes it to the browser."""
@@ -366,7 +406,7 @@ class Conversation:
         self.subscriber.switch(self._state.live.channels.get(name))
         run.load()  # what was committed before we listened
         snapshot = run.flow.snapshot
-        self.subscriber.show(self._frame(snapshot), run_name(snapshot), gap=True)
+        self.subscriber.show(*self._frame(snapshot), gap=True)
 
     def _show_again(self, anew: bool) -> None:
         if self._own is not None:
@@ -376,11 +416,14 @@ class Conversation:
         before = self.subscriber.flow_channel
         if self._is_ours(run) and before == self.subscriber.flow_channel and not anew:
             snapshot = run.flow.snapshot
-            self.subscriber.greet(self._frame(snapshot), run_name(snapshot), gap=True)
+            self.subscriber.greet(*self._frame(snapshot), gap=True)
 
     def leave(self) -> None:
         """Let go of the flow and of the context: nothing more is asked."""
-        self._own = self._held = None
+        self._own = None
+        if self._held is not None:
+            self._held.end()
+            self._held = None
 
     # -- what the flow of this connection says --------------------------------------------
 

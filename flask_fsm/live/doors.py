@@ -28,6 +28,7 @@ from .protocol import (
     data_frame,
     dumps,
     frames_of,
+    listed,
     parse,
     refusal,
     stamped,
@@ -298,7 +299,7 @@ def show_state(machine: str) -> ResponseReturnValue:
         return refused.answer()
     except FSMError as error:
         return Refused(error).answer()
-    return _answer(dumps(state_frame(bound.machine, run.flow.snapshot)))
+    return _answer(state_frame(bound.machine, run.flow.snapshot))
 
 
 def send_event(machine: str) -> ResponseReturnValue:
@@ -334,17 +335,16 @@ def send_event(machine: str) -> ResponseReturnValue:
         # What is sent after this answer, perhaps to another process, is told after it, too.
         service.channels.bus.flush(FLUSH)
     except InvalidPayload as error:
-        return _answer(stamped(dumps(refusal(error)), error.ref), 400)
+        return _answer(stamped(refusal(error), error.ref), 400)
     except FSMError as error:
         if error.status >= 500:
-            return _answer(stamped(dumps(crash(error)), ref), error.status)
+            return _answer(stamped(crash(error), ref), error.status)
         status = 409 if isinstance(error, ConfigError) else error.status
-        return _answer(stamped(dumps(refusal(error, flow)), ref), status)
+        return _answer(stamped(refusal(error, flow), ref), status)
     except (Exception, SystemExit) as error:
-        return _answer(stamped(dumps(crash(error)), ref), 500)
+        return _answer(stamped(crash(error), ref), 500)
     frames = frames_of(bound.machine, sent) or [data_frame(None, EventStatus.NoContent)]
-    last = frames[-1] if len(frames) == 1 else {**frames[-1], "frames": frames}
-    return _answer(stamped(dumps(last), ref))
+    return _answer(stamped(listed(frames), ref))
 
 
 def health() -> ResponseReturnValue:

@@ -10,7 +10,6 @@ other. A client that only listens takes no thread.
 from __future__ import annotations
 
 import contextlib
-import functools
 import heapq
 import itertools
 import logging
@@ -25,7 +24,7 @@ from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 from .engine import Engine, Wake
-from .peer import Peer
+from .peer import CHUNK, Peer
 from .subscriber import CLOSE_GOING
 
 __all__ = ["LoopEngine"]
@@ -83,7 +82,7 @@ class LoopEngine(Engine):
             self._waker, self._alarm = socket.socketpair()
             self._waker.setblocking(False)
             self._alarm.setblocking(False)
-            self._selector.register(self._waker, READ)
+            self._selector.register(self._waker, READ, self)
             self._calls: deque[Callable[[], None]] = deque()
             self._called = False
             self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -208,26 +207,23 @@ class LoopEngine(Engine):
             ready = self._selector.select(timeout)
             try:
                 for key, events in ready:
-                    served = key.data
-                    if served is None:
-                        self._answer_calls()
-                        continue
-                    self._guarded(functools.partial(served.on_ready, events))
+                    self._guarded(key.data.on_ready, events)
                 while self._timers and self._timers[0][0] <= time.monotonic():
                     self._guarded(heapq.heappop(self._timers)[2])
             except Deposed:
                 return
 
     @staticmethod
-    def _guarded(function: Callable[[], None]) -> None:
+    def _guarded(function: Callable[..., None], *args: int) -> None:
         try:
-            function()
+            function(*args)
         except Deposed:
             raise
         except Exception:
             log.exception("A connection of the live loop failed.")
 
-    def _answer_calls(self) -> None:
+    def on_ready(self, events: int) -> None:
+        """Answer the calls, which have made the waker ready."""
         with contextlib.suppress(BlockingIOError):
             self._waker.recv(RECEIVE)
         self._called = False
@@ -266,13 +262,13 @@ class Served:
 
     __slots__ = (
         "_busy",
-        "_closed",
         "_deadline",
         "_engine",
         "_events",
         "_pending",
         "_progress",
         "_woken",
+        "closed",
         "peer",
         "socket",
     )
@@ -284,16 +280,13 @@ class Served:
         self._pending = b""
         self._events = 0
         self._busy = False
-        self._closed = False
+        self.closed = False
+        """Whether the socket is closed."""
         self._woken = False
         self._progress = 0.0
         """Since when nothing more has been written of what is pending; 0: nothing is."""
         self._deadline = 0.0
         """When the connection is closed, whatever is pending; 0: not yet."""
-
-    def closed(self) -> bool:
-        """Tell whether the socket is closed."""
-        return self._closed
 
     def open(self, head: bytes) -> None:
         """Begin."""
@@ -328,7 +321,7 @@ class Served:
 
     def done_elsewhere(self) -> None:
         self.done()
-        if self.closed():
+        if self.closed:
             self._leave()
         else:
             self._go_on()
@@ -341,7 +334,7 @@ class Served:
 
     def on_ready(self, events: int) -> None:
         """Read, or write, what can be."""
-        if self.closed():
+        if self.closed:
             return
         if events & WRITE:
             self._send()
@@ -361,12 +354,12 @@ class Served:
 
     def _go_on(self) -> None:
         """Write what waits, do what is to be done, and see what to look out for."""
-        if self.closed():
+        if self.closed:
             return
         self._woken = False
         peer = self.peer
         self._flush()
-        while not self.closed() and not self._busy and (peer.jobs or peer.behind):
+        while not self.closed and not self._busy and (peer.jobs or peer.behind):
             if not peer.jobs:
                 self._write(peer.received(b""))
                 continue
@@ -375,7 +368,7 @@ class Served:
             self._engine.handle(self)
             self._woken = False
             self._flush()
-        if self.closed() or (peer.ended and self._ends()):
+        if self.closed or (peer.ended and self._ends()):
             return
         events = (WRITE if self._pending else 0) | (READ if peer.reading or peer.ended else 0)
         if events != self._events:
@@ -392,11 +385,11 @@ class Served:
             self._write(peer.close(CLOSE_GOING))
         elif peer.subscriber.queue.overflown:
             self._write(peer.cut())
-        while not self._pending and not peer.ended and not self.closed():
+        while not self._pending and not peer.ended and not self.closed:
             out = peer.outgoing()
-            if not out:
-                return
             self._write(out)
+            if len(out) < CHUNK:
+                return  # that was all: what has been queued since then has called `wake`
 
     def _write(self, data: bytes) -> None:
         if not data:
@@ -425,7 +418,7 @@ class Served:
     def _check(self) -> None:
         """Cut a client that makes no progress."""
         peer = self.peer
-        if self.closed() or not self._progress or peer.ended:
+        if self.closed or not self._progress or peer.ended:
             return
         end = self._progress + peer.config.send_timeout
         if end <= time.monotonic():
@@ -448,12 +441,12 @@ class Served:
         return False
 
     def _close(self) -> None:
-        if self.closed():
+        if self.closed:
             return
         if self._events:
             self._engine.watch(self, self._events, 0)
             self._events = 0
-        self._closed = True
+        self.closed = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
@@ -468,7 +461,7 @@ class Served:
         engine.submit(lambda: engine.dismiss(peer))
 
     def _on_beat(self) -> None:
-        if self.closed() or self.peer.ended:
+        if self.closed or self.peer.ended:
             return
         self._engine.call_at(time.monotonic() + self.peer.config.heartbeat, self._on_beat)
         self._write(self.peer.beat())

@@ -19,11 +19,11 @@ from .protocol import InvalidPayload, refusal
 from .subscriber import CLOSE_GOING, CLOSE_OVERLOAD, Frame, Job, Subscriber
 from .websocket import WebSocket
 
-__all__ = ["Peer", "SocketPeer", "StreamPeer"]
+__all__ = ["CHUNK", "Peer", "SocketPeer", "StreamPeer"]
 
 # While that many events wait to be run, no more are read.
 BACKLOG: Final = 8
-# Bytes that are taken from the queue at once.
+# Bytes that are taken from the queue at once: where fewer are, nothing more waits.
 CHUNK: Final = 65_536
 # Beats without a sign of life after which a client is dead.
 SILENCE: Final = 2

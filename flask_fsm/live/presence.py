@@ -74,6 +74,4 @@ class Membership:
     def _tell(self, name: str, type: str, member: str, info: str) -> None:
         payload = {"member": member, **json.loads(info)}
         group = name.partition(":")[2]
-        self._channels.publish(
-            name, Envelope("message", dumps(group_frame(group, type, payload)), member)
-        )
+        self._channels.publish(name, Envelope("message", group_frame(group, type, payload), member))

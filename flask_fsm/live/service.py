@@ -21,7 +21,7 @@ from .channels import FLOW, GROUP, SUBJECT, Channels, Envelope
 from .conversation import run_name
 from .engine import Engine
 from .loop import LoopEngine
-from .protocol import data_frame, dumps, state_frame
+from .protocol import data_frame, state_frame
 from .subscriber import CLOSE_GOING, CLOSE_OTHER_USER
 from .takeover import is_plain
 from .threads import ThreadEngine
@@ -116,7 +116,7 @@ class Service:
         if not self.channels.bus.watched(name):
             return
         snapshot = result.snapshot
-        body = dumps(state_frame(flow.machine, snapshot, status, reply))
+        body = state_frame(flow.machine, snapshot, status, reply)
         run = run_name(snapshot)
         # A run that follows another one ends it, so that nothing late of that one comes after.
         ended = None if not run else "" if run == "1" else str(int(run) - 1)
@@ -148,7 +148,7 @@ class Service:
         ref: Any = None,
     ) -> None:
         """Send a data frame to the channel of a flow."""
-        body = dumps(data_frame(data, status))
+        body = data_frame(data, status)
         if self.channels.bus.watched(name):
             self.channels.publish(name, Envelope("data", body, sender, ref))
 

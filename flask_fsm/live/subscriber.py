@@ -216,13 +216,13 @@ class Subscriber:
 
     # -- saying -------------------------------------------------------------------------
 
-    def say(self, frame: dict[str, Any], ref: Any = None, *, kind: str = "data") -> None:
-        """Queue a frame for this client only; raises TypeError where JSON has no form for it."""
-        self.queue.push(Direct(kind, dumps(frame), ref))
+    def say(self, frame: str, ref: Any = None, *, kind: str = "data") -> None:
+        """Queue a frame for this client only."""
+        self.queue.push(Direct(kind, frame, ref))
 
-    def greet(self, frame: dict[str, Any], run: str, *, gap: bool = False) -> None:
+    def greet(self, frame: str, run: str, rev: int, *, gap: bool = False) -> None:
         """Put the state frame of joining before all that is queued."""
-        self._first.append(Direct("state", dumps(frame), None, gap, (run, frame["rev"])))
+        self._first.append(Direct("state", frame, None, gap, (run, rev)))
 
     def release(self) -> None:
         """Go on after a gap, now that the state is there, or can't be told."""
@@ -230,9 +230,9 @@ class Subscriber:
             self._held = False
             self.queue.call()
 
-    def show(self, frame: dict[str, Any], run: str, *, gap: bool = False) -> None:
+    def show(self, frame: str, run: str, rev: int, *, gap: bool = False) -> None:
         """Queue a state frame for this client only, unless it has been shown that state."""
-        self.queue.push(Direct("state", dumps(frame), None, gap, (run, frame["rev"])))
+        self.queue.push(Direct("state", frame, None, gap, (run, rev)))
 
     def tell_gap(self, name: str) -> None:
         """Say first that messages of a group are lost."""
@@ -363,6 +363,6 @@ class Subscriber:
         return self._gap_of(place)
 
     def _gap_of(self, place: int) -> Frame:
-        body = dumps(group_frame(self._channels[place].name, "gap", None))
+        body = group_frame(self._channels[place].name, "gap", None)
         id = self.id_so_far if self._ids else None
         return Frame("group", stamped(body, None, id, gap=True), id)

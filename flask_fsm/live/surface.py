@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -97,7 +98,7 @@ class LiveFlow:
             if run.gone is not None:
                 raise run.gone
             sent = run.flow.handle(event, data)
-        return frames_of(run.bound.machine, sent)
+        return [json.loads(frame) for frame in frames_of(run.bound.machine, sent)]
 
 
 class Live:

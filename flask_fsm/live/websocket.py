@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import zlib
 from typing import Final
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
@@ -20,10 +21,16 @@ TOO_LARGE: Final = 1009
 LONGEST_REASON: Final = 123
 # Bytes: below this, compression makes a message hardly smaller.
 WORTHWHILE: Final = 512
+# What a sender leaves out at the end of a compressed message.
+END_OF_PACKED: Final = b"\0\0\xff\xff"
 # Bytes that are unpacked at once, so that few of them can't become many before they are counted.
 BITE: Final = 4_096
-# The first two bytes of a frame (RFC 6455 section 5.2): a whole text message; masked, up to 125.
+# The first two bytes of a frame (RFC 6455 section 5.2; RFC 7692 section 6): a whole text message,
+# and a compressed one; masked, up to 125.
 FINAL_TEXT: Final = 0x81
+PACKED_TEXT: Final = 0xC1
+PLAIN: Final = (FINAL_TEXT,)
+PACKED_OR_NOT: Final = (FINAL_TEXT, PACKED_TEXT)
 MASKED: Final = 0x80
 SHORT: Final = 0x80 | 125
 # Bytes of a masked ping or pong without a payload, as the answers to ours are.
@@ -50,6 +57,18 @@ class Deflate(PerMessageDeflate):
         if fin and len(data) < WORTHWHILE and opcode is not Opcode.CONTINUATION:
             return rsv, data
         return super().frame_outbound(proto, opcode, rsv, data, fin)
+
+
+def unpacked(data: bytes, limit: int) -> bytes:
+    """Return the content of a compressed message (RFC 7692 section 7.2.2); zlib.error over limit.
+
+    The message does not refer to those before it, as `Deflate` demands of clients.
+    """
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = inflater.decompress(data + END_OF_PACKED, limit + 1)
+    if len(content) > limit:
+        raise zlib.error(f"The message has more than {limit} bytes.")
+    return content
 
 
 class Handshake:
@@ -158,7 +177,8 @@ class WebSocket:
         wsproto takes all others. It must not have begun a frame or a message.
         """
         start, end = 0, len(data)
-        while end - start >= 6 and data[start] == FINAL_TEXT and MASKED <= data[start + 1] <= SHORT:
+        firsts = PACKED_OR_NOT if self._packed else PLAIN
+        while end - start >= 6 and data[start] in firsts and MASKED <= data[start + 1] <= SHORT:
             size = data[start + 1] - MASKED
             after = start + 6 + size
             if after > end or size > self._limit or len(messages) >= most:
@@ -166,9 +186,12 @@ class WebSocket:
             key = data[start + 2 : start + 6]
             masked = int.from_bytes(data[start + 6 : after])
             mask = int.from_bytes((key * (size // 4 + 1))[:size])
+            content = (masked ^ mask).to_bytes(size)
             try:
-                messages.append((masked ^ mask).to_bytes(size).decode())
-            except UnicodeDecodeError:
+                if data[start] == PACKED_TEXT:
+                    content = unpacked(content, self._limit)
+                messages.append(content.decode())
+            except (UnicodeDecodeError, zlib.error):
                 break  # wsproto says what is to be said
             start = after
         return data[start:]

@@ -145,6 +145,19 @@ def test_large_messages(sites: Sites, engine: str) -> None:
 
 
 @KINDS
+@pytest.mark.parametrize("sessions", ["cookie", "server"])
+def test_each_event_is_a_request_of_its_own(sites: Sites, engine: str, sessions: str) -> None:
+    """`g` and context variables are fresh for each, and what it used is torn down after it."""
+    site = sites.get(engine, APP, SESSIONS=sessions)
+    with raw(site) as one, raw(site) as other:
+        for number in range(3):
+            for client, name in ((one, "one"), (other, "other")):
+                client.say("context", f"{sessions} {name}")
+                said = client.recv()["data"]
+                assert said == {"g": None, "variable": None, "path": PATH, "torn": number}
+
+
+@KINDS
 @pytest.mark.parametrize("event", ["raise", "fail_at_the_end", "exit"])
 def test_no_exception_becomes_http(sites: Sites, engine: str, event: str) -> None:
     """A handler that fails is answered by a frame: no text of HTTP is in the stream, no secret."""

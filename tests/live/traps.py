@@ -9,15 +9,20 @@ import json
 import os
 import sys
 import time
+from contextvars import ContextVar
 from threading import Event
 from typing import Any
 
-from flask import Flask, current_app, request
+from cachelib import SimpleCache
+from flask import Flask, current_app, g, request
+from flask_session import Session
 
 from flask_fsm import FlaskFSM, Flow, Machine, State
 from flask_fsm.appstate import app_state
 
 from .apps import SECRET, VARIABLE
+
+SEEN: ContextVar[Any] = ContextVar("seen", default=None)
 
 
 def trap_machine(gate: Event) -> Machine:
@@ -59,6 +64,19 @@ def trap_machine(gate: Event) -> Machine:
     def fail(flow: Flow, data: Any) -> None:
         raise LookupError(SECRET)
 
+    @on.event("context")
+    def context(flow: Flow, data: Any) -> dict[str, Any]:
+        """What is left of the event before, and how many of those with that data are torn down."""
+        found = {
+            "g": g.get("seen"),
+            "variable": SEEN.get(),
+            "torn": current_app.config["TORN"].count(data),
+            "path": request.path,
+        }
+        g.seen = data
+        SEEN.set(data)
+        return found
+
     @on.event("exit")
     def exit(flow: Flow, data: Any) -> None:
         sys.exit(SECRET)
@@ -77,7 +95,11 @@ def create_app() -> Flask:
     app = Flask("traps")
     app.config.update(SECRET_KEY=SECRET, FSM_STORE_URL="memory://")
     app.config.update(json.loads(os.environ.get(VARIABLE, "{}")))
+    if app.config.get("SESSIONS") == "server":
+        app.config.update(SESSION_TYPE="cachelib", SESSION_CACHELIB=SimpleCache())
+        Session(app)
     app.config["TOLD"] = []
+    app.config["TORN"] = []
     gate = Event()
     fsm = FlaskFSM(trap_machine(gate))
     fsm.live.authorize(lambda group: group == "ops")
@@ -115,7 +137,12 @@ def create_app() -> Flask:
 
     @app.teardown_request
     def teardown(error: BaseException | None) -> None:
-        if "fail" in request.environ:
+        if request.environ.pop("fail", False):
             raise LookupError(SECRET)
+
+    @app.teardown_appcontext
+    def teardown_app(error: BaseException | None) -> None:
+        if "seen" in g:
+            current_app.config["TORN"].append(g.seen)
 
     return app
