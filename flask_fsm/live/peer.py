@@ -84,6 +84,7 @@ class Peer:
         return (
             not self.ended
             and len(self.jobs) < BACKLOG
+            and not self.behind
             and (not self.resume_at or self.resume_at <= time.monotonic())
         )
 
@@ -187,10 +188,6 @@ class SocketPeer(Peer):
         # A bucket of messages (RFC 2697 has the idea): it holds those of two seconds.
         self._allowed = self.config.message_rate * 2
         self._counted = time.monotonic()
-
-    @property
-    def reading(self) -> bool:
-        return super().reading and not self._socket.behind
 
     @property
     def behind(self) -> bool:

@@ -261,7 +261,7 @@ class Subscriber:
         while self._first or (len(self.queue) and not self._held):
             try:
                 message: Any = self._first.popleft() if self._first else self.queue.pop()
-            except NoMessages:
+            except NoMessages:  # it was cut meanwhile
                 return
             if isinstance(message, Delivered):
                 out = self._delivered(message)
