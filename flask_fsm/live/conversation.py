@@ -142,11 +142,13 @@ class HeldContext:
             try:
                 app.do_teardown_request()
             finally:
-                app.do_teardown_appcontext()
-                app_ctx.g = app.app_ctx_globals_class()
+                try:
+                    app.do_teardown_appcontext()
+                finally:
+                    app_ctx.g = app.app_ctx_globals_class()
 
     def end(self) -> None:
-        """Pop the context, so that nothing of it is left to the collection of garbage."""
+        """Pop the context, which tears down once more, and leaves no circle of references."""
         try:
             self._variables.run(self._context.pop)
         except Exception as error:

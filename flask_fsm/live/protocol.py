@@ -37,6 +37,7 @@ __all__ = [
 KEYS: Final = frozenset({"event", "data", "ref", "rev"})
 LONGEST_EVENT: Final = 255
 LONGEST_REF: Final = 128
+SPACE: Final = " \t\n\r"
 # How many states' beginnings of a frame are kept, so that they are not encoded for each frame.
 HEADS: Final = 1024
 
@@ -62,7 +63,6 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-SPACE: Final = " \t\n\r"
 # What Python reads beyond JSON (RFC 8259) is refused.
 _decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
 

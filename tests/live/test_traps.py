@@ -158,6 +158,19 @@ def test_each_event_is_a_request_of_its_own(sites: Sites, engine: str, sessions:
 
 
 @KINDS
+@pytest.mark.parametrize("sessions", ["cookie", "server"])
+def test_nothing_is_left_where_tearing_down_fails(sites: Sites, engine: str, sessions: str) -> None:
+    site = sites.get(engine, APP, SESSIONS=sessions)
+    with raw(site) as client:
+        for _ in range(2):
+            client.say("context", f"fail {sessions}", ref=1)
+            assert client.recv()["data"]["g"] is None
+            assert client.recv()["status"] == 405
+        client.say("context", "after")
+        assert client.recv()["data"]["g"] is None
+
+
+@KINDS
 @pytest.mark.parametrize("event", ["raise", "fail_at_the_end", "exit"])
 def test_no_exception_becomes_http(sites: Sites, engine: str, event: str) -> None:
     """A handler that fails is answered by a frame: no text of HTTP is in the stream, no secret."""

@@ -63,8 +63,8 @@ def in_pieces(draw: st.DrawFn) -> tuple[list[str], list[bytes]]:
 
 
 @given(in_pieces())
-def test_messages_come_whole_and_in_order(given: tuple[list[str], list[bytes]]) -> None:
-    texts, pieces = given
+def test_messages_come_whole_and_in_order(sent: tuple[list[str], list[bytes]]) -> None:
+    texts, pieces = sent
     fitting = [len(text.encode()) <= LIMIT for text in texts]
     found, out = read(served(), pieces)
     if all(fitting):

@@ -144,5 +144,7 @@ def create_app() -> Flask:
     def teardown_app(error: BaseException | None) -> None:
         if "seen" in g:
             current_app.config["TORN"].append(g.seen)
+            if g.seen.startswith("fail"):
+                raise LookupError(SECRET)
 
     return app
