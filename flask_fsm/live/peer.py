@@ -36,8 +36,10 @@ REASONS: Final = {
 }
 
 
-class Renew(NamedTuple):
-    """Says that the client is still in its groups; a server is told, so it may take long."""
+class Presence(NamedTuple):
+    """Says whether the client is still in its groups; a server is told, so it may take long."""
+
+    still: bool
 
 
 class Peer:
@@ -65,7 +67,7 @@ class Peer:
         self.subscriber = subscriber
         self.conversation = conversation
         self.membership = membership
-        self.jobs: deque[Job | Renew] = deque()
+        self.jobs: deque[Job | Presence] = deque()
         self.ended = False
         """Whether nothing more goes out; the connection ends when all is written."""
         self.code = 0
@@ -105,12 +107,14 @@ class Peer:
         """Take bytes of the client; return what is to be written at once."""
         raise NotImplementedError
 
-    def do(self, job: Job | Renew) -> None:
+    def do(self, job: Job | Presence) -> None:
         """Do a job, which may take long; what comes of it is queued."""
-        if isinstance(job, Renew):
+        if isinstance(job, Job):
+            self.conversation.do(job)
+        elif job.still:
             self.membership.renew()
         else:
-            self.conversation.do(job)
+            self.membership.leave()
 
     def outgoing(self) -> bytes:
         """Return what is to be written next, nothing if nothing waits."""
@@ -161,13 +165,17 @@ class Peer:
 
     def _renew(self) -> None:
         if self.membership.groups and not self.ended:
-            self.jobs.append(Renew())
+            self.jobs.append(Presence(still=True))
 
     def cut(self) -> bytes:
         """End it as too slow, and free what waits; return the last bytes."""
         self.subscriber.leave()
         self.subscriber.queue.clear()
-        return self.close(CLOSE_OVERLOAD)
+        last = self.close(CLOSE_OVERLOAD)
+        # It may take long until the last bytes are fetched, and it hears nothing any more.
+        if self.membership.groups:
+            self.jobs.append(Presence(still=False))
+        return last
 
     def gone(self) -> None:
         """Let go of everything: the connection is closed. May wait for a server."""

@@ -160,6 +160,8 @@ class Served:
         )
 
     def _until(self, beat_at: float) -> float:
+        if self._peer.jobs:
+            return 0.0
         times = [beat_at]
         if self._pending:
             times.append(self._progress + self._peer.config.send_timeout)
