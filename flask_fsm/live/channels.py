@@ -48,17 +48,14 @@ class Envelope(NamedTuple):
 class Delivered:
     """A message as the bus has delivered it: it has an id, which is its place in its channel."""
 
-    __slots__ = ("channel", "envelope", "latest", "position")
+    __slots__ = ("channel", "envelope", "id", "latest", "position")
 
     def __init__(self, channel: str, position: Position, envelope: Envelope) -> None:
         self.channel = channel
         self.position = position
+        self.id = str(position)
         self.envelope = envelope
         self.latest: str | None = channel if envelope.kind == "state" else None
-
-    @property
-    def id(self) -> str:
-        return str(self.position)
 
     @property
     def sender_id(self) -> str:

@@ -26,7 +26,6 @@ __all__ = [
     "error_status",
     "frames_of",
     "group_frame",
-    "joined_ids",
     "listed",
     "parse",
     "refusal",
@@ -182,16 +181,9 @@ def error_status(error: FSMError) -> EventStatus:
 
 def stamped(body: str, ref: Any = None, id: str | None = None, *, gap: bool = False) -> str:
     """Add what differs from client to client to a frame that was encoded once for all."""
-    if ref is None and id is None and not gap:
-        return body
-    ends = [] if ref is None else [f'"ref":{dumps(ref)}']
+    ends = "" if ref is None else f',"ref":{dumps(ref)}'
     if id is not None:
-        ends.append(f'"id":"{id}"')
+        ends += f',"id":"{id}"'
     if gap:
-        ends.append('"gap":true')
-    return f"{body[:-1]},{','.join(ends)}}}"
-
-
-def joined_ids(positions: Sequence[object]) -> str:
-    """Return the id of what a client has seen: a position for each of its channels."""
-    return ",".join(map(str, positions))
+        ends += ',"gap":true'
+    return f"{body[:-1]}{ends}}}" if ends else body

@@ -17,7 +17,7 @@ from ..errors import NoMessages, QueueFull, UnknownListener
 from .channels import FLOW, Delivered, Envelope, Gap, LiveChannel
 from .connection import Connection, Listener, MessageQueue
 from .message import Message
-from .protocol import dumps, group_frame, joined_ids, stamped
+from .protocol import dumps, group_frame, stamped
 
 __all__ = [
     "CLOSE_GOING",
@@ -142,7 +142,9 @@ class Subscriber:
         "_ids",
         "_next",
         "_over",
+        "_places",
         "_positions",
+        "_reached",
         "_shown",
         "_shows",
         "_silent",
@@ -157,7 +159,10 @@ class Subscriber:
         self.listener = Listener(self.id)
         self.listener.start()
         self._channels: list[LiveChannel] = []
+        self._places: dict[str, int] = {}
+        """Where a channel stands in the lists of channels, of positions and of their texts."""
         self._positions: list[Position] = []
+        self._reached: list[str] = []
         self._silent: list[LiveChannel] = []
         # What comes before all that is queued, as a message may be queued while we still join.
         self._first: deque[Any] = deque()
@@ -179,8 +184,10 @@ class Subscriber:
         if silent:
             self._silent.append(channel)
         else:
+            self._places[channel.id] = len(self._channels)
             self._channels.append(channel)
             self._positions.append(channel.position)
+            self._reached.append(str(channel.position))
 
     def catch_up(self, since: str) -> list[str]:
         """Put what came after the id `since` first; return the names of channels that lost some."""
@@ -192,7 +199,7 @@ class Subscriber:
             if missed is None or position is None:
                 lost.append(channel.id)
                 continue
-            self._positions[place] = position
+            self._reach(place, position)
             kind = Delivered if channel.bus.prompt else Replayed
             self._first.extend(
                 kind(channel.id, at, Envelope.decode(payload)) for at, payload in missed
@@ -213,6 +220,7 @@ class Subscriber:
             with suppress(UnknownListener):  # it was cut
                 channel.remove_listener(self.listener.id)
         self._channels, self._silent = [], []
+        self._places.clear()
 
     # -- saying -------------------------------------------------------------------------
 
@@ -241,10 +249,9 @@ class Subscriber:
 
     # -- what goes out ------------------------------------------------------------------
 
-    @property
-    def id_so_far(self) -> str:
-        """The id of all that has gone out."""
-        return joined_ids(self._positions)
+    def _id_so_far(self) -> str | None:
+        """Return the id of all that has gone out: the position in each channel."""
+        return ",".join(self._reached) if self._ids else None
 
     @property
     def waiting(self) -> bool:
@@ -280,13 +287,15 @@ class Subscriber:
             if message.shows == self._shown and not message.gap:
                 return None
             self._see(*message.shows, message.body)
-            id = self.id_so_far if self._ids else None
+            id = self._id_so_far()
             return Frame("state", stamped(message.body, message.ref, id, gap=message.gap), id)
         return Frame(message.type, stamped(message.body, message.ref), None)
 
     def _switched(self, message: Switch) -> None:
         old, self._channels[0] = self._channels[0], message.channel
-        self._positions[0] = message.position
+        del self._places[old.id]
+        self._places[message.channel.id] = 0
+        self._reach(0, message.position)
         with suppress(UnknownListener):
             old.remove_listener(self.listener.id)
 
@@ -298,20 +307,19 @@ class Subscriber:
         first = self._channels[0].id if self._channels else ""
         return first if first.startswith(FLOW) else self.id
 
-    def _place(self, name: str) -> int | None:
-        for place, channel in enumerate(self._channels):
-            if channel.id == name:
-                return place
-        return None
+    def _reach(self, place: int, position: Position) -> None:
+        self._positions[place] = position
+        self._reached[place] = str(position)
 
     def _delivered(self, message: Delivered) -> Frame | Close | Job | None:
         kind, body, sender, ref, run, rev = message.envelope
-        place = self._place(message.channel)
+        place = self._places.get(message.channel)
         if place is not None:
-            position, seen = message.position, self._positions[place]
-            if position.epoch == seen.epoch and position.offset <= seen.offset:
+            (epoch, offset), seen = message.position, self._positions[place]
+            if epoch == seen.epoch and offset <= seen.offset:
                 return None
-            self._positions[place] = position
+            self._positions[place] = message.position
+            self._reached[place] = message.id
         elif kind == "anew":
             return Job(anew=True)
         elif kind in ("state", "data", "message"):
@@ -327,7 +335,7 @@ class Subscriber:
             return Close(int(body))
         elif kind == "send":
             return Job(body, f"{message.channel} {message.id} {self.flow_channel}")
-        id = self.id_so_far if self._ids else None
+        id = self._id_so_far()
         name = "group" if kind == "message" else kind
         return Frame(name, stamped(body, ref if sender == self.id else None, id), id)
 
@@ -348,15 +356,15 @@ class Subscriber:
         """Answer an event whose state has been overtaken: by the later one that was shown."""
         late = json.loads(body)
         frame = {**json.loads(self._shows), "status": late["status"], "data": late["data"]}
-        id = self.id_so_far if self._ids else None
+        id = self._id_so_far()
         return Frame("state", stamped(dumps(frame), ref, id), id)
 
     def _lost(self, message: Any) -> Frame | Job | None:
         """Go on after a gap: the flow is asked for its state, a group is said to have lost some."""
-        place = self._place(message.channel) if isinstance(message, Gap) else None
+        place = self._places.get(message.channel) if isinstance(message, Gap) else None
         if place is None:
             return None
-        self._positions[place] = message.position
+        self._reach(place, message.position)
         if message.channel.startswith(FLOW):
             self._held = True
             return Job()
@@ -364,5 +372,5 @@ class Subscriber:
 
     def _gap_of(self, place: int) -> Frame:
         body = group_frame(self._channels[place].name, "gap", None)
-        id = self.id_so_far if self._ids else None
+        id = self._id_so_far()
         return Frame("group", stamped(body, None, id, gap=True), id)
