@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from .core.flow import Flow
@@ -16,6 +17,8 @@ class Sender(NamedTuple):
 
     id: str
     ref: Any
+    told: Callable[[], None]
+    """To be called before each message that answers it is sent to all who listen."""
 
 
 class Observer(Protocol):

@@ -27,7 +27,8 @@ class Envelope(NamedTuple):
     """A frame, and what receivers have to know of it."""
 
     kind: str
-    """`state`, `data` or `message` for clients; `replaced`, `left`, `close`, `send` are for us."""
+    """`state`, `data` or `message` for clients, `answer` for the one that has asked; `anew`,
+    `replaced`, `left`, `close` and `send` are for us."""
     body: str
     sender: str = ""
     ref: Any = None

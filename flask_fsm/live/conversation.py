@@ -25,7 +25,7 @@ from ..errors import FSMError, StaleFlow
 from ..observer import Sender
 from ..runtime import Run, channel_key
 from ..signals import emit, finished, transitioned
-from .channels import FLOW
+from .channels import FLOW, Envelope
 from .protocol import Asked, InvalidPayload, data_frame, parse, refusal, state_frame
 from .subscriber import CLOSE_GOING, CLOSE_OTHER_USER, Job, Subscriber
 
@@ -311,7 +311,7 @@ class Conversation:
             else:
                 Context().run(self._do_anew, job)
         except Exception as error:  # of a teardown function of the app
-            self.subscriber.say(crash(error), self._ref)
+            self._reply(crash(error), self._ref)
         finally:
             self._ref = None
 
@@ -347,11 +347,13 @@ class Conversation:
         names = (key + self._bound.name for key in KEPT)
         self._kept = {name: session[name] for name in names if name in session}
 
-    def _answer(self, text: str) -> None:
+    def _answer(self, text: str | bytes) -> None:
         try:
+            if isinstance(text, bytes):
+                raise InvalidPayload("Frames are sent as text.")
             asked = parse(text)
         except InvalidPayload as error:
-            self.subscriber.say(refusal(error), error.ref)
+            self._reply(refusal(error), error.ref)
             return
         self._ref = asked.ref
         flow: Flow | None = None
@@ -360,12 +362,8 @@ class Conversation:
                 flow = self._own
                 sent = self._handle(flow, asked)
             else:
-                run = Run(
-                    self._state,
-                    self._bound,
-                    self._url_args,
-                    Sender(self.subscriber.id, asked.ref),
-                )
+                sender = Sender(self.subscriber.id, asked.ref, self.subscriber.expect)
+                run = Run(self._state, self._bound, self._url_args, sender)
                 with run.turn():
                     run.load()
                     if not self._is_ours(run):
@@ -373,15 +371,22 @@ class Conversation:
                     flow = run.flow
                     sent = self._handle(flow, asked)
         except FSMError as error:
-            if error.status >= 500:
-                self.subscriber.say(crash(error), asked.ref)
-            else:
-                self.subscriber.say(refusal(error, flow), asked.ref)
+            self._reply(crash(error) if error.status >= 500 else refusal(error, flow), asked.ref)
         except (Exception, SystemExit) as error:
-            self.subscriber.say(crash(error), asked.ref)
+            self._reply(crash(error), asked.ref)
         else:
             if not sent and asked.ref is not None:
-                self.subscriber.say(data_frame(None, EventStatus.NoContent), asked.ref)
+                self._reply(data_frame(None, EventStatus.NoContent), asked.ref)
+
+    def _reply(self, frame: str, ref: Any) -> None:
+        """Answer this client only, after what it has been answered on the channel of its flow."""
+        subscriber, channels = self.subscriber, self._state.live.channels
+        if channels.bus.prompt or not subscriber.expecting:
+            subscriber.say(frame, ref)
+        else:
+            subscriber.expect()
+            envelope = Envelope("answer", frame, subscriber.id, ref)
+            channels.publish(subscriber.flow_channel, envelope)
 
     def _handle(self, flow: Flow, asked: Asked) -> list[Sent]:
         check_rev(asked, flow)

@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 from ..config import Config
 from .conversation import Conversation
 from .presence import Membership
-from .protocol import InvalidPayload, refusal
 from .subscriber import CLOSE_GOING, CLOSE_OVERLOAD, Frame, Job, Subscriber
 from .websocket import WebSocket
 
@@ -209,11 +208,7 @@ class SocketPeer(Peer):
         self._silent = 0
         messages, out, signs = self._socket.receive(data, BACKLOG - len(self.jobs))
         for message in messages:
-            if isinstance(message, bytes):
-                error = InvalidPayload("Frames are sent as text.")
-                self.subscriber.say(refusal(error))
-            else:
-                self.jobs.append(Job(message))
+            self.jobs.append(Job(message))
         if messages or signs:
             self._count(len(messages) + signs)
         if self._socket.closed:

@@ -32,7 +32,6 @@ log: Final = logging.getLogger("flask_fsm")
 ENGINES: Final = ("auto", "loop", "threads")
 # Seconds that what was published last may take, at the end of the process.
 LAST: Final = 1.0
-NOBODY: Final = Sender("", None)
 
 
 def _end(bus: Bus) -> None:
@@ -120,11 +119,14 @@ class Service:
         run = run_name(snapshot)
         # A run that follows another one ends it, so that nothing late of that one comes after.
         ended = None if not run else "" if run == "1" else str(int(run) - 1)
-        id, ref = sender or NOBODY
-        envelope = Envelope("state", body, id, ref, run, snapshot.rev)
-        # Who has asked is answered, even if another process has told of a later state before.
-        order = Order(run, snapshot.rev, ended) if sender is None else None
-        self.channels.publish(name, envelope, order)
+        if sender is None:
+            envelope = Envelope("state", body, run=run, rev=snapshot.rev)
+            self.channels.publish(name, envelope, Order(run, snapshot.rev, ended))
+        else:
+            # It is answered, even if another process has told of a later state before.
+            sender.told()
+            envelope = Envelope("state", body, sender.id, sender.ref, run, snapshot.rev)
+            self.channels.publish(name, envelope)
 
     def _tell_subject(self, subject: str) -> None:
         """Let other devices look again: they may show a flow that had not begun, or the last one.
@@ -136,21 +138,20 @@ class Service:
             self.channels.publish(name, Envelope("anew", "null"))
 
     def transmitted(self, flow: Flow, data: Any, status: int, sender: Sender | None) -> None:
-        id, ref = sender or NOBODY
-        self.transmit(self.flow_channel(flow.id), data, status, id, ref)
+        self.transmit(self.flow_channel(flow.id), data, status, sender)
 
     def transmit(
-        self,
-        name: str,
-        data: Any,
-        status: int = EventStatus.OK,
-        sender: str = "",
-        ref: Any = None,
+        self, name: str, data: Any, status: int = EventStatus.OK, sender: Sender | None = None
     ) -> None:
         """Send a data frame to the channel of a flow."""
         body = data_frame(data, status)
-        if self.channels.bus.watched(name):
-            self.channels.publish(name, Envelope("data", body, sender, ref))
+        if not self.channels.bus.watched(name):
+            return
+        if sender is None:
+            self.channels.publish(name, Envelope("data", body))
+        else:
+            sender.told()
+            self.channels.publish(name, Envelope("data", body, sender.id, sender.ref))
 
     def replaced(self, previous: Snapshot, flow: Flow) -> None:
         if flow.subject is not None:

@@ -53,7 +53,7 @@ class Close(NamedTuple):
 class Job(NamedTuple):
     """Something that the flow has to be asked for: an event to run, or None for its state."""
 
-    text: str | None = None
+    text: str | bytes | None = None
     once: str = ""
     """What names it among all processes, if it is to be done by one of them only."""
     anew: bool = False
@@ -136,7 +136,9 @@ class Subscriber:
     """Listens to the channel of a flow, of its subject and of groups, as one client."""
 
     __slots__ = (
+        "_answered",
         "_channels",
+        "_expected",
         "_first",
         "_held",
         "_ids",
@@ -164,6 +166,9 @@ class Subscriber:
         self._positions: list[Position] = []
         self._reached: list[str] = []
         self._silent: list[LiveChannel] = []
+        # How many answers to this client were sent on its flow's channel, and how many have come.
+        self._expected = 0
+        self._answered = 0
         # What comes before all that is queued, as a message may be queued while we still join.
         self._first: deque[Any] = deque()
         self._next: LiveChannel | None = None
@@ -227,6 +232,15 @@ class Subscriber:
     def say(self, frame: str, ref: Any = None, *, kind: str = "data") -> None:
         """Queue a frame for this client only."""
         self.queue.push(Direct(kind, frame, ref))
+
+    def expect(self) -> None:
+        """Note that an answer to this client is about to be sent on its flow's channel."""
+        self._expected += 1
+
+    @property
+    def expecting(self) -> bool:
+        """Whether such answers are still to come, so that what is said now would come before."""
+        return self._expected > self._answered
 
     def greet(self, frame: str, run: str, rev: int, *, gap: bool = False) -> None:
         """Put the state frame of joining before all that is queued."""
@@ -295,6 +309,7 @@ class Subscriber:
         old, self._channels[0] = self._channels[0], message.channel
         del self._places[old.id]
         self._places[message.channel.id] = 0
+        self._answered = self._expected
         self._reach(0, message.position)
         with suppress(UnknownListener):
             old.remove_listener(self.listener.id)
@@ -324,6 +339,10 @@ class Subscriber:
             return Job(anew=True)
         elif kind in ("state", "data", "message"):
             return None  # of a flow that this client is about to switch to, or has left
+        if sender == self.id and kind != "message":
+            self._answered += 1
+        if kind == "answer":
+            return Frame("data", stamped(body, ref), None) if sender == self.id else None
         if kind == "state":
             if isinstance(message, Replayed):
                 return None
@@ -366,6 +385,7 @@ class Subscriber:
             return None
         self._reach(place, message.position)
         if message.channel.startswith(FLOW):
+            self._answered = self._expected
             self._held = True
             return Job()
         return self._gap_of(place)

@@ -615,6 +615,33 @@ def test_one_event_after_the_other(site: Site) -> None:
     assert [frame["ref"] for frame in found] == list(range(100))
 
 
+@pytest.mark.parametrize("bus", ["memory", "redis"])
+def test_refusals_wait_their_turn(
+    sites: Sites, engine: str, bus: str, fresh_store: Callable[[str], str]
+) -> None:
+    """What is refused, crashes or says nothing is answered after what was sent before it."""
+    url = sites.once("order", lambda: fresh_store("redis")) if bus == "redis" else "memory://"
+    site = sites.get(engine, FSM_BUS_URL=url)
+    events = {"start": 200, "fly": 402, "stop": 200, "nothing": 202, "ping": 200, "boom": 405}
+    expected: list[tuple[Any, int]] = []
+    got = []
+    with lab(site) as client:
+        for _ in range(10):
+            for event, status in events.items():
+                client.send(event, ref=event)
+                expected.append((event, status))
+            client.raw(b"binary")
+            client.send("half_done", ref="half")
+            client.raw('{"ref": "none"}')
+            client.send("stop", ref="stop")
+            expected += [(None, 403), ("half", 200), ("half", 405), ("none", 403), ("stop", 200)]
+        while len(got) < len(expected):
+            frame = client.recv()
+            got.append((frame.get("ref"), frame["status"]))
+        client.silent()
+    assert got == expected
+
+
 def test_clients_that_race(site: Site) -> None:
     """Of several clients that send at one rev, one wins; all see the same states."""
     browser = site.browser()
