@@ -267,6 +267,7 @@ class Served:
         "_events",
         "_pending",
         "_progress",
+        "_resuming",
         "_woken",
         "closed",
         "peer",
@@ -285,6 +286,8 @@ class Served:
         self._woken = False
         self._progress = 0.0
         """Since when nothing more has been written of what is pending; 0: nothing is."""
+        self._resuming = False
+        """Whether a timer is set for the time when the client need not wait any more."""
         self._deadline = 0.0
         """When the connection is closed, whatever is pending; 0: not yet."""
 
@@ -374,8 +377,13 @@ class Served:
         if events != self._events:
             before, self._events = self._events, events
             self._engine.watch(self, before, events)
-            if not events & READ and peer.resume_at:
-                self._engine.call_at(max(peer.resume_at, time.monotonic() + 0.01), self._go_on)
+        if peer.resume_at and not self._resuming and peer.held_up:
+            self._resuming = True
+            self._engine.call_at(peer.resume_at, self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = False
+        self._go_on()
 
     def _flush(self) -> None:
         peer = self.peer

@@ -72,7 +72,7 @@ class Peer:
         self.code = 0
         """With which code it ended."""
         self.resume_at = 0.0
-        """Until when (of time.monotonic()) nothing is read, since the client sent too much."""
+        """Until when (of time.monotonic()) nothing is taken, since the client sent too much."""
 
     @property
     def kind(self) -> str:
@@ -86,8 +86,13 @@ class Peer:
             not self.ended
             and len(self.jobs) < BACKLOG
             and not self.behind
-            and (not self.resume_at or self.resume_at <= time.monotonic())
+            and not self.held_up
         )
+
+    @property
+    def held_up(self) -> bool:
+        """Whether the client has sent too much, so that it has to wait until `resume_at`."""
+        return self.resume_at > 0 and self.resume_at > time.monotonic()
 
     @property
     def behind(self) -> bool:
@@ -152,6 +157,7 @@ class Peer:
     def finish(self) -> None:
         """Do what the client had asked for before it went, then let go of everything."""
         while self.jobs or self.behind:
+            self.resume_at = 0.0  # who is gone need not be held up
             if self.jobs:
                 self.do(self.jobs.popleft())
             else:
@@ -198,7 +204,12 @@ class SocketPeer(Peer):
 
     @property
     def behind(self) -> bool:
-        return self._socket.behind and len(self.jobs) < BACKLOG and not self.code
+        return (
+            self._socket.behind
+            and len(self.jobs) < BACKLOG
+            and not self.code
+            and not self.held_up
+        )
 
     @property
     def finished(self) -> bool:

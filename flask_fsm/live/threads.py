@@ -167,7 +167,7 @@ class Served:
             times.append(self._progress + self._peer.config.send_timeout)
         if self._end:
             times.append(self._end)
-        if self._peer.resume_at:
+        if self._peer.held_up:
             times.append(self._peer.resume_at)
         return min(times)
 
@@ -182,13 +182,14 @@ class Served:
 
     def _work(self) -> None:
         self._flush()
-        while self._peer.jobs:
+        while self._peer.jobs or self._peer.behind:
+            if self._peer.behind:
+                self._write(self._peer.received(b""))
+                continue
             self._peer.do(self._peer.jobs.popleft())
             if self._lost:
                 raise EOFError
             self._flush()
-            if self._peer.behind:
-                self._write(self._peer.received(b""))
 
     def _flush(self) -> None:
         """Write what waits, as long as the client takes it."""

@@ -348,6 +348,31 @@ def test_many_small_bombs_are_not_unpacked_at_once(start: Start, engine: str) ->
                 client.recv()
 
 
+@KINDS
+@pytest.mark.parametrize("machine", ["trap", "shared"])
+def test_who_sends_too_much_waits(start: Start, engine: str, machine: str) -> None:
+    """It is read at FSM_MESSAGE_RATE and loses nothing, whatever else may wake the server."""
+    site = start(engine, FSM_MESSAGE_RATE=50, FSM_HEARTBEAT=300)
+    rate, number = 50, 250
+    with raw(site, f"/fsm/{machine}/ws") as client:
+        begun = time.monotonic()
+        for count in range(number):
+            client.say("echo", count)
+        last, pauses = begun, []
+        for expected in range(number):
+            assert client.recv()["data"] == expected
+            now = time.monotonic()
+            pauses.append(now - last)
+            last = now
+        # A client may send those of two seconds at once.
+        assert last - begun > (number - 2 * rate) / rate - 1
+        assert pauses[-1] < PATIENCE / 4
+        process = psutil.Process(max(site.server.pids()))
+        used = sum(process.cpu_times()[:2])
+        time.sleep(1)
+        assert sum(process.cpu_times()[:2]) - used < 0.5, "It does not sleep afterwards."
+
+
 # -- who reads nothing ----------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 from contextvars import ContextVar
 from threading import Event
-from typing import Any
+from typing import Any, Literal
 
 from cachelib import SimpleCache
 from flask import Flask, current_app, g, request
@@ -25,9 +25,11 @@ from .apps import SECRET, VARIABLE
 SEEN: ContextVar[Any] = ContextVar("seen", default=None)
 
 
-def trap_machine(gate: Event) -> Machine:
+def trap_machine(
+    gate: Event, name: str = "trap", scope: Literal["subject", "connection"] = "connection"
+) -> Machine:
     """One state, whose handlers answer, wait at a gate, or fail."""
-    machine = Machine("trap", scope="connection")
+    machine = Machine(name, scope=scope)
     on = State("on")
 
     @on.event("echo")
@@ -102,6 +104,7 @@ def create_app() -> Flask:
     app.config["TORN"] = []
     gate = Event()
     fsm = FlaskFSM(trap_machine(gate))
+    fsm.add(trap_machine(gate, "shared", "subject"))
     fsm.live.authorize(lambda group: group == "ops")
     fsm.init_app(app)
 
