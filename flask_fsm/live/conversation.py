@@ -252,6 +252,10 @@ class Conversation:
         """Find the flow, listen to it, and queue what the client is to know at first."""
         if self._bound.machine.scope == "connection":
             self._own = OwnFlow(self._bound.machine, self._state, self)
+            if self._bound.subject_of is not None and not self._bound.by_url:
+                # The flow is nobody's, but the groups were opened to this user.
+                self._subject = self._bound.subject_of({})
+            self._listen_to_subject()
             self._listen_to_groups()
             if since is not None:
                 self._catch_up(since, "")
@@ -264,9 +268,7 @@ class Conversation:
             channels = self._state.live.channels
             self.subscriber.join(channels.get(FLOW + key))
             self._subject = run.place.subject
-            if self._subject is not None:
-                name = self._state.live.subject_channel(self._subject)
-                self.subscriber.join(channels.get(name), silent=True)
+            self._listen_to_subject()
             self._listen_to_groups()
             run.load()  # what was committed before we listened
             lost = [] if since is None else self._catch_up(since, FLOW + key)
@@ -279,6 +281,12 @@ class Conversation:
             self._session_is_kept = True
         else:
             self._keep()
+
+    def _listen_to_subject(self) -> None:
+        live = self._state.live
+        if self._subject is not None:
+            name = live.subject_channel(self._subject)
+            self.subscriber.join(live.channels.get(name), silent=True)
 
     def _listen_to_groups(self) -> None:
         live = self._state.live

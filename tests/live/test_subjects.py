@@ -128,12 +128,24 @@ def test_closing_a_subject(site: Site) -> None:
 
 
 def test_sockets_of_machines_of_connections(site: Site) -> None:
-    """Sockets with flows of their own belong to nobody, so they live on."""
-    browser = signed_in(site, "karl")
-    with browser.socket("light") as client:
-        client.recv()
+    """Sockets with flows of their own are closed with their user, whose groups they hear."""
+    browser, guest, other = signed_in(site, "karl"), site.browser(), signed_in(site, "klara")
+    with (
+        other.socket("light", groups=["named3"]) as watching,
+        browser.socket("light", groups=["named3"]) as client,
+        guest.socket("light", groups=["named3"]) as third,
+    ):
+        for socket in (watching, client, third):
+            socket.recv()
         browser.get("/logout")
-        assert client.ask("change_to_green")["state"] == "green"
+        assert client.closed() == 4401
+        left = watching.recv()
+        while left["type"] != "leave":
+            left = watching.recv()
+        assert left["data"]["name"] == "karl"
+        for socket in (watching, third):
+            socket.send("change_to_green", ref="on")
+            assert socket.until("on")[-1]["state"] == "green"
 
 
 def test_what_handlers_know_of_the_user(site: Site) -> None:
