@@ -10,6 +10,7 @@ from typing import Any, Final
 from flask import Blueprint, Flask, Response, current_app, has_request_context, request, session
 
 from .appstate import EXTENSION, AppState, app_state
+from .bound import Bound
 from .carrier import carries
 from .cli import fsm as commands
 from .core.machine import Machine, TransitionLike
@@ -84,6 +85,12 @@ class FlaskFSM(Pages):
             raise DefinitionError(
                 f"There is a machine {machine.name!r} already: give this one another name."
             )
+        if websocket is not None and self.live.opened:
+            raise ConfigError(
+                f"add(..., websocket={websocket!r}) comes too late: init_app, or FlaskFSM(app, "
+                f"...), has registered the websockets. Add this machine before, and call "
+                f"fsm.init_app(app) then."
+            )
         pages = Pages(machine, self, _path(websocket))
         self._surfaces.append(pages)
         return pages
@@ -101,7 +108,7 @@ class FlaskFSM(Pages):
         state = AppState.of(
             app,
             self,
-            lambda: bind(app, self._surfaces, isinstance(state.store, RecordStore)),
+            lambda: self._bind(app, state),
             store,
         )
         state.tokens(app)
@@ -127,6 +134,11 @@ class FlaskFSM(Pages):
         if state.config.live:
             self._open_doors(app, state, blueprint)
         app.register_blueprint(blueprint)
+
+    def _bind(self, app: Flask, state: AppState) -> dict[str, Bound]:
+        """Bind the machines to the views that there are, none of which may hide an endpoint."""
+        doors.check_endpoints(app)
+        return bind(app, self._surfaces, isinstance(state.store, RecordStore))
 
     def _open_doors(self, app: Flask, state: AppState, blueprint: Blueprint) -> None:
         """Let sockets, streams and programs in."""
@@ -154,9 +166,9 @@ class FlaskFSM(Pages):
                 defaults={"machine": surface.name},
                 websocket=True,
             )
-        for path, function in self.live.endpoints.items():
+        for path, function in self.live.open().items():
             app.add_url_rule(
-                path, f"fsm.endpoint.{path}", doors.answering(app, function), methods=["GET"]
+                path, doors.ENDPOINT + path, doors.answering(app, function), methods=["GET"]
             )
 
     # -- the store ----------------------------------------------------------------------

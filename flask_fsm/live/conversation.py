@@ -21,7 +21,7 @@ from ..core.event import SAME, EventStatus, Sent, dump_reply
 from ..core.flow import Flow, Result
 from ..core.machine import Machine
 from ..core.snapshot import Snapshot
-from ..errors import FSMError, StaleFlow
+from ..errors import FSMError, StaleFlow, StoreUnavailable
 from ..observer import Sender
 from ..runtime import Run, channel_key
 from ..signals import emit, finished, transitioned
@@ -90,6 +90,9 @@ def check_rev(asked: Asked, flow: Flow) -> None:
 
 def crash(error: BaseException) -> str:
     """Return the frame of an event that failed; what failed is for the log."""
+    if isinstance(error, StoreUnavailable):
+        log.error("%s", error, exc_info=error)
+        return refusal(error)
     log.error("The handler of an event failed.", exc_info=error)
     return data_frame(
         {"reason": "crashed", "message": "This event could not be handled."},

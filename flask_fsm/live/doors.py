@@ -14,7 +14,7 @@ from ..appstate import AppState, app_state, behind
 from ..bound import Bound
 from ..core.event import EventStatus
 from ..core.flow import Flow
-from ..errors import ConfigError, FSMError, NotFound
+from ..errors import ConfigError, DuplicateEndpoint, FSMError, NotFound
 from ..problem import Circumstances, Refusal
 from ..runtime import Run
 from ..stores import RecordStore
@@ -40,9 +40,19 @@ from .takeover import Handed, has_socket
 from .websocket import VERSION, Handshake, WebSocket
 from .worker import threads
 
-__all__ = ["answering", "events", "health", "send_event", "show_state", "websocket"]
+__all__ = [
+    "ENDPOINT",
+    "answering",
+    "check_endpoints",
+    "events",
+    "health",
+    "send_event",
+    "show_state",
+    "websocket",
+]
 
 log: Final = logging.getLogger("flask_fsm")
+ENDPOINT: Final = "fsm.endpoint."
 MAX_GROUPS: Final = 16
 LONGEST_GROUP: Final = 128
 # Seconds that an answer waits until what it tells of is on its way to other processes.
@@ -338,7 +348,10 @@ def send_event(machine: str) -> ResponseReturnValue:
         return _answer(stamped(refusal(error), error.ref), 400)
     except FSMError as error:
         if error.status >= 500:
-            return _answer(stamped(crash(error), ref), error.status)
+            answer = _answer(stamped(crash(error), ref), error.status)
+            if error.retry_after is not None:
+                answer.headers["Retry-After"] = str(error.retry_after)
+            return answer
         status = 409 if isinstance(error, ConfigError) else error.status
         return _answer(stamped(refusal(error, flow), ref), status)
     except (Exception, SystemExit) as error:
@@ -351,6 +364,19 @@ def health() -> ResponseReturnValue:
     """Say that this process serves, and by how many connections."""
     service: Service = app_state().live
     return _answer(dumps({"status": "ok", "connections": len(service.loop) + len(service.threads)}))
+
+
+def check_endpoints(app: Flask) -> None:
+    """Raise DuplicateEndpoint if a view of the app answers where an endpoint is to."""
+    rules = [rule for rule in app.url_map.iter_rules() if "GET" in (rule.methods or ())]
+    ours = {rule.rule for rule in rules if rule.endpoint.startswith(ENDPOINT)}
+    for rule in rules:
+        theirs = not (rule.endpoint.startswith(ENDPOINT) or rule.websocket)
+        if theirs and rule.rule in ours:
+            raise DuplicateEndpoint(
+                f"The view {rule.endpoint!r} answers at {rule.rule!r}, as does an endpoint of "
+                f"fsm.live: give one of them another path."
+            )
 
 
 def answering(app: Flask, function: Callable[..., Any]) -> Callable[[], Any]:

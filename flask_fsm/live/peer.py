@@ -82,12 +82,7 @@ class Peer:
     @property
     def reading(self) -> bool:
         """Whether more may be read from the client now."""
-        return (
-            not self.ended
-            and len(self.jobs) < BACKLOG
-            and not self.behind
-            and not self.held_up
-        )
+        return not self.ended and len(self.jobs) < BACKLOG and not self.behind and not self.held_up
 
     @property
     def held_up(self) -> bool:
@@ -205,10 +200,7 @@ class SocketPeer(Peer):
     @property
     def behind(self) -> bool:
         return (
-            self._socket.behind
-            and len(self.jobs) < BACKLOG
-            and not self.code
-            and not self.held_up
+            self._socket.behind and len(self.jobs) < BACKLOG and not self.code and not self.held_up
         )
 
     @property

@@ -52,6 +52,18 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
     def _output(self, message: Message) -> Any:
         return self._channel.adapt(message)
 
+    def _plain(self, message: Message) -> Any:
+        return {"event": message.type, "data": message.payload}
+
+    def _error(self, payload: Any = None) -> Any:
+        """Return the output of a message of type `error`, whatever the channel's `adapt` does."""
+        message = Message("error", payload)
+        try:
+            return self._output(message)
+        except Exception:
+            log.exception("The channel %r has no form for errors.", self._channel.id)
+            return self._plain(message)
+
     def _empty(self) -> bool:
         # Only to spare the exception: it costs more than all else of a delivery.
         queue = self._connection.queue
@@ -82,13 +94,11 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
                 return WAIT
             self.close()
             text = "Messages were lost: too many waited for this listener."
-            return self._output(
-                Message("error", {"reason": QueueFull.default_code, "message": text})
-            )
+            return self._error({"reason": QueueFull.default_code, "message": text})
         except Exception:
             log.exception("The queue of the listener %r failed.", listener.id)
             self.close()
-            return self._output(Message("error"))
+            return self._error()
         if self._channel.stream_delay_seconds:
             self._due = monotonic() + self._channel.stream_delay_seconds
         try:
@@ -96,7 +106,7 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
             return self._output(message)
         except Exception:
             log.exception("A message could not be delivered to the listener %r.", listener.id)
-            return self._output(Message("error"))
+            return self._error()
 
     def _listen(self, waiter: Waiter, due: float) -> None:
         # While it is too early for the next message, no push need wake anyone.
@@ -272,6 +282,9 @@ class SSEStream(MessageStream):
         if fresh:
             self._retry = retry
         return block
+
+    def _plain(self, message: Message) -> bytes:
+        return event_bytes(message.type, message.payload)
 
     def _greeting(self) -> bytes | None:
         # Before all else, so that a client knows at once that the stream is open.

@@ -107,6 +107,8 @@ class Live:
     def __init__(self) -> None:
         self._authorizer: Callable[[str], Any] | None = None
         self._endpoints: dict[str, Callable[..., Any]] = {}
+        self.opened = False
+        """Whether an app has got the endpoints."""
 
     def authorize(self, function: F) -> F:
         """Say who may join a group: `(name) -> bool`, within the request that asks for it.
@@ -121,10 +123,20 @@ class Live:
     def endpoint(self, path: str) -> Callable[[F], F]:
         """Answer a GET of `path`, which is that of the app's root, by a function of the headers.
 
-        Register it before `init_app`.
+        Register it before `init_app`. Raises DuplicateEndpoint if another one answers there.
         """
         if not isinstance(path, str) or not path.startswith("/"):
             raise DefinitionError(f"endpoint() takes a path that begins with '/', not {path!r}.")
+        if "<" in path:
+            raise DefinitionError(
+                f"endpoint() takes a path without parameters, not {path!r}: its function gets the "
+                f"headers and nothing else. What has parameters is a view of the app."
+            )
+        if self.opened:
+            raise ConfigError(
+                f"endpoint({path!r}) comes too late: init_app, or FlaskFSM(app, ...), has "
+                f"registered the endpoints. Register it before, and call fsm.init_app(app) then."
+            )
         if path in self._endpoints:
             raise DuplicateEndpoint(f"Another function answers at {path!r} already.")
 
@@ -136,9 +148,9 @@ class Live:
 
         return register
 
-    @property
-    def endpoints(self) -> Mapping[str, Callable[..., Any]]:
-        """What answers at which path."""
+    def open(self) -> Mapping[str, Callable[..., Any]]:
+        """Return what answers at which path; nothing is added to it from now on."""
+        self.opened = True
         return self._endpoints
 
     def allows(self, group: str) -> Any:

@@ -7,11 +7,11 @@ reset or replaced can't come back by an old cookie.
 from __future__ import annotations
 
 from collections import OrderedDict
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Final
 
 from ..core.snapshot import Receipt, Snapshot
-from ..errors import FlowBusy, StaleFlow
+from ..errors import FlowBusy, FSMError, StaleFlow
 from .base import Kept, Seen, age, gone, lineage
 
 __all__ = ["Heads", "Turn"]
@@ -20,7 +20,7 @@ RECEIPTS: Final = 16
 
 
 class Head:
-    __slots__ = ("buried", "carried", "moved_to", "receipts", "snapshot", "turn", "users")
+    __slots__ = ("buried", "carried", "moved_to", "owner", "receipts", "snapshot", "turn", "users")
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
@@ -28,6 +28,8 @@ class Head:
         self.receipts: dict[str, Kept] = {}
         self.turn = Lock()
         self.users = 0
+        self.owner = 0
+        """The thread whose turn it is, if it is anyone's."""
         self.buried = ""
         """Why the flow was ended for good, if it was; the head is then its tombstone."""
         self.moved_to: str | None = None
@@ -164,8 +166,17 @@ class Heads:
     def _enter(self, id: str, wait: float) -> Head:
         with self._mutex:
             head = self._made(lineage(id))
+            if head.owner == get_ident():
+                raise FSMError(
+                    "This request is the one that is served of the flow, so nothing else can be "
+                    "done with it by fsm.live.flow() meanwhile: call flow.transition() or "
+                    "fsm.transition() here.",
+                    flow=id,
+                    code="in_turn",
+                )
             head.users += 1
         if head.turn.acquire(timeout=wait):
+            head.owner = get_ident()
             return head
         self._leave(id, head)
         raise FlowBusy(
@@ -198,5 +209,6 @@ class Turn:
         self._head = self._heads._enter(self._id, self._wait)
 
     def __exit__(self, *error: object) -> None:
+        self._head.owner = 0
         self._head.turn.release()
         self._heads._leave(self._id, self._head)

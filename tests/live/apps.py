@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, request, session
+from flask import Flask, current_app, request, session
 
 from flask_fsm import (
     Event,
@@ -178,6 +178,10 @@ def laboratory() -> Machine:
     def half_done(flow: Flow, data: Any) -> None:
         flow.transition("busy")
         raise LookupError(SECRET)
+
+    @idle.event("ask_oneself")
+    def ask_oneself(flow: Flow, data: Any) -> Any:
+        return current_app.extensions["fsm"].extension.live.flow(flow).send("ping")
 
     @idle.event("start_anew")
     def start_anew(flow: Flow, data: Any) -> None:

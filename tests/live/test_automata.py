@@ -8,6 +8,7 @@ import pytest
 from flask import Flask
 
 from flask_fsm import (
+    ConfigError,
     DefinitionError,
     DuplicateEndpoint,
     DuplicateEvent,
@@ -201,9 +202,43 @@ def test_two_machines_at_one_path() -> None:
         fsm.init_app(app)
 
 
-@pytest.mark.parametrize("path", ["health", "", None, 5])
+@pytest.mark.parametrize("first", ["view", "endpoint"])
+def test_an_endpoint_where_a_view_is(first: str) -> None:
+    """The first request says so, and all others, as one of both would never be called."""
+    app = Flask("app")
+    app.secret_key = "a key"
+    fsm = FlaskFSM(Machine("m", states=["a"]), websocket="/page")
+    for path in ("/health", "/ready"):
+        fsm.live.endpoint(path)(lambda headers: "OK")
+    if first == "endpoint":
+        fsm.init_app(app)
+    app.add_url_rule("/health", "healthy", lambda: "healthy")
+    app.add_url_rule("/page", "page", lambda: "a page may be where a websocket is")
+    app.add_url_rule("/ready", "ready", lambda: "so may another method", methods=["POST"])
+    if first == "view":
+        fsm.init_app(app)
+    app.testing = True
+    for path in ("/page", "/health"):
+        with pytest.raises(DuplicateEndpoint, match="'healthy' answers at '/health'"):
+            app.test_client().get(path)
+
+
+def test_what_comes_after_init_app() -> None:
+    """Endpoints and paths of websockets that no app would get are refused."""
+    app = Flask("app")
+    app.secret_key = "a key"
+    fsm = FlaskFSM(app, Machine("m", states=["a"]))
+    with pytest.raises(ConfigError, match="too late"):
+        fsm.live.endpoint("/late")
+    with pytest.raises(ConfigError, match="too late"):
+        fsm.add(Machine("late", states=["a"]), websocket="/late")
+    fsm.add(Machine("n", states=["a"]))
+    assert app.test_client().get("/fsm/n/state").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["health", "", None, 5, "/users/<int:number>"])
 def test_an_endpoint_needs_a_path(path: Any) -> None:
-    """A path begins with a slash."""
+    """A path begins with a slash, and has no parameters, which its function would not get."""
     with pytest.raises(DefinitionError):
         FlaskFSM(Machine("m", states=["a"])).live.endpoint(path)
 

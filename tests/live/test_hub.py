@@ -728,18 +728,21 @@ def test_a_delivery_that_fails_is_a_message_of_type_error(
     assert "two is too many" in caplog.text
 
 
-def test_a_stream_raises_if_not_even_the_error_can_be_told() -> None:
-    """The fault of the app comes out where the stream is read."""
+def test_an_adapt_that_always_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """Each message that it fails for is told as an error in the plain form, and the log has why."""
 
-    class Broken(Channel):
+    class Broken(SSEChannel):
         def adapt(self, message: Message) -> Any:
             raise RuntimeError(message.type)
 
     channel = Broken()
     listener = started(channel)
-    tell(channel, 1)
-    with pytest.raises(RuntimeError, match="error"):
-        next(channel.message_stream(listener))
+    tell(channel, 1, 2)
+    stream = channel.message_stream(listener)
+    assert next(stream) == {"event": "error", "data": None}
+    events = channel.sse_stream(listener)
+    assert [next(events), next(events)] == [b"retry: 3000\n\n", b"event: error\ndata: null\n\n"]
+    assert "RuntimeError: error" in caplog.text
 
 
 def test_a_queue_that_can_not_be_read_ends_its_stream(caplog: pytest.LogCaptureFixture) -> None:

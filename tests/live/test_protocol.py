@@ -12,6 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ..children import PATIENCE
+from ..servers import Valkey
 from .apps import SECRET
 from .frames import checked
 from .serving import Browser, Site, Sites, Socket, until
@@ -58,6 +59,7 @@ def test_a_client_gets_the_state_first(site: Site) -> None:
                 "unsayable",
                 "unsayable_move",
                 "half_done",
+                "ask_oneself",
                 "start_anew",
             ),
             *("start", "open_vault", "enter"),
@@ -243,6 +245,39 @@ def test_a_handler_that_raises_after_a_move(site: Site) -> None:
         assert (state["state"], state["rev"], crash["status"]) == ("busy", 1, 405)
         assert other.recv()["state"] == "busy"
         alive(client, "busy", 1)
+
+
+def test_an_event_within_an_event_of_the_same_flow(site: Site) -> None:
+    """It would wait for itself, so it is refused at once, and the log says what to do."""
+    with lab(site) as client:
+        client.ask("start")
+        client.ask("stop")
+        assert client.ask("ask_oneself")["status"] == 405
+        alive(client, "idle", 2)
+    assert "call flow.transition() or fsm.transition() here" in site.log
+
+
+def test_a_store_that_is_away(engine: str) -> None:
+    """A socket's event and a program's are told that they can be sent again; then they work."""
+    with (
+        Valkey() as server,
+        Site(engine, FSM_STORE_URL=server.url, FSM_STORE_TIMEOUT=1) as site,
+        lab(site, browser := site.browser()) as client,
+    ):
+        client.ask("start")
+        server.kill()
+        frame = client.ask("stop", ref=1)
+        assert (frame["status"], frame["data"]["reason"]) == (405, "unavailable")
+        reply = browser.event("lab", "stop")
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+        assert reply.json["data"]["reason"] == "unavailable"
+        assert "The handler of an event failed" not in site.log
+        server.start()
+        browser = site.browser()
+        with lab(site, browser) as other:
+            assert other.ask("start")["state"] == "busy"
+        client.send("look", ref=2)  # what was not kept durably is gone, and that is said
+        assert client.closed() == 4404
 
 
 @pytest.mark.parametrize("event", ["unsayable", "unsayable_move"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from flask_fsm import FlowBusy, FlowGone, Machine, StaleFlow
+from flask_fsm import FlowBusy, FlowGone, FSMError, Machine, StaleFlow
 from flask_fsm.core.flow import blank, successor
 from flask_fsm.stores import Heads, Place, Seen
 
@@ -104,14 +105,20 @@ def test_turns_of_one_flow_are_taken_one_after_another() -> None:
     assert len(heads) == 0
 
 
+def take_turn(heads: Heads, id: str, wait: float = 0.01) -> None:
+    """Take the turn of a flow and give it back."""
+    with heads.turn(id, wait):
+        pass
+
+
 def test_a_run_and_its_successors_share_their_turn() -> None:
     """Else the first forms of a new run, and the last ones of the old, could race."""
     heads = Heads(10)
     id = blank(MACHINE, NOW).id
-    with heads.turn(id, 1):
+    with heads.turn(id, 1), ThreadPoolExecutor(1) as another:
         for other in (id, successor(id), successor(successor(id))):
-            with pytest.raises(FlowBusy) as caught, heads.turn(other, 0.01):
-                pass
+            with pytest.raises(FlowBusy) as caught:
+                another.submit(take_turn, heads, other).result()
             assert caught.value.flow == other
         with heads.turn(blank(MACHINE, NOW).id, 0.01):
             pass
@@ -121,10 +128,23 @@ def test_the_wait_for_a_turn_is_bounded_and_leaves_nothing_behind() -> None:
     """Who waited in vain is told so, and the turn is free again afterwards."""
     heads = Heads(10)
     id = blank(MACHINE, NOW).id
-    with heads.turn(id, 1), pytest.raises(FlowBusy), heads.turn(id, 0.01):
-        pass
-    with heads.turn(id, 0.01):
-        pass
+    with heads.turn(id, 1), ThreadPoolExecutor(1) as another, pytest.raises(FlowBusy):
+        another.submit(take_turn, heads, id).result()
+    take_turn(heads, id)
+    assert len(heads) == 0
+
+
+def test_nobody_waits_for_himself() -> None:
+    """Who asks for the turn that he has is told so at once, and keeps it."""
+    heads = Heads(10)
+    id = blank(MACHINE, NOW).id
+    with heads.turn(id, 1):
+        with pytest.raises(FSMError) as caught:
+            take_turn(heads, successor(id), 1_000)
+        assert caught.value.code == "in_turn"
+        with ThreadPoolExecutor(1) as another, pytest.raises(FlowBusy):
+            another.submit(take_turn, heads, id).result()
+    take_turn(heads, id)
     assert len(heads) == 0
 
 
