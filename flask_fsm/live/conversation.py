@@ -321,7 +321,9 @@ class Conversation:
                 self._held.run(self._do, job)
             else:
                 Context().run(self._do_anew, job)
-        except Exception as error:  # of a teardown function of the app
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of a teardown function of the app
             self._reply(crash(error), self._ref)
         finally:
             self._ref = None
@@ -383,7 +385,9 @@ class Conversation:
                     sent = self._handle(flow, asked)
         except FSMError as error:
             self._reply(crash(error) if error.status >= 500 else refusal(error, flow), asked.ref)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a task that was cancelled, a time that is over, an exit
             self._reply(crash(error), asked.ref)
         else:
             if not sent and asked.ref is not None:

@@ -354,7 +354,9 @@ def send_event(machine: str) -> ResponseReturnValue:
             return answer
         status = 409 if isinstance(error, ConfigError) else error.status
         return _answer(stamped(refusal(error, flow), ref), status)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a task that was cancelled, a time that is over, an exit
         return _answer(stamped(crash(error), ref), 500)
     frames = frames_of(bound.machine, sent) or [data_frame(None, EventStatus.NoContent)]
     return _answer(stamped(listed(frames), ref))

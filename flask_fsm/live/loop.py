@@ -37,6 +37,8 @@ RECEIVE: Final = 65_536
 LONG: Final = 0.01
 # Seconds for which events of a machine that took long are left to the other threads.
 WARY: Final = 2.0
+# Seconds until the loop goes on after an error of its own.
+PAUSE: Final = 0.1
 # Seconds that events which are being handled get at the end of the process.
 GRACE: Final = 30.0
 
@@ -119,8 +121,11 @@ class LoopEngine(Engine):
                     self._turn(order.number)
                 else:
                     order()
-            except Exception:
+            except BaseException:
                 log.exception("A thread of the live loop went on after an error.")
+                if isinstance(order, Lead) and order.number == self._lead:
+                    time.sleep(PAUSE)
+                    self._orders.put(order)  # somebody has to lead
 
     def _look(self) -> None:
         """Let another thread lead, when the leader is busy with an event for long."""
@@ -219,7 +224,7 @@ class LoopEngine(Engine):
             function(*args)
         except Deposed:
             raise
-        except Exception:
+        except BaseException:
             log.exception("A connection of the live loop failed.")
 
     def on_ready(self, events: int) -> None:
@@ -311,7 +316,10 @@ class Served:
 
     def do(self) -> None:
         """Do the next job."""
-        self.peer.do(self.peer.jobs.popleft())
+        try:
+            self.peer.do(self.peer.jobs.popleft())
+        except BaseException:
+            log.exception("A job of a connection failed.")
 
     def do_elsewhere(self) -> None:
         """Do the next job, in a thread that does not lead."""

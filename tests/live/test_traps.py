@@ -171,12 +171,16 @@ def test_nothing_is_left_where_tearing_down_fails(sites: Sites, engine: str, ses
 
 
 @KINDS
-@pytest.mark.parametrize("event", ["raise", "fail_at_the_end", "exit"])
-def test_no_exception_becomes_http(sites: Sites, engine: str, event: str) -> None:
-    """A handler that fails is answered by a frame: no text of HTTP is in the stream, no secret."""
+@pytest.mark.parametrize("machine", ["trap", "shared"])
+@pytest.mark.parametrize("event", ["raise", "fail_at_the_end", "exit", "cancel", "base"])
+def test_no_exception_becomes_http(sites: Sites, engine: str, event: str, machine: str) -> None:
+    """A handler that fails is answered by a frame: no text of HTTP is in the stream, no secret.
+
+    However many fail, no thread is lost by it.
+    """
     site = sites.get(engine, APP, FSM_LIVE_WORKERS=2)
     for _ in range(3):
-        with raw(site) as client:
+        with raw(site, f"/fsm/{machine}/ws") as client:
             client.say(event, ref=1)
             client.say("echo", "goes on", ref=2)
             frames = [client.recv()]
@@ -187,6 +191,9 @@ def test_no_exception_becomes_http(sites: Sites, engine: str, event: str) -> Non
             for frame in frames:
                 checked(json.dumps(frame))
     assert site.browser().get("/ping").status == 200
+    if machine == "shared" and event != "fail_at_the_end":
+        reply = site.browser().event(machine, event)
+        assert (reply.status, reply.json["status"]) == (500, 405)
 
 
 # -- the end --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ FSM_TEST_CONFIG holds the config, as for apps.py.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -82,6 +83,16 @@ def trap_machine(
     @on.event("exit")
     def exit(flow: Flow, data: Any) -> None:
         sys.exit(SECRET)
+
+    @on.event("cancel")
+    async def cancel(flow: Flow, data: Any) -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    @on.event("base")
+    def base(flow: Flow, data: Any) -> None:
+        raise BaseException(SECRET)  # as gevent's Timeout is
 
     @on.event("fail_at_the_end")
     def fail_at_the_end(flow: Flow, data: Any) -> str:
