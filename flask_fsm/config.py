@@ -15,7 +15,14 @@ from .errors import ConfigError
 __all__ = ["Config"]
 
 PREFIX = "FSM_"
-CEILINGS = {"FSM_MAX_SNAPSHOT_SIZE": MAX_TEXT, "FSM_WAIT": TIMEOUT_MAX}
+# Seconds that every server, system call and timer can count; whoever wants never means this.
+WEEK = 7 * 24 * 3600
+CEILINGS = {
+    "FSM_MAX_SNAPSHOT_SIZE": MAX_TEXT,
+    "FSM_WAIT": TIMEOUT_MAX,
+    **dict.fromkeys(("FSM_HEARTBEAT", "FSM_SEND_TIMEOUT", "FSM_STORE_TIMEOUT"), WEEK),
+    **dict.fromkeys(("FSM_PRESENCE_TIME", "FSM_REPLAY_TIME"), 2 * WEEK),
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,14 @@ class Config:
             for key, field in known.items()
             if key in config
         }
-        return cls(**values)
+        found = cls(**values)
+        if found.live and found.presence_time < 2 * found.heartbeat:
+            raise ConfigError(
+                f"The config key FSM_PRESENCE_TIME can't be {found.presence_time:g} where "
+                f"FSM_HEARTBEAT is {found.heartbeat:g}: a member says at each heartbeat that it is "
+                f"there, so this is at least twice as long."
+            )
+        return found
 
 
 def _checked(key: str, kind: str, value: Any) -> Any:
@@ -132,7 +146,7 @@ def _checked(key: str, kind: str, value: Any) -> Any:
     elif kind == "str":
         valid = isinstance(value, str) and bool(value)
         if key == "FSM_URL_PREFIX":
-            valid = valid and value.startswith("/")
+            valid = valid and value.startswith("/") and "<" not in value
     elif kind.startswith("int"):
         valid = isinstance(value, int) and not isinstance(value, bool) and value > 0
     else:

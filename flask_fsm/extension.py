@@ -22,6 +22,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .live import doors
+from .live.origin import let_read
 from .live.service import Service
 from .live.subjects import close_after_change
 from .live.surface import Live
@@ -145,6 +146,7 @@ class FlaskFSM(Pages):
         state.live = Service(state.config, lambda group: self.live.allows(group))
         state.observers.append(state.live)
         app.after_request(close_after_change)
+        blueprint.after_request(_let_read)
         sockets = [surface for surface in self._surfaces if surface._websocket is not None]
         paths = [surface._websocket for surface in sockets]
         for surface in sockets:
@@ -203,6 +205,11 @@ def _set_up(endpoint: str | None, values: dict[str, Any] | None) -> None:
     if app_state().fix() and "csrf" in current_app.extensions:
         # That door asks for a type and an origin that no other site's page can send.
         current_app.extensions["csrf"].exempt(doors.send_event)
+
+
+def _let_read(response: Response) -> Response:
+    """Let pages of allowed origins read what the doors answer, and the script that they need."""
+    return response if request.endpoint == "fsm.resume" else let_read(response)
 
 
 def _claim_at_login(response: Response) -> Response:

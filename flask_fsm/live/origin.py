@@ -1,16 +1,54 @@
-"""Origin: which sites' pages may open sockets and send events (RFC 6455 section 10.2)."""
+"""Origin: which sites' pages may open sockets and send events (RFC 6455 section 10.2).
+
+Those of allowed sites may also read what they are answered (the Fetch standard's CORS).
+"""
 
 from __future__ import annotations
 
+import re
+from typing import Final
 from urllib.parse import urlsplit
 
-from flask import Request
+from flask import Request, Response, request
 
+from ..appstate import app_state
 from ..config import Config
+from ..errors import ConfigError
 
-__all__ = ["is_welcome"]
+__all__ = ["check_allowed", "is_welcome", "let_read"]
 
-SECURE = ("https", "wss")
+SECURE: Final = ("https", "wss")
+ORIGIN: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@:*A-Z\[\]]+)(:[1-9][0-9]{0,4})?")
+# How many seconds a browser remembers what it may send.
+PREFLIGHT: Final = "600"
+
+
+def check_allowed(config: Config) -> None:
+    """Raise ConfigError if an allowed origin is none that a browser would name (RFC 6454)."""
+    for origin in config.allowed_origins:
+        usual = origin.endswith(":443" if origin.startswith("https:") else ":80")
+        if ORIGIN.fullmatch(origin) is None or usual:
+            raise ConfigError(
+                f"FSM_ALLOWED_ORIGINS can't have {origin!r}: an origin is a scheme, a host in "
+                f"small letters and, if it is not the usual one, a port, such as "
+                f"'https://app.example' or 'http://localhost:8080'. There are no patterns."
+            )
+
+
+def let_read(response: Response) -> Response:
+    """Let the pages of allowed origins read an answer, and ask whether they may send an event."""
+    allowed = app_state().config.allowed_origins
+    if allowed:
+        response.vary.add("Origin")
+        origin = request.headers.get("Origin")
+        if origin in allowed:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Allow-Credentials"] = "true"
+            if request.method == "OPTIONS":
+                response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+                response.headers["Access-Control-Allow-Headers"] = "Content-Type, Last-Event-ID"
+                response.headers["Access-Control-Max-Age"] = PREFLIGHT
+    return response
 
 
 def is_welcome(request: Request, config: Config) -> bool:

@@ -21,6 +21,7 @@ from .channels import FLOW, GROUP, SUBJECT, Channels, Envelope
 from .conversation import run_name
 from .engine import Engine
 from .loop import LoopEngine
+from .origin import check_allowed
 from .protocol import data_frame, state_frame
 from .subscriber import CLOSE_GOING, CLOSE_OTHER_USER
 from .takeover import is_plain
@@ -48,6 +49,7 @@ class Service:
                 f"The config key FSM_LIVE_ENGINE can't be {config.live_engine!r}: it is one of "
                 f"{', '.join(ENGINES)}."
             )
+        check_allowed(config)
         self.config = config
         self.authorize = authorize
         self._warned = False

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page
 
+from ..live.serving import Site
 from ..live.standin import Standin
 
 pytestmark = pytest.mark.browser
@@ -74,6 +75,29 @@ def test_page_stream_refused(page: Page, standin: Standin) -> None:
     for _ in range(2):
         standin.stream().answer(403, {"status": 403, "detail": "No group."})
     wait(page, "() => window.fault?.code === 4403 && window.fault.message === 'No group.'")
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+def test_page_of_an_allowed_origin(chromium: Browser, standin: Standin, transport: str) -> None:
+    """A page of another origin that the server allows has it all, the script included."""
+    connect = f"""async (server) => {{
+        const {{ connect }} = await import(`${{server}}/fsm/static/fsm.js`);
+        window.flow = connect("lab", {{ origin: server, transport: {transport!r} }});
+        return (await flow.send("start", null, {{ timeout: 5000 }})).state;
+    }}"""
+    with (
+        Site("loop", FSM_ALLOWED_ORIGINS=[standin.url]) as site,
+        Site("loop") as closed,
+        chromium.new_context() as context,
+    ):
+        page = context.new_page()
+        page.goto(standin.url)
+        assert page.evaluate(connect, site.origin) == "busy"
+        wait(page, "() => flow.state === 'busy'")
+        page.reload()
+        assert "import" in page.evaluate(
+            f"(server) => ({connect})(server).catch((error) => String(error))", closed.origin
+        )
 
 
 @pytest.mark.parametrize("call", ["visibilitychange", "online"])

@@ -145,17 +145,49 @@ def test_programs_may_be_refused(sites: Sites, door: str) -> None:
     assert knock(site, door, {}) == 403
 
 
-def test_the_scheme_counts(sites: Sites) -> None:
+@pytest.mark.parametrize("door", DOORS)
+def test_the_scheme_counts(loop: Site, door: str) -> None:
     """Behind TLS a page that came without it is another site's."""
-    site = sites.get("loop", PREFERRED_URL_SCHEME="https")
-    # Nothing tells this server that it is behind TLS, so both are pages of this host.
-    assert knock(site, "state", Asking("https://app.example:8000").headers) == 200
+    behind = {"X-Forwarded-Proto": "https"}  # which gunicorn takes from a proxy on this machine
+    assert knock(loop, door, Asking("https://app.example:8000").headers | behind) == 200
+    assert knock(loop, door, Asking("http://app.example:8000").headers | behind) == 403
+    # Where nothing tells the server that it is behind TLS, both are pages of this host.
+    assert knock(loop, door, Asking("https://app.example:8000").headers) == 200
 
 
 def test_the_health_is_for_all(loop: Site) -> None:
     """Whoever asks for the health gets it: it tells nothing of anybody."""
     headers = {"Origin": "https://evil.example"}
     assert loop.browser().ask("GET", "/fsm/health", headers=headers).status == 200
+
+
+def test_allowed_sites_may_read(sites: Sites) -> None:
+    """Their pages may read what they get, and are told beforehand what they may send (CORS)."""
+    site = sites.get("loop", FSM_ALLOWED_ORIGINS=ALLOWED)
+    for origin in (*ALLOWED, "https://evil.example"):
+        headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        told = {}
+        for method, path in (
+            ("GET", "/fsm/lab/state"),
+            ("GET", "/fsm/health"),
+            ("GET", "/fsm/static/fsm.js"),
+            ("HEAD", "/fsm/lab/events"),
+            ("OPTIONS", "/fsm/lab/event"),
+            ("GET", "/fsm/lab/resume/none"),
+        ):
+            reply = site.browser().ask(method, path, headers=headers)
+            told[path] = reply.headers.get("Access-Control-Allow-Origin")
+            if path != "/fsm/lab/resume/none":
+                assert "Origin" in reply.headers["Vary"]
+        if origin in ALLOWED:
+            assert told.pop("/fsm/lab/resume/none") is None
+            assert set(told.values()) == {origin}
+            reply = site.browser().ask("OPTIONS", "/fsm/lab/event", headers=headers)
+            assert reply.headers["Access-Control-Allow-Credentials"] == "true"
+            assert "POST" in reply.headers["Access-Control-Allow-Methods"]
+            assert "Content-Type" in reply.headers["Access-Control-Allow-Headers"]
+        else:
+            assert set(told.values()) == {None}
 
 
 def test_other_sites_may_not_read(loop: Site) -> None:

@@ -282,7 +282,7 @@ def test_a_large_message_is_refused(start: Start, engine: str) -> None:
 @KINDS
 def test_what_was_refused_is_freed(start: Start, engine: str) -> None:
     """Of a thousand connections that were refused a message, nothing is left but their closing."""
-    site = start(engine, FSM_HEARTBEAT=600)
+    site = start(engine, FSM_HEARTBEAT=600, FSM_PRESENCE_TIME=1_200)
     long = b"x" * 200 * 1024
     for _ in range(50):
         refused_and_closed(site, long)
@@ -359,7 +359,7 @@ def test_many_small_bombs_are_not_unpacked_at_once(start: Start, engine: str) ->
 @pytest.mark.parametrize("machine", ["trap", "shared"])
 def test_who_sends_too_much_waits(start: Start, engine: str, machine: str) -> None:
     """It is read at FSM_MESSAGE_RATE and loses nothing, whatever else may wake the server."""
-    site = start(engine, FSM_MESSAGE_RATE=50, FSM_HEARTBEAT=300)
+    site = start(engine, FSM_MESSAGE_RATE=50, FSM_HEARTBEAT=300, FSM_PRESENCE_TIME=600)
     rate, number = 50, 250
     with raw(site, f"/fsm/{machine}/ws") as client:
         begun = time.monotonic()

@@ -107,6 +107,7 @@ function socketLine(WebSocket, url, ends) {
   socket.onopen = ends.open;
   socket.onmessage = (/** @type {MessageEvent} */ event) => ends.text(event.data);
   socket.onclose = (/** @type {CloseEvent} */ event) => ends.lost(event.code, event.reason);
+  socket.onerror = () => {}; // `close` follows; and in Node an error that nobody hears is fatal
   return { send: ({ text }) => socket.send(text), close: () => socket.close() };
 }
 
@@ -118,7 +119,7 @@ function streamLine(EventSource, fetch, ends, url, target) {
   /** @param {string} url @param {RequestInit} more */
   const ask = async (url, more) => {
     try {
-      const response = await fetch(url, { credentials: "same-origin", ...more });
+      const response = await fetch(url, { credentials: "include", ...more });
       const isStream = response.headers.get("Content-Type")?.startsWith("text/event-stream");
       if (isStream) response.body?.cancel();
       return { status: response.status, body: isStream ? null : parsed(await response.text()) };
@@ -126,7 +127,7 @@ function streamLine(EventSource, fetch, ends, url, target) {
       return { status: 0, body: null };
     }
   };
-  const source = new EventSource(url);
+  const source = new EventSource(url, { withCredentials: true });
   source.onopen = ends.open;
   for (const name of ["state", "data", "group", "message"]) {
     // Not with `lastEventId`, which is of an earlier event where this one has no id.
