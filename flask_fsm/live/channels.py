@@ -130,16 +130,16 @@ class LiveChannel(SSEChannel):
     def register_connection(self, connection: Connection) -> None:
         # The listener is there first, so that nothing falls between it and the position.
         super().register_connection(connection)
-        if not self._subscribed:
-            with self._changing:
-                if not self._subscribed:
-                    try:
-                        position = self.bus.subscribe(self.id, self)
-                    except BaseException:
-                        super().remove_listener(connection.listener.id)
-                        raise
-                    self._reach(position)
-                    self._subscribed = True
+        # Always: whoever has just seen the last listener go may be about to unsubscribe.
+        with self._changing:
+            if not self._subscribed:
+                try:
+                    position = self.bus.subscribe(self.id, self)
+                except BaseException:
+                    super().remove_listener(connection.listener.id)
+                    raise
+                self._reach(position)
+                self._subscribed = True
 
     def remove_listener(self, listener_id: str) -> None:
         super().remove_listener(listener_id)
