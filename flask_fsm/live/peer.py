@@ -209,11 +209,11 @@ class SocketPeer(Peer):
 
     def received(self, data: bytes) -> bytes:
         self._silent = 0
-        messages, out, signs = self._socket.receive(data, BACKLOG - len(self.jobs))
+        messages, out, others = self._socket.receive(data, BACKLOG - len(self.jobs))
         for message in messages:
             self.jobs.append(Job(message))
-        if messages or signs:
-            self._count(len(messages) + signs)
+        if messages or others:
+            self._count(len(messages) + others)
         if self._socket.closed:
             self.ended = True
         return out

@@ -110,6 +110,7 @@ class WebSocket:
 
     __slots__ = (
         "_connection",
+        "_fragments",
         "_limit",
         "_packed",
         "_parts",
@@ -128,6 +129,8 @@ class WebSocket:
         self._limit = limit
         self._rest = b""
         self._parts: list[str | bytes] = []
+        self._fragments = 0
+        """How many frames the last call of `receive` took that did not end a message."""
         self._size = 0
         self.closed = False
         """Whether a close frame was sent, so that nothing may follow."""
@@ -135,10 +138,11 @@ class WebSocket:
         """The code of the client's close frame, once it has come."""
 
     def receive(self, data: bytes, most: int) -> tuple[list[str | bytes], bytes, int]:
-        """Take bytes of the client; return whole messages, bytes to send, and signs of life.
+        """Take bytes of the client; return whole messages, bytes to send, and what else there was.
 
-        After about `most` messages the rest of the bytes waits for the next call. A message over
-        the limit ends the connection with 1009, a broken frame with 1002 or 1007.
+        That is how many frames came besides: signs of life, and parts of messages. After about
+        `most` of all these the rest of the bytes waits for the next call. A message over the limit
+        ends the connection with 1009, a broken frame with 1002 or 1007.
         """
         messages: list[str | bytes] = []
         data, self._rest = self._rest + data, b""
@@ -154,17 +158,17 @@ class WebSocket:
             self._plain = False
         out: list[bytes] = []
         signs = 0
-        bite = BITE if self._packed else len(data)
-        for start in range(0, len(data), bite):
+        self._fragments = 0
+        for start in range(0, len(data), BITE):
             if self.received_code is not None or self._size < 0:
                 break
-            if len(messages) >= most:
+            if len(messages) + signs + self._fragments >= most:
                 self._rest = data[start:]
                 break
-            self._connection.receive_data(data[start : start + bite])
+            self._connection.receive_data(data[start : start + BITE])
             signs += self._read(messages, out)
         self._plain = not self._rest and len(data) == signs * EMPTY_CONTROL
-        return messages, b"".join(out), signs
+        return messages, b"".join(out), signs + self._fragments
 
     @property
     def behind(self) -> bool:
@@ -201,7 +205,7 @@ class WebSocket:
         for event in self._connection.events():
             if isinstance(event, (TextMessage, BytesMessage)):
                 if self._add(event):
-                    messages.append(self._whole())
+                    messages.append(self._whole(isinstance(event, TextMessage)))
                 elif self._size < 0:
                     out.append(self.close(TOO_LARGE, f"A message has at most {self._limit} bytes."))
                     break
@@ -226,12 +230,15 @@ class WebSocket:
         if self._size > self._limit:
             self._parts, self._size = [], -1
             return False
-        self._parts.append(event.data if isinstance(event, TextMessage) else bytes(event.data))
+        if event.data:  # of empty parts there may be any number
+            self._parts.append(event.data if isinstance(event, TextMessage) else bytes(event.data))
+        if event.frame_finished and not event.message_finished:
+            self._fragments += 1
         return event.message_finished
 
-    def _whole(self) -> str | bytes:
+    def _whole(self, text: bool) -> str | bytes:
         parts, self._parts, self._size = self._parts, [], 0
-        if isinstance(parts[0], str):
+        if text:
             return "".join(part for part in parts if isinstance(part, str))
         return b"".join(part for part in parts if isinstance(part, bytes))
 
