@@ -17,8 +17,8 @@ class Sender(NamedTuple):
 
     id: str
     ref: Any
-    told: Callable[[], None]
-    """To be called before each message that answers it is sent to all who listen."""
+    mark: Callable[[Any], Any]
+    """Returns a message that answers it as it is to be sent to all who listen."""
 
 
 class Observer(Protocol):

@@ -34,16 +34,18 @@ class Envelope(NamedTuple):
     ref: Any = None
     run: str = ""
     rev: int = 0
+    number: int = 0
+    """Which answer to its sender it is, or 0."""
 
     def encode(self) -> str:
-        head = [self.kind, self.sender, self.ref, self.run, self.rev]
+        head = [self.kind, self.sender, self.ref, self.run, self.rev, self.number]
         return f"{dumps(head)}\n{self.body}"
 
     @classmethod
     def decode(cls, text: str) -> Envelope:
         head, _, body = text.partition("\n")
-        kind, sender, ref, run, rev = json.loads(head)
-        return cls(kind, body, sender, ref, run, rev)
+        kind, sender, ref, run, rev, number = json.loads(head)
+        return cls(kind, body, sender, ref, run, rev, number)
 
 
 class Delivered:

@@ -46,12 +46,12 @@ class MessageQueue:
     wait with the same key, at the end of the queue. Nothing else is ever dropped.
     """
 
-    __slots__ = ("_bell", "_keyed", "_limit", "_mutex", "_numbers", "_waiting", "on_push")
+    __slots__ = ("_bell", "_keyed", "_mutex", "_numbers", "_waiting", "limit", "on_push")
 
     def __init__(self, limit: int = QUEUE_SIZE, on_push: Callable[[], None] | None = None) -> None:
         if limit < 1:
             raise ValueError(f"A queue has room for at least one message, not for {limit}.")
-        self._limit = limit
+        self.limit = limit
         self.on_push = on_push
         self._waiting: OrderedDict[int, Message] = OrderedDict()
         self._numbers = count()
@@ -68,12 +68,12 @@ class MessageQueue:
         key = message.latest
         with self._mutex:
             waiting = self._waiting
-            if key is not None and len(waiting) > self._limit // 2:
+            if key is not None and len(waiting) > self.limit // 2:
                 for old in self._keyed.pop(key, ()):
                     del waiting[old]
-            if len(waiting) >= self._limit:
+            if len(waiting) >= self.limit:
                 raise QueueFull(
-                    f"{self._limit} messages wait already: whoever takes them is too slow."
+                    f"{self.limit} messages wait already: whoever takes them is too slow."
                 )
             number = next(self._numbers)
             waiting[number] = message

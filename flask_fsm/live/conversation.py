@@ -100,6 +100,11 @@ def crash(error: BaseException) -> str:
     )
 
 
+def as_it_is(message: Envelope) -> Envelope:
+    """Return a message unmarked, since it can neither be late nor lost."""
+    return message
+
+
 class EventContext(RequestContext):
     """The context of an event: that of the handshake, whose address need not be matched again."""
 
@@ -200,6 +205,7 @@ class Conversation:
         "_held",
         "_kept",
         "_own",
+        "_prompt",
         "_ref",
         "_rule",
         "_session",
@@ -234,6 +240,8 @@ class Conversation:
         self._url_args = url_arguments(bound, request.args)
         self.subscriber = subscriber
         self._groups = tuple(groups)
+        self._prompt = state.live.channels.bus.prompt
+        """Whether what is published is queued for this client at once."""
         self._own: OwnFlow | None = None
         self._ref: Any = None
         self._subject: str | None = None
@@ -375,7 +383,8 @@ class Conversation:
                 flow = self._own
                 sent = self._handle(flow, asked)
             else:
-                sender = Sender(self.subscriber.id, asked.ref, self.subscriber.expect)
+                mark = as_it_is if self._prompt else self.subscriber.mark
+                sender = Sender(self.subscriber.id, asked.ref, mark)
                 run = Run(self._state, self._bound, self._url_args, sender)
                 with run.turn():
                     run.load()
@@ -395,13 +404,12 @@ class Conversation:
 
     def _reply(self, frame: str, ref: Any) -> None:
         """Answer this client only, after what it has been answered on the channel of its flow."""
-        subscriber, channels = self.subscriber, self._state.live.channels
-        if channels.bus.prompt or not subscriber.expecting:
+        subscriber = self.subscriber
+        if self._prompt or not subscriber.expecting:
             subscriber.say(frame, ref)
         else:
-            subscriber.expect()
-            envelope = Envelope("answer", frame, subscriber.id, ref)
-            channels.publish(subscriber.flow_channel, envelope)
+            envelope = subscriber.mark(Envelope("answer", frame, subscriber.id, ref))
+            self._state.live.channels.publish(subscriber.flow_channel, envelope)
 
     def _handle(self, flow: Flow, asked: Asked) -> list[Sent]:
         check_rev(asked, flow)

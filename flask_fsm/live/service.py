@@ -126,9 +126,8 @@ class Service:
             self.channels.publish(name, envelope, Order(run, snapshot.rev, ended))
         else:
             # It is answered, even if another process has told of a later state before.
-            sender.told()
             envelope = Envelope("state", body, sender.id, sender.ref, run, snapshot.rev)
-            self.channels.publish(name, envelope)
+            self.channels.publish(name, sender.mark(envelope))
 
     def _tell_subject(self, subject: str) -> None:
         """Let other devices look again: they may show a flow that had not begun, or the last one.
@@ -152,8 +151,8 @@ class Service:
         if sender is None:
             self.channels.publish(name, Envelope("data", body))
         else:
-            sender.told()
-            self.channels.publish(name, Envelope("data", body, sender.id, sender.ref))
+            envelope = Envelope("data", body, sender.id, sender.ref)
+            self.channels.publish(name, sender.mark(envelope))
 
     def replaced(self, previous: Snapshot, flow: Flow) -> None:
         if flow.subject is not None:

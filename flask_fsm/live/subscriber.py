@@ -116,8 +116,12 @@ class PatientQueue(MessageQueue):
         try:
             super().push(message)
         except QueueFull:
-            self.overflown = True
-            self.call()
+            self.overflow()
+
+    def overflow(self) -> None:
+        """Take nothing more, and call whoever serves this queue, who cuts the client."""
+        self.overflown = True
+        self.call()
 
     def clear(self) -> None:
         """Forget what waits, and take nothing more."""
@@ -137,8 +141,8 @@ class Subscriber:
 
     __slots__ = (
         "_answered",
+        "_awaited",
         "_channels",
-        "_expected",
         "_first",
         "_held",
         "_ids",
@@ -147,6 +151,7 @@ class Subscriber:
         "_places",
         "_positions",
         "_reached",
+        "_sent",
         "_shown",
         "_shows",
         "_silent",
@@ -166,8 +171,9 @@ class Subscriber:
         self._positions: list[Position] = []
         self._reached: list[str] = []
         self._silent: list[LiveChannel] = []
-        # How many answers to this client were sent on its flow's channel, and how many have come.
-        self._expected = 0
+        # Answers to this client that were sent on its flow's channel and have not come yet.
+        self._awaited: deque[Envelope] = deque()
+        self._sent = 0
         self._answered = 0
         # What comes before all that is queued, as a message may be queued while we still join.
         self._first: deque[Any] = deque()
@@ -233,14 +239,29 @@ class Subscriber:
         """Queue a frame for this client only."""
         self.queue.push(Direct(kind, frame, ref))
 
-    def expect(self) -> None:
-        """Note that an answer to this client is about to be sent on its flow's channel."""
-        self._expected += 1
+    def mark(self, answer: Envelope) -> Envelope:
+        """Number an answer that is about to be sent on the flow's channel, and keep it until then.
+
+        Should the channel lose it, it is told from here.
+        """
+        self._sent += 1
+        marked = answer._replace(number=self._sent)
+        self._awaited.append(marked)
+        if len(self._awaited) > self.queue.limit:
+            self.queue.overflow()
+        return marked
 
     @property
     def expecting(self) -> bool:
         """Whether such answers are still to come, so that what is said now would come before."""
-        return self._expected > self._answered
+        return self._sent > self._answered
+
+    def _take_back(self) -> None:
+        """Put the answers that will not come before all that is queued."""
+        while self._awaited:
+            answer = self._awaited.popleft()
+            self._answered = answer.number
+            self._first.append(answer)
 
     def greet(self, frame: str, run: str, rev: int, *, gap: bool = False) -> None:
         """Put the state frame of joining before all that is queued."""
@@ -288,6 +309,8 @@ class Subscriber:
                 out = self._delivered(message)
             elif isinstance(message, Direct):
                 out = self._direct(message)
+            elif isinstance(message, Envelope):
+                out = self._returned(message)
             elif isinstance(message, Switch):
                 self._switched(message)
                 continue
@@ -309,7 +332,7 @@ class Subscriber:
         old, self._channels[0] = self._channels[0], message.channel
         del self._places[old.id]
         self._places[message.channel.id] = 0
-        self._answered = self._expected
+        self._take_back()
         self._reach(0, message.position)
         with suppress(UnknownListener):
             old.remove_listener(self.listener.id)
@@ -327,7 +350,7 @@ class Subscriber:
         self._reached[place] = str(position)
 
     def _delivered(self, message: Delivered) -> Frame | Close | Job | None:
-        kind, body, sender, ref, run, rev = message.envelope
+        kind, body, sender, ref, run, rev, number = message.envelope
         place = self._places.get(message.channel)
         if place is not None:
             (epoch, offset), seen = message.position, self._positions[place]
@@ -339,8 +362,12 @@ class Subscriber:
             return Job(anew=True)
         elif kind in ("state", "data", "message"):
             return None  # of a flow that this client is about to switch to, or has left
-        if sender == self.id and kind != "message":
-            self._answered += 1
+        if number and sender == self.id:
+            if number <= self._answered:
+                return None  # it was told when the channel seemed to have lost it
+            self._answered = number
+            while self._awaited and self._awaited[0].number <= number:
+                self._awaited.popleft()
         if kind == "answer":
             return Frame("data", stamped(body, ref), None) if sender == self.id else None
         if kind == "state":
@@ -357,6 +384,16 @@ class Subscriber:
         id = self._id_so_far()
         name = "group" if kind == "message" else kind
         return Frame(name, stamped(body, ref if sender == self.id else None, id), id)
+
+    def _returned(self, message: Envelope) -> Frame | None:
+        """Tell an answer that the channel has lost."""
+        kind, body, _, ref, run, rev, _ = message
+        if kind == "state":
+            if self._is_late(run, rev):
+                return None if ref is None else self._answer(body, ref)
+            self._see(run, rev, body)
+            return Frame(kind, stamped(body, ref), None)
+        return Frame("data", stamped(body, ref), None)
 
     def _is_late(self, run: str, rev: int) -> bool:
         """Tell whether a state is older than the one that was shown."""
@@ -385,7 +422,7 @@ class Subscriber:
             return None
         self._reach(place, message.position)
         if message.channel.startswith(FLOW):
-            self._answered = self._expected
+            self._take_back()
             self._held = True
             return Job()
         return self._gap_of(place)

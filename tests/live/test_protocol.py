@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -675,6 +676,34 @@ def test_refusals_wait_their_turn(
             got.append((frame.get("ref"), frame["status"]))
         client.silent()
     assert got == expected
+
+
+def test_a_bus_that_forgets(engine: str, fresh_store: Callable[[str], str]) -> None:
+    """What was answered while Redis was away, and is lost with it, is told all the same, once."""
+    with (
+        Valkey() as bus,
+        Site(engine, FSM_BUS_URL=bus.url, FSM_STORE_URL=fresh_store("sqlite")) as site,
+        lab(site) as client,
+    ):
+        client.ask("start")
+        for round in range(4):
+            bus.kill()
+            events = {"stop": 200, "fly": 402, "start": 200, "ping": 200, "boom": 405}
+            for event in events:
+                client.send(event, ref=event)
+            if round % 2:
+                # What waits for Redis is there before who listens, or after.
+                time.sleep(0.5)
+            bus.start()
+            got: list[tuple[str, int]] = []
+            while len(got) < len(events):
+                frame = client.recv()
+                if "ref" in frame:
+                    got.append((frame["ref"], frame["status"]))
+            assert got == list(events.items())
+            client.send("ping", ref=f"on {round}")
+            assert client.until(f"on {round}")[-1]["data"] == "pong"
+            client.silent()
 
 
 def test_clients_that_race(site: Site) -> None:
