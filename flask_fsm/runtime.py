@@ -19,7 +19,7 @@ from flask.sessions import SessionMixin
 from .appstate import AppState, behind
 from .bound import FLOW_ARGUMENT, Bound
 from .carrier import Carrier
-from .core.event import SAME, EventStatus, Sent, dump_reply
+from .core.event import SAME, EventStatus, Sent, check_status, dump_reply
 from .core.flow import Flow, Result, blank, successor
 from .core.path import nodes_back, root
 from .core.snapshot import Receipt, Snapshot
@@ -82,6 +82,7 @@ class KeptFlow(Flow):
             return [result]
 
         said = data if reply is SAME else reply
+        check_status(status)
         if self._sent is not None:
             dump_reply(said)  # before the commit, for after it nothing can be refused
         result = self._kept().commit(decide, said=(status, said))[0]

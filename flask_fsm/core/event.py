@@ -16,7 +16,7 @@ from .names import is_name
 if TYPE_CHECKING:
     from .result import Result
 
-__all__ = ["SAME", "Event", "EventStatus", "Handler", "Sent", "dump_reply"]
+__all__ = ["SAME", "Event", "EventStatus", "Handler", "Sent", "check_status", "dump_reply"]
 
 Handler = Callable[..., Any]
 
@@ -68,6 +68,12 @@ class Sent(NamedTuple):
     status: int
     data: Any
     result: Result | None
+
+
+def check_status(status: object) -> None:
+    """Raise TypeError unless this is a status that clients can be told."""
+    if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 999:
+        raise TypeError(f"A status is a number such as EventStatus.OK (200), not {status!r:.80}.")
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from ..errors import (
     ValidationFailed,
 )
 from .answers import dump_answers, load_answers
-from .event import SAME, EventStatus, Sent
+from .event import SAME, EventStatus, Sent, check_status
 from .history import History
 from .judgement import judge, reasons_against, refuse, run_hooks, settled
 from .path import Node, Path, nodes_back, shortened, without
@@ -384,6 +384,8 @@ class Flow:
         `status` and `reply` (by default `data`) are what clients are told of it if it is made in
         the handler of an event.
         """
+        if self._sent is not None:
+            check_status(status)
         result = self._decide(to, data, source, None, 1)
         self.apply(result)
         if result[2].hooks:
@@ -418,7 +420,8 @@ class Flow:
                 self.transition(self.target_of(event))
             else:
                 value = handler(self, data)
-                if value is not None:
+                # `return flow.transition(...)`: that has told of itself.
+                if value is not None and not isinstance(value, Result):
                     self.transmit(value)
             return self._sent
         finally:
@@ -433,6 +436,7 @@ class Flow:
                 flow=self.id,
                 code="no_client",
             )
+        check_status(status)
         self._sent.append(Sent(status, data, None))
 
     def target_of(self, event: str) -> str:

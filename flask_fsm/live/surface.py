@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from flask import current_app
 
 from ..appstate import app_state
-from ..core.event import EventStatus
+from ..core.event import EventStatus, check_status
 from ..core.flow import Flow
 from ..errors import ConfigError, DefinitionError, DuplicateEndpoint, NotFound
 from ..runtime import Run
@@ -67,6 +67,7 @@ class LiveFlow:
 
     def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
         """Tell all sockets and streams of the flow something."""
+        check_status(status)
         self._service.transmit(self._service.flow_channel(self.id), data, status)
 
     def send(self, event: str, data: Any = None) -> list[dict[str, Any]]:

@@ -174,6 +174,20 @@ def laboratory() -> Machine:
     def unsayable_move(flow: Flow, data: Any) -> None:
         flow.transition("busy", reply=object())
 
+    @idle.event("odd_status")
+    def odd_status(flow: Flow, data: Any) -> None:
+        status: Any = "done"
+        flow.transmit("x", status=status)
+
+    @idle.event("odd_status_move")
+    def odd_status_move(flow: Flow, data: Any) -> None:
+        status: Any = None
+        flow.transition("busy", status=status)
+
+    @idle.event("returned")
+    def returned(flow: Flow, data: Any) -> Any:
+        return flow.transition("busy", reply="there")
+
     @idle.event("half_done")
     def half_done(flow: Flow, data: Any) -> None:
         flow.transition("busy")

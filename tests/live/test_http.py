@@ -145,6 +145,8 @@ def test_nothing_said(loop: Site) -> None:
         ("boom", {}, 500, 405, "crashed"),
         ("unsayable", {}, 500, 405, "crashed"),
         ("unsayable_move", {}, 500, 405, "crashed"),
+        ("odd_status", {}, 500, 405, "crashed"),
+        ("odd_status_move", {}, 500, 405, "crashed"),
         ("ping", {"rev": "0"}, 400, 403, "invalid_payload"),
         ("ping", {"more": 1}, 400, 403, "invalid_payload"),
         ("", {}, 400, 403, "invalid_payload"),

@@ -59,6 +59,9 @@ def test_a_client_gets_the_state_first(site: Site) -> None:
                 "stray",
                 "unsayable",
                 "unsayable_move",
+                "odd_status",
+                "odd_status_move",
+                "returned",
                 "half_done",
                 "ask_oneself",
                 "start_anew",
@@ -281,14 +284,23 @@ def test_a_store_that_is_away(engine: str) -> None:
         assert client.closed() == 4404
 
 
-@pytest.mark.parametrize("event", ["unsayable", "unsayable_move"])
+@pytest.mark.parametrize("event", ["unsayable", "unsayable_move", "odd_status", "odd_status_move"])
 def test_a_handler_that_says_what_is_no_json(site: Site, event: str) -> None:
-    """What JSON has no form for is the app's fault: 405, without a word of what it was."""
+    """What JSON has no form for is the app's fault, and so is what is no status: 405, no move."""
     with lab(site) as client:
         frame = client.ask(event, ref=1)
         assert frame["status"] == 405
         assert "object at 0x" not in json.dumps(frame)
         alive(client)
+
+
+def test_a_handler_that_returns_its_transition(site: Site) -> None:
+    """It is told once, like any other."""
+    with lab(site) as client:
+        client.send("returned", ref=1)
+        frame = client.recv()
+        assert (frame["state"], frame["status"], frame["data"]) == ("busy", 200, "there")
+        client.silent()
 
 
 def test_refusals_are_for_one_client(site: Site) -> None:
