@@ -12,6 +12,7 @@ from flask import Flask, Request, session
 from flask.ctx import RequestContext
 from flask.globals import app_ctx
 from flask.sessions import SecureCookieSessionInterface, SessionMixin
+from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
 
 from ..appstate import AppState
@@ -98,6 +99,12 @@ def crash(error: BaseException) -> str:
         {"reason": "crashed", "message": "This event could not be handled."},
         EventStatus.ServerRuntimeError,
     )
+
+
+def aborted(error: HTTPException) -> str:
+    """Return the frame of an event whose flow this client may not have, as `abort()` has said."""
+    status = EventStatus.Unauthorized if error.code in (401, 403) else EventStatus.Error
+    return data_frame({"reason": "aborted", "message": error.description}, status)
 
 
 def as_it_is(message: Envelope) -> Envelope:
@@ -394,6 +401,9 @@ class Conversation:
                     sent = self._handle(flow, asked)
         except FSMError as error:
             self._reply(crash(error) if error.status >= 500 else refusal(error, flow), asked.ref)
+        except HTTPException as error:
+            # Before there is a flow, whoever says whose it is has aborted, as for a page.
+            self._reply(crash(error) if flow is not None else aborted(error), asked.ref)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a task that was cancelled, a time that is over, an exit

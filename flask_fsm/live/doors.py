@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from flask import Flask, Response, current_app, request
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
 
 from ..appstate import AppState, app_state, behind
 from ..bound import Bound
@@ -356,6 +357,10 @@ def send_event(machine: str) -> ResponseReturnValue:
         return _answer(stamped(refusal(error, flow), ref), status)
     except KeyboardInterrupt:
         raise
+    except HTTPException as error:
+        if flow is None:
+            raise  # whoever says whose flow it is has aborted, as for a page
+        return _answer(stamped(crash(error), ref), 500)
     except BaseException as error:  # a task that was cancelled, a time that is over, an exit
         return _answer(stamped(crash(error), ref), 500)
     frames = frames_of(bound.machine, sent) or [data_frame(None, EventStatus.NoContent)]

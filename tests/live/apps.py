@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, current_app, request, session
+from flask import Flask, abort, current_app, request, session
 
 from flask_fsm import (
     Event,
@@ -292,9 +292,18 @@ def create_app() -> Flask:
         orders = fsm.add(orders_machine())
         fsm.add(parcels_machine())
 
+    banned: set[str] = set()
+
     @fsm.subject
     def subject() -> str | None:
+        if session.get("user") in banned:
+            abort(401, "Not any more.")
         return session.get("user")
+
+    @app.get("/ban/<user>")
+    def ban(user: str) -> dict[str, Any]:
+        banned.add(user)
+        return {}
 
     @fsm.live.authorize
     def authorize(group: str) -> Any:

@@ -148,6 +148,21 @@ def test_sockets_of_machines_of_connections(site: Site) -> None:
             assert socket.until("on")[-1]["state"] == "green"
 
 
+def test_who_is_turned_away(site: Site, engine: str) -> None:
+    """`abort()` in the function that says whose flow it is means at each door what it means."""
+    name = f"nora-{engine}"
+    browser = signed_in(site, name)
+    with browser.socket("lab") as client:
+        client.recv()
+        site.browser().get(f"/ban/{name}")
+        frame = client.ask("start", ref=1)
+        assert (frame["status"], frame["ref"]) == (401, 1)
+        assert frame["data"] == {"reason": "aborted", "message": "Not any more."}
+    for reply in (browser.get("/fsm/lab/state"), browser.event("lab", "start")):
+        assert reply.status == 401
+    assert site.browser().event("lab", "start").status == 200
+
+
 def test_what_handlers_know_of_the_user(site: Site) -> None:
     """A handler sees the session of who opened the socket."""
     with signed_in(site, "lena").socket("lab") as client:
