@@ -47,6 +47,7 @@ __all__ = [
     "check_endpoints",
     "events",
     "health",
+    "let_go",
     "send_event",
     "show_state",
     "websocket",
@@ -54,6 +55,8 @@ __all__ = [
 
 log: Final = logging.getLogger("flask_fsm")
 ENDPOINT: Final = "fsm.endpoint."
+# Where the environ of a request keeps a connection that is being opened.
+OPENING: Final = "flask_fsm.opening"
 MAX_GROUPS: Final = 16
 LONGEST_GROUP: Final = 128
 # Seconds that an answer waits until what it tells of is on its way to other processes.
@@ -110,9 +113,18 @@ class Opened(Response):
     def begin(self, peer: Peer, engine: Engine, wake: Wake, greeting: bytes = b"") -> Opened:
         """Say who goes on, and what is sent first."""
         self._peer, self._engine, self._wake, self._greeting = peer, engine, wake, greeting
+        request.environ[OPENING] = self
         return self
 
+    def abandon(self) -> None:
+        """Let go of a client that is not going to be served."""
+        self._peer.gone()
+
     def __call__(self, environ: Any, start_response: Any) -> Any:
+        environ.pop(OPENING, None)
+        if not has_socket(environ):
+            self.response = Streamed(self._engine, self._peer, self._greeting)
+            return super().__call__(environ, start_response)
         phrase = HTTPStatus(self.status_code).phrase
         lines = [f"HTTP/1.1 {self.status_code} {phrase}"]
         switched = self.status_code == HTTPStatus.SWITCHING_PROTOCOLS
@@ -128,7 +140,41 @@ class Opened(Response):
 
         # For the server's log; what it writes goes nowhere.
         start_response(f"{self.status_code} {phrase}", [("Connection", "close")])
-        return Handed(environ, serve)
+        return Handed(environ, serve, self.abandon)
+
+
+class Streamed(Iterator[bytes]):
+    """A stream as the server iterates over it, where it does not let us at its socket."""
+
+    def __init__(self, engine: Engine, peer: Peer, greeting: bytes) -> None:
+        self._engine = engine
+        self._peer = peer
+        self._greeting = greeting
+        engine.admit(peer)
+
+    def __next__(self) -> bytes:
+        peer = self._peer
+        if self._greeting:
+            greeting, self._greeting = self._greeting, b""
+            return greeting
+        while not (out := peer.outgoing()):
+            if peer.ended:
+                raise StopIteration
+            if peer.jobs:
+                peer.do(peer.jobs.popleft())
+            elif not peer.subscriber.queue.wait(peer.config.heartbeat):
+                return peer.beat()
+        return out
+
+    def close(self) -> None:
+        self._engine.dismiss(self._peer)
+
+
+def let_go(error: BaseException | None = None) -> None:
+    """Let go of a client whose answer was lost on its way: the app has put another in its place."""
+    opened: Opened | None = request.environ.pop(OPENING, None)
+    if opened is not None:
+        opened.abandon()
 
 
 def websocket(machine: str) -> ResponseReturnValue:
@@ -176,26 +222,9 @@ def events(machine: str) -> ResponseReturnValue:
     except Refused as refused:
         return refused.answer()
     greeting = b"retry: %d\n\n" % service.config.sse_retry
-    if not has_socket(request.environ):
-        return Response(_stream(engine, peer, greeting), headers=STREAM)
-    response = Opened(headers={**STREAM, "Connection": "close"})
-    return response.begin(peer, engine, wake, greeting)
-
-
-def _stream(engine: Engine, peer: Peer, greeting: bytes) -> Iterator[bytes]:
-    """Yield what goes out, where the server does not let us at its socket."""
-    with engine.admitted(peer):
-        yield greeting
-        while True:
-            out = peer.outgoing()
-            if out:
-                yield out
-            elif peer.ended:
-                return
-            elif peer.jobs:
-                peer.do(peer.jobs.popleft())
-            elif not peer.subscriber.queue.wait(peer.config.heartbeat):
-                yield peer.beat()
+    # Of a connection that is not ours the server says itself whether it goes on.
+    ours = {"Connection": "close"} if has_socket(request.environ) else {}
+    return Opened(headers={**STREAM, **ours}).begin(peer, engine, wake, greeting)
 
 
 def _found(name: str) -> tuple[AppState, Bound, Service]:
@@ -262,23 +291,23 @@ def _open(
     groups = _groups(service)
     config = service.config
     subscriber = Subscriber(config.queue_size, wake, ids=bound.machine.scope == "subject")
+    membership = Membership(
+        service.channels,
+        {service.group_channel(name): info for name, info in groups.items()},
+        subscriber.id,
+        config.presence_time,
+    )
     try:
         conversation = Conversation(
             behind(current_app), state, bound, behind(request), subscriber, groups
         )
         conversation.open(since)
-        membership = Membership(
-            service.channels,
-            {service.group_channel(name): info for name, info in groups.items()},
-            subscriber.id,
-            config.presence_time,
-        )
         membership.enter()
-    except FSMError as error:
+    except BaseException as error:
         subscriber.leave()
-        raise Refused(error) from error
-    except BaseException:
-        subscriber.leave()
+        membership.leave()
+        if isinstance(error, FSMError):
+            raise Refused(error) from error
         raise
     return make(config, subscriber, conversation, membership)
 

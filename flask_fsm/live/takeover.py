@@ -69,22 +69,28 @@ class Handed(Iterator[bytes]):
     By then the request's context is gone, so that no connection of a database is held meanwhile.
     """
 
-    def __init__(self, environ: dict[str, Any], serve: Any) -> None:
+    def __init__(self, environ: dict[str, Any], serve: Any, abandon: Any) -> None:
+        """Call `serve` with the socket, or `abandon` if the server never iterates."""
         self._environ = environ
         self._serve = serve
+        self._abandon = abandon
         self._rest: socket.socket | None = None
 
     def __iter__(self) -> Handed:
         return self
 
     def __next__(self) -> bytes:
-        serve, self._serve = self._serve, None
+        serve = self._serve
         if serve is not None:
-            taken = take(self._environ)
+            taken = take(self._environ)  # or it is abandoned
+            self._serve = None
             self._rest = taken.rest
             serve(taken.socket)
         raise StopIteration
 
     def close(self) -> None:
+        if self._serve is not None:
+            self._serve = None
+            self._abandon()
         if self._rest is not None:
             self._rest.close()

@@ -196,6 +196,29 @@ def test_no_exception_becomes_http(sites: Sites, engine: str, event: str, machin
         assert (reply.status, reply.json["status"]) == (500, 405)
 
 
+@KINDS
+@pytest.mark.parametrize("how", ["raise", "replace"])
+@pytest.mark.parametrize("door", ["ws", "events"])
+def test_an_answer_that_is_lost(start: Start, engine: str, door: str, how: str) -> None:
+    """Nothing is kept of a client whose answer the app has lost on its way."""
+    site = start(engine)
+    browser = site.browser()
+    headers = {"X-Lose": how}
+    if door == "ws":
+        headers |= {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        }
+    for _ in range(5):
+        reply = site.browser().ask("GET", f"/fsm/shared/{door}?group_id=ops", headers=headers)
+        assert reply.status == (500 if how == "raise" else 200)
+    assert browser.get("/kept").json == [0, 0, 0]
+    with joined(site, groups=["ops"]):
+        assert browser.get("/kept").json[:2] == [1, 1]
+
+
 # -- the end --------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from threading import Event
 from typing import Any, Literal
 
 from cachelib import SimpleCache
-from flask import Flask, current_app, g, request
+from flask import Flask, Response, current_app, g, request
 from flask_session import Session
 
 from flask_fsm import FlaskFSM, Flow, Machine, State
@@ -142,6 +142,21 @@ def create_app() -> Flask:
         for count in range(first, first + number):
             group.broadcast([count, (f"{count} " * size)[:size]])
         return "ok"
+
+    @app.after_request
+    def lose(response: Response) -> Response:
+        """Lose the answer, as an app may that adds to it, or puts another one in its place."""
+        if request.headers.get("X-Lose") == "raise":
+            raise LookupError(SECRET)
+        return Response("another") if request.headers.get("X-Lose") == "replace" else response
+
+    @app.get("/kept")
+    def kept() -> list[int]:
+        """How many members, connections and channels there are."""
+        service = app_state().live
+        connections = len(service.loop) + len(service.threads)
+        channels = len(service.channels._channels)
+        return [len(fsm.live.group("ops").members()), connections, channels]
 
     @app.get("/codes")
     def codes() -> list[int]:
