@@ -8,8 +8,12 @@ import struct
 from typing import Any
 
 import pytest
+from flask import Flask
+
+from flask_fsm import FlaskFSM, Machine
 
 from ..children import LOOPBACK, PATIENCE
+from .apps import SECRET
 from .frames import checked
 from .serving import Browser, Site, Sites, Stream, until
 
@@ -270,3 +274,27 @@ def test_no_more_than_are_allowed(sites: Sites, engine: str, config: dict[str, i
         assert client.ask("ping")["data"] == "pong"
     until(lambda: connections(site) == 0)
     opened(browser).close()
+
+
+# -- where the server keeps its socket ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [0, 1, 2])
+def test_a_server_that_keeps_its_socket(read: int) -> None:
+    """It iterates over the stream, as far as it likes; then nothing is left of the client."""
+    app = Flask("kept")
+    app.secret_key = SECRET
+    fsm = FlaskFSM(Machine("m", [("a", "b")]))
+    fsm.live.authorize(lambda group: True)
+    fsm.init_app(app)
+    several = {"wsgi.multithread": True}
+    client = app.test_client()
+    reply = client.get("/fsm/m/events?group_id=ops", environ_overrides=several)
+    assert "Connection" not in reply.headers
+    parts = [next(reply.response) for _ in range(read)]
+    assert [part[:3] for part in parts] == [b"ret", b"id:"][:read]
+    with app.app_context():
+        assert len(fsm.live.group("ops").members()) == 1
+        reply.close()
+        assert fsm.live.group("ops").members() == []
+    assert client.get("/fsm/health").get_json()["connections"] == 0
