@@ -388,7 +388,13 @@ class Conversation:
         try:
             if self._own is not None:
                 flow = self._own
-                sent = self._handle(flow, asked)
+                # What an event makes its own client hear is nothing that this is too slow for.
+                stretched = self.subscriber.queue.stretch()
+                try:
+                    sent = self._handle(flow, asked)
+                finally:
+                    if stretched:
+                        self.subscriber.queue.settle()
             else:
                 mark = as_it_is if self._prompt else self.subscriber.mark
                 sender = Sender(self.subscriber.id, asked.ref, mark)

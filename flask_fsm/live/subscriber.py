@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -104,11 +105,23 @@ class Switch(Message):
 class PatientQueue(MessageQueue):
     """A queue that tells of its overflow once, in place of raising at whoever pushes."""
 
-    __slots__ = ("overflown",)
+    __slots__ = ("_size", "overflown")
 
     def __init__(self, limit: int, on_push: Callable[[], None]) -> None:
         super().__init__(limit, on_push)
+        self._size = limit
         self.overflown = False
+
+    def stretch(self) -> bool:
+        """Take any number, unless too many wait already; tell whether `settle` is to end that."""
+        if len(self) >= self._size:
+            return False
+        self.limit = sys.maxsize
+        return True
+
+    def settle(self) -> None:
+        """Take no more than some messages beyond those that wait now."""
+        self.limit = max(self._size, len(self) + self._size // 2)
 
     def push(self, message: Any) -> None:
         if self.overflown:

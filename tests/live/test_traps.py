@@ -129,6 +129,18 @@ def test_many_writers_on_one_compressed_connection(sites: Sites, engine: str) ->
 
 
 @KINDS
+@pytest.mark.parametrize("machine", ["trap", "shared"])
+def test_a_handler_that_says_much(sites: Sites, engine: str, machine: str) -> None:
+    """A client that reads gets all of it, however much more it is than may wait for a slow one."""
+    site = sites.get(engine, APP, FSM_QUEUE_SIZE=100)
+    with raw(site, f"/fsm/{machine}/ws") as client:
+        for _ in range(3):
+            client.say("list", 300 if machine == "trap" else 50)
+            got = [client.recv()["data"] for _ in range(300 if machine == "trap" else 50)]
+            assert got == list(range(len(got)))
+
+
+@KINDS
 def test_large_messages(sites: Sites, engine: str) -> None:
     """Messages above 4 MiB go both ways whole, also to a client that takes them slowly."""
     site = sites.get(engine, APP, FSM_MAX_MESSAGE_SIZE=16 * MIB)

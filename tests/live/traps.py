@@ -58,6 +58,11 @@ def trap_machine(
         told.append(data)
         return "counted"
 
+    @on.event("list")
+    def list_all(flow: Flow, data: int) -> None:
+        for number in range(data):
+            flow.transmit(number)
+
     @on.event("sleep")
     def sleep(flow: Flow, data: float) -> str:
         time.sleep(data)
