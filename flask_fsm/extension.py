@@ -139,6 +139,13 @@ class FlaskFSM(Pages):
     def _bind(self, app: Flask, state: AppState) -> dict[str, Bound]:
         """Bind the machines to the views that there are, none of which may hide an endpoint."""
         doors.check_endpoints(app)
+        for surface in self._surfaces:
+            if state.live is not None and (surface.name == "static" or "/" in surface.name):
+                raise ConfigError(
+                    f"The machine {surface.name!r} can't be served to sockets and programs, since "
+                    f"its name is a part of their addresses: give it one without '/', and not "
+                    f"'static', or set FSM_LIVE to False."
+                )
         return bind(app, self._surfaces, isinstance(state.store, RecordStore))
 
     def _open_doors(self, app: Flask, state: AppState, blueprint: Blueprint) -> None:
@@ -157,6 +164,7 @@ class FlaskFSM(Pages):
                     f"{surface._websocket!r}: give each its own by websocket=."
                 )
         blueprint.add_url_rule("/<machine>/ws", "websocket", doors.websocket, websocket=True)
+        blueprint.add_url_rule("/<machine>/ws", "no_websocket", doors.no_websocket)
         blueprint.add_url_rule("/<machine>/events", "events", doors.events)
         blueprint.add_url_rule("/<machine>/state", "state", doors.show_state)
         blueprint.add_url_rule("/<machine>/event", "event", doors.send_event, methods=["POST"])
@@ -196,8 +204,10 @@ class FlaskFSM(Pages):
 
 
 def _path(path: str | None) -> str | None:
-    if path is not None and not (isinstance(path, str) and path.startswith("/")):
-        raise ConfigError(f"websocket= takes a path that begins with '/', not {path!r}.")
+    if path is not None and not (isinstance(path, str) and path[:1] == "/" and "<" not in path):
+        raise ConfigError(
+            f"websocket= takes a path that begins with '/' and has no parameters, not {path!r}."
+        )
     return path
 
 

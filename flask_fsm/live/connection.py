@@ -184,6 +184,7 @@ class MemoryConnections:
     """Makes connections whose queues lie in memory, with room for `limit` messages each."""
 
     def __init__(self, limit: int = QUEUE_SIZE) -> None:
+        MessageQueue(limit)  # raises ValueError now, and not when somebody comes
         self._limit = limit
 
     def create(self, listener: Listener | None = None) -> Connection:

@@ -161,6 +161,9 @@ class HeldContext:
                     app.do_teardown_appcontext()
                 finally:
                     app_ctx.g = app.app_ctx_globals_class()
+                    # There is no answer that any of these could wait for.
+                    self._context._after_request_functions.clear()
+                    self._context.session.pop("_flashes", None)
 
     def end(self) -> None:
         """Pop the context, which tears down once more, and leaves no circle of references."""

@@ -23,7 +23,7 @@ from .conversation import Conversation, check_rev, crash, url_arguments
 from .engine import Engine, Wake
 from .origin import is_welcome
 from .peer import Peer, SocketPeer, StreamPeer
-from .presence import Membership
+from .presence import LONGEST_GROUP, Membership, is_group
 from .protocol import (
     InvalidPayload,
     data_frame,
@@ -48,6 +48,7 @@ __all__ = [
     "events",
     "health",
     "let_go",
+    "no_websocket",
     "send_event",
     "show_state",
     "websocket",
@@ -58,7 +59,6 @@ ENDPOINT: Final = "fsm.endpoint."
 # Where the environ of a request keeps a connection that is being opened.
 OPENING: Final = "flask_fsm.opening"
 MAX_GROUPS: Final = 16
-LONGEST_GROUP: Final = 128
 # Seconds that an answer waits until what it tells of is on its way to other processes.
 FLUSH: Final = 0.5
 STREAM: Final = {
@@ -177,10 +177,20 @@ def let_go(error: BaseException | None = None) -> None:
         opened.abandon()
 
 
+def no_websocket(machine: str) -> ResponseReturnValue:
+    """Say that here is a websocket, to who does not ask for one (RFC 9110 section 15.5.22)."""
+    text = f"At this address is the websocket of {machine!r}, which a handshake opens."
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    return Refused.of(426, "bad_handshake", text, Sec_WebSocket_Version=VERSION, **upgrade).answer()
+
+
 def websocket(machine: str) -> ResponseReturnValue:
     """Open a websocket on the flow of this session (RFC 6455)."""
     try:
         state, bound, service = _found(machine)
+        protocol = request.environ.get("SERVER_PROTOCOL")
+        if request.method != "GET" or protocol == "HTTP/1.0":
+            raise Refused.of(400, "bad_handshake", "A handshake is a GET of HTTP/1.1.")
         try:
             shake = Handshake(
                 request.headers.get("Sec-WebSocket-Key"),
@@ -269,12 +279,12 @@ def _groups(service: Service) -> dict[str, dict[str, Any]]:
         raise Refused.of(400, "too_many_groups", f"A client joins at most {MAX_GROUPS} groups.")
     found: dict[str, dict[str, Any]] = {}
     for name in names:
-        if not 0 < len(name) <= LONGEST_GROUP or not name.isprintable():
+        if not is_group(name):
             raise Refused.of(
                 400, "bad_group", f"A group has a name of at most {LONGEST_GROUP} signs."
             )
         allowed = service.authorize(name)
-        if not allowed:
+        if not allowed and not isinstance(allowed, Mapping):
             raise Refused.of(403, "group", "You may not join this group.")
         found[name] = dict(allowed) if isinstance(allowed, Mapping) else {}
     return found

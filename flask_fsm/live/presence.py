@@ -12,9 +12,15 @@ from ..bus import Bus
 from .channels import Channels, Envelope
 from .protocol import dumps, group_frame
 
-__all__ = ["Membership", "members"]
+__all__ = ["LONGEST_GROUP", "Membership", "is_group", "members"]
 
 log: Final = logging.getLogger("flask_fsm")
+LONGEST_GROUP: Final = 128
+
+
+def is_group(name: object) -> bool:
+    """Tell whether a group may have this name: a printable text of 1 to 128 characters."""
+    return isinstance(name, str) and 0 < len(name) <= LONGEST_GROUP and name.isprintable()
 
 
 def members(bus: Bus, channel: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from math import isinf
 from typing import Any, Final, NamedTuple
 
 from ..core.event import EventStatus, Sent
@@ -62,8 +63,15 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-# What Python reads beyond JSON (RFC 8259) is refused.
-_decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
+def _finite(text: str) -> float:
+    number = float(text)
+    if isinf(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
+
+
+# What Python reads beyond JSON (RFC 8259) is refused, and what it could not say again.
+_decoder: Final = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 
 def _decoded(text: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import weakref
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from ..bus import Bus, Order, open_bus
 from ..config import Config
 from ..core.event import EventStatus
 from ..core.flow import Flow, Result
+from ..core.names import is_name
 from ..core.snapshot import Snapshot
 from ..errors import ConfigError
 from ..observer import Sender
@@ -22,7 +22,7 @@ from .conversation import run_name
 from .engine import Engine
 from .loop import LoopEngine
 from .origin import check_allowed
-from .protocol import data_frame, state_frame
+from .protocol import data_frame, dumps, state_frame
 from .subscriber import CLOSE_GOING, CLOSE_OTHER_USER
 from .takeover import is_plain
 from .threads import ThreadEngine
@@ -173,4 +173,6 @@ class Service:
 
     def ask(self, name: str, event: str, data: Any) -> None:
         """Let the flow of each member of a channel handle an event."""
-        self.channels.publish(name, Envelope("send", json.dumps({"event": event, "data": data})))
+        if not is_name(event):
+            raise TypeError(f"An event has a name, and {event!r} is none.")
+        self.channels.publish(name, Envelope("send", dumps({"event": event, "data": data})))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from ..core.event import dump_reply
 from ..errors import NoMessages, QueueFull
 from .connection import Connection, MessageQueue
 from .message import Message
@@ -225,16 +225,15 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
 
 _line_end: Final = re.compile(r"\r\n|\r|\n")
 _unsafe: Final = re.compile(r"[\r\n\0]")
-_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def event_bytes(event: Any, data: Any, id: Any = None, retry: int | None = None) -> bytes:
     """Return one event of a text/event-stream.
 
-    A payload that is no text is told as JSON; raises TypeError or ValueError if it has no such
-    form. What would end a line is left out of `event` and `id`.
+    A payload that is no text is told as JSON; raises TypeError if it has no such form. What would
+    end a line is left out of `event` and `id`.
     """
-    text = data if isinstance(data, str) else _json.encode(data)
+    text = data if isinstance(data, str) else dump_reply(data)
     lines = [] if event is None else [f"event: {_unsafe.sub('', str(event))}"]
     if retry is not None:
         lines.append(f"retry: {retry:d}")
@@ -264,6 +263,8 @@ class SSEStream(MessageStream):
         owner: bool = False,
     ) -> None:
         super().__init__(channel, connection, owner=owner)
+        if not heartbeat > 0:
+            raise ValueError(f"A heart beats every so many seconds, not every {heartbeat!r}.")
         self._first_retry = channel.retry_timeout_milliseconds
         self._retry: int | None = None
         """What the client was told last."""

@@ -11,10 +11,10 @@ from flask import current_app
 from ..appstate import app_state
 from ..core.event import EventStatus, check_status
 from ..core.flow import Flow
-from ..errors import ConfigError, DefinitionError, DuplicateEndpoint, NotFound
+from ..errors import ConfigError, DefinitionError, DuplicateEndpoint, FSMError, NotFound
 from ..runtime import Run
 from .channels import LiveChannel
-from .presence import members
+from .presence import LONGEST_GROUP, is_group, members
 from .protocol import frames_of
 from .service import Service
 
@@ -59,6 +59,8 @@ class LiveFlow:
     """A flow, by its id, as those who listen to it see it."""
 
     def __init__(self, service: Service, flow: Flow | str, subject: str | None, key: str) -> None:
+        if not isinstance(flow, (Flow, str)):
+            raise TypeError(f"fsm.live.flow() takes a flow or its id, not {flow!r}.")
         self._service = service
         self._flow = flow
         self.id = flow if isinstance(flow, str) else flow.id
@@ -161,7 +163,13 @@ class Live:
         return current_app.ensure_sync(self._authorizer)(group)
 
     def group(self, name: str) -> Group:
-        """Return a group by its name."""
+        """Return a group by its name; raises FSMError if no group may be called that."""
+        if not is_group(name):
+            raise FSMError(
+                f"A group has a printable name of at most {LONGEST_GROUP} characters, not "
+                f"{name!r:.80}.",
+                code="bad_group",
+            )
         return Group(_service("fsm.live.group()"), name)
 
     def channel(self, id: str) -> LiveChannel:

@@ -223,6 +223,17 @@ def test_an_endpoint_where_a_view_is(first: str) -> None:
             app.test_client().get(path)
 
 
+@pytest.mark.parametrize("name", ["static", "a/b"])
+def test_a_machine_without_an_address(name: str) -> None:
+    """What would stand in the way of another address, or have none, is told at the first use."""
+    app = Flask("app")
+    app.secret_key = "a key"
+    app.testing = True
+    FlaskFSM(app, Machine(name, states=["a"]))
+    with pytest.raises(ConfigError, match="addresses"):
+        app.test_client().get("/fsm/health")
+
+
 def test_what_comes_after_init_app() -> None:
     """Endpoints and paths of websockets that no app would get are refused."""
     app = Flask("app")

@@ -128,6 +128,12 @@ def test_a_gap_of_a_group(site: Site) -> None:
         assert "gap" not in state
 
 
+def test_a_member_of_whom_nothing_is_said(site: Site) -> None:
+    """`authorize` may return an empty dict."""
+    with joined(site.browser(), "ops-plain") as client:
+        assert set(client.frames[-1]["data"]) == {"member"}
+
+
 # -- presence -----------------------------------------------------------------------------------
 
 

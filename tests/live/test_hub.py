@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import date
+from decimal import Decimal
 from http.client import HTTPConnection
 from typing import Any
 
@@ -1148,6 +1150,31 @@ def test_a_payload_that_is_no_json_is_an_event_of_type_error(
     parsed = parse(b"".join(next(stream) for _ in range(3)))
     assert parsed.events == [Event("error", "null", ""), Event("n", "1", "")]
     assert "could not be delivered" in caplog.text
+
+
+def test_what_python_has_for_json() -> None:
+    """Dates and numbers of Python are told as texts, as everywhere."""
+    channel = SSEChannel()
+    listener = started(channel)
+    tell(channel, {"day": date(2026, 11, 28), "price": Decimal("1.50")})
+    stream = channel.sse_stream(listener)
+    next(stream)
+    assert next(stream) == b'event: n\ndata: {"day":"2026-11-28","price":"1.50"}\n\n'
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_hearts_that_can_not_beat(seconds: float) -> None:
+    """A heartbeat that would fill the line with comments is refused."""
+    channel = SSEChannel()
+    with pytest.raises(ValueError, match="heart"):
+        channel.sse_stream(started(channel), heartbeat=seconds)
+
+
+@pytest.mark.parametrize("make", [Channel, SSEChannel])
+def test_queues_without_room(make: Callable[..., Channel]) -> None:
+    """They are refused where they are asked for, not when the first listener comes."""
+    with pytest.raises(ValueError, match="room"):
+        make(queue_size=0)
 
 
 def test_silence_is_broken_by_heartbeats() -> None:

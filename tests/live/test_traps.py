@@ -166,7 +166,13 @@ def test_each_event_is_a_request_of_its_own(sites: Sites, engine: str, sessions:
             for client, name in ((one, "one"), (other, "other")):
                 client.say("context", f"{sessions} {name}")
                 said = client.recv()["data"]
-                assert said == {"g": None, "variable": None, "path": PATH, "torn": number}
+                assert said == {
+                    "g": None,
+                    "variable": None,
+                    "path": PATH,
+                    "torn": number,
+                    "flashes": 0,
+                }
 
 
 @KINDS

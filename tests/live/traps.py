@@ -15,7 +15,7 @@ from threading import Event
 from typing import Any, Literal
 
 from cachelib import SimpleCache
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, current_app, flash, g, request, session
 from flask_session import Session
 
 from flask_fsm import FlaskFSM, Flow, Machine, State
@@ -80,7 +80,9 @@ def trap_machine(
             "variable": SEEN.get(),
             "torn": current_app.config["TORN"].count(data),
             "path": request.path,
+            "flashes": len(session.get("_flashes", ())),
         }
+        flash("Nobody will see this.")
         g.seen = data
         SEEN.set(data)
         return found
