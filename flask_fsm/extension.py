@@ -153,6 +153,7 @@ class FlaskFSM(Pages):
         state.live = Service(state.config, lambda group: self.live.allows(group))
         state.observers.append(state.live)
         app.after_request(close_after_change)
+        app.after_request(doors.watch_streams)
         app.teardown_request(doors.let_go)
         blueprint.after_request(_let_read)
         sockets = [surface for surface in self._surfaces if surface._websocket is not None]

@@ -36,8 +36,9 @@ from .protocol import (
     state_frame,
 )
 from .service import Service
+from .stream import SILENCE, SSEStream
 from .subscriber import Subscriber
-from .takeover import Handed, has_socket
+from .takeover import Handed, end_silence, has_socket, socket_of
 from .websocket import VERSION, Handshake, WebSocket
 from .worker import threads
 
@@ -51,6 +52,7 @@ __all__ = [
     "no_websocket",
     "send_event",
     "show_state",
+    "watch_streams",
     "websocket",
 ]
 
@@ -168,6 +170,14 @@ class Streamed(Iterator[bytes]):
 
     def close(self) -> None:
         self._engine.dismiss(self._peer)
+
+
+def watch_streams(response: Response) -> Response:
+    """Let the streams of the app's own views end, too, when their clients vanish."""
+    stream = response.response
+    if isinstance(stream, SSEStream):
+        end_silence(socket_of(request.environ), stream.heartbeat * SILENCE)
+    return response
 
 
 def let_go(error: BaseException | None = None) -> None:

@@ -270,7 +270,8 @@ class SSEChannel(Channel):
     def sse_response(self, listener: Listener, heartbeat: float = HEARTBEAT) -> Response:
         """Return that stream as the answer of a view; raises UnknownListener.
 
-        When the client has gone, the listener is removed.
+        When the client has gone, the listener is removed. In an app with a FlaskFSM that is after
+        two heartbeats at the latest, if the server lets us at its socket.
         """
         stream = SSEStream(self, self._connection_of(listener), heartbeat, owner=True)
         return Response(

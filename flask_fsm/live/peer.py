@@ -6,8 +6,6 @@ waits in them; `do` may take long, and runs one job after the other.
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import time
 from collections import deque
 from typing import Any, Final, NamedTuple
@@ -15,7 +13,9 @@ from typing import Any, Final, NamedTuple
 from ..config import Config
 from .conversation import Conversation
 from .presence import Membership
+from .stream import SILENCE
 from .subscriber import CLOSE_GOING, CLOSE_OVERLOAD, Frame, Job, Subscriber
+from .takeover import end_silence
 from .websocket import WebSocket
 
 __all__ = ["CHUNK", "Peer", "SocketPeer", "StreamPeer"]
@@ -24,8 +24,6 @@ __all__ = ["CHUNK", "Peer", "SocketPeer", "StreamPeer"]
 BACKLOG: Final = 8
 # Bytes that are taken from the queue at once: where fewer are, nothing more waits.
 CHUNK: Final = 65_536
-# Beats without a sign of life after which a client is dead.
-SILENCE: Final = 2
 REASONS: Final = {
     CLOSE_GOING: "This server goes: come back.",
     CLOSE_OVERLOAD: "Too slow: come back.",
@@ -245,10 +243,7 @@ class StreamPeer(Peer):
     __slots__ = ()
 
     def prepare(self, sock: Any) -> None:
-        # Nothing comes back from a stream, so the kernel says when nobody takes it any more.
-        silence = int(self.config.heartbeat * SILENCE * 1000)
-        with contextlib.suppress(OSError, AttributeError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, silence)
+        end_silence(sock, self.config.heartbeat * SILENCE)
 
     def received(self, data: bytes) -> bytes:
         return b""  # nobody speaks on it

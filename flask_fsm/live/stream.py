@@ -17,11 +17,13 @@ from .waiting import TaskWaiter, ThreadWaiter, Waiter
 if TYPE_CHECKING:
     from .hub import Channel, SSEChannel
 
-__all__ = ["HEARTBEAT", "MessageStream", "SSEStream"]
+__all__ = ["HEARTBEAT", "SILENCE", "MessageStream", "SSEStream"]
 
 log: Final = logging.getLogger("flask_fsm")
 HEARTBEAT: Final = 15.0
 """After how many seconds of silence a stream of events says that it is there."""
+SILENCE: Final = 2
+"""After how many heartbeats without a sign of life a client is dead."""
 BREATH: Final = 16
 """After how many messages without a wait an async stream lets others of its loop run."""
 # What `MessageStream._take` returns in place of a message.
@@ -268,7 +270,7 @@ class SSEStream(MessageStream):
         self._first_retry = channel.retry_timeout_milliseconds
         self._retry: int | None = None
         """What the client was told last."""
-        self._heartbeat = heartbeat
+        self.heartbeat = heartbeat
 
     def _output(self, message: Message) -> bytes:
         fields: Mapping[str, Any] = self._channel.adapt(message)
@@ -298,7 +300,7 @@ class SSEStream(MessageStream):
         greeting = self._greeting()
         if greeting is not None:
             return greeting
-        taken = self._next(self._heartbeat)
+        taken = self._next(self.heartbeat)
         if taken is END:
             raise StopIteration
         block: bytes = b": \n\n" if taken is WAIT else taken
@@ -308,7 +310,7 @@ class SSEStream(MessageStream):
         greeting = self._greeting()
         if greeting is not None:
             return greeting
-        taken = await self._next_in_loop(self._heartbeat)
+        taken = await self._next_in_loop(self.heartbeat)
         if taken is END:
             raise StopAsyncIteration
         block: bytes = b": \n\n" if taken is WAIT else taken

@@ -6,13 +6,14 @@ what it likes when the request is over for it. A socket of TLS or of gevent is u
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-__all__ = ["Handed", "Taken", "has_socket", "is_plain", "take"]
+__all__ = ["Handed", "Taken", "end_silence", "has_socket", "is_plain", "socket_of", "take"]
 
 
 class Taken(NamedTuple):
@@ -22,7 +23,8 @@ class Taken(NamedTuple):
     rest: socket.socket | None
 
 
-def _found(environ: dict[str, Any]) -> Any:
+def socket_of(environ: dict[str, Any]) -> Any:
+    """Return the socket of a request, or None if the server does not let us at it."""
     if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
         return None  # HTTP/2 has one socket for many requests
     for name in ("gunicorn.socket", "werkzeug.socket"):
@@ -37,12 +39,12 @@ def _found(environ: dict[str, Any]) -> Any:
 
 def has_socket(environ: dict[str, Any]) -> bool:
     """Tell whether the server lets us at the socket of a request."""
-    return _found(environ) is not None
+    return socket_of(environ) is not None
 
 
 def is_plain(environ: dict[str, Any]) -> bool:
     """Tell whether the socket can be taken out of the server altogether."""
-    found = _found(environ)
+    found = socket_of(environ)
     return (
         isinstance(found, socket.socket)
         and not isinstance(found, ssl.SSLSocket)
@@ -50,9 +52,18 @@ def is_plain(environ: dict[str, Any]) -> bool:
     )
 
 
+def end_silence(sock: Any, seconds: float) -> None:
+    """Let the kernel end a connection on which nothing arrives for so long (RFC 5482).
+
+    Nothing comes back from a stream, so nobody else learns that its client is gone.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+
 def take(environ: dict[str, Any]) -> Taken:
     """Take the socket of a request; raises OSError if it is gone."""
-    found = _found(environ)
+    found = socket_of(environ)
     if not is_plain(environ):
         return Taken(found, None)
     number = found.fileno()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import random
+import socket
 import threading
 import time
 from collections import deque
@@ -18,12 +19,13 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.serving import make_server
 from werkzeug.test import create_environ, run_wsgi_app
 
+from flask_fsm import FlaskFSM, Machine
 from flask_fsm.errors import (
     DuplicateChannel,
     FSMError,
@@ -1232,10 +1234,14 @@ def test_a_response_streams_and_removes_its_listener_at_the_end(method: str) -> 
 def test_a_view_may_answer_with_a_stream() -> None:
     """On a real server: a client reads events as they are told, and goes; its listener is gone."""
     app, channel = Flask(__name__), SSEChannel(retry_timeout_milliseconds=7)
+    app.secret_key = "a key"
+    FlaskFSM(app, Machine("m", states=["a"]))
+    sockets = []
 
     @app.get("/")
     def index() -> Any:
-        return channel.sse_response(started(channel), heartbeat=0.01)
+        sockets.append(request.environ["werkzeug.socket"])
+        return channel.sse_response(started(channel), heartbeat=0.05)
 
     server = make_server("127.0.0.1", 0, app, threaded=True)
     with thread(server.serve_forever):
@@ -1245,6 +1251,9 @@ def test_a_view_may_answer_with_a_stream() -> None:
             answer = client.getresponse()
             assert answer.status == 200
             until(channel.get_connections)
+            # A client that vanishes without a word is dead for the kernel after two heartbeats.
+            option = socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT
+            assert sockets[0].getsockopt(*option) == 100
             for number in range(3):
                 channel.broadcast(UniqueMessage(Message("n", number), message_id=f"e-{number}"))
             read = b""
