@@ -19,6 +19,7 @@ from websockets.http11 import Response
 from websockets.uri import parse_uri
 
 from ..children import LOOPBACK, PATIENCE
+from .frames import checked
 
 __all__ = ["RawSocket", "framed", "packed"]
 
@@ -108,14 +109,14 @@ class RawSocket:
         return self._events.pop(0)
 
     def recv(self) -> Any:
-        """Return the next frame of JSON, or the code of the close frame; raises EOFError."""
+        """Return the next frame, checked, or the code of the close frame; raises EOFError."""
         while True:
             frame = self._next()
             if frame.opcode is Opcode.CLOSE:
                 return int.from_bytes(frame.data[:2])
             if frame.opcode is Opcode.TEXT:
                 assert frame.fin
-                return json.loads(bytes(frame.data))
+                return checked(bytes(frame.data))
 
     def until_closed(self) -> tuple[list[Any], int]:
         """Return all frames up to the close frame, and its code."""

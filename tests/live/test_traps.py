@@ -537,6 +537,36 @@ def refused(site: Site, reason: str) -> Any:
     return response.headers
 
 
+@pytest.mark.parametrize(
+    ("workers", "bus", "store", "warned"),
+    [
+        (2, "memory://", "session", {"FSM_BUS_URL", "FSM_STORE_URL"}),
+        (2, "memory://", "sqlite", {"FSM_BUS_URL"}),
+        (2, "redis", "memory://", {"FSM_STORE_URL"}),
+        (2, "redis", "sqlite", set()),
+        (1, "memory://", "session", set()),
+    ],
+)
+def test_processes_that_know_nothing_of_each_other(
+    start: Start,
+    fresh_store: Callable[[str], str],
+    workers: int,
+    bus: str,
+    store: str,
+    warned: set[str],
+) -> None:
+    """The first connection makes the log say which key is missing, once for each process."""
+    urls = [fresh_store(kind) if kind in ("redis", "sqlite") else kind for kind in (bus, store)]
+    site = start("loop", workers=workers, FSM_BUS_URL=urls[0], FSM_STORE_URL=urls[1])
+    for _ in range(5):
+        joined(site).close()
+    told = [line for line in site.log.splitlines() if "know nothing of each other" in line]
+    assert {key for key in ("FSM_BUS_URL", "FSM_STORE_URL") for line in told if key in line} == (
+        warned
+    )
+    assert len(told) <= workers * len(warned)
+
+
 SYNC: Final = ["--worker-class=sync"]
 
 
