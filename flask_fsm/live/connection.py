@@ -90,9 +90,18 @@ class MessageQueue:
 
     def pop(self) -> Message:
         """Remove and return the message that waits longest; raises NoMessages."""
+        message = self.take()
+        if message is None:
+            raise NoMessages("No message waits.")
+        return message
+
+    def take(self) -> Message | None:
+        """Remove and return the message that waits longest, or return None."""
+        if not self._waiting:
+            return None
         with self._mutex:
             if not self._waiting:
-                raise NoMessages("No message waits.")
+                return None
             _, message = self._waiting.popitem(last=False)
             key = message.latest
             if key is not None:

@@ -115,11 +115,12 @@ class Peer:
 
     def outgoing(self) -> bytes:
         """Return what is to be written next, nothing if nothing waits."""
-        if self.ended or not (self.subscriber.waiting or self.conversation.closing):
+        if self.ended:
             return b""
+        take = self.subscriber.take
         parts: list[bytes] = []
         size = 0
-        for out in self.subscriber.outgoing():
+        while (out := take()) is not None:
             if isinstance(out, Frame):
                 part = self.frame(out)
                 parts.append(part)

@@ -9,12 +9,12 @@ import json
 import secrets
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..bus import Position
-from ..errors import NoMessages, QueueFull, UnknownListener
+from ..errors import QueueFull, UnknownListener
 from .channels import FLOW, Delivered, Envelope, Gap, LiveChannel
 from .connection import Connection, Listener, MessageQueue
 from .message import Message
@@ -127,7 +127,7 @@ class PatientQueue(MessageQueue):
         if self.overflown:
             return
         try:
-            super().push(message)
+            MessageQueue.push(self, message)  # super() takes a tenth of the time that this does
         except QueueFull:
             self.overflow()
 
@@ -139,9 +139,8 @@ class PatientQueue(MessageQueue):
     def clear(self) -> None:
         """Forget what waits, and take nothing more."""
         self.overflown = True
-        while len(self):
-            with suppress(NoMessages):
-                self.pop()
+        while self.take() is not None:
+            pass
 
     def call(self) -> None:
         """Call whoever serves this queue, without a message."""
@@ -301,23 +300,20 @@ class Subscriber:
         """Return the id of all that has gone out: the position in each channel."""
         return ",".join(self._reached) if self._ids else None
 
-    @property
-    def waiting(self) -> bool:
-        """Whether anything is to be sent."""
-        if self._first or self.queue.overflown:
-            return True
-        return len(self.queue) > 0 and not self._held
-
-    def outgoing(self) -> Iterator[Frame | Close | Job]:
-        """Yield what waits, oldest first, until nothing does."""
-        if self.queue.overflown:
-            yield Close(CLOSE_OVERLOAD)
-            return
-        while self._first or (len(self.queue) and not self._held):
-            try:
-                message: Any = self._first.popleft() if self._first else self.queue.pop()
-            except NoMessages:  # it was cut meanwhile
-                return
+    def take(self) -> Frame | Close | Job | None:
+        """Return what goes out next, or None if nothing waits."""
+        queue, first = self.queue, self._first
+        while not queue.overflown:
+            message: Any
+            if first:
+                message = first.popleft()
+            elif self._held:
+                return None
+            else:
+                message = queue.take()
+                if message is None:
+                    return None
+            out: Frame | Close | Job | None
             if isinstance(message, Delivered):
                 out = self._delivered(message)
             elif isinstance(message, Direct):
@@ -330,7 +326,8 @@ class Subscriber:
             else:
                 out = self._lost(message)
             if out is not None:
-                yield out
+                return out
+        return Close(CLOSE_OVERLOAD)
 
     def _direct(self, message: Direct) -> Frame | None:
         if message.shows is not None:
