@@ -154,7 +154,6 @@ class FlaskFSM(Pages):
         state.observers.append(state.live)
         app.after_request(close_after_change)
         app.after_request(doors.watch_streams)
-        app.teardown_request(doors.let_go)
         blueprint.after_request(_let_read)
         sockets = [surface for surface in self._surfaces if surface._websocket is not None]
         paths = [surface._websocket for surface in sockets]

@@ -72,6 +72,8 @@ class Sent(NamedTuple):
 
 def check_status(status: object) -> None:
     """Raise TypeError unless this is a status that clients can be told."""
+    if status.__class__ is EventStatus:
+        return
     if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 999:
         raise TypeError(f"A status is a number such as EventStatus.OK (200), not {status!r:.80}.")
 

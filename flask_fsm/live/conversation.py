@@ -138,12 +138,13 @@ class HeldContext:
     does after a request, and `g` is a new one.
     """
 
-    __slots__ = ("_context", "_variables")
+    __slots__ = ("_context", "_session", "_variables")
 
     def __init__(self, context: EventContext) -> None:
         self._context = context
         self._variables = Context()
         self._variables.run(context.push)
+        self._session = context.session
 
     def run(self, function: Callable[[Job], None], job: Job) -> None:
         """Call a function with a job within the context; raises what a teardown function raises."""
@@ -163,7 +164,8 @@ class HeldContext:
                     app_ctx.g = app.app_ctx_globals_class()
                     # There is no answer that any of these could wait for.
                     self._context._after_request_functions.clear()
-                    self._context.session.pop("_flashes", None)
+                    if "_flashes" in self._session:
+                        del self._session["_flashes"]
 
     def end(self) -> None:
         """Pop the context, which tears down once more, and leaves no circle of references."""

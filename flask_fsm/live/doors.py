@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -48,7 +50,6 @@ __all__ = [
     "check_endpoints",
     "events",
     "health",
-    "let_go",
     "no_websocket",
     "send_event",
     "show_state",
@@ -58,8 +59,6 @@ __all__ = [
 
 log: Final = logging.getLogger("flask_fsm")
 ENDPOINT: Final = "fsm.endpoint."
-# Where the environ of a request keeps a connection that is being opened.
-OPENING: Final = "flask_fsm.opening"
 MAX_GROUPS: Final = 16
 # Seconds that an answer waits until what it tells of is on its way to other processes.
 FLUSH: Final = 0.5
@@ -111,19 +110,17 @@ class Opened(Response):
     _engine: Engine
     _wake: Wake
     _greeting = b""
+    _lost: weakref.finalize[[Peer], Opened]
 
     def begin(self, peer: Peer, engine: Engine, wake: Wake, greeting: bytes = b"") -> Opened:
         """Say who goes on, and what is sent first."""
         self._peer, self._engine, self._wake, self._greeting = peer, engine, wake, greeting
-        request.environ[OPENING] = self
+        # The app may put another answer in the place of this one, which nobody is told.
+        self._lost = weakref.finalize(self, abandon, peer)
         return self
 
-    def abandon(self) -> None:
-        """Let go of a client that is not going to be served."""
-        self._peer.gone()
-
     def __call__(self, environ: Any, start_response: Any) -> Any:
-        environ.pop(OPENING, None)
+        self._lost.detach()
         if not has_socket(environ):
             self.response = Streamed(self._engine, self._peer, self._greeting)
             return super().__call__(environ, start_response)
@@ -142,7 +139,12 @@ class Opened(Response):
 
         # For the server's log; what it writes goes nowhere.
         start_response(f"{self.status_code} {phrase}", [("Connection", "close")])
-        return Handed(environ, serve, self.abandon)
+        return Handed(environ, serve, self._peer.gone)
+
+
+def abandon(peer: Peer) -> None:
+    """Let go of a client that will not be served, whatever the garbage collector has come upon."""
+    threading.Thread(target=peer.gone, name="flask-fsm-abandon", daemon=True).start()
 
 
 class Streamed(Iterator[bytes]):
@@ -178,13 +180,6 @@ def watch_streams(response: Response) -> Response:
     if isinstance(stream, SSEStream):
         end_silence(socket_of(request.environ), stream.heartbeat * SILENCE)
     return response
-
-
-def let_go(error: BaseException | None = None) -> None:
-    """Let go of a client whose answer was lost on its way: the app has put another in its place."""
-    opened: Opened | None = request.environ.pop(OPENING, None)
-    if opened is not None:
-        opened.abandon()
 
 
 def no_websocket(machine: str) -> ResponseReturnValue:

@@ -80,12 +80,14 @@ class Peer:
     @property
     def reading(self) -> bool:
         """Whether more may be read from the client now."""
-        return not self.ended and len(self.jobs) < BACKLOG and not self.behind and not self.held_up
+        if self.ended or len(self.jobs) >= BACKLOG or self.behind:
+            return False
+        return not (self.resume_at and self.held_up)
 
     @property
     def held_up(self) -> bool:
         """Whether the client has sent too much, so that it has to wait until `resume_at`."""
-        return self.resume_at > 0 and self.resume_at > time.monotonic()
+        return self.resume_at > time.monotonic()
 
     @property
     def behind(self) -> bool:
@@ -198,9 +200,9 @@ class SocketPeer(Peer):
 
     @property
     def behind(self) -> bool:
-        return (
-            self._socket.behind and len(self.jobs) < BACKLOG and not self.code and not self.held_up
-        )
+        if not self._socket.rest:
+            return False
+        return len(self.jobs) < BACKLOG and not self.code and not self.held_up
 
     @property
     def finished(self) -> bool:

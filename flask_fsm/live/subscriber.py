@@ -84,7 +84,8 @@ class Direct(Message):
         gap: bool = False,
         shows: tuple[str, int] | None = None,
     ) -> None:
-        super().__init__(kind, None)
+        self._type = kind
+        self._payload = self.latest = None
         self.body = body
         self.ref = ref
         self.gap = gap
@@ -114,14 +115,14 @@ class PatientQueue(MessageQueue):
 
     def stretch(self) -> bool:
         """Take any number, unless too many wait already; tell whether `settle` is to end that."""
-        if len(self) >= self._size:
+        if len(self._waiting) >= self._size:
             return False
         self.limit = sys.maxsize
         return True
 
     def settle(self) -> None:
         """Take no more than some messages beyond those that wait now."""
-        self.limit = max(self._size, len(self) + self._size // 2)
+        self.limit = max(self._size, len(self._waiting) + self._size // 2)
 
     def push(self, message: Any) -> None:
         if self.overflown:
@@ -336,7 +337,7 @@ class Subscriber:
             self._see(*message.shows, message.body)
             id = self._id_so_far()
             return Frame("state", stamped(message.body, message.ref, id, gap=message.gap), id)
-        return Frame(message.type, stamped(message.body, message.ref), None)
+        return Frame(message._type, stamped(message.body, message.ref), None)
 
     def _switched(self, message: Switch) -> None:
         old, self._channels[0] = self._channels[0], message.channel

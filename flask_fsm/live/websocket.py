@@ -115,10 +115,10 @@ class WebSocket:
         "_packed",
         "_parts",
         "_plain",
-        "_rest",
         "_size",
         "closed",
         "received_code",
+        "rest",
     )
 
     def __init__(self, extensions: list[Extension], limit: int) -> None:
@@ -127,7 +127,8 @@ class WebSocket:
         self._plain = True
         """Whether wsproto is between two messages, for all that is known."""
         self._limit = limit
-        self._rest = b""
+        self.rest = b""
+        """Bytes that wait for the next call of `receive`."""
         self._parts: list[str | bytes] = []
         self._fragments = 0
         """How many frames the last call of `receive` took that did not end a message."""
@@ -145,7 +146,7 @@ class WebSocket:
         ends the connection with 1009, a broken frame with 1002 or 1007.
         """
         messages: list[str | bytes] = []
-        data, self._rest = self._rest + data, b""
+        data, self.rest = self.rest + data, b""
         if not data:
             return messages, data, 0
         if self._plain and not self.closed:
@@ -153,7 +154,7 @@ class WebSocket:
             if not data:
                 return messages, b"", 0
             if len(messages) >= most:
-                self._rest = data
+                self.rest = data
                 return messages, b"", 0
             self._plain = False
         out: list[bytes] = []
@@ -163,17 +164,12 @@ class WebSocket:
             if self.received_code is not None or self._size < 0:
                 break
             if len(messages) + signs + self._fragments >= most:
-                self._rest = data[start:]
+                self.rest = data[start:]
                 break
             self._connection.receive_data(data[start : start + BITE])
             signs += self._read(messages, out)
-        self._plain = not self._rest and len(data) == signs * EMPTY_CONTROL
+        self._plain = not self.rest and len(data) == signs * EMPTY_CONTROL
         return messages, b"".join(out), signs + self._fragments
-
-    @property
-    def behind(self) -> bool:
-        """Whether bytes wait for the next call of `receive`."""
-        return bool(self._rest)
 
     def _read_plain(self, data: bytes, messages: list[str | bytes], most: int) -> bytes:
         """Take whole messages of one short frame, as nearly all are; return what is left.

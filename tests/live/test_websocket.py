@@ -42,7 +42,7 @@ def read(socket: WebSocket, pieces: list[bytes]) -> tuple[list[Any], bytes]:
     for piece in pieces:
         messages, said, _ = socket.receive(piece, MOST)
         found, out = found + messages, out + said
-        while socket.behind:
+        while socket.rest:
             messages, said, _ = socket.receive(b"", MOST)
             found, out = found + messages, out + said
     return found, out
