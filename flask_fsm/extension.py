@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from flask import Blueprint, Flask, Response, current_app, has_request_context, request, session
+from flask import (
+    Blueprint,
+    Flask,
+    Response,
+    current_app,
+    got_request_exception,
+    has_request_context,
+    request,
+    session,
+)
 
 from .appstate import EXTENSION, AppState, app_state
 from .bound import Bound
@@ -154,6 +163,7 @@ class FlaskFSM(Pages):
         state.observers.append(state.live)
         app.after_request(close_after_change)
         app.after_request(doors.watch_streams)
+        got_request_exception.connect(doors.let_go, app)
         blueprint.after_request(_let_read)
         sockets = [surface for surface in self._surfaces if surface._websocket is not None]
         paths = [surface._websocket for surface in sockets]

@@ -17,8 +17,8 @@ class Sender(NamedTuple):
 
     id: str
     ref: Any
-    mark: Callable[[Any], Any]
-    """Returns a message that answers it as it is to be sent to all who listen."""
+    mark: Callable[[str, Any], Any]
+    """Returns a message that answers it as it is to be sent to all who listen to a channel."""
 
 
 class Observer(Protocol):

@@ -107,7 +107,7 @@ def aborted(error: HTTPException) -> str:
     return data_frame({"reason": "aborted", "message": error.description}, status)
 
 
-def as_it_is(message: Envelope) -> Envelope:
+def as_it_is(channel: str, message: Envelope) -> Envelope:
     """Return a message unmarked, since it can neither be late nor lost."""
     return message
 
@@ -347,6 +347,8 @@ class Conversation:
             self._reply(crash(error), self._ref)
         finally:
             self._ref = None
+            if job.text is None:
+                self.subscriber.release()
 
     def _do_anew(self, job: Job) -> None:
         """Do it in a new context, whose session is opened."""
@@ -359,10 +361,7 @@ class Conversation:
 
     def _do(self, job: Job) -> None:
         if job.text is None:
-            try:
-                self._show_again(job.anew)
-            finally:
-                self.subscriber.release()
+            self._show_again(job.anew)
         else:
             self._answer(job.text)
 
@@ -429,8 +428,9 @@ class Conversation:
         if self._prompt or not subscriber.expecting:
             subscriber.say(frame, ref)
         else:
-            envelope = subscriber.mark(Envelope("answer", frame, subscriber.id, ref))
-            self._state.live.channels.publish(subscriber.flow_channel, envelope)
+            channel = subscriber.flow_channel
+            envelope = subscriber.mark(channel, Envelope("answer", frame, subscriber.id, ref))
+            self._state.live.channels.publish(channel, envelope)
 
     def _handle(self, flow: Flow, asked: Asked) -> list[Sent]:
         check_rev(asked, flow)

@@ -6,12 +6,14 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final
 
 from flask import Flask, Response, current_app, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Rule
 
 from ..appstate import AppState, app_state, behind
 from ..bound import Bound
@@ -50,6 +52,7 @@ __all__ = [
     "check_endpoints",
     "events",
     "health",
+    "let_go",
     "no_websocket",
     "send_event",
     "show_state",
@@ -59,6 +62,8 @@ __all__ = [
 
 log: Final = logging.getLogger("flask_fsm")
 ENDPOINT: Final = "fsm.endpoint."
+# Where the environ of a request keeps what lets go of a client that is not going to be served.
+OPENING: Final = "flask_fsm.opening"
 MAX_GROUPS: Final = 16
 # Seconds that an answer waits until what it tells of is on its way to other processes.
 FLUSH: Final = 0.5
@@ -115,11 +120,13 @@ class Opened(Response):
     def begin(self, peer: Peer, engine: Engine, wake: Wake, greeting: bytes = b"") -> Opened:
         """Say who goes on, and what is sent first."""
         self._peer, self._engine, self._wake, self._greeting = peer, engine, wake, greeting
-        # The app may put another answer in the place of this one, which nobody is told.
+        # The app may put another answer in the place of this one, which nobody is told; or fail.
         self._lost = weakref.finalize(self, abandon, peer)
+        request.environ[OPENING] = self._lost
         return self
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
+        environ.pop(OPENING, None)
         self._lost.detach()
         if not has_socket(environ):
             self.response = Streamed(self._engine, self._peer, self._greeting)
@@ -142,9 +149,39 @@ class Opened(Response):
         return Handed(environ, serve, self._peer.gone)
 
 
+@lru_cache(maxsize=8)
+def opened_class(response_class: Any) -> type[Opened]:
+    """Return a class of such answers that is also the app's own, or Flask would make it that."""
+    if issubclass(Opened, response_class):
+        return Opened
+    return type("Opened", (Opened, response_class), {})
+
+
+def opened(
+    status: int,
+    headers: Mapping[str, str],
+    peer: Peer,
+    engine: Engine,
+    wake: Wake,
+    greeting: bytes = b"",
+) -> Opened:
+    """Return the answer that begins a connection."""
+    own: Any = current_app.response_class
+    response = opened_class(own)(status=status, headers=dict(headers))
+    return response.begin(peer, engine, wake, greeting)
+
+
 def abandon(peer: Peer) -> None:
     """Let go of a client that will not be served, whatever the garbage collector has come upon."""
     threading.Thread(target=peer.gone, name="flask-fsm-abandon", daemon=True).start()
+
+
+def let_go(app: Flask, exception: BaseException) -> None:
+    """Let go of a client whose answer is lost, since the app has failed after it was made."""
+    # By itself it would be so with the next garbage collection: a traceback knows the answer.
+    lost = request.environ.pop(OPENING, None)
+    if lost is not None:
+        lost()
 
 
 class Streamed(Iterator[bytes]):
@@ -218,8 +255,7 @@ def websocket(machine: str) -> ResponseReturnValue:
             return SocketPeer(socket, *parts)
 
         peer = _open(state, bound, service, wake, make, request.args.get("since"))
-        response = Opened(status=101, headers=shake.headers)
-        return response.begin(peer, engine, wake)
+        return opened(101, shake.headers, peer, engine, wake)
     except Refused as refused:
         return refused.answer()
 
@@ -239,7 +275,7 @@ def events(machine: str) -> ResponseReturnValue:
     greeting = b"retry: %d\n\n" % service.config.sse_retry
     # Of a connection that is not ours the server says itself whether it goes on.
     ours = {"Connection": "close"} if has_socket(request.environ) else {}
-    return Opened(headers={**STREAM, **ours}).begin(peer, engine, wake, greeting)
+    return opened(200, {**STREAM, **ours}, peer, engine, wake, greeting)
 
 
 def _found(name: str) -> tuple[AppState, Bound, Service]:
@@ -417,13 +453,18 @@ def health() -> ResponseReturnValue:
     return _answer(dumps({"status": "ok", "connections": len(service.loop) + len(service.threads)}))
 
 
+def is_ours(rule: Rule) -> bool:
+    """Tell whether a rule leads to an endpoint of `fsm.live`."""
+    return str(rule.endpoint).startswith(ENDPOINT)
+
+
 def check_endpoints(app: Flask) -> None:
     """Raise DuplicateEndpoint if a view of the app answers where an endpoint is to."""
     rules = [rule for rule in app.url_map.iter_rules() if "GET" in (rule.methods or ())]
-    ours = {rule.rule for rule in rules if rule.endpoint.startswith(ENDPOINT)}
+    places = {(rule.rule, rule.host, rule.subdomain) for rule in rules if is_ours(rule)}
     for rule in rules:
-        theirs = not (rule.endpoint.startswith(ENDPOINT) or rule.websocket)
-        if theirs and rule.rule in ours:
+        theirs = not (is_ours(rule) or rule.websocket)
+        if theirs and (rule.rule, rule.host, rule.subdomain) in places:
             raise DuplicateEndpoint(
                 f"The view {rule.endpoint!r} answers at {rule.rule!r}, as does an endpoint of "
                 f"fsm.live: give one of them another path."

@@ -385,7 +385,8 @@ class Served:
         if events != self._events:
             before, self._events = self._events, events
             self._engine.watch(self, before, events)
-        if peer.resume_at and not self._resuming and peer.held_up:
+        if not events & READ and peer.resume_at and not (self._resuming or self._busy or peer.jobs):
+            # Also if that time is over by now: it was not when we looked.
             self._resuming = True
             self._engine.call_at(peer.resume_at, self._resume)
 

@@ -18,7 +18,8 @@ from ..errors import ConfigError
 __all__ = ["check_allowed", "is_welcome", "let_read"]
 
 SECURE: Final = ("https", "wss")
-ORIGIN: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@:*A-Z\[\]]+)(:[1-9][0-9]{0,4})?")
+# Of https, http, or of what has pages too: browser extensions, programs with a web view.
+ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[1-9][0-9]{0,4})?")
 # How many seconds a browser remembers what it may send.
 PREFLIGHT: Final = "600"
 
@@ -26,12 +27,14 @@ PREFLIGHT: Final = "600"
 def check_allowed(config: Config) -> None:
     """Raise ConfigError if an allowed origin is none that a browser would name (RFC 6454)."""
     for origin in config.allowed_origins:
-        usual = origin.endswith(":443" if origin.startswith("https:") else ":80")
+        scheme, _, rest = origin.partition("://")
+        usual = rest.endswith({"https": ":443", "http": ":80"}.get(scheme, "no port"))
         if ORIGIN.fullmatch(origin) is None or usual:
             raise ConfigError(
                 f"FSM_ALLOWED_ORIGINS can't have {origin!r}: an origin is a scheme, a host in "
-                f"small letters and, if it is not the usual one, a port, such as "
-                f"'https://app.example' or 'http://localhost:8080'. There are no patterns."
+                f"small letters (as xn--... if it has others than those of ASCII) and, if it is "
+                f"not the usual one, a port, such as 'https://app.example' or "
+                f"'http://localhost:8080'. There are no patterns."
             )
 
 

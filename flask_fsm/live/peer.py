@@ -152,12 +152,13 @@ class Peer:
 
     def finish(self) -> None:
         """Do what the client had asked for before it went, then let go of everything."""
+        self.resume_at = 0.0  # who is gone need not be held up
         while self.jobs or self.behind:
-            self.resume_at = 0.0  # who is gone need not be held up
             if self.jobs:
                 self.do(self.jobs.popleft())
             else:
                 self.received(b"")
+                self.resume_at = 0.0
         self.gone()
 
     def _end(self, code: int) -> None:

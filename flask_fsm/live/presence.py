@@ -42,10 +42,12 @@ class Membership:
         self._channels = channels
         self.groups = {name: dumps(info) for name, info in groups.items()}
         self._member = member
+        self._entering = False
         self._seconds = seconds
 
     def enter(self) -> None:
         """Join the groups, and tell them."""
+        self._entering = True
         for name in self.groups:
             self._enter(name)
 
@@ -68,8 +70,8 @@ class Membership:
             log.exception("The presence in %s could not be renewed.", ", ".join(self.groups))
 
     def leave(self) -> None:
-        """Leave the groups, and tell them."""
-        groups, self.groups = self.groups, {}
+        """Leave the groups, as far as they were joined, and tell them."""
+        groups, self.groups = self.groups if self._entering else {}, {}
         try:
             for name, info in groups.items():
                 if self._channels.bus.leave(name, self._member):

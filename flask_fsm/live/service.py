@@ -127,7 +127,7 @@ class Service:
         else:
             # It is answered, even if another process has told of a later state before.
             envelope = Envelope("state", body, sender.id, sender.ref, run, snapshot.rev)
-            self.channels.publish(name, sender.mark(envelope))
+            self.channels.publish(name, sender.mark(name, envelope))
 
     def _tell_subject(self, subject: str) -> None:
         """Let other devices look again: they may show a flow that had not begun, or the last one.
@@ -152,7 +152,7 @@ class Service:
             self.channels.publish(name, Envelope("data", body))
         else:
             envelope = Envelope("data", body, sender.id, sender.ref)
-            self.channels.publish(name, sender.mark(envelope))
+            self.channels.publish(name, sender.mark(name, envelope))
 
     def replaced(self, previous: Snapshot, flow: Flow) -> None:
         if flow.subject is not None:

@@ -185,7 +185,7 @@ class Subscriber:
         self._reached: list[str] = []
         self._silent: list[LiveChannel] = []
         # Answers to this client that were sent on its flow's channel and have not come yet.
-        self._awaited: deque[Envelope] = deque()
+        self._awaited: deque[tuple[str, Envelope]] = deque()
         self._sent = 0
         self._answered = 0
         # What comes before all that is queued, as a message may be queued while we still join.
@@ -252,14 +252,14 @@ class Subscriber:
         """Queue a frame for this client only."""
         self.queue.push(Direct(kind, frame, ref))
 
-    def mark(self, answer: Envelope) -> Envelope:
-        """Number an answer that is about to be sent on the flow's channel, and keep it until then.
+    def mark(self, channel: str, answer: Envelope) -> Envelope:
+        """Number an answer that is about to be sent on a channel, and keep it until it comes.
 
         Should the channel lose it, it is told from here.
         """
         self._sent += 1
         marked = answer._replace(number=self._sent)
-        self._awaited.append(marked)
+        self._awaited.append((channel, marked))
         if len(self._awaited) > self.queue.limit:
             self.queue.overflow()
         return marked
@@ -272,7 +272,7 @@ class Subscriber:
     def _take_back(self) -> None:
         """Put the answers that will not come before all that is queued."""
         while self._awaited:
-            answer = self._awaited.popleft()
+            _, answer = self._awaited.popleft()
             self._answered = answer.number
             self._first.append(answer)
 
@@ -377,8 +377,10 @@ class Subscriber:
             if number <= self._answered:
                 return None  # it was told when the channel seemed to have lost it
             self._answered = number
-            while self._awaited and self._awaited[0].number <= number:
-                self._awaited.popleft()
+            while self._awaited and self._awaited[0][1].number <= number:
+                channel, answer = self._awaited.popleft()
+                if channel != message.channel:  # of a run that was begun meanwhile
+                    self._first.append(answer)
         if kind == "answer":
             return Frame("data", stamped(body, ref), None) if sender == self.id else None
         if kind == "state":

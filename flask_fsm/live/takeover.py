@@ -11,9 +11,13 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 __all__ = ["Handed", "Taken", "end_silence", "has_socket", "is_plain", "socket_of", "take"]
+
+
+# Milliseconds that a kernel can count.
+LONGEST: Final = 2**31 - 1
 
 
 class Taken(NamedTuple):
@@ -58,7 +62,8 @@ def end_silence(sock: Any, seconds: float) -> None:
     Nothing comes back from a stream, so nobody else learns that its client is gone.
     """
     with contextlib.suppress(OSError, AttributeError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+        milliseconds = int(min(seconds * 1000, LONGEST))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def take(environ: dict[str, Any]) -> Taken:

@@ -133,7 +133,7 @@ class Served:
                 ):
                     self._read()
                     continue
-                for key, _ in selector.select(max(self._until(beat_at) - now, 0)):
+                for key, _ in selector.select(max(self._until(beat_at, wanted) - now, 0)):
                     if key.fileobj is self._waker.reader:
                         self._waker.clear()
                     elif wanted & selectors.EVENT_READ:
@@ -159,15 +159,16 @@ class Served:
             selectors.EVENT_WRITE if self._pending else 0
         )
 
-    def _until(self, beat_at: float) -> float:
-        if self._peer.jobs:
+    def _until(self, beat_at: float, wanted: int) -> float:
+        if self._peer.jobs or self._peer.behind:
             return 0.0
         times = [beat_at]
         if self._pending:
             times.append(self._progress + self._peer.config.send_timeout)
         if self._end:
             times.append(self._end)
-        if self._peer.held_up:
+        if self._peer.resume_at and not wanted & selectors.EVENT_READ:
+            # Also if that time is over by now: it was not when we looked.
             times.append(self._peer.resume_at)
         return min(times)
 

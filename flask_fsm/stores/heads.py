@@ -6,8 +6,9 @@ reset or replaced can't come back by an old cookie.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from threading import Lock, get_ident
+from threading import Lock
 from typing import Final
 
 from ..core.snapshot import Receipt, Snapshot
@@ -166,7 +167,7 @@ class Heads:
     def _enter(self, id: str, wait: float) -> Head:
         with self._mutex:
             head = self._made(lineage(id))
-            if head.owner == get_ident():
+            if head.owner == threading.get_ident():  # gevent may have put its own there by now
                 raise FSMError(
                     "This request is the one that is served of the flow, so nothing else can be "
                     "done with it by fsm.live.flow() meanwhile: call flow.transition() or "
@@ -176,7 +177,7 @@ class Heads:
                 )
             head.users += 1
         if head.turn.acquire(timeout=wait):
-            head.owner = get_ident()
+            head.owner = threading.get_ident()
             return head
         self._leave(id, head)
         raise FlowBusy(

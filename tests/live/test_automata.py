@@ -234,6 +234,18 @@ def test_a_machine_without_an_address(name: str) -> None:
         app.test_client().get("/fsm/health")
 
 
+def test_an_endpoint_where_another_host_has_a_view() -> None:
+    """The same path of another host is another place."""
+    app = Flask("app", host_matching=True, static_host="a.example")
+    app.secret_key = "a key"
+    app.testing = True
+    fsm = FlaskFSM(Machine("m", states=["a"]))
+    fsm.live.endpoint("/health")(lambda headers: "OK")
+    fsm.init_app(app)
+    app.add_url_rule("/health", "healthy", lambda: "healthy", host="a.example")
+    assert app.test_client().get("/health", headers={"Host": "a.example"}).text == "healthy"
+
+
 def test_what_comes_after_init_app() -> None:
     """Endpoints and paths of websockets that no app would get are refused."""
     app = Flask("app")

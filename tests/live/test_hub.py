@@ -47,6 +47,7 @@ from flask_fsm.live.hub import (
     SSEChannel,
     UniqueMessage,
 )
+from flask_fsm.live.takeover import end_silence
 
 from .eventstream import Event, parse
 
@@ -1162,6 +1163,14 @@ def test_what_python_has_for_json() -> None:
     stream = channel.sse_stream(listener)
     next(stream)
     assert next(stream) == b'event: n\ndata: {"day":"2026-11-28","price":"1.50"}\n\n'
+
+
+def test_hearts_that_need_not_beat() -> None:
+    """Whoever wants no comments has none, on a socket too."""
+    channel, sock = SSEChannel(), socket.socket()
+    with sock:
+        end_silence(sock, channel.sse_stream(started(channel), heartbeat=float("inf")).heartbeat)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 2**31 - 1
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])

@@ -426,7 +426,7 @@ def test_who_sends_too_much_waits(start: Start, engine: str, machine: str) -> No
 @KINDS
 def test_parts_of_messages_count_too(start: Start, engine: str) -> None:
     """Who sends a message in many parts, even empty ones, is read no faster."""
-    rate, number = 50, 250
+    rate, number = 250, 1_500
     site = start(engine, FSM_MESSAGE_RATE=rate)
     begin, empty = b"\x01\x80" + bytes(4), b"\x00\x80" + bytes(4)
     end = b'{"event": "echo", "data": "whole"}'
@@ -435,7 +435,8 @@ def test_parts_of_messages_count_too(start: Start, engine: str) -> None:
         client.socket.sendall(begin + empty * number)
         client.socket.sendall(bytes([0x80, 0x80 | len(end)]) + bytes(4) + end)
         assert client.recv()["data"] == "whole"
-        assert time.monotonic() - begun > (number - 2 * rate) / rate - 1
+        # A client may send what is allowed in two seconds at once; the last bytes are read at once.
+        assert time.monotonic() - begun > (number - 2 * rate) / rate - 3
 
 
 # -- who reads nothing ----------------------------------------------------------------------------

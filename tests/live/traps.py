@@ -110,9 +110,14 @@ def trap_machine(
     return machine
 
 
+class OwnResponse(Response):
+    """As an app may have one; Flask makes each answer one of these."""
+
+
 def create_app() -> Flask:
     """Make the app; members of `ops` are told what the pages say."""
     app = Flask("traps")
+    app.response_class = OwnResponse
     app.config.update(SECRET_KEY=SECRET, FSM_STORE_URL="memory://")
     app.config.update(json.loads(os.environ.get(VARIABLE, "{}")))
     if app.config.get("SESSIONS") == "server":
