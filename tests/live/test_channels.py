@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import closing
 from typing import Any
 
 import pytest
-from flask import Flask
+from cachelib import SimpleCache
+from flask import Flask, request
+from flask_session import Session
 
 from flask_fsm import FlaskFSM, FSMError, Machine
+from flask_fsm.appstate import app_state, behind
 from flask_fsm.bus.memory import MemoryBus
-from flask_fsm.live.channels import LiveChannel
+from flask_fsm.live.channels import Envelope, LiveChannel
 from flask_fsm.live.connection import Connection
+from flask_fsm.live.conversation import Conversation
+from flask_fsm.live.subscriber import Frame, Job, Subscriber
 
 
 class Overtaken(LiveChannel):
@@ -82,3 +88,95 @@ def test_a_flow_that_is_none(app: Flask, fsm: FlaskFSM) -> None:
     nothing: Any = None
     with app.app_context(), pytest.raises(TypeError):
         fsm.live.flow(nothing)
+
+
+# -- answers, and what comes between ---------------------------------------------------------------
+
+
+def answer(subscriber: Subscriber, channel: str, ref: Any) -> Envelope:
+    """An answer that is about to be sent on a channel."""
+    body = '{"status":200,"data":null}'
+    return subscriber.mark(channel, Envelope("data", body, subscriber.id, ref))
+
+
+def refs(subscriber: Subscriber) -> list[Any]:
+    """The refs of the frames that go out now."""
+    found = []
+    while (out := subscriber.take()) is not None:
+        assert isinstance(out, Frame)
+        found.append(json.loads(out.text).get("ref"))
+    return found
+
+
+def test_an_answer_of_a_run_that_was_begun_meanwhile() -> None:
+    """It is told when a later one comes on the old channel, and not again on its own."""
+    with closing(MemoryBus(10, 60)) as bus:
+        old, new = (LiveChannel(name, bus, 3_000, 10) for name in ("flow:old", "flow:new"))
+        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber.join(old)
+        subscriber.switch(new)
+        first, second = (answer(subscriber, f"flow:{name}", name) for name in ("new", "old"))
+        bus.publish("flow:old", second.encode())
+        assert sorted(refs(subscriber)) == ["new", "old"]
+        bus.publish("flow:new", first.encode())
+        assert refs(subscriber) == []
+        assert not subscriber.expecting
+        subscriber.leave()
+
+
+def test_answers_that_a_gap_has_swallowed() -> None:
+    """They are told before the state is asked for; those that come after all are not told again."""
+    with closing(MemoryBus(10, 60)) as bus:
+        channel = LiveChannel("flow:m", bus, 3_000, 10)
+        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber.join(channel)
+        answers = [answer(subscriber, "flow:m", number) for number in range(3)]
+        bus.publish("flow:m", answers[0].encode())
+        assert refs(subscriber) == [0]
+        assert subscriber.expecting
+        channel.gap(channel.position)
+        assert isinstance(subscriber.take(), Job)
+        assert refs(subscriber) == [1, 2]
+        bus.publish("flow:m", answers[2].encode())
+        subscriber.release()
+        assert refs(subscriber) == []
+        assert not subscriber.expecting
+        subscriber.leave()
+
+
+class Sessions(SimpleCache):
+    """Sessions on a server that can be away."""
+
+    away = False
+
+    def get(self, key: str) -> Any:
+        if self.away:
+            raise ConnectionError("The sessions are away.")
+        return super().get(key)
+
+
+def test_a_gap_while_the_sessions_are_away(fsm: FlaskFSM) -> None:
+    """The client is not told of the state, but goes on to hear what is said."""
+    app, sessions = Flask("away"), Sessions()
+    app.config.update(SECRET_KEY="a key", SESSION_TYPE="cachelib", SESSION_CACHELIB=sessions)
+    Session(app)
+    fsm.init_app(app)
+    subscriber = Subscriber(10, lambda: None, ids=True)
+    headers = {"Cookie": "session=of-somebody"}
+    with app.test_request_context("/fsm/m/ws", headers=headers):
+        state = app_state()
+        talk = Conversation(app, state, state.bound["m"], behind(request), subscriber, [])
+        talk.open(None)
+        channel = state.live.channels.get(subscriber.flow_channel)
+    assert refs(subscriber) == [None]
+    channel.gap(channel.position)
+    job = subscriber.take()
+    assert isinstance(job, Job)
+    sessions.away = True
+    talk.do(job)
+    channel.bus.publish(channel.id, Envelope("data", '{"status":200,"data":1}').encode())
+    told = []
+    while isinstance(out := subscriber.take(), Frame):
+        told.append(json.loads(out.text)["data"])
+    assert told[-1] == 1
+    subscriber.leave()
