@@ -332,11 +332,16 @@ class Subscriber:
 
     def _direct(self, message: Direct) -> Frame | None:
         if message.shows is not None:
-            if message.shows == self._shown and not message.gap:
+            body = message.body
+            if not self._is_late(*message.shows):
+                self._see(*message.shows, body)
+            elif not message.gap:
                 return None
-            self._see(*message.shows, message.body)
+            elif message.shows != self._shown:
+                # It was read before a later state came with what had been missed.
+                body = dumps({**json.loads(self._shows), "status": 200, "data": None})
             id = self._id_so_far()
-            return Frame("state", stamped(message.body, message.ref, id, gap=message.gap), id)
+            return Frame("state", stamped(body, message.ref, id, gap=message.gap), id)
         return Frame(message._type, stamped(message.body, message.ref), None)
 
     def _switched(self, message: Switch) -> None:

@@ -180,3 +180,26 @@ def test_a_gap_while_the_sessions_are_away(fsm: FlaskFSM) -> None:
         told.append(json.loads(out.text)["data"])
     assert told[-1] == 1
     subscriber.leave()
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_a_state_that_was_read_before_a_later_one_came(gap: bool) -> None:
+    """Who comes back is shown no state that is older than what was missed; a gap is told."""
+    with closing(MemoryBus(10, 60)) as bus:
+        channel = LiveChannel("flow:m", bus, 3_000, 10)
+        other = channel.add_listener()
+        since = str(channel.position)
+        frames = [f'{{"state":"s{rev}","status":203,"data":{rev},"rev":{rev}}}' for rev in (7, 8)]
+        bus.publish("flow:m", Envelope("state", frames[1], run="1", rev=8).encode())
+        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber.join(channel)
+        assert subscriber.catch_up(since) == []
+        subscriber.greet(frames[0], "1", 7, gap=gap)
+        told = []
+        while isinstance(out := subscriber.take(), Frame):
+            told.append(json.loads(out.text))
+        assert [frame["rev"] for frame in told] == ([8, 8] if gap else [8])
+        if gap:
+            assert (told[1]["gap"], told[1]["status"], told[1]["data"]) == (True, 200, None)
+        subscriber.leave()
+        channel.remove_listener(other.id)
