@@ -89,7 +89,8 @@ class Config:
     max_message_size: int = 65_536
     """Bytes that a client may send as one message."""
     message_rate: float = 500.0
-    """How many messages a second are read from a socket on average; more have to wait."""
+    """How many messages a second are read from a socket on average; more have to wait. Each part
+    of a message, each ping and pong counts too."""
     queue_size: int = 1_000
     """How many messages wait for a slow client, before it is cut."""
     send_timeout: float = 10.0

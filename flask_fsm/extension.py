@@ -95,7 +95,7 @@ class FlaskFSM(Pages):
             raise DefinitionError(
                 f"There is a machine {machine.name!r} already: give this one another name."
             )
-        if websocket is not None and self.live.opened:
+        if websocket is not None and self.live._opened:
             raise ConfigError(
                 f"add(..., websocket={websocket!r}) comes too late: init_app, or FlaskFSM(app, "
                 f"...), has registered the websockets. Add this machine before, and call "
@@ -187,7 +187,7 @@ class FlaskFSM(Pages):
                 defaults={"machine": surface.name},
                 websocket=True,
             )
-        for path, function in self.live.open().items():
+        for path, function in self.live._open().items():
             app.add_url_rule(
                 path, doors.ENDPOINT + path, doors.answering(app, function), methods=["GET"]
             )

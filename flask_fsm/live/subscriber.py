@@ -128,7 +128,7 @@ class PatientQueue(MessageQueue):
         if self.overflown:
             return
         try:
-            MessageQueue.push(self, message)  # super() takes a tenth of the time that this does
+            super().push(message)
         except QueueFull:
             self.overflow()
 

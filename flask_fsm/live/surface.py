@@ -110,7 +110,7 @@ class Live:
     def __init__(self) -> None:
         self._authorizer: Callable[[str], Any] | None = None
         self._endpoints: dict[str, Callable[..., Any]] = {}
-        self.opened = False
+        self._opened = False
         """Whether an app has got the endpoints."""
 
     def authorize(self, function: F) -> F:
@@ -135,7 +135,7 @@ class Live:
                 f"endpoint() takes a path without parameters, not {path!r}: its function gets the "
                 f"headers and nothing else. What has parameters is a view of the app."
             )
-        if self.opened:
+        if self._opened:
             raise ConfigError(
                 f"endpoint({path!r}) comes too late: init_app, or FlaskFSM(app, ...), has "
                 f"registered the endpoints. Register it before, and call fsm.init_app(app) then."
@@ -151,9 +151,9 @@ class Live:
 
         return register
 
-    def open(self) -> Mapping[str, Callable[..., Any]]:
+    def _open(self) -> Mapping[str, Callable[..., Any]]:
         """Return what answers at which path; nothing is added to it from now on."""
-        self.opened = True
+        self._opened = True
         return self._endpoints
 
     def allows(self, group: str) -> Any:
