@@ -426,10 +426,13 @@ class Served:
             self._close()
             return
         self._pending = self._pending[sent:]
-        now = time.monotonic() if self._pending else 0.0
-        if self._pending and not self._progress:
+        if not self._pending:
+            self._progress = 0.0
+            return
+        now, begins = time.monotonic(), not self._progress
+        if begins:
             self._engine.call_at(now + self.peer.config.send_timeout, self._check)
-        if sent or not self._pending:
+        if sent or begins:
             self._progress = now
 
     def _check(self) -> None:
