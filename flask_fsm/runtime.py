@@ -81,19 +81,33 @@ class KeptFlow(Flow):
             flow.apply(result)
             return [result]
 
-        said = data if reply is SAME else reply
+        sent = self._sent
+        # Outside of an event nobody has asked for what is kept.
+        said = (data if sent is not None else None) if reply is SAME else reply
         check_status(status)
-        if self._sent is not None:
-            dump_reply(said)  # before the commit, for after it nothing can be refused
+        if sent is None:
+            return self._kept().commit(decide, said=(status, said))[0]
+        dump_reply(said)  # before the commit, for after it nothing can be refused
+        before = len(sent)
         result = self._kept().commit(decide, said=(status, said))[0]
-        if self._sent is not None:
-            self._sent.append(Sent(status, said, result))
+        sent.insert(before, Sent(status, said, result))  # before what its hooks have said
         return result
 
     def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
         dump_reply(data)  # while it can still be refused
+        unsay = self.unsaying()
         super().transmit(data, status)
-        self._kept().transmit(data, status)
+        self._kept().transmit(data, status, unsay)
+
+    def unsaying(self) -> Callable[[], None]:
+        """Return what takes back all that is said in this event from now on."""
+        sent, before = self._sent, len(self._sent or ())
+
+        def unsay() -> None:
+            if sent is not None:
+                del sent[before:]
+
+        return unsay
 
     def resume(self) -> list[Result]:
         raise FSMError(
@@ -160,7 +174,7 @@ class Run:
         """The socket whose event this is, if it is one."""
         self.place: Place
         self.stored: Snapshot
-        self.flow: Flow
+        self.flow: KeptFlow
         self._seen: Seen | None = None
         self._carried: Carrier
 
@@ -521,9 +535,19 @@ class Run:
             transaction.join(lambda: self._tell(results, said), undo)
         return results
 
-    def transmit(self, data: Any, status: int) -> None:
-        """Tell the clients of the flow something, without moving it."""
-        self._observe(lambda observer: observer.transmitted(self.flow, data, status, self.sender))
+    def transmit(self, data: Any, status: int, unsay: Callable[[], None]) -> None:
+        """Tell the clients of the flow something, without moving it; `unsay` takes it back."""
+
+        def tell() -> None:
+            self._observe(
+                lambda observer: observer.transmitted(self.flow, data, status, self.sender)
+            )
+
+        transaction = self._transaction()
+        if transaction is None:
+            tell()
+        else:
+            transaction.join(tell, unsay, moves=False)
 
     def _left(self, key: str) -> None:
         self._observe(lambda observer: observer.left(key))
@@ -545,8 +569,10 @@ class Run:
         """Return what brings everything back to where it is now."""
         slot, seen, stored, claimed = self._slot, self._seen, self.stored, self.claimed
         carried, was, before = self._carried.text(slot), self._carried.was(slot), self.flow.snapshot
+        unsay = self.flow.unsaying()
 
         def undo() -> None:
+            unsay()
             self._carried.keep(slot, carried)
             self._carried.set_was(slot, was)
             self._seen, self.stored, self.claimed = seen, stored, claimed
@@ -582,6 +608,7 @@ class Run:
                     store.finish(joined)
                 else:
                     joined.rollback()
+                if transaction.failed:
                     transaction.rolled_back()
             except BaseException:
                 joined.rollback()

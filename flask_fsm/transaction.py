@@ -16,6 +16,8 @@ class Transaction:
         self._connect = connect
         self.failed = False
         """Whether a part of it has failed, so that it must not be committed."""
+        self.moved = False
+        """Whether a transition was made in it."""
         self._told: list[Callable[[], None]] = []
         self._undone: list[Callable[[], None]] = []
 
@@ -24,13 +26,11 @@ class Transaction:
         """The connection on which a store writes."""
         return self._connect()
 
-    @property
-    def moved(self) -> bool:
-        """Whether a transition was made in it."""
-        return bool(self._told)
-
-    def join(self, tell: Callable[[], None], undo: Callable[[], None]) -> None:
-        """Call `tell` after the commit, or `undo` if it fails."""
+    def join(
+        self, tell: Callable[[], None], undo: Callable[[], None], *, moves: bool = True
+    ) -> None:
+        """Call `tell` after the commit, or `undo` if it fails; `moves`: there is one to make."""
+        self.moved |= moves
         self._told.append(tell)
         self._undone.append(undo)
 

@@ -388,10 +388,10 @@ class Flow:
             check_status(status)
         result = self._decide(to, data, source, None, 1)
         self.apply(result)
+        if self._sent is not None:  # before what its hooks say
+            self._sent.append(Sent(status, data if reply is SAME else reply, result))
         if result[2].hooks:
             run_hooks(self, result)
-        if self._sent is not None:
-            self._sent.append(Sent(status, data if reply is SAME else reply, result))
         return result
 
     # -- events -------------------------------------------------------------------------
