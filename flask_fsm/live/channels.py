@@ -16,10 +16,21 @@ from .hub import SSEChannel
 from .message import Message
 from .protocol import dumps, group_frame
 
-__all__ = ["FLOW", "GROUP", "SUBJECT", "Channels", "Delivered", "Envelope", "Gap", "LiveChannel"]
+__all__ = [
+    "FLOW",
+    "GROUP",
+    "ORDERS",
+    "SUBJECT",
+    "Channels",
+    "Delivered",
+    "Envelope",
+    "Gap",
+    "LiveChannel",
+]
 
 FLOW: Final = "flow:"
 GROUP: Final = "group:"
+ORDERS: Final = "orders:"
 SUBJECT: Final = "subject:"
 
 

@@ -18,7 +18,7 @@ from werkzeug.routing import Rule
 from ..appstate import AppState
 from ..bound import Bound
 from ..carrier import OWNER_KEY, SESSION_KEY, WAS_KEY
-from ..core.event import SAME, EventStatus, Sent, dump_reply
+from ..core.event import SAME, EventStatus, Sent, check_status, dump_reply
 from ..core.flow import Flow, Result
 from ..core.machine import Machine
 from ..core.snapshot import Snapshot
@@ -196,8 +196,12 @@ class OwnFlow(Flow):
         # Nothing is kept, so what is no mapping can be said without being an answer.
         answers = data if isinstance(data, Mapping) else None
         said = data if reply is SAME else reply
+        check_status(status)
         dump_reply(said)  # while it can still be refused
-        result = super().transition(to, answers, source=source, status=status, reply=said)
+        result = self.step(to, answers, source=source)
+        self.apply(result)
+        if self._sent is not None:
+            self._sent.append(Sent(status, said, result))
         self._conversation.moved(self, result, status, said)
         return result
 
@@ -280,8 +284,6 @@ class Conversation:
                 self._subject = self._bound.subject_of({})
             self._listen_to_subject()
             self._listen_to_groups()
-            if since is not None:
-                self._catch_up(since, "")
             self.subscriber.greet(*self._frame(self._own.snapshot))
         else:
             run = Run(self._state, self._bound, self._url_args)
@@ -294,10 +296,12 @@ class Conversation:
             self._listen_to_subject()
             self._listen_to_groups()
             run.load()  # what was committed before we listened
-            lost = [] if since is None else self._catch_up(since, FLOW + key)
+            lost = [] if since is None else self.subscriber.catch_up(since)
+            for name in lost:
+                if name != FLOW + key:
+                    self.subscriber.tell_gap(name)
             snapshot = run.flow.snapshot
-            gap = FLOW + key in lost
-            self.subscriber.greet(*self._frame(snapshot), gap=gap)
+            self.subscriber.greet(*self._frame(snapshot), gap=FLOW + key in lost)
         if isinstance(self._app.session_interface, SecureCookieSessionInterface):
             # Nothing can change it behind this client's cookie; any other is opened each time.
             self._session = dict(session)
@@ -315,13 +319,7 @@ class Conversation:
         live = self._state.live
         for group in self._groups:
             self.subscriber.join(live.channels.get(live.group_channel(group)))
-
-    def _catch_up(self, since: str, flow_channel: str) -> list[str]:
-        lost = self.subscriber.catch_up(since)
-        for name in lost:
-            if name != flow_channel:
-                self.subscriber.tell_gap(name)
-        return lost
+            self.subscriber.join(live.channels.get(live.orders_channel(group)), silent=True)
 
     def _frame(self, snapshot: Snapshot) -> tuple[str, str, int]:
         """Return the frame of a state, and what tells that state from others: its run and rev."""
@@ -332,7 +330,8 @@ class Conversation:
     def do(self, job: Job) -> None:
         """Run an event, or show the state anew; the outcome is queued. Never raises."""
         try:
-            if job.once and not self._state.live.channels.bus.once(job.once, 60):
+            live = self._state.live
+            if job.once and not live.channels.bus.once(job.once, live.once_seconds):
                 return
             if self._session_is_kept:
                 # The first event makes it, so that those who only listen take no room for it.
@@ -344,10 +343,15 @@ class Conversation:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # of a teardown function of the app
-            self._reply(crash(error), self._ref)
+            frame = crash(error)
+            if job.text is None:
+                # What it has missed can't be told: it comes back, and is told then.
+                self.closing = self.closing or CLOSE_GOING
+            else:
+                self._reply(frame, self._ref)
         finally:
             self._ref = None
-            if job.text is None:
+            if job.text is None and not self.closing:
                 self.subscriber.release()
 
     def _do_anew(self, job: Job) -> None:
@@ -479,13 +483,15 @@ class Conversation:
     # -- what the flow of this connection says --------------------------------------------
 
     def moved(self, flow: Flow, result: Result, status: int, reply: Any) -> None:
-        """Tell the client of a transition, and the app by its signals."""
+        """Tell the client of a transition, run its hooks, and tell the app by its signals."""
+        # First, as a hook may move on, and tell of that.
+        frame = state_frame(self._bound.machine, result.snapshot, status, reply)
+        self.subscriber.say(frame, self._ref, kind="state")
+        flow.run_hooks(result)
         facts = {"machine": self._bound.name, "flow": flow, "result": result}
         emit(transitioned, self._app, **facts)
         if result.finished:
             emit(finished, self._app, **facts)
-        frame = state_frame(self._bound.machine, result.snapshot, status, reply)
-        self.subscriber.say(frame, self._ref, kind="state")
 
     def transmitted(self, data: Any, status: int) -> None:
         """Tell the client what a handler says."""

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import weakref
 from collections.abc import Callable
+from math import ceil
 from typing import Any, Final
 
 from ..bus import Bus, Order, open_bus
@@ -17,7 +18,7 @@ from ..core.snapshot import Snapshot
 from ..errors import ConfigError
 from ..observer import Sender
 from ..runtime import channel_key
-from .channels import FLOW, GROUP, SUBJECT, Channels, Envelope
+from .channels import FLOW, GROUP, ORDERS, SUBJECT, Channels, Envelope
 from .conversation import run_name
 from .engine import Engine
 from .loop import LoopEngine
@@ -59,6 +60,9 @@ class Service:
             replay_limit=config.replay_limit,
             replay_time=config.replay_time,
         )
+        # The bus keeps a message for up to half that time more, and may deliver it until then.
+        self.once_seconds = ceil(config.replay_time * 1.5)
+        """For how long an order that one process has taken is nobody else's."""
         self.channels: Channels = Channels(bus, config.sse_retry, config.queue_size)
         # What was published last is still on its way when the process ends.
         weakref.finalize(self, _end, bus)
@@ -100,6 +104,14 @@ class Service:
     def group_channel(group: str) -> str:
         """Return the name of the channel of a group."""
         return GROUP + group
+
+    @staticmethod
+    def orders_channel(group: str) -> str:
+        """Return the name of the channel of what the flows of a group's members are to handle.
+
+        Unlike what the group is told, nobody reads it, and nothing of it is sent again.
+        """
+        return ORDERS + group
 
     @staticmethod
     def subject_channel(subject: str) -> str:
@@ -171,8 +183,9 @@ class Service:
         if self.channels.bus.watched(name):
             self.channels.publish(name, Envelope(kind, str(code)))
 
-    def ask(self, name: str, event: str, data: Any) -> None:
-        """Let the flow of each member of a channel handle an event."""
+    def ask(self, group: str, event: str, data: Any) -> None:
+        """Let the flow of each member of a group handle an event."""
         if not is_name(event):
             raise TypeError(f"An event has a name, and {event!r} is none.")
-        self.channels.publish(name, Envelope("send", dumps({"event": event, "data": data})))
+        envelope = Envelope("send", dumps({"event": event, "data": data}))
+        self.channels.publish(self.orders_channel(group), envelope)

@@ -48,7 +48,7 @@ class Group:
 
     def send(self, event: str, data: Any = None) -> None:
         """Let the flow of each member handle an event, each flow once."""
-        self._service.ask(self._service.group_channel(self.name), event, data)
+        self._service.ask(self.name, event, data)
 
     def members(self) -> list[dict[str, Any]]:
         """Return who is in the group: `member`, a name for the connection, and what is known."""

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flask import Flask
 
+from flask_fsm import FlaskFSM, Machine
+
+from .apps import SECRET
 from .serving import Browser, Site, Sites, Socket, until
 
 
@@ -230,6 +234,37 @@ def test_an_event_for_a_group(site: Site) -> None:
             client.send("ping", ref="end")
             assert all(frame["status"] == 200 for frame in client.until("end"))
         assert one.state("lab")["rev"] == other.state("lab")["rev"] == 1
+
+
+def test_an_event_for_a_group_is_not_sent_again(site: Site) -> None:
+    """Who comes back is told what was missed, and handles no event of that time, or once more."""
+    one = site.browser()
+    with joined(one, "opsb") as client:
+        client.send("ping", ref=1)
+        last = client.until(1)
+    with joined(site.browser(), "opsb") as other:
+        assert site.browser().get("/ask/opsb/start").status == 200
+        while "state" not in (frame := other.recv()) or frame["state"] != "busy":
+            pass
+        since = next(frame["id"] for frame in reversed(last) if "id" in frame)
+        with one.socket("lab", groups=["opsb"], since=since) as client:
+            client.send("ping", ref="end")
+            assert client.until("end")[-1]["data"] == "pong"
+    assert one.state("lab")["rev"] == 0
+
+
+def test_orders_are_nothing_that_a_group_is_told() -> None:
+    """Who listens to the group's channel hears nothing of what its flows are to handle."""
+    app = Flask("orders")
+    app.secret_key = SECRET
+    fsm = FlaskFSM(app, Machine("m", [("a", "b")]))
+    with app.app_context():
+        group = fsm.live.group("ops")
+        listener = group.channel.add_listener()
+        listener.start()
+        group.send("refund", {"card": "4711"})
+        group.broadcast("hello")
+        assert group.channel.deliver_next(listener.id).payload == "hello"
 
 
 def test_an_event_for_a_group_that_is_refused(site: Site) -> None:
