@@ -109,6 +109,7 @@ class WebSocket:
     """The server's side after the handshake. It belongs to one thread: that is its only writer."""
 
     __slots__ = (
+        "_begun",
         "_connection",
         "_fragments",
         "_limit",
@@ -129,6 +130,8 @@ class WebSocket:
         self._limit = limit
         self.rest = b""
         """Bytes that wait for the next call of `receive`."""
+        self._begun = False
+        """Whether a message has begun whose last part is still to come."""
         self._parts: list[str | bytes] = []
         self._fragments = 0
         """How many frames the last call of `receive` took that did not end a message."""
@@ -168,7 +171,8 @@ class WebSocket:
                 break
             self._connection.receive_data(data[start : start + BITE])
             signs += self._read(messages, out)
-        self._plain = not self.rest and len(data) == signs * EMPTY_CONTROL
+        lone = len(data) == signs * EMPTY_CONTROL
+        self._plain = lone and not self.rest and not self._begun
         return messages, b"".join(out), signs + self._fragments
 
     def _read_plain(self, data: bytes, messages: list[str | bytes], most: int) -> bytes:
@@ -222,7 +226,8 @@ class WebSocket:
         """Take a part of a message; tell whether it is whole. A size below 0: it is too large."""
         if self.closed:
             return False
-        self._size += len(event.data)
+        self._begun = not event.message_finished
+        self._size += len(event.data.encode() if isinstance(event, TextMessage) else event.data)
         if self._size > self._limit:
             self._parts, self._size = [], -1
             return False

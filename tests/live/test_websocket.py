@@ -84,6 +84,23 @@ def test_the_limit_is_that_of_what_was_meant(size: int, compress: Any) -> None:
         assert (found, code_of(out)) == ([], 1009)
 
 
+@pytest.mark.parametrize("compress", [framed, packed])
+def test_the_limit_is_one_of_bytes(compress: Any) -> None:
+    """As for a POST, and whatever else the signs of a text take."""
+    assert read(served(), [compress(("é" * 150).encode())])[0] == ["é" * 150]
+    found, out = read(served(), [compress(("é" * 151).encode())])
+    assert (found, code_of(out)) == ([], 1009)
+
+
+@pytest.mark.parametrize("start", [b"part", b""])
+@pytest.mark.parametrize("between", [b"", framed(b"", opcode=Opcode.PONG)])
+def test_no_message_begins_within_another_one(start: bytes, between: bytes) -> None:
+    """RFC 6455 section 5.4: between its parts there are control frames only."""
+    begun = bytes([Opcode.TEXT]) + framed(start)[1:]
+    found, out = read(served(), [begun, between, framed(b"another")])
+    assert (found, code_of(out)) == ([], 1002)
+
+
 def test_a_short_message_that_would_be_long_is_refused() -> None:
     bomb = packed(b"x" * 60_000)
     assert bomb[1] & 0x7F < 126
