@@ -24,7 +24,6 @@ __all__ = [
     "InvalidPayload",
     "data_frame",
     "dumps",
-    "error_status",
     "frames_of",
     "group_frame",
     "listed",

@@ -123,6 +123,19 @@ def test_network_back(page: Page, standin: Standin) -> None:
     assert standin.websocket().since == "e-4"
 
 
+def test_network_back_while_nobody_looks(page: Page, standin: Standin) -> None:
+    """What was open before the network went is not kept because the page was hidden meanwhile."""
+    standin.websocket().accept().send(STATE)
+    wait(page, CONNECTED)
+    look = "value => Object.defineProperty(document, 'visibilityState', {value, writable: true})"
+    page.evaluate(look, "hidden")
+    page.context.set_offline(True)
+    page.context.set_offline(False)
+    page.evaluate("() => { document.visibilityState = 'visible' }")
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    assert standin.websocket().since == "e-4"
+
+
 def test_restored(restoring: Browser, standin: Standin) -> None:
     """A page out of the back/forward cache is loaded anew."""
     with restoring.new_context() as context:

@@ -129,7 +129,7 @@ function streamLine(EventSource, fetch, ends, url, target) {
   };
   const source = new EventSource(url, { withCredentials: true });
   source.onopen = ends.open;
-  for (const name of ["state", "data", "group", "message"]) {
+  for (const name of ["state", "data", "group"]) {
     // Not with `lastEventId`, which is of an earlier event where this one has no id.
     source.addEventListener(name, (/** @type {MessageEvent} */ event) => ends.text(event.data));
   }
@@ -338,10 +338,9 @@ export class Flow {
 
   /** @param {Event} event the page is seen again, or the network is back */
   #wake(event) {
-    if (document.visibilityState === "hidden") return;
     // What was open before the network went may be dead, and nobody has said so.
     if (event.type === "online" && this.#line) this.#lost(ABNORMAL, "The network was away.");
-    this.#retry();
+    if (document.visibilityState !== "hidden") this.#retry();
   }
 
   // -- what goes out, and its answers -----------------------------------------------------------
