@@ -19,7 +19,7 @@ from ..appstate import AppState, app_state, behind
 from ..bound import Bound
 from ..core.event import EventStatus
 from ..core.flow import Flow
-from ..errors import ConfigError, DuplicateEndpoint, FSMError, NotFound
+from ..errors import DuplicateEndpoint, FSMError, NotFound, StoreUnavailable
 from ..problem import Circumstances, Refusal
 from ..runtime import Run
 from ..stores import RecordStore
@@ -103,6 +103,15 @@ class Refused(Exception):
             response.headers["Retry-After"] = str(self.error.retry_after)
         response.headers.update(self.headers)
         return response
+
+
+def refused(error: FSMError) -> Refused:
+    """Return how a door says an error, as a page would: raises it again if it is the app's."""
+    if isinstance(error, StoreUnavailable):
+        log.error("%s", error, exc_info=error)
+    elif error.status >= 500:
+        raise error
+    return Refused(error)
 
 
 # -- sockets and streams --------------------------------------------------------------------------
@@ -256,8 +265,8 @@ def websocket(machine: str) -> ResponseReturnValue:
 
         peer = _open(state, bound, service, wake, make, request.args.get("since"))
         return opened(101, shake.headers, peer, engine, wake)
-    except Refused as refused:
-        return refused.answer()
+    except Refused as closed:
+        return closed.answer()
 
 
 def events(machine: str) -> ResponseReturnValue:
@@ -270,8 +279,8 @@ def events(machine: str) -> ResponseReturnValue:
         wake = Wake()
         since = request.headers.get("Last-Event-ID") or request.args.get("since")
         peer = _open(state, bound, service, wake, StreamPeer, since)
-    except Refused as refused:
-        return refused.answer()
+    except Refused as closed:
+        return closed.answer()
     greeting = b"retry: %d\n\n" % service.config.sse_retry
     # Of a connection that is not ours the server says itself whether it goes on.
     ours = {"Connection": "close"} if has_socket(request.environ) else {}
@@ -358,7 +367,7 @@ def _open(
         subscriber.leave()
         membership.leave()
         if isinstance(error, FSMError):
-            raise Refused(error) from error
+            raise refused(error) from error
         raise
     return make(config, subscriber, conversation, membership)
 
@@ -386,10 +395,10 @@ def show_state(machine: str) -> ResponseReturnValue:
         run = _run(state, bound)
         run.load()
         run.renew()
-    except Refused as refused:
-        return refused.answer()
+    except Refused as closed:
+        return closed.answer()
     except FSMError as error:
-        return Refused(error).answer()
+        return refused(error).answer()
     return _answer(state_frame(bound.machine, run.flow.snapshot))
 
 
@@ -406,8 +415,8 @@ def send_event(machine: str) -> ResponseReturnValue:
         body = request.stream.read(limit + 1)
         if len(body) > limit:
             raise Refused.of(413, "too_large", f"An event takes at most {limit} bytes.")
-    except Refused as refused:
-        return refused.answer()
+    except Refused as closed:
+        return closed.answer()
     ref: Any = None
     flow: Flow | None = None
     try:
@@ -433,8 +442,7 @@ def send_event(machine: str) -> ResponseReturnValue:
             if error.retry_after is not None:
                 answer.headers["Retry-After"] = str(error.retry_after)
             return answer
-        status = 409 if isinstance(error, ConfigError) else error.status
-        return _answer(stamped(refusal(error, flow), ref), status)
+        return _answer(stamped(refusal(error, flow), ref), error.status)
     except KeyboardInterrupt:
         raise
     except HTTPException as error:

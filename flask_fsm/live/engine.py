@@ -40,7 +40,6 @@ class Wake:
 class Engine:
     """Serves at most `limit` connections in this process."""
 
-    name: ClassVar[str]
     patience: ClassVar[float] = 1.0
     """Seconds to wait for the other side's close frame."""
 

@@ -52,8 +52,6 @@ class Lead(NamedTuple):
 class LoopEngine(Engine):
     """One event loop, and `workers` threads of which one leads it."""
 
-    name = "loop"
-
     def __init__(self, limit: int, workers: int) -> None:
         super().__init__(limit)
         self._workers = max(workers, 2)

@@ -56,8 +56,6 @@ class Waker:
 class ThreadEngine(Engine):
     """Serves as many connections as it may have threads."""
 
-    name = "threads"
-
     @property
     def full(self) -> bool:
         # One thread of the server is left for pages, whatever FSM_MAX_THREADS says.

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flask import Flask
 from websockets.exceptions import InvalidStatus
+
+from flask_fsm import ConfigError, FlaskFSM, Machine
 
 from ..children import LOOPBACK, PATIENCE
 from .apps import SECRET
@@ -389,3 +392,22 @@ def test_flows_by_an_argument(several: Site) -> None:
     assert browser.get("/fsm/parcels/state", number=5).json["state"] == "away"
     assert browser.get("/fsm/parcels/state", number=6).json["state"] == "here"
     assert browser.get("/fsm/parcels/state").status == 404
+
+
+def test_a_fault_of_the_app_is_one_at_each_door(caplog: pytest.LogCaptureFixture) -> None:
+    """As on a page: it is in the log, and its text, which is for the developer, is not told."""
+    app = Flask("faulty")
+    app.secret_key = SECRET
+    fsm = FlaskFSM(app, Machine("m", [("a", "b")]))
+
+    @fsm.subject
+    def subject() -> str:
+        raise ConfigError("The key of the vault is 4711.")
+
+    for door in ("state", "events"):
+        several = {"wsgi.multithread": True}
+        answer = app.test_client().get(f"/fsm/m/{door}", environ_overrides=several)
+        assert answer.status_code == 500
+        assert "4711" not in answer.text
+        assert "4711" in caplog.text
+        caplog.clear()

@@ -277,6 +277,10 @@ def test_a_store_that_is_away(engine: str) -> None:
         assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
         assert reply.json["data"]["reason"] == "unavailable"
         assert "The handler of an event failed" not in site.log
+        for door in ("state", "events"):
+            known = site.log.count("StoreUnavailable")
+            assert browser.get(f"/fsm/lab/{door}").status == 503
+            assert site.log.count("StoreUnavailable") > known
         server.start()
         browser = site.browser()
         with lab(site, browser) as other:
