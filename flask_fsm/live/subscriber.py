@@ -190,7 +190,8 @@ class Subscriber:
         self._answered = 0
         # What comes before all that is queued, as a message may be queued while we still join.
         self._first: deque[Any] = deque()
-        self._next: LiveChannel | None = None
+        self._next: deque[LiveChannel] = deque()
+        """The channels that have been switched to, except those that have been left by now."""
         self._held = False
         """Whether what is queued waits for the state, since messages are lost."""
         self._ids = ids
@@ -233,14 +234,13 @@ class Subscriber:
     def switch(self, channel: LiveChannel) -> None:
         """Listen to another flow from now on; what it says before this call is not told."""
         channel.register_connection(Connection(self.listener, self.queue))
-        self._next = channel
+        self._next.append(channel)
         self.queue.push(Switch(channel, channel.position))
 
     def leave(self) -> None:
         """Listen to nothing any more."""
         self.listener.stop()
-        following = () if self._next is None else (self._next,)
-        for channel in {*self._channels, *self._silent, *following}:
+        for channel in {*self._channels, *self._silent, *self._next}:
             with suppress(UnknownListener):  # it was cut
                 channel.remove_listener(self.listener.id)
         self._channels, self._silent = [], []
@@ -348,6 +348,8 @@ class Subscriber:
         old, self._channels[0] = self._channels[0], message.channel
         del self._places[old.id]
         self._places[message.channel.id] = 0
+        while self._next[0] is not message.channel:
+            self._next.popleft()  # never the last one: another thread may ask for it
         self._take_back()
         self._reach(0, message.position)
         with suppress(UnknownListener):
@@ -356,8 +358,8 @@ class Subscriber:
     @property
     def flow_channel(self) -> str:
         """The channel of the flow; for a flow of this client's own, what stands for it."""
-        if self._next is not None:
-            return self._next.id
+        if self._next:
+            return self._next[-1].id
         first = self._channels[0].id if self._channels else ""
         return first if first.startswith(FLOW) else self.id
 

@@ -144,6 +144,21 @@ def test_answers_that_a_gap_has_swallowed() -> None:
         subscriber.leave()
 
 
+def test_who_leaves_before_all_switches_were_taken() -> None:
+    """Of a client whose flow was begun anew twice meanwhile, no channel keeps anything."""
+    with closing(MemoryBus(10, 60)) as bus:
+        channels = [LiveChannel(f"flow:{name}", bus, 3_000, 10) for name in "abcd"]
+        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber.join(channels[0])
+        subscriber.switch(channels[1])
+        assert refs(subscriber) == []
+        subscriber.switch(channels[2])
+        subscriber.switch(channels[3])
+        assert subscriber.flow_channel == "flow:d"
+        subscriber.leave()
+        assert [channel.get_connections() for channel in channels] == [[], [], [], []]
+
+
 class Sessions(SimpleCache):
     """Sessions on a server that can be away."""
 
