@@ -265,6 +265,7 @@ class Served:
 
     __slots__ = (
         "_busy",
+        "_checking",
         "_deadline",
         "_engine",
         "_events",
@@ -289,6 +290,8 @@ class Served:
         self._woken = False
         self._progress = 0.0
         """Since when nothing more has been written of what is pending; 0: nothing is."""
+        self._checking = False
+        """Whether a timer is set for the time when that is too long."""
         self._resuming = False
         """Whether a timer is set for the time when the client need not wait any more."""
         self._deadline = 0.0
@@ -427,23 +430,26 @@ class Served:
         if not self._pending:
             self._progress = 0.0
             return
-        now, begins = time.monotonic(), not self._progress
-        if begins:
-            self._engine.call_at(now + self.peer.config.send_timeout, self._check)
-        if sent or begins:
-            self._progress = now
+        if sent or not self._progress:
+            self._progress = time.monotonic()
+        self._check_later()
+
+    def _check_later(self) -> None:
+        """Set the timer, unless it is set: it looks when it is due whether it came too early."""
+        if not self._checking:
+            self._checking = True
+            self._engine.call_at(self._progress + self.peer.config.send_timeout, self._check)
 
     def _check(self) -> None:
         """Cut a client that makes no progress."""
-        peer = self.peer
-        if self.closed or not self._progress or peer.ended:
+        self._checking = False
+        if self.closed or not self._progress or self.peer.ended:
             return
-        end = self._progress + peer.config.send_timeout
-        if end <= time.monotonic():
-            self._write(peer.cut())
-            self._go_on()
+        if self._progress + self.peer.config.send_timeout > time.monotonic():
+            self._check_later()
         else:
-            self._engine.call_at(end, self._check)
+            self._write(self.peer.cut())
+            self._go_on()
 
     # -- the end ------------------------------------------------------------------------
 

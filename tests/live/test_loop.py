@@ -1,0 +1,91 @@
+"""The loop, with sockets of this process: what it does where a client takes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flask_fsm.live.engine import Wake
+from flask_fsm.live.loop import LoopEngine
+from flask_fsm.live.peer import StreamPeer
+from flask_fsm.live.subscriber import CLOSE_OVERLOAD, Subscriber
+
+from ..children import PATIENCE
+from .serving import until
+
+
+class Served:
+    """A stream that a loop of its own serves, and the client's end of it."""
+
+    def __init__(self, kind: str = "", send_timeout: float = 10.0) -> None:
+        self.client, self.server = socket.socketpair()
+        self.client.settimeout(PATIENCE)
+        self.server.setblocking(False)
+        self.engine = LoopEngine(10, 4)
+        self.wake = Wake()
+        self.subscriber = Subscriber(100, self.wake, ids=False)
+        self.talk = SimpleNamespace(closing=0, kind=kind, leave=lambda: None)
+        nothing: Any = SimpleNamespace(groups={}, leave=lambda: None)
+        config: Any = SimpleNamespace(heartbeat=30.0, send_timeout=send_timeout)
+        talk: Any = self.talk
+        self.peer = StreamPeer(config, self.subscriber, talk, nothing)
+
+    def begin(self) -> None:
+        self.engine.serve(self.server, self.peer, b"", self.wake)
+
+    def heard(self) -> int:
+        """Read up to the end of an event, and return how many bytes came."""
+        read = b""
+        while not read.endswith(b"\n\n"):
+            read += self.client.recv(65_536)
+        return len(read)
+
+
+@contextlib.contextmanager
+def served(**options: Any) -> Iterator[Served]:
+    """Serve a stream, and end it."""
+    one = Served(**options)
+    try:
+        yield one
+    finally:
+        one.client.close()
+        until(lambda: len(one.engine) == 0)
+        one.engine.stop()
+
+
+def test_a_client_that_takes_nothing_at_all() -> None:
+    """It is cut after FSM_SEND_TIMEOUT, even if not a byte of what is said found room."""
+    with served(send_timeout=0.2) as stalled:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                stalled.server.send(b"x")
+        stalled.begin()
+        stalled.subscriber.say("hello")
+        until(lambda: stalled.peer.ended, 5.0)
+        assert stalled.peer.code == CLOSE_OVERLOAD
+
+
+def test_a_client_that_is_slow_again_and_again() -> None:
+    """It has one timer besides that of its heart."""
+    with served() as slow:
+        slow.begin()
+        for _ in range(5):
+            slow.subscriber.say("x" * 1_000_000)
+            assert slow.heard() > 1_000_000
+        assert len(slow.engine._timers) == 2
+
+
+def test_a_client_that_goes_while_it_is_slow(caplog: pytest.LogCaptureFixture) -> None:
+    """Its timers find nothing more to do."""
+    with served(send_timeout=0.2) as slow:
+        slow.begin()
+        slow.subscriber.say("x" * 1_000_000)
+        slow.client.recv(1)
+        slow.client.close()
+        until(lambda: len(slow.engine._timers) == 1)
+        assert caplog.text == ""
