@@ -135,7 +135,8 @@ class LoopEngine(Engine):
             with self._changing:
                 if not before or self._since != before:
                     continue
-                # The leader is still at the same event.
+                # The leader is still at the same event, which counts as any other job from now on.
+                self._doing += 1
                 self._since = 0.0
                 self._lead += 1
                 self._orders.put(Lead(self._lead))
@@ -158,7 +159,7 @@ class LoopEngine(Engine):
         super().stop(within)
         # As a server waits for requests that are being served: it kills us when that is enough.
         end = time.monotonic() + GRACE
-        while self._pid == os.getpid() and (self._doing or self._since) and time.monotonic() < end:
+        while self._pid == os.getpid() and (self._since or self._doing) and time.monotonic() < end:
             time.sleep(0.01)
 
     def submit(self, task: Callable[[], None]) -> None:
@@ -181,7 +182,9 @@ class LoopEngine(Engine):
         served.do()
         with self._changing:
             lost = self._lead != number
-            if not lost:
+            if lost:
+                self._doing -= 1
+            else:
                 self._since = 0.0
         if lost:
             self._wary[kind] = time.monotonic() + WARY

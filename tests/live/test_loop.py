@@ -1,9 +1,11 @@
-"""The loop, with sockets of this process: what it does where a client takes nothing."""
+"""The loop, with sockets of this process: what it does where a client, or a handler, is slow."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from flask_fsm.live.engine import Wake
 from flask_fsm.live.loop import LoopEngine
 from flask_fsm.live.peer import StreamPeer
-from flask_fsm.live.subscriber import CLOSE_OVERLOAD, Subscriber
+from flask_fsm.live.subscriber import CLOSE_OVERLOAD, Job, Subscriber
 
 from ..children import PATIENCE
 from .serving import until
@@ -89,3 +91,25 @@ def test_a_client_that_goes_while_it_is_slow(caplog: pytest.LogCaptureFixture) -
         slow.client.close()
         until(lambda: len(slow.engine._timers) == 1)
         assert caplog.text == ""
+
+
+@pytest.mark.parametrize("kind", ["", "of-a-connection"])
+def test_a_process_that_ends_while_a_handler_runs(kind: str) -> None:
+    """It waits for the handler, also for one that the leader of the loop has begun."""
+    with served(kind=kind) as one:
+        begun, done = threading.Event(), threading.Event()
+
+        def do(job: Job) -> None:
+            begun.set()
+            time.sleep(0.5)
+            done.set()
+
+        one.talk.do = do
+        one.begin()
+        until(lambda: one.engine._idle > 1)
+        one.peer.jobs.append(Job("slow"))
+        one.wake()
+        assert begun.wait(PATIENCE)
+        until(lambda: one.engine._lead == bool(kind))
+        one.engine.stop(within=0)
+        assert done.is_set()
