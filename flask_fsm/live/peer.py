@@ -232,8 +232,9 @@ class SocketPeer(Peer):
     def beat(self) -> bytes:
         if self.ended:
             return b""
+        if self.reading:  # else its answers lie unread
+            self._silent += 1
         self._renew()
-        self._silent += 1
         return self.close(1011) if self._silent > SILENCE else self._socket.ping()
 
     def close(self, code: int) -> bytes:
