@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -200,6 +201,7 @@ class Streamed(Iterator[bytes]):
         self._engine = engine
         self._peer = peer
         self._greeting = greeting
+        self._beat_at = time.monotonic() + peer.config.heartbeat
         engine.admit(peer)
 
     def __next__(self) -> bytes:
@@ -207,14 +209,20 @@ class Streamed(Iterator[bytes]):
         if self._greeting:
             greeting, self._greeting = self._greeting, b""
             return greeting
-        while not (out := peer.outgoing()):
+        while True:
+            while peer.jobs:
+                peer.do(peer.jobs.popleft())
+            out = b""
+            if (now := time.monotonic()) >= self._beat_at:
+                # Whatever else is said, since a beat also keeps the client in its groups.
+                self._beat_at = now + peer.config.heartbeat
+                out = peer.beat()
+            if out := out + peer.outgoing():
+                return out
             if peer.ended:
                 raise StopIteration
-            if peer.jobs:
-                peer.do(peer.jobs.popleft())
-            elif not peer.subscriber.queue.wait(peer.config.heartbeat):
-                return peer.beat()
-        return out
+            if not peer.jobs:
+                peer.subscriber.queue.wait(self._beat_at - now)
 
     def close(self) -> None:
         self._engine.dismiss(self._peer)

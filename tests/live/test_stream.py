@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from werkzeug.test import TestResponse
 
 from flask_fsm import FlaskFSM, Machine
 
@@ -280,17 +281,23 @@ def test_no_more_than_are_allowed(sites: Sites, engine: str, config: dict[str, i
 # -- where the server keeps its socket ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("read", [0, 1, 2])
-def test_a_server_that_keeps_its_socket(read: int) -> None:
-    """It iterates over the stream, as far as it likes; then nothing is left of the client."""
+def kept(**config: float) -> tuple[Flask, FlaskFSM, TestResponse]:
+    """Return an app whose server keeps its socket, and a stream of it in a group."""
     app = Flask("kept")
     app.secret_key = SECRET
+    app.config.update(config)
     fsm = FlaskFSM(Machine("m", [("a", "b")]))
     fsm.live.authorize(lambda group: True)
     fsm.init_app(app)
     several = {"wsgi.multithread": True}
-    client = app.test_client()
-    reply = client.get("/fsm/m/events?group_id=ops", environ_overrides=several)
+    reply = app.test_client().get("/fsm/m/events?group_id=ops", environ_overrides=several)
+    return app, fsm, reply
+
+
+@pytest.mark.parametrize("read", [0, 1, 2])
+def test_a_server_that_keeps_its_socket(read: int) -> None:
+    """It iterates over the stream, as far as it likes; then nothing is left of the client."""
+    app, fsm, reply = kept()
     assert "Connection" not in reply.headers
     parts = [next(reply.response) for _ in range(read)]
     assert [part[:3] for part in parts] == [b"ret", b"id:"][:read]
@@ -298,4 +305,20 @@ def test_a_server_that_keeps_its_socket(read: int) -> None:
         assert len(fsm.live.group("ops").members()) == 1
         reply.close()
         assert fsm.live.group("ops").members() == []
-    assert client.get("/fsm/health").get_json()["connections"] == 0
+    assert app.test_client().get("/fsm/health").get_json()["connections"] == 0
+
+
+def test_a_busy_group_where_the_server_keeps_its_socket() -> None:
+    """Its members stay beyond FSM_PRESENCE_TIME, though there is always something to be sent."""
+    app, fsm, reply = kept(FSM_HEARTBEAT=0.1, FSM_PRESENCE_TIME=0.5)
+    with app.app_context():
+        group = fsm.live.group("ops")
+        end = time.monotonic() + 1
+        read = b""
+        while time.monotonic() < end:
+            group.broadcast("news")
+            read += next(reply.response)
+            time.sleep(0.01)
+        assert len(group.members()) == 1
+        assert read.count(b": \n\n") > 5
+        reply.close()
