@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from ..bus import Bus, Order, Position
+from ..errors import StoreUnavailable
 from .connection import Connection
 from .hub import SSEChannel
 from .message import Message
@@ -104,6 +105,8 @@ class LiveChannel(SSEChannel):
         super().__init__(retry_timeout_milliseconds=retry, channel_id=name, queue_size=queue_size)
         self.bus = bus
         self._subscribed = False
+        self._failures = 0
+        """How often the bus could not be asked for this channel."""
         self._changing = Lock()
         self._moving = Lock()
         self.position = Position("", 0)
@@ -141,18 +144,30 @@ class LiveChannel(SSEChannel):
     # -- who listens --------------------------------------------------------------------
 
     def register_connection(self, connection: Connection) -> None:
+        failures = self._failures
         # The listener is there first, so that nothing falls between it and the position.
         super().register_connection(connection)
         # Always: whoever has just seen the last listener go may be about to unsubscribe.
         with self._changing:
             if not self._subscribed:
                 try:
-                    position = self.bus.subscribe(self.id, self)
+                    position = self._subscribe(failures)
                 except BaseException:
                     super().remove_listener(connection.listener.id)
                     raise
                 self._reach(position)
                 self._subscribed = True
+
+    def _subscribe(self, failures: int) -> Position:
+        """Ask the bus, unless it has failed more often than that by now."""
+        if self._failures > failures:
+            # Those who come together would wait for it one after the other, each for the full time.
+            raise StoreUnavailable("The bus can't be reached, as another client has just found.")
+        try:
+            return self.bus.subscribe(self.id, self)
+        except StoreUnavailable:
+            self._failures += 1
+            raise
 
     def remove_listener(self, listener_id: str) -> None:
         super().remove_listener(listener_id)

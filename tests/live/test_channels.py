@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -14,11 +15,16 @@ from flask_session import Session
 
 from flask_fsm import FlaskFSM, FSMError, Machine
 from flask_fsm.appstate import app_state, behind
+from flask_fsm.bus import Position, Receiver
 from flask_fsm.bus.memory import MemoryBus
+from flask_fsm.errors import StoreUnavailable
 from flask_fsm.live.channels import Envelope, LiveChannel
 from flask_fsm.live.connection import Connection
 from flask_fsm.live.conversation import Conversation
 from flask_fsm.live.subscriber import Frame, Job, Subscriber
+
+from ..children import PATIENCE
+from .serving import until
 
 
 class Overtaken(LiveChannel):
@@ -49,6 +55,37 @@ def test_the_last_one_leaves_while_the_next_one_comes() -> None:
         channel.coming.join()
         channel.broadcast("hello")
         assert channel.deliver_next(channel.next.id).payload == "hello"
+
+
+class AwayBus(MemoryBus):
+    """A bus whose server does not answer, until that is known."""
+
+    def __init__(self) -> None:
+        super().__init__(10, 60)
+        self.known = threading.Event()
+        self.asked = 0
+
+    def subscribe(self, channel: str, receiver: Receiver) -> Position:
+        self.asked += 1
+        if self.asked == 1:
+            assert self.known.wait(PATIENCE)
+            raise StoreUnavailable("It did not answer in time.")
+        return super().subscribe(channel, receiver)
+
+
+def test_many_come_while_the_bus_is_away() -> None:
+    """They wait as long as the first of them; who comes after that has another try."""
+    with closing(AwayBus()) as bus:
+        channel = LiveChannel("group:ops", bus, 3_000, 10)
+        with ThreadPoolExecutor(5) as pool:
+            coming = [pool.submit(channel.add_listener) for _ in range(5)]
+            until(lambda: len(channel.get_connections()) == 5)
+            bus.known.set()
+        assert [type(each.exception()) for each in coming] == [StoreUnavailable] * 5
+        assert bus.asked == 1
+        assert channel.get_connections() == []
+        channel.remove_listener(channel.add_listener().id)
+        assert bus.asked == 2
 
 
 @pytest.fixture
