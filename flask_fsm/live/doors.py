@@ -125,13 +125,13 @@ class Opened(Response):
     _engine: Engine
     _wake: Wake
     _greeting = b""
-    _lost: weakref.finalize[[Peer], Opened]
+    _lost: weakref.finalize[[Engine, Peer], Opened]
 
     def begin(self, peer: Peer, engine: Engine, wake: Wake, greeting: bytes = b"") -> Opened:
         """Say who goes on, and what is sent first."""
         self._peer, self._engine, self._wake, self._greeting = peer, engine, wake, greeting
         # The app may put another answer in the place of this one, which nobody is told; or fail.
-        self._lost = weakref.finalize(self, abandon, peer)
+        self._lost = weakref.finalize(self, abandon, engine, peer)
         request.environ[OPENING] = self._lost
         return self
 
@@ -156,7 +156,7 @@ class Opened(Response):
 
         # For the server's log; what it writes goes nowhere.
         start_response(f"{self.status_code} {phrase}", [("Connection", "close")])
-        return Handed(environ, serve, self._peer.gone)
+        return Handed(environ, serve, lambda: self._engine.dismiss(self._peer))
 
 
 @lru_cache(maxsize=8)
@@ -181,9 +181,11 @@ def opened(
     return response.begin(peer, engine, wake, greeting)
 
 
-def abandon(peer: Peer) -> None:
+def abandon(engine: Engine, peer: Peer) -> None:
     """Let go of a client that will not be served, whatever the garbage collector has come upon."""
-    threading.Thread(target=peer.gone, name="flask-fsm-abandon", daemon=True).start()
+    threading.Thread(
+        target=engine.dismiss, args=(peer,), name="flask-fsm-abandon", daemon=True
+    ).start()
 
 
 def let_go(app: Flask, exception: BaseException) -> None:
@@ -202,7 +204,6 @@ class Streamed(Iterator[bytes]):
         self._peer = peer
         self._greeting = greeting
         self._beat_at = time.monotonic() + peer.config.heartbeat
-        engine.admit(peer)
 
     def __next__(self) -> bytes:
         peer = self._peer
@@ -271,7 +272,7 @@ def websocket(machine: str) -> ResponseReturnValue:
             socket = WebSocket(shake.extensions, service.config.max_message_size)
             return SocketPeer(socket, *parts)
 
-        peer = _open(state, bound, service, wake, make, request.args.get("since"))
+        peer = _open(state, bound, service, engine, wake, make, request.args.get("since"))
         return opened(101, shake.headers, peer, engine, wake)
     except Refused as closed:
         return closed.answer()
@@ -286,7 +287,7 @@ def events(machine: str) -> ResponseReturnValue:
         engine = _engine(service)
         wake = Wake()
         since = request.headers.get("Last-Event-ID") or request.args.get("since")
-        peer = _open(state, bound, service, wake, StreamPeer, since)
+        peer = _open(state, bound, service, engine, wake, StreamPeer, since)
     except Refused as closed:
         return closed.answer()
     greeting = b"retry: %d\n\n" % service.config.sse_retry
@@ -324,10 +325,14 @@ def _engine(service: Service) -> Engine:
         )
         raise Refused.of(503, "one_thread", "This server can't keep a connection open.")
     if engine.full:
-        raise Refused.of(
-            503, "full", "This server serves as many connections as it can.", Retry_After="5"
-        )
+        raise full()
     return engine
+
+
+def full() -> Refused:
+    """Return how a connection is refused that would be one too many."""
+    text = "This server serves as many connections as it can."
+    return Refused.of(503, "full", text, Retry_After="5")
 
 
 def _groups(service: Service) -> dict[str, dict[str, Any]]:
@@ -352,6 +357,7 @@ def _open(
     state: AppState,
     bound: Bound,
     service: Service,
+    engine: Engine,
     wake: Wake,
     make: Callable[..., Peer],
     since: str | None,
@@ -377,7 +383,11 @@ def _open(
         if isinstance(error, FSMError):
             raise refused(error) from error
         raise
-    return make(config, subscriber, conversation, membership)
+    peer = make(config, subscriber, conversation, membership)
+    if not engine.admit(peer):  # others came at the same time
+        peer.gone()
+        raise full()
+    return peer
 
 
 # -- plain HTTP -----------------------------------------------------------------------------------

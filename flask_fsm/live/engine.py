@@ -5,8 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from .peer import Peer
@@ -65,12 +64,17 @@ class Engine:
         return self.going or len(self._peers) >= self.limit
 
     def serve(self, sock: Any, peer: Peer, head: bytes, wake: Wake) -> None:
-        """Serve a connection: write `head`, then what `peer` says; `wake` is set to wake us."""
+        """Serve one that is admitted: write `head`, then what it says; `wake` is set to wake us."""
         raise NotImplementedError
 
-    def admit(self, peer: Peer) -> None:
-        """Count a connection among those that are told when the process ends."""
+    def admit(self, peer: Peer) -> bool:
+        """Count a connection, unless we are full, and tell it when the process ends.
+
+        `dismiss` gives its place back, also if it comes to nothing.
+        """
         with self._mutex:
+            if self.full:
+                return False
             self._peers.add(peer)
             if self._watcher is None:
                 atexit.register(self.stop)
@@ -78,6 +82,7 @@ class Engine:
                     target=self._watch, name="flask-fsm-watch", daemon=True
                 )
                 self._watcher.start()
+        return True
 
     def dismiss(self, peer: Peer) -> None:
         """Let go of a connection that is closed, once what its client had asked for is done."""
@@ -86,14 +91,6 @@ class Engine:
         finally:
             with self._mutex:
                 self._peers.discard(peer)
-
-    @contextmanager
-    def admitted(self, peer: Peer) -> Iterator[None]:
-        self.admit(peer)
-        try:
-            yield
-        finally:
-            self.dismiss(peer)
 
     def _watch(self) -> None:
         """Tell the clients to come back, once gunicorn has told its worker to end.

@@ -57,10 +57,12 @@ class LoopEngine(Engine):
         self._workers = max(workers, 2)
         self._pid = 0
 
+    def admit(self, peer: Peer) -> bool:
+        self._start()
+        return super().admit(peer)
+
     def serve(self, sock: socket.socket, peer: Peer, head: bytes, wake: Wake) -> None:
         """Take a connection over, and return at once."""
-        self._start()
-        self.admit(peer)
         sock.setblocking(False)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

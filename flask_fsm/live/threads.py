@@ -64,9 +64,11 @@ class ThreadEngine(Engine):
 
     def serve(self, sock: Any, peer: Peer, head: bytes, wake: Wake) -> None:
         """Serve a connection to its end."""
-        with self.admitted(peer):
+        try:
             peer.prepare(sock)
             Served(self, sock, peer, head, wake).run()
+        finally:
+            self.dismiss(peer)
 
 
 class Served:

@@ -38,6 +38,7 @@ class Served:
         self.peer = StreamPeer(config, self.subscriber, talk, nothing)
 
     def begin(self) -> None:
+        assert self.engine.admit(self.peer)
         self.engine.serve(self.server, self.peer, b"", self.wake)
 
     def heard(self) -> int:

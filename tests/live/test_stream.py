@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, Response
 from werkzeug.test import TestResponse
 
 from flask_fsm import FlaskFSM, Machine
@@ -186,6 +189,23 @@ def lively(sites: Sites, engine: str) -> Site:
     return sites.get(engine, **LOW)
 
 
+def of_this_process(**config: float) -> tuple[Flask, FlaskFSM]:
+    """An app that no server serves, and its extension."""
+    app = Flask("kept")
+    app.secret_key = SECRET
+    app.config.update(config)
+    fsm = FlaskFSM(Machine("m", [("a", "b")]))
+    fsm.live.authorize(lambda group: True)
+    fsm.init_app(app)
+    return app, fsm
+
+
+def streamed(app: Flask) -> TestResponse:
+    """A stream of it in a group, of which the server keeps the socket."""
+    several = {"wsgi.multithread": True}
+    return app.test_client().get("/fsm/m/events?group_id=ops", environ_overrides=several)
+
+
 def connections(site: Site) -> int:
     return int(site.browser().get("/fsm/health").json["connections"])
 
@@ -278,26 +298,47 @@ def test_no_more_than_are_allowed(sites: Sites, engine: str, config: dict[str, i
     opened(browser).close()
 
 
+def test_no_more_than_are_allowed_at_once() -> None:
+    """Of those who come at the same time, too, only as many stay as there are places."""
+    app, fsm = of_this_process(FSM_MAX_THREADS=1)
+    both = threading.Barrier(2, timeout=PATIENCE)
+    fsm.live.authorize(lambda group: both.wait() >= 0)
+    with ThreadPoolExecutor(2) as pool:
+        replies = list(pool.map(streamed, [app, app]))
+    assert sorted(reply.status_code for reply in replies) == [200, 503]
+    with app.app_context():
+        assert len(fsm.live.group("ops").members()) == 1
+        for reply in replies:
+            reply.close()
+        assert fsm.live.group("ops").members() == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_place_that_comes_to_nothing(fails: bool) -> None:
+    """It is given back if the app puts another answer in the place of the stream, or fails."""
+    app, _ = of_this_process(FSM_MAX_THREADS=1)
+
+    def instead(response: Response) -> Response:
+        if fails:
+            raise LookupError
+        return Response("another")
+
+    app.after_request_funcs[None] = [instead]
+    assert streamed(app).status_code == (500 if fails else 200)
+    app.after_request_funcs.clear()
+    until(lambda: app.test_client().get("/fsm/health").get_json()["connections"] == 0)
+    with closing(streamed(app)) as reply:
+        assert reply.status_code == 200
+
+
 # -- where the server keeps its socket ----------------------------------------------------------
-
-
-def kept(**config: float) -> tuple[Flask, FlaskFSM, TestResponse]:
-    """Return an app whose server keeps its socket, and a stream of it in a group."""
-    app = Flask("kept")
-    app.secret_key = SECRET
-    app.config.update(config)
-    fsm = FlaskFSM(Machine("m", [("a", "b")]))
-    fsm.live.authorize(lambda group: True)
-    fsm.init_app(app)
-    several = {"wsgi.multithread": True}
-    reply = app.test_client().get("/fsm/m/events?group_id=ops", environ_overrides=several)
-    return app, fsm, reply
 
 
 @pytest.mark.parametrize("read", [0, 1, 2])
 def test_a_server_that_keeps_its_socket(read: int) -> None:
     """It iterates over the stream, as far as it likes; then nothing is left of the client."""
-    app, fsm, reply = kept()
+    app, fsm = of_this_process()
+    reply = streamed(app)
     assert "Connection" not in reply.headers
     parts = [next(reply.response) for _ in range(read)]
     assert [part[:3] for part in parts] == [b"ret", b"id:"][:read]
@@ -310,7 +351,8 @@ def test_a_server_that_keeps_its_socket(read: int) -> None:
 
 def test_a_busy_group_where_the_server_keeps_its_socket() -> None:
     """Its members stay beyond FSM_PRESENCE_TIME, though there is always something to be sent."""
-    app, fsm, reply = kept(FSM_HEARTBEAT=0.1, FSM_PRESENCE_TIME=0.5)
+    app, fsm = of_this_process(FSM_HEARTBEAT=0.1, FSM_PRESENCE_TIME=0.5)
+    reply = streamed(app)
     with app.app_context():
         group = fsm.live.group("ops")
         end = time.monotonic() + 1
