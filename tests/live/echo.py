@@ -89,8 +89,9 @@ def create_app() -> Flask:
         membership = Membership(service.channels, {}, subscriber.id, config.presence_time)
         socket = EchoSocket(shake.extensions, config.max_message_size)
         peer = EchoPeer(socket, config, subscriber, conversation, membership)
-        response = Opened(status=101, headers=shake.headers)
-        return response.begin(peer, service.engine_for(request.environ), wake)
+        engine = service.engine_for(request.environ)
+        assert engine.admit(peer)
+        return Opened(status=101, headers=shake.headers).begin(peer, engine, wake)
 
     @Sock(app).route("/sock")
     def sock(ws: Any) -> None:
