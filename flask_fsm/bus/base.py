@@ -9,7 +9,20 @@ import string
 from collections.abc import Iterable
 from typing import Final, NamedTuple, Protocol
 
-__all__ = ["RUNS", "Bus", "Order", "Position", "Receiver", "deliver", "new_epoch", "raw", "text"]
+from ..errors import StoreUnavailable
+
+__all__ = [
+    "RUNS",
+    "Bus",
+    "Order",
+    "Position",
+    "Receiver",
+    "closed",
+    "deliver",
+    "new_epoch",
+    "raw",
+    "text",
+]
 
 log: Final = logging.getLogger(__name__)
 LETTERS: Final = string.ascii_letters + string.digits
@@ -112,6 +125,11 @@ class Bus(Protocol):
 
     def close(self) -> None:
         """End what runs in the background; a closed bus carries nothing."""
+
+
+def closed() -> StoreUnavailable:
+    """Return the error of who would listen on a closed bus."""
+    return StoreUnavailable("The bus is closed.")
 
 
 def raw(value: str) -> bytes:

@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from threading import Lock, local
 from typing import NamedTuple
 
-from .base import RUNS, Order, Position, Receiver, deliver, new_epoch
+from .base import RUNS, Order, Position, Receiver, closed, deliver, new_epoch
 
 __all__ = ["MemoryBus"]
 
@@ -97,6 +97,7 @@ class MemoryBus:
         self._claims: dict[str, float] = {}
         self._ends: list[tuple[float, str]] = []
         self._groups: dict[str, dict[str, Member]] = {}
+        self._closed = False
 
     # -- messages -----------------------------------------------------------------------
 
@@ -145,6 +146,8 @@ class MemoryBus:
 
     def subscribe(self, channel: str, receiver: Receiver) -> Position:
         with self._mutex:
+            if self._closed:
+                raise closed()
             self._forget()
             self._idle.pop(channel, None)
             found = self._channels.get(channel)
@@ -241,5 +244,6 @@ class MemoryBus:
 
     def close(self) -> None:
         with self._mutex:
-            self._channels.clear()
-            self._idle.clear()
+            self._closed = True
+            for kept in (self._channels, self._idle, self._claims, self._ends, self._groups):
+                kept.clear()

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from ..driver import is_unreachable, names_of, open_client
 from ..errors import StoreUnavailable
-from .base import RUNS, Order, Position, Receiver, new_epoch, raw, text
+from .base import RUNS, Order, Position, Receiver, closed, new_epoch, raw, text
 from .scripts import ENTER, EXPIRED, LEAVE, MEMBERS, PUBLISH, RENEW, SINCE, SYNC, TEAR, Call, Script
 from .subscription import Subscription, following, newest_and_kept
 
@@ -643,10 +643,6 @@ def translated() -> Iterator[None]:
 
 def unavailable() -> StoreUnavailable:
     return StoreUnavailable("The server of the bus can't be reached, or did not answer in time.")
-
-
-def closed() -> StoreUnavailable:
-    return StoreUnavailable("The bus is closed.")
 
 
 # -- threads ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flask_fsm import StoreUnavailable
 from flask_fsm.bus import Bus, Order, Position
 from flask_fsm.bus.base import RUNS
 
@@ -569,13 +570,15 @@ def test_after_a_flush_all_is_out(bus: Bus, other: Bus) -> None:
 
 
 def test_a_closed_bus_carries_nothing(bus: Bus) -> None:
-    """To close it twice, or to publish on it, is no error."""
+    """To close it twice, or to publish on it, is no error; nobody can begin to listen."""
     recorder = Recorder()
     bus.subscribe("c", recorder)
     bus.close()
     bus.close()
     bus.publish("c", "a")
     bus.unsubscribe("c", recorder)
+    with pytest.raises(StoreUnavailable):
+        bus.subscribe("c", recorder)
     assert recorder.log == []
 
 
