@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from typing import Any, Final
 
-from flask import Flask, Request, session
+from flask import Flask, Request, appcontext_tearing_down, request_tearing_down, session
 from flask.ctx import RequestContext
 from flask.globals import app_ctx
 from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
 
-from ..appstate import AppState
+from ..appstate import AppState, behind
 from ..bound import Bound
 from ..carrier import OWNER_KEY, SESSION_KEY, WAS_KEY
 from ..core.event import SAME, EventStatus, Sent, check_status, dump_reply
@@ -138,12 +138,13 @@ class HeldContext:
     does after a request, and `g` is a new one.
     """
 
-    __slots__ = ("_context", "_session", "_variables")
+    __slots__ = ("_app_context", "_context", "_session", "_variables")
 
     def __init__(self, context: EventContext) -> None:
         self._context = context
         self._variables = Context()
         self._variables.run(context.push)
+        self._app_context = self._variables.run(behind, app_ctx)
         self._session = context.session
 
     def run(self, function: Callable[[Job], None], job: Job) -> None:
@@ -156,12 +157,15 @@ class HeldContext:
             function(job)
         finally:
             try:
-                app.do_teardown_request()
+                # Where nobody listens, this would be a third of what a short event takes.
+                if app.teardown_request_funcs or request_tearing_down.receivers:
+                    app.do_teardown_request()
             finally:
                 try:
-                    app.do_teardown_appcontext()
+                    if app.teardown_appcontext_funcs or appcontext_tearing_down.receivers:
+                        app.do_teardown_appcontext()
                 finally:
-                    app_ctx.g = app.app_ctx_globals_class()
+                    self._app_context.g = app.app_ctx_globals_class()
                     # There is no answer that any of these could wait for.
                     self._context._after_request_functions.clear()
                     if "_flashes" in self._session:
