@@ -691,6 +691,20 @@ def test_nothing_to_connect_with(client: ScriptClient) -> None:
     assert client.told("lack")["name"] == "TypeError"
 
 
+def test_a_transport_that_is_none(client: ScriptClient) -> None:
+    """A slip of the pen is told at once; one that is not given is the default."""
+    client.do("lack", options={"origin": "http://127.0.0.1:9", "transport": "websockets"})
+    assert '"auto", "websocket" and "sse"' in client.told("lack")["message"]
+
+
+def test_transport_not_given(standin: Standin, client: ScriptClient) -> None:
+    """As in `transport: condition ? "sse" : null`: it falls back as if nothing was said."""
+    client.connect(standin.url, transport=None)
+    standin.websocket().answer(403, {})
+    standin.stream().accept()
+    assert client.told("open")["transport"] == "sse"
+
+
 def test_only_streams(standin: Standin, client: ScriptClient) -> None:
     """Where there is no WebSocket at all, the stream is found without a word."""
     client.connect(standin.url, WebSocket=None)

@@ -177,8 +177,12 @@ export class Flow {
     const { origin = globalThis.location?.origin, prefix = served ?? "/fsm", path } = options;
     const { WebSocket, EventSource } = globalThis;
     const fetch = globalThis.fetch?.bind(globalThis);
-    this.#options = { transport: "auto", WebSocket, EventSource, fetch, ...options };
-    const { transport, WebSocket: Socket, EventSource: Source } = this.#options;
+    const transport = options.transport ?? "auto";
+    if (!["auto", "websocket", "sse"].includes(transport)) {
+      throw new TypeError(`connect() has the transports "auto", "websocket" and "sse", not "${transport}".`);
+    }
+    this.#options = { WebSocket, EventSource, fetch, ...options, transport };
+    const { WebSocket: Socket, EventSource: Source } = this.#options;
     if (!(transport !== "sse" && Socket) && !(transport !== "websocket" && Source)) {
       throw new TypeError("connect() needs WebSocket or EventSource, which are not defined here.");
     }
