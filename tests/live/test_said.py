@@ -39,7 +39,6 @@ class Talk:
             app, state, state.bound[name], behind(request), self.subscriber, []
         )
         self.talk.open(None)
-        self.channel = state.live.channels.get(self.subscriber.flow_channel)
         self.frames()
 
     def frames(self) -> list[dict[str, Any]]:
