@@ -197,22 +197,21 @@ def idle_once(kind: Kind, plan: Plan, sizes: Iterable[int], pages: bool) -> dict
             )
             server.settle()
 
-        def browse(name: str) -> None:
-            took = sorted(
-                browser(
-                    "pages",
-                    port=server.port,
-                    path="/",
-                    rate=PAGES_A_SECOND,
-                    seconds=plan.page_seconds,
-                )
+        def fetch(seconds: float) -> list[float]:
+            pages = browser(
+                "pages", port=server.port, path="/", rate=PAGES_A_SECOND, seconds=seconds
             )
+            return sorted(pages)
+
+        def browse(name: str) -> None:
+            took = fetch(plan.page_seconds)
             found[f"{name} p50"], found[f"{name} p99"] = part(took, 0.5), part(took, 0.99)
 
         # What is made once, whatever the number, is made now.
         connect(20)
         load("close")
         if pages:
+            fetch(1)
             browse("0")
         server.settle()
         before, opened = server.memory(), 0

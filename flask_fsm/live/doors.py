@@ -203,7 +203,7 @@ class Streamed(Iterator[bytes]):
         self._engine = engine
         self._peer = peer
         self._greeting = greeting
-        self._beat_at = time.monotonic() + peer.config.heartbeat
+        self._beat_at = peer.first_beat()
 
     def __next__(self) -> bytes:
         peer = self._peer

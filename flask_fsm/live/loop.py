@@ -304,7 +304,7 @@ class Served:
 
     def open(self, head: bytes) -> None:
         """Begin."""
-        self._engine.call_at(time.monotonic() + self.peer.config.heartbeat, self._on_beat)
+        self._engine.call_at(self.peer.first_beat(), self._on_beat)
         self._write(head)
         self._go_on()
 

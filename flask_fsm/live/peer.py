@@ -6,6 +6,7 @@ waits in them; `do` may take long, and runs one job after the other.
 
 from __future__ import annotations
 
+import random
 import time
 from collections import deque
 from typing import Any, Final, NamedTuple
@@ -141,6 +142,13 @@ class Peer:
     def frame(self, frame: Frame) -> bytes:
         """Return the bytes of a frame."""
         raise NotImplementedError
+
+    def first_beat(self) -> float:
+        """Return when, by time.monotonic(), `beat` is to be called first.
+
+        Thousands may come at once, as after a restart: they shall not beat at once for ever.
+        """
+        return time.monotonic() + random.random() * self.config.heartbeat
 
     def beat(self) -> bytes:
         """Return a sign of life; to be called every FSM_HEARTBEAT seconds."""

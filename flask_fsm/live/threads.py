@@ -103,7 +103,7 @@ class Served:
 
     def run(self) -> None:
         self._socket.setblocking(False)
-        beat_at = time.monotonic() + self._peer.config.heartbeat
+        beat_at = self._peer.first_beat()
         selector = selectors.DefaultSelector()
         selector.register(self._waker.reader, selectors.EVENT_READ)
         selector.register(self._socket, selectors.EVENT_READ)
