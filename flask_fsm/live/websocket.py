@@ -33,8 +33,41 @@ PLAIN: Final = (FINAL_TEXT,)
 PACKED_OR_NOT: Final = (FINAL_TEXT, PACKED_TEXT)
 MASKED: Final = 0x80
 SHORT: Final = 0x80 | 125
-# Bytes of a masked ping or pong without a payload, as the answers to ours are.
-EMPTY_CONTROL: Final = 6
+LENGTH: Final = 0x7F
+# How many bytes the length takes, if the second byte does not say it itself.
+WIDE: Final = {126: 2, 127: 8}
+KEY: Final = 4
+
+
+class Boundary:
+    """Knows whether a stream of frames is between two of them (RFC 6455 section 5.2)."""
+
+    __slots__ = ("_ahead", "_head")
+
+    def __init__(self) -> None:
+        self._head = b""
+        """The beginning of a frame whose length is not known yet."""
+        self._ahead = 0
+        """How many bytes are still to come of a frame whose length is known."""
+
+    @property
+    def reached(self) -> bool:
+        return not self._ahead and not self._head
+
+    def follow(self, data: bytes) -> None:
+        """Count the next bytes of the stream."""
+        data = self._head + data
+        end, at = len(data), self._ahead
+        while at + 2 <= end:
+            size = data[at + 1] & LENGTH
+            begin = at + 2
+            if size in WIDE:
+                begin += WIDE[size]
+                if begin > end:
+                    break
+                size = int.from_bytes(data[at + 2 : begin])
+            at = begin + (KEY if data[at + 1] & MASKED else 0) + size
+        self._head, self._ahead = data[at:], max(at - end, 0)
 
 
 class Deflate(PerMessageDeflate):
@@ -110,6 +143,7 @@ class WebSocket:
 
     __slots__ = (
         "_begun",
+        "_boundary",
         "_connection",
         "_fragments",
         "_limit",
@@ -126,7 +160,9 @@ class WebSocket:
         self._connection = Connection(ConnectionType.SERVER, extensions)
         self._packed = bool(extensions)
         self._plain = True
-        """Whether wsproto is between two messages, for all that is known."""
+        """Whether wsproto is between two messages."""
+        self._boundary = Boundary()
+        """Of the frames that wsproto is given."""
         self._limit = limit
         self.rest = b""
         """Bytes that wait for the next call of `receive`."""
@@ -169,10 +205,11 @@ class WebSocket:
             if len(messages) + signs + self._fragments >= most:
                 self.rest = data[start:]
                 break
-            self._connection.receive_data(data[start : start + BITE])
+            bite = data[start : start + BITE]
+            self._boundary.follow(bite)
+            self._connection.receive_data(bite)
             signs += self._read(messages, out)
-        lone = len(data) == signs * EMPTY_CONTROL
-        self._plain = lone and not self.rest and not self._begun
+        self._plain = self._boundary.reached and not self.rest and not self._begun
         return messages, b"".join(out), signs + self._fragments
 
     def _read_plain(self, data: bytes, messages: list[str | bytes], most: int) -> bytes:
