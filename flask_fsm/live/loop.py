@@ -54,7 +54,7 @@ class LoopEngine(Engine):
 
     def __init__(self, limit: int, workers: int) -> None:
         super().__init__(limit)
-        self._workers = max(workers, 2)
+        self._workers = workers
         self._pid = 0
 
     def admit(self, peer: Peer) -> bool:
@@ -492,6 +492,6 @@ class Served:
     def _on_beat(self) -> None:
         if self.closed or self.peer.ended:
             return
-        self._engine.call_at(time.monotonic() + self.peer.config.heartbeat, self._on_beat)
+        self._engine.call_at(self.peer.next_beat(), self._on_beat)
         self._write(self.peer.beat())
         self._go_on()

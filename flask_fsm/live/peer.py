@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
+from math import ceil
 from typing import Any, Final, NamedTuple
 
 from ..config import Config
@@ -25,6 +26,8 @@ __all__ = ["CHUNK", "Peer", "SocketPeer", "StreamPeer"]
 BACKLOG: Final = 8
 # Bytes that are taken from the queue at once: where fewer are, nothing more waits.
 CHUNK: Final = 65_536
+# At so many times within FSM_HEARTBEAT seconds hearts beat.
+BEATS: Final = 64
 REASONS: Final = {
     CLOSE_GOING: "This server goes: come back.",
     CLOSE_OVERLOAD: "Too slow: come back.",
@@ -148,10 +151,19 @@ class Peer:
 
         Thousands may come at once, as after a restart: they shall not beat at once for ever.
         """
-        return time.monotonic() + random.random() * self.config.heartbeat
+        return self._on_a_beat(time.monotonic() + random.random() * self.config.heartbeat)
+
+    def next_beat(self) -> float:
+        """Return when it is to be called next, as it is now: FSM_HEARTBEAT seconds later."""
+        return self._on_a_beat(time.monotonic() + self.config.heartbeat * (1 - 1 / BEATS))
+
+    def _on_a_beat(self, soonest: float) -> float:
+        """Return the next time at which hearts beat: some together, so that few wake the engine."""
+        apart = self.config.heartbeat / BEATS
+        return ceil(soonest / apart) * apart
 
     def beat(self) -> bytes:
-        """Return a sign of life; to be called every FSM_HEARTBEAT seconds."""
+        """Return a sign of life."""
         raise NotImplementedError
 
     def close(self, code: int) -> bytes:

@@ -113,7 +113,7 @@ class Served:
                 self._work()
                 now = time.monotonic()
                 if now >= beat_at:
-                    beat_at = now + self._peer.config.heartbeat
+                    beat_at = self._peer.next_beat()
                     self._write(self._peer.beat())
                 if self._is_over(now):
                     return

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from itertools import cycle, pairwise
 from types import SimpleNamespace
 from typing import Any
 
-from flask_fsm.live.peer import BACKLOG, SocketPeer
+from hypothesis import example, given
+from hypothesis import strategies as st
+from websockets.frames import Opcode
+
+from flask_fsm.live.peer import BACKLOG, BEATS, SocketPeer
 from flask_fsm.live.stream import SILENCE
 from flask_fsm.live.subscriber import Subscriber
-from flask_fsm.live.websocket import WebSocket
+from flask_fsm.live.websocket import Boundary, WebSocket
 
 from .rawsocket import framed
 
@@ -28,8 +33,18 @@ def test_hearts_beat_at_their_own_times() -> None:
     begun = time.monotonic()
     firsts = [peer_of(heartbeat=8.0).first_beat() - begun for _ in range(400)]
     after = time.monotonic() - begun
-    assert all(0 <= first <= 8 + after for first in firsts)
+    assert all(0 <= first <= 8 + 8 / BEATS + after for first in firsts)
     assert all(any(second <= first < second + 1 for first in firsts) for second in range(8))
+    assert len({round(begun + first, 6) for first in firsts}) <= BEATS + 1  # some together
+
+
+def test_the_next_beat_is_one_heartbeat_later() -> None:
+    """However late the one before was, the times of all stay the same few."""
+    peer = peer_of(heartbeat=0.64)
+    first = peer.first_beat()
+    time.sleep(max(first - time.monotonic(), 0) + 0.002)
+    late = time.monotonic() - first
+    assert first + 0.64 - 1e-6 <= peer.next_beat() <= first + 0.64 + late + 0.01 + 1e-6
 
 
 def test_silence_of_a_client_that_is_not_read() -> None:
@@ -47,3 +62,74 @@ def test_silence_of_a_client_that_is_not_read() -> None:
         assert not peer.ended
     peer.beat()
     assert peer.code == 1011
+
+
+# -- frames, in whichever pieces they come --------------------------------------------------------
+
+LONG = "x" * 300
+# A frame whose mask looks like the beginning of another frame.
+MASK = b"\x81\x85\x03\x04"
+MISLEADING = b"\x81\x8a" + MASK + bytes(a ^ b for a, b in zip(b"hello, all", cycle(MASK)))
+
+
+def frames_of(kind: str) -> tuple[bytes, list[str]]:
+    """Return the bytes of something that a client may send, and the messages in it."""
+    ping, pong, begin, end = Opcode.PING, Opcode.PONG, 0x01, 0x80
+    return {
+        "text": (framed(b"hello, all"), ["hello, all"]),
+        "masked": (MISLEADING, ["hello, all"]),
+        "empty": (framed(b""), [""]),
+        "long": (framed(LONG.encode()), [LONG]),
+        "pong": (framed(b"", opcode=pong), []),
+        "ping": (framed(b"are you there?", opcode=ping), []),
+        "parts": (
+            bytes([begin])
+            + framed(b"two ")[1:]
+            + framed(b"", opcode=pong)
+            # The second part: the frame of a continuation, which is the last.
+            + bytes([end])
+            + framed(b"parts")[1:],
+            ["two parts"],
+        ),
+    }[kind]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["text", "masked", "empty", "long", "pong", "ping", "parts"]),
+        min_size=1,
+        max_size=8,
+    ),
+    st.lists(st.integers(0, 1_000), max_size=12),
+)
+@example(["pong", "masked", "text"], [2, 8])
+def test_frames_in_pieces(kinds: list[str], cuts: list[int]) -> None:
+    """Wherever the network cuts what a client sends, its messages are the same."""
+    parts = [frames_of(kind) for kind in kinds]
+    data = b"".join(part for part, _ in parts)
+    places = sorted({0, len(data), *(cut % len(data) for cut in cuts)})
+    socket, found = WebSocket([], 1_000), []
+    for start, end in pairwise(places):
+        messages, _, _ = socket.receive(data[start:end], 100)
+        found += messages
+    assert found == [message for _, messages in parts for message in messages]
+    assert not socket.closed
+
+
+def test_short_frames_after_others() -> None:
+    """The short way goes on once wsproto has read a whole message, and only then."""
+    socket, boundary = WebSocket([], 1_000), Boundary()
+    socket.receive(framed(LONG.encode())[:100], 8)
+    assert not socket._plain
+    socket.receive(framed(LONG.encode())[100:], 8)
+    assert socket._plain
+    for size in (0, 125, 126, 65_535, 65_536):
+        data = framed(b"x" * size)
+        for at in (1, 3, 9, 13, size):
+            if 0 < at < len(data):
+                boundary.follow(data[:at])
+                assert not boundary.reached
+                boundary.follow(data[at:])
+            else:
+                boundary.follow(data)
+            assert boundary.reached
