@@ -174,6 +174,8 @@ class Handler(BaseHTTPRequestHandler):
             self.leave(Websocket(self), kept.websockets)
         elif path.endswith("/events"):
             self.leave(Stream(self), kept.streams)
+        elif path.endswith("/ws"):
+            kept.say_why(Exchange(self))
         else:
             self.leave(Exchange(self), kept.requests)
         self.close_connection = True
@@ -216,6 +218,9 @@ class Standin:
         self.streams: Queue[Any] = Queue()
         self.requests: Queue[Any] = Queue()
         self.open: list[Exchange] = []
+        self.why: tuple[int, Any] | None = None
+        """What a GET without a handshake is answered where websockets are; None: nothing."""
+        self.asked_why: list[Exchange] = []
         self._server = Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=[0.02], daemon=True)
         self._thread.start()
@@ -238,6 +243,14 @@ class Standin:
         """Wait for the next other request."""
         found: Exchange = self.requests.get(timeout=PATIENCE)
         return found
+
+    def say_why(self, exchange: Exchange) -> None:
+        """Answer who wants to know why a websocket was not opened."""
+        self.asked_why.append(exchange)
+        if self.why is None:
+            exchange.cut()
+        else:
+            exchange.answer(*self.why)
 
     def stop(self) -> None:
         """Cut what is open, and listen no more."""

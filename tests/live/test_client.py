@@ -404,9 +404,9 @@ def test_sent_away(standin: Standin, client: ScriptClient, code: int) -> None:
     client.do("dice", value=0.5)
     socket = joined(standin, client)
     socket.close(code, "later")
-    assert client.told("timer")["delay"] == 2_000
     told = client.told("close")
     assert (told["code"], told["reason"], told["final"]) == (code, "later", False)
+    assert client.told("timer")["delay"] == 2_000
     standin.websocket()
 
 
@@ -458,13 +458,16 @@ def test_closed_while_it_waits(standin: Standin, client: ScriptClient) -> None:
 
 
 def test_falls_back(standin: Standin, client: ScriptClient) -> None:
-    """After two websockets that did not open, it reads a stream, and says so."""
-    client.connect(standin.url, groups=["ops"], query={"flow": "k"})
+    """After two websockets that did not open where HTTP goes through, it reads a stream."""
+    standin.why = (426, {})
+    client.connect(standin.url, groups=["ops"], query={"flow": "k"}, path="/own")
     standin.websocket().answer(403, {})
     standin.websocket().cut()
     stream = standin.stream()
     assert stream.path == "/fsm/traffic/events"
     assert stream.query == {"flow": ["k"], "group_id": ["ops"]}
+    assert {why.path for why in standin.asked_why} == {"/fsm/traffic/ws"}
+    assert [why.query for why in standin.asked_why] == [stream.query] * 2
     stream.accept()
     assert client.told("open")["transport"] == "sse"
     stream.cut()
@@ -472,28 +475,75 @@ def test_falls_back(standin: Standin, client: ScriptClient) -> None:
     assert standin.websockets.empty()
 
 
-def test_away(standin: Standin, client: ScriptClient) -> None:
-    """While the server is away both kinds are tried by turns, and the first that opens stays."""
+def test_no_sockets(standin: Standin, client: ScriptClient) -> None:
+    """A server that lets nobody at its sockets says so, and the stream is read at once."""
+    standin.why = (501, {})
     client.connect(standin.url)
-    for _ in range(2):
-        standin.websocket().cut()
-    standin.stream().cut()
+    standin.websocket().answer(501, {})
+    standin.stream().accept()
+    assert client.told("open")["transport"] == "sse"
+
+
+@pytest.mark.parametrize("why", [None, (404, {}), (502, {}), (503, {"reason": "full"})])
+def test_away(standin: Standin, client: ScriptClient, why: tuple[int, Any] | None) -> None:
+    """A server that is away, or a proxy whose server is, is no reason for a stream."""
+    standin.why = why
+    client.connect(standin.url)
+    for _ in range(4):
+        standin.websocket().answer(502, {})
     socket = standin.websocket().accept()
     assert client.told("open")["transport"] == "websocket"
     for _ in range(3):
+        socket.send(data(1))
+        client.told("data")
         socket.cut()
-        socket = standin.websocket()
+        socket = standin.websocket().accept()
     assert standin.streams.empty()
 
 
-def test_forbidden_once_open(standin: Standin, client: ScriptClient) -> None:
-    """Once a websocket has been open, a server that is away is no reason for a stream."""
+def test_falls_back_later(standin: Standin, client: ScriptClient) -> None:
+    """A websocket that was open once may be forbidden now: a laptop goes from net to net."""
+    standin.why = (426, {})
     joined(standin, client).cut()
-    for _ in range(4):
-        standin.websocket().answer(503, {})
-    standin.websocket().accept()
-    assert client.told("open")["transport"] == "websocket"
-    assert standin.streams.empty()
+    standin.websocket().cut()
+    socket = standin.websocket().accept()
+    socket.send(state("red", 0, "e-0"))
+    socket.send(data(1))
+    client.told("data")
+    socket.cut()  # that one failure is forgotten
+    for _ in range(2):
+        standin.websocket().cut()
+    standin.stream().accept()
+    assert client.told("open")["transport"] == "sse"
+
+
+def test_nothing_comes_through(standin: Standin, client: ScriptClient) -> None:
+    """A websocket that opens and brings nothing, as some proxies do it, is none."""
+    standin.why = (426, {})
+    client.do("dice", value=0.5)
+    client.connect(standin.url)
+    standin.websocket().accept().cut()
+    standin.websocket().accept()  # and says nothing for ten seconds
+    standin.stream().accept()
+    while client.told("open")["transport"] != "sse":
+        pass
+    assert [each["transport"] for each in client.all_of("open")] == ["websocket"] * 2 + ["sse"]
+    assert [each["delay"] for each in client.all_of("timer")] == [250, 500]
+
+
+@pytest.mark.parametrize("transport", ["auto", "websocket"])
+def test_refused_for_good(standin: Standin, client: ScriptClient, transport: str) -> None:
+    """A browser does not say why a handshake was refused, so that is asked for by HTTP."""
+    why = {"status": 403, "reason": "group", "detail": "You may not join this group."}
+    standin.why = (403, why)
+    client.connect(standin.url, transport=transport)
+    client.send("a", "ping")
+    standin.websocket().answer(403, why)
+    told = client.told("error")
+    assert (told["code"], told["message"]) == (4403, why["detail"])
+    assert client.told("close")["final"] is True
+    assert client.told("refusal")["reason"] == "closed"
+    assert client.all_of("timer") == []
 
 
 def test_posts(standin: Standin, client: ScriptClient) -> None:
@@ -658,7 +708,8 @@ def test_stream_final(standin: Standin, client: ScriptClient, status: int) -> No
     first.answer(status, {})
     asked = standin.stream()
     assert (asked.path, asked.query) == (first.path, first.query)
-    asked.answer(status, {"status": status, "detail": "You may not join this group."})
+    why = {"status": status, "reason": "group", "detail": "You may not join this group."}
+    asked.answer(status, why)
     told = client.told("error")
     assert (told["code"], told["message"]) == (4000 + status, "You may not join this group.")
     assert client.told("close")["final"] is True
@@ -668,8 +719,9 @@ def test_stream_final(standin: Standin, client: ScriptClient, status: int) -> No
 def test_stream_refused(standin: Standin, client: ScriptClient) -> None:
     """After an answer that is no stream, where EventSource gives up, it comes back all the same."""
     client.connect(standin.url, transport="sse")
-    for _ in range(2):
-        standin.stream().answer(503, {})  # to EventSource, and to who asks for the status
+    for status in (503, 404):  # without a reason, that may be a proxy's
+        for _ in range(2):
+            standin.stream().answer(status, {})  # to EventSource, and to who asks for the status
     standin.stream().answer(503, {})
     standin.stream().cut()
     standin.stream().answer(503, {})
@@ -699,8 +751,9 @@ def test_a_transport_that_is_none(client: ScriptClient) -> None:
 
 def test_transport_not_given(standin: Standin, client: ScriptClient) -> None:
     """As in `transport: condition ? "sse" : null`: it falls back as if nothing was said."""
+    standin.why = (501, {})
     client.connect(standin.url, transport=None)
-    standin.websocket().answer(403, {})
+    standin.websocket().answer(501, {})
     standin.stream().accept()
     assert client.told("open")["transport"] == "sse"
 

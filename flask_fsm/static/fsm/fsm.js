@@ -7,8 +7,8 @@
  *     flow.on("state", (frame) => show(frame.state, frame.events));
  *     await flow.send("change_to_green");
  *
- * It opens a websocket; where none can be opened, it reads an event stream and posts its events. A
- * lost connection is opened anew, and goes on after the last frame that was seen.
+ * It opens a websocket; where only HTTP goes through, it reads an event stream and posts its
+ * events. A lost connection is opened anew, and goes on after the last frame that was seen.
  *
  * @typedef {{status: number, data?: any, state?: string, events?: string[], rev?: number,
  *   ref?: any, id?: string, gap?: boolean, group?: string, type?: string}} Frame
@@ -37,6 +37,8 @@
  * @typedef {{send(item: Item): Promise<Answer> | void, close(): void}} Line a connection, or an
  *   attempt at one
  *
+ * @typedef {Line & {kind: "websocket" | "sse", heard: boolean}} Attempt `heard`: a frame has come
+ *
  * @typedef {object} Ends what a line calls
  * @property {() => void} open
  * @property {(text: string) => void} text
@@ -53,6 +55,10 @@ const CROWDED = new Set([1012, 1013]), CROWDED_ATTEMPT = 3;
 const ABNORMAL = 1006;
 /** Milliseconds; full jitter, as in "Exponential Backoff And Jitter", AWS Architecture Blog. */
 const BASE = 500, CAP = 30_000;
+/** After so many websockets that failed where HTTP did not, it is the turn of the stream. */
+const STRIKES = 2;
+/** What HTTP answers where a websocket would be let in, and where the server has none. */
+const UPGRADE_REQUIRED = 426, NOT_IMPLEMENTED = 501;
 /** Milliseconds until an event that isn't answered, or a connection that doesn't open, fails. */
 const PATIENCE = 10_000;
 
@@ -101,6 +107,31 @@ function compared(at, seen = "") {
   return Number(at.slice(cut)) - Number(seen.slice(cut));
 }
 
+/**
+ * Asks by HTTP.
+ * @param {typeof globalThis.fetch} fetch @param {string} url @param {RequestInit} more
+ * @returns {Promise<Answer>}
+ */
+async function ask(fetch, url, more) {
+  try {
+    const response = await fetch(url, { credentials: "include", ...more });
+    const isStream = response.headers.get("Content-Type")?.startsWith("text/event-stream");
+    if (isStream) response.body?.cancel();
+    return { status: response.status, body: isStream ? null : parsed(await response.text()) };
+  } catch {
+    return { status: 0, body: null };
+  }
+}
+
+/**
+ * Returns the close code of a refusal by HTTP. Without a reason, 404 may be that of a proxy whose
+ * server is away. @param {Answer} answer
+ */
+function codeOf({ status, body }) {
+  const ours = status !== 404 || typeof body?.reason === "string";
+  return ours && isFinal(4000 + status) ? 4000 + status : ABNORMAL;
+}
+
 /** @param {any} WebSocket @param {string} url @param {Ends} ends @returns {Line} */
 function socketLine(WebSocket, url, ends) {
   const socket = new WebSocket(url.replace(/^http/, "ws"));
@@ -116,17 +147,6 @@ function socketLine(WebSocket, url, ends) {
  * @param {string} url @param {string} target where events are posted to @returns {Line}
  */
 function streamLine(EventSource, fetch, ends, url, target) {
-  /** @param {string} url @param {RequestInit} more */
-  const ask = async (url, more) => {
-    try {
-      const response = await fetch(url, { credentials: "include", ...more });
-      const isStream = response.headers.get("Content-Type")?.startsWith("text/event-stream");
-      if (isStream) response.body?.cancel();
-      return { status: response.status, body: isStream ? null : parsed(await response.text()) };
-    } catch {
-      return { status: 0, body: null };
-    }
-  };
   const source = new EventSource(url, { withCredentials: true });
   source.onopen = ends.open;
   for (const name of ["state", "data", "group"]) {
@@ -139,12 +159,12 @@ function streamLine(EventSource, fetch, ends, url, target) {
     const refused = source.readyState === 2;
     source.close();
     if (!refused) return ends.lost(ABNORMAL);
-    const { status, body } = await ask(url, { signal: AbortSignal.timeout(PATIENCE) });
-    ends.lost(isFinal(4000 + status) ? 4000 + status : ABNORMAL, body?.detail);
+    const answer = await ask(fetch, url, { signal: AbortSignal.timeout(PATIENCE) });
+    ends.lost(codeOf(answer), answer.body?.detail);
   };
   const post = { method: "POST", headers: { "Content-Type": "application/json" } };
   return {
-    send: ({ text: body, over: { signal } }) => ask(target, { ...post, body, signal }),
+    send: ({ text: body, over: { signal } }) => ask(fetch, target, { ...post, body, signal }),
     close: () => source.close(),
   };
 }
@@ -155,15 +175,17 @@ export class Flow {
   /** The events that may be sent now. @type {string[]} */ events = [];
   /** How many transitions the flow has made. @type {number | null} */ rev = null;
   connected = false;
-  /** @type {Options & {fetch: typeof globalThis.fetch}} */ #options;
-  /** @type {(what: string, more?: Record<string, string | string[]>) => string} */ #url;
+  /** @type {Options & {fetch: typeof globalThis.fetch, transport: "auto" | "websocket" | "sse"}} */
+  #options;
+  /** @type {(what: string, more?: Record<string, string | string[]>, path?: string) => string} */
+  #url;
   /** @type {Map<string, Set<(what: any) => void>>} */ #listeners = new Map();
   /** Events without an answer. @type {Map<number, Item>} */ #items = new Map();
   /** Those of them that were not sent. @type {Item[]} */ #waiting = [];
   #sending = false;
   #refs = 0;
-  /** @type {Line | null} */ #line = null;
-  /** The kind of connection that was open once. @type {string | undefined} */ #kind;
+  /** @type {Attempt | null} */ #line = null;
+  /** Websockets in a row that failed where HTTP did not. */ #strikes = 0;
   /** Failures in a row. */ #attempt = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   /** Aborted once this has ended. */ #end = new AbortController();
@@ -174,7 +196,7 @@ export class Flow {
   /** @param {string} machine @param {Options} options */
   constructor(machine, options) {
     const served = /^https?:\/\/[^/]+(.*)\/static\/fsm\.js/.exec(import.meta.url)?.[1];
-    const { origin = globalThis.location?.origin, prefix = served ?? "/fsm", path } = options;
+    const { origin = globalThis.location?.origin, prefix = served ?? "/fsm" } = options;
     const { WebSocket, EventSource } = globalThis;
     const fetch = globalThis.fetch?.bind(globalThis);
     const transport = options.transport ?? "auto";
@@ -186,9 +208,8 @@ export class Flow {
     if (!(transport !== "sse" && Socket) && !(transport !== "websocket" && Source)) {
       throw new TypeError("connect() needs WebSocket or EventSource, which are not defined here.");
     }
-    this.#url = (what, more) => {
-      const own = what === "ws" && path;
-      const url = new URL(own || `${prefix}/${encodeURIComponent(machine)}/${what}`, origin);
+    this.#url = (what, more, path) => {
+      const url = new URL(path ?? `${prefix}/${encodeURIComponent(machine)}/${what}`, origin);
       for (const [name, values] of Object.entries({ ...options.query, ...more })) {
         for (const value of [values].flat()) url.searchParams.append(name, value);
       }
@@ -266,17 +287,21 @@ export class Flow {
 
   // -- the connection ---------------------------------------------------------------------------
 
+  get #groups() {
+    return { group_id: this.#options.groups ?? [] };
+  }
+
   #open() {
-    const { transport, WebSocket, EventSource, fetch, groups } = this.#options;
-    // If two websockets can't be opened, a proxy may forbid them. Or the server is away, and then
-    // it is the turn of each kind until one has been open.
-    const turn = this.#kind ?? (this.#attempt < 2 || this.#attempt % 2 ? "websocket" : "sse");
+    const { transport, WebSocket, EventSource, fetch, path } = this.#options;
+    const turn = !EventSource || (WebSocket && this.#strikes < STRIKES) ? "websocket" : "sse";
     const kind = transport === "auto" ? turn : transport;
-    const more = { group_id: groups ?? [], ...(this.#seen && { since: this.#seen }) };
+    const more = { ...this.#groups, ...(this.#seen && { since: this.#seen }) };
     /** @type {Line | undefined} */
     let opened;
-    /** @type {Line} */
+    /** @type {Attempt} */
     const line = this.#line = {
+      kind,
+      heard: false,
       send: (item) => opened?.send(item),
       close: () => {
         this.#line = null;
@@ -288,17 +313,25 @@ export class Flow {
     const ends = {
       open: () => {
         if (this.#line !== line) return;
-        clearTimeout(patience);
-        this.#kind = kind;
+        if (kind === "sse") clearTimeout(patience);
         this.connected = true;
         this.#tell("open", { transport: kind });
         this.#flush();
       },
-      text: (text) => void (this.#line === line && this.#receive(parsed(text))),
+      text: (text) => {
+        const frame = parsed(text);
+        if (this.#line !== line || !frame) return;
+        // And not when it opens: what is open, but lets nothing through, is no connection.
+        clearTimeout(patience);
+        line.heard = true;
+        this.#attempt = 0;
+        if (kind === "websocket") this.#strikes = 0;
+        this.#receive(frame);
+      },
       lost: (code, reason) => void (this.#line === line && this.#lost(code, reason)),
     };
     const patience = setTimeout(ends.lost, PATIENCE, ABNORMAL, "It took too long to open.");
-    const url = this.#url(kind === "sse" ? "events" : "ws", more);
+    const url = kind === "sse" ? this.#url("events", more) : this.#url("ws", more, path);
     try {
       opened = kind === "sse"
         ? streamLine(EventSource, fetch, ends, url, this.#url("event"))
@@ -309,17 +342,30 @@ export class Flow {
   }
 
   /** @param {number} code @param {string} [reason] */
-  #lost(code, reason = "") {
+  async #lost(code, reason = "") {
     if (isFinal(code)) return this.#finish(code, reason);
-    const was = this.connected;
+    const { connected } = this, line = this.#line;
     this.connected = false;
-    this.#line?.close();
+    line?.close();
     // What was posted may still be answered.
-    if (this.#kind !== "sse") this.#fail("connection_lost", "The connection was lost.", true);
+    if (line?.kind === "websocket") this.#fail("connection_lost", "The connection was lost.", true);
+    if (connected) this.#tell("close", { code, reason, final: false });
+    if (line?.kind === "websocket" && !line.heard && code === ABNORMAL) await this.#askWhy();
+    if (this.#line || this.#end.signal.aborted) return;
     if (CROWDED.has(code)) this.#attempt = Math.max(this.#attempt, CROWDED_ATTEMPT);
     const longest = Math.min(CAP, BASE * 2 ** this.#attempt++);
+    clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#retry(), Math.random() * longest);
-    if (was) this.#tell("close", { code, reason, final: false });
+  }
+
+  /** Asks why a websocket was not opened: a browser does not say whether it was refused. */
+  async #askWhy() {
+    const url = this.#url("ws", this.#groups), signal = AbortSignal.timeout(PATIENCE);
+    const answer = await ask(this.#options.fetch, url, { signal }), code = codeOf(answer);
+    if (this.#line || this.#end.signal.aborted) return;
+    if (answer.status === UPGRADE_REQUIRED) this.#strikes += 1; // a proxy may forbid it
+    else if (answer.status === NOT_IMPLEMENTED) this.#strikes = STRIKES;
+    else if (code !== ABNORMAL) this.#finish(code, answer.body?.detail ?? "");
   }
 
   /** @param {number} code @param {string} reason */
@@ -386,10 +432,8 @@ export class Flow {
 
   // -- what comes in ----------------------------------------------------------------------------
 
-  /** @param {Frame | null} frame */
+  /** @param {Frame} frame */
   #receive(frame) {
-    if (!frame) return;
-    this.#attempt = 0;
     if (this.#isNews(frame)) {
       if (typeof frame.state === "string") this.#catchUp(frame);
       if (typeof frame.group === "string") this.#tell("group", frame);
