@@ -23,6 +23,20 @@ CEILINGS = {
     **dict.fromkeys(("FSM_HEARTBEAT", "FSM_SEND_TIMEOUT", "FSM_STORE_TIMEOUT"), WEEK),
     **dict.fromkeys(("FSM_PRESENCE_TIME", "FSM_REPLAY_TIME"), 2 * WEEK),
 }
+# One of the threads leads the loop, so a handler needs another one.
+FLOORS = {"FSM_LIVE_WORKERS": 2}
+# What the types of the fields are called in an error.
+WORDS = {
+    "Any": "a URL, or what the app has itself",
+    "bool": "True or False",
+    "str": "a text, and not an empty one",
+    "int": "a whole number above 0",
+    "int | None": "a whole number above 0, or None",
+    "float": "a number above 0",
+    "float | None": "a number above 0, or None",
+    "tuple[str, ...]": "a list of texts",
+}
+A_PATH = "a path that begins with '/' and has no parameters"
 
 
 @dataclass(frozen=True)
@@ -157,8 +171,9 @@ def _checked(key: str, kind: str, value: Any) -> Any:
     if valid and ceiling is not None and value is not None and value > ceiling:
         raise ConfigError(f"The config key {key} can't be {value!r}: it is at most {ceiling:,}.")
     if not valid:
-        raise ConfigError(
-            f"The config key {key} can't be {given!r}: it is {kind}"
-            f"{' and above 0' if kind.startswith(('int', 'float')) else ''}."
-        )
+        what = A_PATH if key == "FSM_URL_PREFIX" else WORDS[kind]
+        raise ConfigError(f"The config key {key} can't be {given!r}: it is {what}.")
+    floor = FLOORS.get(key)
+    if floor is not None and value < floor:
+        raise ConfigError(f"The config key {key} can't be {value!r}: it is at least {floor:,}.")
     return value

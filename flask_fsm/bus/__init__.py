@@ -41,5 +41,5 @@ def open_bus(source: Any, *, prefix: str, replay_limit: int, replay_time: float)
         kind = source.partition(":")[0] if isinstance(source, str) else type(source).__name__
         raise ConfigError(
             f"The bus {kind!r} of FSM_BUS_URL needs the extra 'redis': "
-            f"pip install 'flask-fsm[redis]' ({error})."
+            f"pip install 'flask-fsm[redis]', or in a clone pip install '.[redis]' ({error})."
         ) from error

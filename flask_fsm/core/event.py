@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from datetime import date
@@ -45,11 +46,28 @@ class Event:
             raise DefinitionError(f"{name!r} is no name of an event.")
         if not callable(handler):
             raise DefinitionError(f"The handler of event {name!r} is {handler!r}: not callable.")
+        check_arguments(name, handler)
         self.name = name
         self.handler = handler
 
     def __repr__(self) -> str:
         return f"Event({self.name!r})"
+
+
+def check_arguments(name: str, handler: Handler) -> None:
+    """Raise DefinitionError if a handler can't be called with a flow and data."""
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return  # some of those that are written in C can't say it
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        called = getattr(handler, "__qualname__", repr(handler))
+        raise DefinitionError(
+            f"The handler of event {name!r} is called with two arguments, handler(flow, data), and "
+            f"{called}{signature} does not take them."
+        ) from None
 
 
 class Same:

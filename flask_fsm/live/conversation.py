@@ -22,7 +22,7 @@ from ..core.event import SAME, EventStatus, Sent, check_status, dump_reply
 from ..core.flow import Flow, Result
 from ..core.machine import Machine
 from ..core.snapshot import Snapshot
-from ..errors import FSMError, StaleFlow, StoreUnavailable
+from ..errors import FSMError, StaleFlow, StoreUnavailable, UnknownState
 from ..observer import Sender
 from ..runtime import Run, channel_key
 from ..signals import emit, finished, transitioned
@@ -30,7 +30,7 @@ from .channels import FLOW, Envelope
 from .protocol import Asked, InvalidPayload, data_frame, parse, refusal, state_frame
 from .subscriber import CLOSE_GOING, CLOSE_OTHER_USER, Job, Subscriber
 
-__all__ = ["Conversation", "check_rev", "crash", "run_name", "url_arguments"]
+__all__ = ["Conversation", "check_rev", "crash", "run_name", "unhandled", "url_arguments"]
 
 log: Final = logging.getLogger("flask_fsm")
 KEPT: Final = (SESSION_KEY, OWNER_KEY, WAS_KEY)
@@ -89,16 +89,27 @@ def check_rev(asked: Asked, flow: Flow) -> None:
         )
 
 
-def crash(error: BaseException) -> str:
+def crash(error: BaseException, machine: str, event: str | None = None) -> str:
     """Return the frame of an event that failed; what failed is for the log."""
     if isinstance(error, StoreUnavailable):
         log.error("%s", error, exc_info=error)
         return refusal(error)
-    log.error("The handler of an event failed.", exc_info=error)
+    what = "Something after an event" if event is None else f"The handler of the event {event!r}"
+    log.error("%s of machine %r failed.", what, machine, exc_info=error)
     return data_frame(
         {"reason": "crashed", "message": "This event could not be handled."},
         EventStatus.ServerRuntimeError,
     )
+
+
+def unhandled(error: FSMError, flow: Flow | None, machine: str, event: str | None) -> str:
+    """Return the frame of an event that was refused, unless it failed."""
+    if error.status >= 500:
+        return crash(error, machine, event)
+    if isinstance(error, UnknownState):
+        # The client may have named it; but it may also be a slip of the handler.
+        log.warning("The event %r of machine %r: %s", event, machine, error, exc_info=error)
+    return refusal(error, flow)
 
 
 def aborted(error: HTTPException) -> str:
@@ -288,6 +299,8 @@ class Conversation:
                 self._subject = self._bound.subject_of({})
             self._listen_to_subject()
             self._listen_to_groups()
+            for name in self._lost(since):
+                self.subscriber.tell_gap(name)
             self.subscriber.greet(*self._frame(self._own.snapshot))
         else:
             run = Run(self._state, self._bound, self._url_args)
@@ -300,7 +313,7 @@ class Conversation:
             self._listen_to_subject()
             self._listen_to_groups()
             run.load()  # what was committed before we listened
-            lost = [] if since is None else self.subscriber.catch_up(since)
+            lost = self._lost(since)
             for name in lost:
                 if name != FLOW + key:
                     self.subscriber.tell_gap(name)
@@ -312,6 +325,10 @@ class Conversation:
             self._session_is_kept = True
         else:
             self._keep()
+
+    def _lost(self, since: str | None) -> list[str]:
+        """Put first what came after the id `since`; return the channels that lost some of it."""
+        return [] if since is None else self.subscriber.catch_up(since)
 
     def _listen_to_subject(self) -> None:
         live = self._state.live
@@ -347,7 +364,7 @@ class Conversation:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # of a teardown function of the app
-            frame = crash(error)
+            frame = crash(error, self._bound.name)
             if job.text is None:
                 # What it has missed can't be told: it comes back, and is told then.
                 self.closing = self.closing or CLOSE_GOING
@@ -418,17 +435,21 @@ class Conversation:
                     flow = run.flow
                     sent = self._handle(flow, asked)
         except FSMError as error:
-            self._reply(crash(error) if error.status >= 500 else refusal(error, flow), asked.ref)
+            self._reply(unhandled(error, flow, self._bound.name, asked.event), asked.ref)
         except HTTPException as error:
             # Before there is a flow, whoever says whose it is has aborted, as for a page.
-            self._reply(crash(error) if flow is not None else aborted(error), asked.ref)
+            frame = self._crash(error, asked) if flow is not None else aborted(error)
+            self._reply(frame, asked.ref)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a task that was cancelled, a time that is over, an exit
-            self._reply(crash(error), asked.ref)
+            self._reply(self._crash(error, asked), asked.ref)
         else:
             if not sent and asked.ref is not None:
                 self._reply(data_frame(None, EventStatus.NoContent), asked.ref)
+
+    def _crash(self, error: BaseException, asked: Asked) -> str:
+        return crash(error, self._bound.name, asked.event)
 
     def _reply(self, frame: str, ref: Any) -> None:
         """Answer this client only, after what it has been answered on the channel of its flow."""

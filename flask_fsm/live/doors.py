@@ -24,9 +24,9 @@ from ..errors import DuplicateEndpoint, FSMError, NotFound, StoreUnavailable
 from ..problem import Circumstances, Refusal
 from ..runtime import Run
 from ..stores import RecordStore
-from .conversation import Conversation, check_rev, crash, url_arguments
+from .conversation import Conversation, check_rev, crash, unhandled, url_arguments
 from .engine import Engine, Wake
-from .origin import is_welcome
+from .origin import is_welcome, site_of
 from .peer import Peer, SocketPeer, StreamPeer
 from .presence import LONGEST_GROUP, Membership, is_group
 from .protocol import (
@@ -216,7 +216,7 @@ class Streamed(Iterator[bytes]):
             out = b""
             if (now := time.monotonic()) >= self._beat_at:
                 # Whatever else is said, since a beat also keeps the client in its groups.
-                self._beat_at = now + peer.config.heartbeat
+                self._beat_at = peer.next_beat()
                 out = peer.beat()
             if out := out + peer.outgoing():
                 return out
@@ -230,18 +230,39 @@ class Streamed(Iterator[bytes]):
 
 
 def watch_streams(response: Response) -> Response:
-    """Let the streams of the app's own views end, too, when their clients vanish."""
+    """Let the streams of the app's own views end, too, when client or process vanish."""
     stream = response.response
     if isinstance(stream, SSEStream):
         end_silence(socket_of(request.environ), stream.heartbeat * SILENCE)
+        service: Service = app_state().live
+        service.threads.accompany(stream)
     return response
 
 
 def no_websocket(machine: str) -> ResponseReturnValue:
-    """Say that here is a websocket, to who does not ask for one (RFC 9110 section 15.5.22)."""
+    """Say why a websocket can't be opened here, or that a handshake does it (RFC 9110, 15.5.22).
+
+    A browser does not tell its page why a handshake was refused, so the page asks here.
+    """
+    try:
+        state, bound, service = _found(machine)
+        _check_socket()
+        _groups(service)
+        if bound.machine.scope == "subject":
+            Run(state, bound, url_arguments(bound, request.args)).load()
+        _engine(service)
+    except Refused as closed:
+        return closed.answer()
+    except FSMError as error:
+        return refused(error).answer()
     text = f"At this address is the websocket of {machine!r}, which a handshake opens."
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
     return Refused.of(426, "bad_handshake", text, Sec_WebSocket_Version=VERSION, **upgrade).answer()
+
+
+def _check_socket() -> None:
+    if not has_socket(request.environ):
+        raise Refused.of(501, "no_socket", "This server lets no websocket be opened.")
 
 
 def websocket(machine: str) -> ResponseReturnValue:
@@ -263,8 +284,7 @@ def websocket(machine: str) -> ResponseReturnValue:
             raise Refused.of(
                 status, "bad_handshake", str(error), Sec_WebSocket_Version=VERSION
             ) from None
-        if not has_socket(request.environ):
-            raise Refused.of(501, "no_socket", "This server lets no websocket be opened.")
+        _check_socket()
         engine = _engine(service)
         wake = Wake()
 
@@ -302,13 +322,18 @@ def _found(name: str) -> tuple[AppState, Bound, Service]:
     bound = state.bound.get(name)
     if bound is None:
         raise Refused.of(404, "not_found", "There is no such machine.")
-    if not is_welcome(request, state.config):
-        raise Refused.of(
-            403,
-            "origin",
-            "Pages of this site may not do that; the server's FSM_ALLOWED_ORIGINS says which may.",
-        )
     service: Service = state.live
+    if not is_welcome(request, state.config):
+        text = (
+            "A program may not do that here: it sends no Origin, which FSM_REQUIRE_ORIGIN demands."
+        )
+        if site := site_of(request):
+            service.warn_of_site(site, request.host)
+            text = (
+                f"Pages of {site} may not do that at {request.host}, unless the server's "
+                f"FSM_ALLOWED_ORIGINS allows them."
+            )
+        raise Refused.of(403, "origin", text)
     apart = isinstance(state.store, RecordStore) and state.config.store_url != "memory://"
     service.warn_of_processes(request.environ, apart)
     return state, bound, service
@@ -364,7 +389,9 @@ def _open(
 ) -> Peer:
     groups = _groups(service)
     config = service.config
-    subscriber = Subscriber(config.queue_size, wake, ids=bound.machine.scope == "subject")
+    # A flow of the connection's own is not come back to, but groups are.
+    ids = bound.machine.scope == "subject" or bool(groups)
+    subscriber = Subscriber(config.queue_size, wake, ids=ids)
     membership = Membership(
         service.channels,
         {service.group_channel(name): info for name, info in groups.items()},
@@ -436,10 +463,11 @@ def send_event(machine: str) -> ResponseReturnValue:
     except Refused as closed:
         return closed.answer()
     ref: Any = None
+    event: str | None = None
     flow: Flow | None = None
     try:
         asked = parse(body)
-        ref = asked.ref
+        ref, event = asked.ref, asked.event
         run = _run(state, bound)
         with run.turn():
             run.load()
@@ -455,20 +483,18 @@ def send_event(machine: str) -> ResponseReturnValue:
     except InvalidPayload as error:
         return _answer(stamped(refusal(error), error.ref), 400)
     except FSMError as error:
-        if error.status >= 500:
-            answer = _answer(stamped(crash(error), ref), error.status)
-            if error.retry_after is not None:
-                answer.headers["Retry-After"] = str(error.retry_after)
-            return answer
-        return _answer(stamped(refusal(error, flow), ref), error.status)
+        answer = _answer(stamped(unhandled(error, flow, machine, event), ref), error.status)
+        if error.retry_after is not None:
+            answer.headers["Retry-After"] = str(error.retry_after)
+        return answer
     except KeyboardInterrupt:
         raise
     except HTTPException as error:
         if flow is None:
             raise  # whoever says whose flow it is has aborted, as for a page
-        return _answer(stamped(crash(error), ref), 500)
+        return _answer(stamped(crash(error, machine, event), ref), 500)
     except BaseException as error:  # a task that was cancelled, a time that is over, an exit
-        return _answer(stamped(crash(error), ref), 500)
+        return _answer(stamped(crash(error, machine, event), ref), 500)
     frames = frames_of(bound.machine, sent) or [data_frame(None, EventStatus.NoContent)]
     return _answer(stamped(listed(frames), ref))
 

@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
+from weakref import WeakSet
 
 from .peer import Peer
+from .stream import SSEStream
 from .subscriber import CLOSE_GOING, CLOSE_OVERLOAD
 from .worker import is_ending
 
@@ -45,6 +47,8 @@ class Engine:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._peers: set[Peer] = set()
+        self._streams: WeakSet[SSEStream] = WeakSet()
+        """Those of the app's own views, which the server itself iterates over."""
         self._mutex = threading.Lock()
         self._watcher: threading.Thread | None = None
         self.going = False
@@ -76,13 +80,24 @@ class Engine:
             if self.full:
                 return False
             self._peers.add(peer)
-            if self._watcher is None:
-                atexit.register(self.stop)
-                self._watcher = threading.Thread(
-                    target=self._watch, name="flask-fsm-watch", daemon=True
-                )
-                self._watcher.start()
+            self._start_watching()
         return True
+
+    def accompany(self, stream: SSEStream) -> None:
+        """End a stream of one of the app's own views, too, when the process ends."""
+        with self._mutex:
+            self._streams.add(stream)
+            self._start_watching()
+        if self.going:
+            stream.close()
+
+    def _start_watching(self) -> None:
+        if self._watcher is None:
+            atexit.register(self.stop)
+            self._watcher = threading.Thread(
+                target=self._watch, name="flask-fsm-watch", daemon=True
+            )
+            self._watcher.start()
 
     def dismiss(self, peer: Peer) -> None:
         """Let go of a connection that is closed, once what its client had asked for is done."""
@@ -107,7 +122,9 @@ class Engine:
         """End all connections with a code, and take no more."""
         self.going = True
         with self._mutex:
-            peers = list(self._peers)
+            peers, streams = list(self._peers), list(self._streams)
+        for stream in streams:
+            stream.close()
         for peer in peers:
             peer.conversation.closing = code
             peer.subscriber.queue.call()

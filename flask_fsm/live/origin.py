@@ -15,13 +15,15 @@ from ..appstate import app_state
 from ..config import Config
 from ..errors import ConfigError
 
-__all__ = ["check_allowed", "is_welcome", "let_read"]
+__all__ = ["check_allowed", "is_welcome", "let_read", "site_of"]
 
 SECURE: Final = ("https", "wss")
 # Of https, http, or of what has pages too: browser extensions, programs with a web view.
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[1-9][0-9]{0,4})?")
 # How many seconds a browser remembers what it may send.
 PREFLIGHT: Final = "600"
+# How many characters of an origin are repeated to who asks, and in the log.
+LONGEST_SITE: Final = 200
 
 
 def check_allowed(config: Config) -> None:
@@ -76,6 +78,12 @@ def is_welcome(request: Request, config: Config) -> bool:
     ):
         return False
     return _host(parts.netloc, parts.scheme) == _host(request.host, parts.scheme)
+
+
+def site_of(request: Request) -> str:
+    """Return of which site the page is that asks, for people to read; nothing for a program."""
+    unnamed = "another site" if "Sec-Fetch-Site" in request.headers else ""
+    return request.headers.get("Origin", unnamed)[:LONGEST_SITE]
 
 
 def _host(netloc: str, scheme: str) -> str:

@@ -53,7 +53,7 @@ class Service:
         check_allowed(config)
         self.config = config
         self.authorize = authorize
-        self._warned = False
+        self._warned: set[str] = set()
         bus = open_bus(
             config.bus_url,
             prefix=config.redis_prefix,
@@ -71,9 +71,8 @@ class Service:
 
     def warn_of_processes(self, environ: dict[str, Any], apart: bool) -> None:
         """Say once that several processes need a bus, and a store `apart` from the session."""
-        if self._warned or not environ.get("wsgi.multiprocess"):
+        if not environ.get("wsgi.multiprocess") or self._has_warned("processes"):
             return
-        self._warned = True
         for key, wrong in (
             ("FSM_BUS_URL", self.config.bus_url == "memory://"),
             ("FSM_STORE_URL", not apart),
@@ -86,6 +85,23 @@ class Service:
                     key,
                     "" if key == "FSM_BUS_URL" else " or a database",
                 )
+
+    def warn_of_site(self, site: str, host: str) -> None:
+        """Say once that a page of another site was refused: it may be the app's own."""
+        if not self._has_warned("site"):
+            log.warning(
+                "A page of %s was refused at %s, as that is another site (this is said once). "
+                "If it is yours, list it in FSM_ALLOWED_ORIGINS; if a proxy is between, let it "
+                "pass Host on as the browser has sent it, or use Werkzeug's ProxyFix.",
+                site,
+                host,
+            )
+
+    def _has_warned(self, of: str) -> bool:
+        """Tell whether this warning was given, and note that it is."""
+        warned = of in self._warned
+        self._warned.add(of)
+        return warned
 
     def engine_for(self, environ: dict[str, Any]) -> Engine:
         """Return what serves the socket of this request."""

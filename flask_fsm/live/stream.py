@@ -273,7 +273,12 @@ class SSEStream(MessageStream):
         self.heartbeat = heartbeat
 
     def _output(self, message: Message) -> bytes:
-        fields: Mapping[str, Any] = self._channel.adapt(message)
+        fields = self._channel.adapt(message)
+        if fields.__class__ is not dict and not isinstance(fields, Mapping):
+            raise TypeError(
+                f"adapt() of an SSEChannel returns a mapping of event, data, retry and id, and "
+                f"not {fields!r:.80}."
+            )
         retry = fields.get("retry")
         fresh = retry is not None and retry != self._retry
         block = event_bytes(

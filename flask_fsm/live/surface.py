@@ -87,9 +87,13 @@ class LiveFlow:
                     run = Run.of_flow(state, bound, self.id, self._subject, self._key)
                     if run is not None:
                         return self._handled(run, event, data)
+        if self._subject is None:
+            who = "nobody has one of this id. One of a subject is found by flow(id, subject=...)"
+        else:
+            who = f"the subject {self._subject!r} has none of this id"
         raise NotFound(
-            f"There is no flow {self.id!r}. If it belongs to a subject, name that: "
-            f"fsm.live.flow(id, subject=...).",
+            f"fsm.live.flow() can't find the flow {self.id!r}: {who}. One that was not moved yet "
+            f"is not kept; and of the store 'session', a process knows those that it has moved.",
             flow=self.id,
             code="no_flow",
         )

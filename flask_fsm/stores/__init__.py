@@ -96,5 +96,5 @@ def _missing(source: Any, extra: str, error: ImportError) -> ConfigError:
     kind = source.partition(":")[0] if isinstance(source, str) else type(source).__name__
     return ConfigError(
         f"The store {kind!r} of FSM_STORE_URL needs the extra {extra!r}: "
-        f"pip install 'flask-fsm[{extra}]' ({error})."
+        f"pip install 'flask-fsm[{extra}]', or in a clone pip install '.[{extra}]' ({error})."
     )

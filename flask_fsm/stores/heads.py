@@ -170,8 +170,8 @@ class Heads:
             if head.owner == threading.get_ident():  # gevent may have put its own there by now
                 raise FSMError(
                     "This request is the one that is served of the flow, so nothing else can be "
-                    "done with it by fsm.live.flow() meanwhile: call flow.transition() or "
-                    "fsm.transition() here.",
+                    "done with it by fsm.live.flow() meanwhile: call flow.transition() in the "
+                    "handler of an event, and fsm.transition() in a view.",
                     flow=id,
                     code="in_turn",
                 )

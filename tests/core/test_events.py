@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def light(*events: Event) -> Machine:
 
 
 def test_statuses() -> None:
-    """The statuses are integers, those of DESIGN section 7."""
+    """The statuses are integers, those of the protocol."""
     assert {each.name: int(each) for each in EventStatus} == {
         "OK": 200,
         "NewContent": 201,
@@ -99,6 +100,52 @@ def test_handlers_are_functions() -> None:
         State("a").event("go")(None)  # type: ignore[type-var]
     with pytest.raises(DefinitionError):
         State("a", events=["go"])  # type: ignore[list-item]
+
+
+class Called:
+    """A handler that is no function."""
+
+    def __call__(self, flow: Any, data: Any) -> None:
+        pass
+
+    def with_self(self, flow: Any, data: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        nothing,
+        lambda *both: None,
+        lambda flow, data=None, more=1: None,
+        Called(),
+        Called().with_self,
+        partial(lambda more, flow, data: None, 1),
+        max,  # it can't say what it takes
+    ],
+)
+def test_handlers_take_a_flow_and_data(handler: Any) -> None:
+    """Whatever can be called with these two is a handler."""
+    assert State("a").event("go")(handler) is handler
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        lambda: None,
+        lambda flow: None,
+        lambda flow, data, more: None,
+        lambda *, flow, data: None,
+        Called.with_self,
+        Called,
+    ],
+)
+def test_handlers_that_take_something_else(handler: Any) -> None:
+    """That is said where the handler is registered, and not at the first event."""
+    with pytest.raises(DefinitionError, match=r"'go' is called with two arguments, handler\(flow"):
+        State("a").event("go")(handler)
+    with pytest.raises(DefinitionError):
+        Event("go", handler)
 
 
 def test_an_event_twice() -> None:

@@ -94,7 +94,7 @@ def test_it_names_all_statuses() -> None:
     ],
 )
 def test_frames(frame: Any) -> None:
-    """The frames of DESIGN section 7 are taken."""
+    """The frames that the protocol knows are taken."""
     assert checked(json.dumps(frame)) == frame
 
 

@@ -254,6 +254,28 @@ def test_an_event_for_a_group_is_not_sent_again(site: Site) -> None:
     assert one.state("lab")["rev"] == 0
 
 
+def test_a_flow_of_its_own_and_a_group(site: Site) -> None:
+    """A websocket with a flow of its own comes back to its groups, whatever became of the flow."""
+    one = site.browser()
+    with joined(one, "opsc", machine="light") as client:
+        assert client.ask("change_to_green")["state"] == "green"
+        told(site, "opsc", "first")
+        since = client.recv()["id"]
+    told(site, "opsc", "second", "third")
+    with one.socket("light", groups=["opsc"], since=since) as client:
+        assert client.recv()["type"] == "leave"  # its own
+        frames = [client.recv() for _ in range(4)]
+        assert [frame["data"] for frame in frames[:2]] == ["second", "third"]
+        assert (frames[2]["state"], frames[2]["rev"]) == ("red", 0)
+        assert frames[3]["type"] == "join"
+    with one.socket("light", groups=["opsc"], since="long-ago") as client:
+        frame = client.recv()
+        assert (frame["group"], frame["type"], frame["gap"]) == ("opsc", "gap", True)
+        assert client.recv()["state"] == "red"
+    with one.socket("light", since=since) as client:
+        assert "id" not in client.recv()
+
+
 def test_orders_are_nothing_that_a_group_is_told() -> None:
     """Who listens to the group's channel hears nothing of what its flows are to handle."""
     app = Flask("orders")

@@ -750,6 +750,21 @@ def test_an_adapt_that_always_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert "RuntimeError: error" in caplog.text
 
 
+def test_an_adapt_that_returns_text(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says what an event is made of."""
+
+    class Text(SSEChannel):
+        def adapt(self, message: Message) -> Any:
+            return f"data: {message.payload}"
+
+    channel = Text()
+    listener = started(channel)
+    tell(channel, 1)
+    events = channel.sse_stream(listener)
+    assert [next(events), next(events)] == [b"retry: 3000\n\n", b"event: error\ndata: null\n\n"]
+    assert "returns a mapping of event, data, retry and id, and not 'data: 1'" in caplog.text
+
+
 def test_a_queue_that_can_not_be_read_ends_its_stream(caplog: pytest.LogCaptureFixture) -> None:
     """With a message of type error; what waits in it is for the next stream."""
     channel, queue, listener = Channel(), OwnQueue(), Listener()

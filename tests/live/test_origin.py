@@ -47,12 +47,22 @@ def knock(site: Site, door: str, headers: dict[str, str]) -> int:
         reply = browser.ask("HEAD", "/fsm/lab/events", headers=headers)
     else:
         more = HANDSHAKE if door == "ws" else {}
+        if more:  # and who asks why is told the same
+            asked = browser.ask("GET", "/fsm/lab/ws", headers=headers)
         reply = browser.ask("GET", f"/fsm/lab/{door}", headers={**headers, **more})
     if reply.status == 403:
         assert browser.cookies == {}
         if door != "events":
-            assert checked(reply.body, "Problem")["reason"] == "origin"
+            problem = checked(reply.body, "Problem")
+            assert problem["reason"] == "origin"
+            unnamed = "another site" if "Sec-Fetch-Site" in headers else "FSM_REQUIRE_ORIGIN"
+            assert headers.get("Origin", unnamed) in problem["detail"]
+            assert headers.get("Host", "") in problem["detail"] or unnamed == "FSM_REQUIRE_ORIGIN"
+        if door == "ws":
+            assert (asked.status, asked.body) == (403, reply.body)
         return 403
+    if door == "ws":
+        assert asked.status == 426
     assert reply.status == (101 if door == "ws" else 200)
     return 200
 
@@ -115,6 +125,15 @@ def test_each_engine_refuses(site: Site, door: str) -> None:
     """The doors are the same on each engine."""
     assert knock(site, door, {"Origin": "https://evil.example"}) == 403
     assert knock(site, door, {"Origin": site.origin}) == 200
+
+
+def test_the_log_says_which_site(sites: Sites) -> None:
+    """Once, as it may be the app's own site behind a proxy: then that is to be changed."""
+    site = sites.get("loop", FSM_REQUIRE_ORIGIN=False)
+    assert "another site" not in site.log
+    for _ in range(3):
+        assert knock(site, "ws", {"Host": HOST, "Origin": "https://front.example"}) == 403
+    assert site.log.count("A page of https://front.example was refused at app.example:8000") == 1
 
 
 @pytest.mark.parametrize("door", DOORS)

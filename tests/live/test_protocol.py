@@ -104,11 +104,17 @@ def test_the_path_of_a_machine(site: Site) -> None:
     ],
 )
 def test_a_door_stays_closed(site: Site, path: str, status: int) -> None:
-    """What can't be joined is refused before the handshake, by a problem document."""
+    """What can't be joined is refused before the handshake, by a problem document.
+
+    A browser does not show that to its page, which may ask for it without a handshake.
+    """
     with pytest.raises(InvalidStatus) as caught:
         site.browser().socket(path=path)
     assert caught.value.response.status_code == status
-    assert checked(caught.value.response.body, "Problem")["status"] == status
+    problem = checked(caught.value.response.body, "Problem")
+    assert problem["status"] == status
+    asked = site.browser().get(path)
+    assert (asked.status, asked.json) == (status, problem)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +245,7 @@ def test_a_handler_that_raises(site: Site) -> None:
     assert SECRET not in text
     assert "LookupError" not in text
     assert site.log.count("LookupError: " + SECRET) == before + 1
+    assert "The handler of the event 'boom' of machine 'lab' failed." in site.log
 
 
 def test_a_handler_that_raises_after_a_move(site: Site) -> None:
@@ -259,7 +266,7 @@ def test_an_event_within_an_event_of_the_same_flow(site: Site) -> None:
         client.ask("stop")
         assert client.ask("ask_oneself")["status"] == 405
         alive(client, "idle", 2)
-    assert "call flow.transition() or fsm.transition() here" in site.log
+    assert "call flow.transition() in the handler of an event" in site.log
 
 
 def test_a_store_that_is_away(engine: str) -> None:
@@ -276,7 +283,7 @@ def test_a_store_that_is_away(engine: str) -> None:
         reply = browser.event("lab", "stop")
         assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
         assert reply.json["data"]["reason"] == "unavailable"
-        assert "The handler of an event failed" not in site.log
+        assert "The handler of" not in site.log
         for door in ("state", "events"):
             known = site.log.count("StoreUnavailable")
             assert browser.get(f"/fsm/lab/{door}").status == 503

@@ -25,7 +25,7 @@ from ..workers import Gunicorn
 from .apps import SECRET, VARIABLE
 from .frames import checked
 from .rawsocket import RawSocket, framed, packed
-from .serving import ENGINES, Browser, Site, Sites, Socket, until
+from .serving import ENGINES, Browser, Site, Sites, Socket, Stream, until
 
 APP: Final = "tests.live.traps:create_app()"
 PATH: Final = "/fsm/trap/ws"
@@ -265,11 +265,13 @@ def test_the_server_ends_at_once(start: Start, engine: str) -> None:
         sockets = [stack.enter_context(joined(site)) for _ in range(10)]
         stream = stack.enter_context(site.browser().stream("trap"))
         assert stream.recv()["state"] == "on"
+        own = stack.enter_context(Stream(f"http://{LOOPBACK}:{site.port}/own", {}))
         with ThreadPoolExecutor(len(sockets)) as pool:
             codes = [pool.submit(client.closed) for client in sockets]
             ended(site)
             assert {code.result() for code in codes} == {1012}
         stream.ended()
+        own.ended()
 
 
 @KINDS

@@ -18,7 +18,7 @@ from cachelib import SimpleCache
 from flask import Flask, Response, current_app, flash, g, request, session
 from flask_session import Session
 
-from flask_fsm import FlaskFSM, Flow, Machine, State
+from flask_fsm import FlaskFSM, Flow, Machine, SSEChannel, State
 from flask_fsm.appstate import app_state
 
 from .apps import SECRET, VARIABLE
@@ -129,11 +129,19 @@ def create_app() -> Flask:
     fsm = FlaskFSM(trap_machine(gate))
     fsm.add(trap_machine(gate, "shared", "subject"))
     fsm.live.authorize(lambda group: group == "ops")
+    channel = SSEChannel()
     fsm.init_app(app)
 
     @app.get("/ping")
     def ping() -> str:
         return "ok"
+
+    @app.get("/own")
+    def own() -> Response:
+        """A stream of this view's own."""
+        listener = channel.add_listener()
+        listener.start()
+        return channel.sse_response(listener)
 
     @app.get("/told")
     def told() -> list[Any]:

@@ -100,6 +100,28 @@ def test_a_value_of_the_wrong_kind_is_told_by_its_key(key: str, value: object) -
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("FSM_URL_PREFIX", "fsm", "it is a path that begins with '/' and has no parameters"),
+        ("FSM_TOKEN_FIELD", "", "it is a text, and not an empty one"),
+        ("FSM_HEADS", "many", "it is a whole number above 0"),
+        ("FSM_HISTORY_LIMIT", 0, "it is a whole number above 0, or None"),
+        ("FSM_WAIT", -1, "it is a number above 0"),
+        ("FSM_FLASH", 1, "it is True or False"),
+        ("FSM_ECHO_EXCLUDE", "pin", "it is a list of texts"),
+        ("FSM_BUS_URL", 7, "it is a URL, or what the app has itself"),
+        ("FSM_LIVE_WORKERS", 1, "it is at least 2"),
+        ("FSM_HEARTBEAT", 1e9, "it is at most 604,800"),
+    ],
+)
+def test_the_error_says_what_a_value_is(key: str, value: object, text: str) -> None:
+    """In words, and not by the names of Python's types."""
+    with pytest.raises(ConfigError) as caught:
+        init(**{key: value})
+    assert str(caught.value) == f"The config key {key} can't be {value!r}: {text}."
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("FSM_STORE_URL", "session"),
