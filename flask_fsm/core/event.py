@@ -57,7 +57,8 @@ class Event:
 def check_arguments(name: str, handler: Handler) -> None:
     """Raise DefinitionError if a handler can't be called with a flow and data."""
     try:
-        signature = inspect.signature(handler)
+        # Not of what is wrapped: a decorator may hand over more.
+        signature = inspect.signature(handler, follow_wrapped=False)
     except (TypeError, ValueError):
         return  # some of those that are written in C can't say it
     try:

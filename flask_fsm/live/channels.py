@@ -191,6 +191,9 @@ class Channels:
         self._channels: WeakValueDictionary[str, LiveChannel] = WeakValueDictionary()
         self._mutex = Lock()
 
+    def __len__(self) -> int:
+        return len(self._channels)
+
     def get(self, name: str) -> LiveChannel:
         """Return the channel of this name."""
         with self._mutex:

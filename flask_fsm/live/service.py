@@ -71,14 +71,15 @@ class Service:
 
     def warn_of_processes(self, environ: dict[str, Any], apart: bool) -> None:
         """Say once that several processes need a bus, and a store `apart` from the session."""
-        if not environ.get("wsgi.multiprocess") or self._has_warned("processes"):
+        if not environ.get("wsgi.multiprocess"):
             return
         for key, wrong in (
             ("FSM_BUS_URL", self.config.bus_url == "memory://"),
             ("FSM_STORE_URL", not apart),
         ):
             if wrong:
-                log.warning(
+                self._warn_once(
+                    key,
                     "This server has several processes, and with the %s that is set they know "
                     "nothing of each other: clients will miss what other processes do. Use Redis"
                     "%s.",
@@ -88,20 +89,30 @@ class Service:
 
     def warn_of_site(self, site: str, host: str) -> None:
         """Say once that a page of another site was refused: it may be the app's own."""
-        if not self._has_warned("site"):
-            log.warning(
-                "A page of %s was refused at %s, as that is another site (this is said once). "
-                "If it is yours, list it in FSM_ALLOWED_ORIGINS; if a proxy is between, let it "
-                "pass Host on as the browser has sent it, or use Werkzeug's ProxyFix.",
-                site,
-                host,
+        self._warn_once(
+            "site",
+            "A page of %s was refused at %s, as that is another site. If it is yours, list it in "
+            "FSM_ALLOWED_ORIGINS; if a proxy is between, let it pass Host on as the browser has "
+            "sent it, or use Werkzeug's ProxyFix.",
+            site,
+            host,
+        )
+
+    def warn_of_script(self, what: str) -> None:
+        """Say once that what a script tells reaches nobody, if it has no bus and no clients."""
+        if self.config.bus_url == "memory://" and not len(self.channels):
+            self._warn_once(
+                "script",
+                "%s is used outside of a request, in a process where nobody listens, and with "
+                "FSM_BUS_URL memory:// no other process hears of it. Use Redis.",
+                what,
             )
 
-    def _has_warned(self, of: str) -> bool:
-        """Tell whether this warning was given, and note that it is."""
-        warned = of in self._warned
-        self._warned.add(of)
-        return warned
+    def _warn_once(self, of: str, text: str, *values: str) -> None:
+        """Write a warning to the log, unless there was one of the same."""
+        if of not in self._warned:
+            self._warned.add(of)
+            log.warning(text, *values)
 
     def engine_for(self, environ: dict[str, Any]) -> Engine:
         """Return what serves the socket of this request."""

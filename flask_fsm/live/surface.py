@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from threading import current_thread, main_thread
 from typing import Any, TypeVar
 
-from flask import current_app
+from flask import current_app, has_request_context
 
 from ..appstate import app_state
 from ..core.event import EventStatus, check_status
@@ -27,6 +28,8 @@ def _service(what: str) -> Service:
     service: Service | None = app_state().live
     if service is None:
         raise ConfigError(f"{what} needs the live part of this app, and FSM_LIVE is False.")
+    if not has_request_context() and current_thread() is main_thread():
+        service.warn_of_script(what)
     return service
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -122,6 +122,7 @@ class Called:
         Called().with_self,
         partial(lambda more, flow, data: None, 1),
         max,  # it can't say what it takes
+        wraps(lambda flow, data, more: None)(lambda *both: None),
     ],
 )
 def test_handlers_take_a_flow_and_data(handler: Any) -> None:

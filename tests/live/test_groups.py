@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -274,6 +275,32 @@ def test_a_flow_of_its_own_and_a_group(site: Site) -> None:
         assert client.recv()["state"] == "red"
     with one.socket("light", since=since) as client:
         assert "id" not in client.recv()
+
+
+def test_a_script_that_nobody_hears(caplog: pytest.LogCaptureFixture) -> None:
+    """Where no bus leads out of a process without clients, the log says once that nobody hears."""
+    app = Flask("script")
+    app.secret_key = SECRET
+    fsm = FlaskFSM(Machine("m", [("a", "b")]))
+    fsm.init_app(app)
+
+    def tell() -> None:
+        with app.app_context():
+            fsm.live.group("ops").broadcast("hello")
+
+    with ThreadPoolExecutor(1) as pool:  # as a server's own thread may do before anybody has come
+        pool.submit(tell).result()
+    with app.test_request_context():
+        channel = fsm.live.channel("ops")
+        channel.broadcast("hello")
+    with app.app_context(), channel.watch():
+        fsm.live.group("ops").broadcast("hello")
+    assert caplog.text == ""
+    del channel
+    tell()
+    assert "fsm.live.group() is used outside of a request" in caplog.text
+    tell()
+    assert len(caplog.records) == 1
 
 
 def test_orders_are_nothing_that_a_group_is_told() -> None:
