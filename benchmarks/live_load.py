@@ -382,9 +382,9 @@ class Clients:
         return {"rate": count * len(streams) / took, "busy": busy / took}
 
     def quiet(self, seconds: float) -> None:
-        """Wait until the streams have got nothing for some time."""
+        """Wait until the streams have got nothing but signs of life for some time."""
         before = -1
-        while (now := sum(len(each.data) for each in self._streams())) != before:
+        while (now := sum(each.data.count(b"data:") for each in self._streams())) != before:
             before = now
             self.rest(seconds)
 
