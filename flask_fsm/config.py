@@ -24,7 +24,7 @@ CEILINGS = {
     **dict.fromkeys(("FSM_PRESENCE_TIME", "FSM_REPLAY_TIME"), 2 * WEEK),
 }
 # One of the threads leads the loop, so a handler needs another one.
-FLOORS = {"FSM_LIVE_WORKERS": 2}
+FLOORS = {"FSM_LIVE_WORKERS": 2, "FSM_HEARTBEAT": 0.001}
 # What the types of the fields are called in an error.
 WORDS = {
     "Any": "a URL, or what the app has itself",

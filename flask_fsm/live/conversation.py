@@ -30,7 +30,15 @@ from .channels import FLOW, Envelope
 from .protocol import Asked, InvalidPayload, data_frame, parse, refusal, state_frame
 from .subscriber import CLOSE_GOING, CLOSE_OTHER_USER, Job, Subscriber
 
-__all__ = ["Conversation", "check_rev", "crash", "run_name", "unhandled", "url_arguments"]
+__all__ = [
+    "Conversation",
+    "check_rev",
+    "crash",
+    "run_name",
+    "subject_of",
+    "unhandled",
+    "url_arguments",
+]
 
 log: Final = logging.getLogger("flask_fsm")
 KEPT: Final = (SESSION_KEY, OWNER_KEY, WAS_KEY)
@@ -102,13 +110,22 @@ def crash(error: BaseException, machine: str, event: str | None = None) -> str:
     )
 
 
-def unhandled(error: FSMError, flow: Flow | None, machine: str, event: str | None) -> str:
+def subject_of(bound: Bound) -> str | None:
+    """Return whose the groups are that a connection with a flow of its own joins."""
+    if bound.subject_of is None or bound.by_url:
+        return None
+    return bound.subject_of({})
+
+
+def unhandled(
+    error: FSMError, flow: Flow | None, state: AppState, machine: str, event: str | None
+) -> str:
     """Return the frame of an event that was refused, unless it failed."""
     if error.status >= 500:
         return crash(error, machine, event)
     if isinstance(error, UnknownState):
         # The client may have named it; but it may also be a slip of the handler.
-        log.warning("The event %r of machine %r: %s", event, machine, error, exc_info=error)
+        state.live.warn_of_target(machine, event or "", error)
     return refusal(error, flow)
 
 
@@ -294,9 +311,8 @@ class Conversation:
         """Find the flow, listen to it, and queue what the client is to know at first."""
         if self._bound.machine.scope == "connection":
             self._own = OwnFlow(self._bound.machine, self._state, self)
-            if self._bound.subject_of is not None and not self._bound.by_url:
-                # The flow is nobody's, but the groups were opened to this user.
-                self._subject = self._bound.subject_of({})
+            # The flow is nobody's, but the groups were opened to this user.
+            self._subject = subject_of(self._bound)
             self._listen_to_subject()
             self._listen_to_groups()
             for name in self._lost(since):
@@ -435,7 +451,9 @@ class Conversation:
                     flow = run.flow
                     sent = self._handle(flow, asked)
         except FSMError as error:
-            self._reply(unhandled(error, flow, self._bound.name, asked.event), asked.ref)
+            self._reply(
+                unhandled(error, flow, self._state, self._bound.name, asked.event), asked.ref
+            )
         except HTTPException as error:
             # Before there is a flow, whoever says whose it is has aborted, as for a page.
             frame = self._crash(error, asked) if flow is not None else aborted(error)

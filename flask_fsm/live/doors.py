@@ -24,9 +24,16 @@ from ..errors import DuplicateEndpoint, FSMError, NotFound, StoreUnavailable
 from ..problem import Circumstances, Refusal
 from ..runtime import Run
 from ..stores import RecordStore
-from .conversation import Conversation, check_rev, crash, unhandled, url_arguments
+from .conversation import (
+    Conversation,
+    check_rev,
+    crash,
+    subject_of,
+    unhandled,
+    url_arguments,
+)
 from .engine import Engine, Wake
-from .origin import is_welcome, site_of
+from .origin import is_program, is_welcome, site_of
 from .peer import Peer, SocketPeer, StreamPeer
 from .presence import LONGEST_GROUP, Membership, is_group
 from .protocol import (
@@ -103,6 +110,9 @@ class Refused(Exception):
         if self.error.retry_after is not None:
             response.headers["Retry-After"] = str(self.error.retry_after)
         response.headers.update(self.headers)
+        # A client goes by it whether it comes back, and how.
+        response.headers["Cache-Control"] = "no-store"
+        response.vary.add("Cookie")
         return response
 
 
@@ -245,19 +255,24 @@ def no_websocket(machine: str) -> ResponseReturnValue:
     A browser does not tell its page why a handshake was refused, so the page asks here.
     """
     try:
-        state, bound, service = _found(machine)
+        # Nothing is opened here, and browsers name no Origin when they get something.
+        state, bound, service = _found(machine, opens=False)
         _check_socket()
+        _engine(service)
         _groups(service)
         if bound.machine.scope == "subject":
             Run(state, bound, url_arguments(bound, request.args)).load()
-        _engine(service)
+        else:
+            subject_of(bound)
     except Refused as closed:
         return closed.answer()
     except FSMError as error:
         return refused(error).answer()
+    # Where each websocket has a flow of its own, no stream and no POST can take its place.
+    reason = "bad_handshake" if bound.machine.scope == "subject" else "websocket_only"
     text = f"At this address is the websocket of {machine!r}, which a handshake opens."
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
-    return Refused.of(426, "bad_handshake", text, Sec_WebSocket_Version=VERSION, **upgrade).answer()
+    return Refused.of(426, reason, text, Sec_WebSocket_Version=VERSION, **upgrade).answer()
 
 
 def _check_socket() -> None:
@@ -316,24 +331,29 @@ def events(machine: str) -> ResponseReturnValue:
     return opened(200, {**STREAM, **ours}, peer, engine, wake, greeting)
 
 
-def _found(name: str) -> tuple[AppState, Bound, Service]:
-    """Return what a door leads to; the door is closed to pages of other sites."""
+def _found(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Service]:
+    """Return what a door leads to; the door is closed to pages of other sites.
+
+    FSM_REQUIRE_ORIGIN is for what `opens` or tells something.
+    """
     state = app_state()
     bound = state.bound.get(name)
     if bound is None:
         raise Refused.of(404, "not_found", "There is no such machine.")
     service: Service = state.live
     if not is_welcome(request, state.config):
-        text = (
-            "A program may not do that here: it sends no Origin, which FSM_REQUIRE_ORIGIN demands."
-        )
-        if site := site_of(request):
+        if not is_program(request):
+            site = site_of(request)
             service.warn_of_site(site, request.host)
-            text = (
+            raise Refused.of(
+                403,
+                "origin",
                 f"Pages of {site} may not do that at {request.host}, unless the server's "
-                f"FSM_ALLOWED_ORIGINS allows them."
+                f"FSM_ALLOWED_ORIGINS allows them.",
             )
-        raise Refused.of(403, "origin", text)
+        if opens:
+            text = "A program sends no Origin, and may not do that where FSM_REQUIRE_ORIGIN is on."
+            raise Refused.of(403, "origin", text)
     apart = isinstance(state.store, RecordStore) and state.config.store_url != "memory://"
     service.warn_of_processes(request.environ, apart)
     return state, bound, service
@@ -483,7 +503,7 @@ def send_event(machine: str) -> ResponseReturnValue:
     except InvalidPayload as error:
         return _answer(stamped(refusal(error), error.ref), 400)
     except FSMError as error:
-        answer = _answer(stamped(unhandled(error, flow, machine, event), ref), error.status)
+        answer = _answer(stamped(unhandled(error, flow, state, machine, event), ref), error.status)
         if error.retry_after is not None:
             answer.headers["Retry-After"] = str(error.retry_after)
         return answer

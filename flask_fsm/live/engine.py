@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from .worker import is_ending
 
 __all__ = ["LINGER", "Engine", "Wake"]
 
+log: Final = logging.getLogger("flask_fsm")
 # Seconds for which a client that is cut may still fetch the few bytes that say so.
 LINGER: Final = 90.0
 # Seconds between two looks at whether the server's process is about to end.
@@ -124,7 +126,10 @@ class Engine:
         with self._mutex:
             peers, streams = list(self._peers), list(self._streams)
         for stream in streams:
-            stream.close()
+            try:
+                stream.close()
+            except Exception:  # of a channel of the app's own
+                log.exception("A stream could not be ended.")
         for peer in peers:
             peer.conversation.closing = code
             peer.subscriber.queue.call()

@@ -15,7 +15,7 @@ from ..appstate import app_state
 from ..config import Config
 from ..errors import ConfigError
 
-__all__ = ["check_allowed", "is_welcome", "let_read", "site_of"]
+__all__ = ["check_allowed", "is_program", "is_welcome", "let_read", "site_of"]
 
 SECURE: Final = ("https", "wss")
 # Of https, http, or of what has pages too: browser extensions, programs with a web view.
@@ -80,10 +80,14 @@ def is_welcome(request: Request, config: Config) -> bool:
     return _host(parts.netloc, parts.scheme) == _host(request.host, parts.scheme)
 
 
+def is_program(request: Request) -> bool:
+    """Tell whether nothing says that the request is a page's."""
+    return "Origin" not in request.headers and "Sec-Fetch-Site" not in request.headers
+
+
 def site_of(request: Request) -> str:
-    """Return of which site the page is that asks, for people to read; nothing for a program."""
-    unnamed = "another site" if "Sec-Fetch-Site" in request.headers else ""
-    return request.headers.get("Origin", unnamed)[:LONGEST_SITE]
+    """Return of which site the page is that asks, for people to read."""
+    return (request.headers.get("Origin") or "another site")[:LONGEST_SITE]
 
 
 def _host(netloc: str, scheme: str) -> str:

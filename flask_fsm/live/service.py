@@ -15,7 +15,7 @@ from ..core.event import EventStatus
 from ..core.flow import Flow, Result
 from ..core.names import is_name
 from ..core.snapshot import Snapshot
-from ..errors import ConfigError
+from ..errors import ConfigError, FSMError
 from ..observer import Sender
 from ..runtime import channel_key
 from .channels import FLOW, GROUP, ORDERS, SUBJECT, Channels, Envelope
@@ -34,6 +34,8 @@ log: Final = logging.getLogger("flask_fsm")
 ENGINES: Final = ("auto", "loop", "threads")
 # Seconds that what was published last may take, at the end of the process.
 LAST: Final = 1.0
+# How many sites that were refused the log names.
+MOST_SITES: Final = 16
 
 
 def _end(bus: Bus) -> None:
@@ -88,14 +90,26 @@ class Service:
                 )
 
     def warn_of_site(self, site: str, host: str) -> None:
-        """Say once that a page of another site was refused: it may be the app's own."""
+        """Say once that a page of this site was refused: it may be the app's own."""
+        if sum(of.startswith("site ") for of in self._warned) >= MOST_SITES:
+            return  # strangers may name any number
         self._warn_once(
-            "site",
-            "A page of %s was refused at %s, as that is another site. If it is yours, list it in "
+            f"site {site} {host}",
+            "A page of %r was refused at %r, as that is another site. If it is yours, list it in "
             "FSM_ALLOWED_ORIGINS; if a proxy is between, let it pass Host on as the browser has "
             "sent it, or use Werkzeug's ProxyFix.",
             site,
             host,
+        )
+
+    def warn_of_target(self, machine: str, event: str, error: FSMError) -> None:
+        """Say once that the handler of an event has named a state that there is not."""
+        self._warn_once(
+            f"target {machine} {event}",
+            "The event %r of machine %r: %s If a client has named it, all is well.",
+            event,
+            machine,
+            error.message,
         )
 
     def warn_of_script(self, what: str) -> None:

@@ -20,12 +20,12 @@ globalThis.setTimeout = (callback, delay, ...rest) => {
 };
 
 const { connect } = await import(pathToFileURL(process.argv[2]).href);
-let flow;
+let flow, more = {};
 
 const commands = {
   /** Connect, and report what listeners are told. */
   connect({ machine, options }) {
-    flow = connect(machine, options);
+    flow = connect(machine, { ...options, ...more });
     for (const kind of ["state", "data", "group"]) flow.on(kind, (frame) => report(kind, { frame }));
     for (const kind of ["open", "close"]) flow.on(kind, (told) => report(kind, told));
     flow.on("error", (error) => report("error", known(error)));
@@ -64,6 +64,8 @@ const commands = {
     off();
   },
   close: () => flow.close(),
+  /** Connect by a WebSocket that was handed over, from now on. */
+  own_socket: () => void (more = { WebSocket: class extends WebSocket {} }),
   /** From now on the dice fall like this. */
   dice: ({ value }) => void (Math.random = () => value),
   /** From now on nothing waits before it comes back. */

@@ -12,6 +12,7 @@ from .scripted import ScriptClient
 from .serving import Browser, Site
 from .standin import Standin, Stream, Websocket
 
+NO_SOCKET = (501, {"reason": "no_socket", "detail": "This server lets no websocket be opened."})
 FINAL = [1008, 1009, 1011, 4401, 4403, 4404, 4429]
 
 
@@ -470,21 +471,52 @@ def test_falls_back(standin: Standin, client: ScriptClient) -> None:
     assert [why.query for why in standin.asked_why] == [stream.query] * 2
     stream.accept()
     assert client.told("open")["transport"] == "sse"
+    for _ in range(2):  # and each time that it is lost, a websocket may be possible again
+        stream.cut()
+        standin.websocket().cut()
+        stream = standin.stream().accept()
     stream.cut()
-    standin.stream()
-    assert standin.websockets.empty()
+    standin.websocket().accept().send(state("red", 0))
+    client.told("state")
+    assert standin.streams.empty()
 
 
 def test_no_sockets(standin: Standin, client: ScriptClient) -> None:
     """A server that lets nobody at its sockets says so, and the stream is read at once."""
-    standin.why = (501, {})
+    standin.why = NO_SOCKET
     client.connect(standin.url)
     standin.websocket().answer(501, {})
     standin.stream().accept()
     assert client.told("open")["transport"] == "sse"
 
 
-@pytest.mark.parametrize("why", [None, (404, {}), (502, {}), (503, {"reason": "full"})])
+def test_no_sockets_and_nothing_else(standin: Standin, client: ScriptClient) -> None:
+    """Where there is no websocket, and the client may use nothing else, it gives up and says so."""
+    standin.why = NO_SOCKET
+    client.connect(standin.url, transport="websocket")
+    standin.websocket().answer(501, {})
+    told = client.told("error")
+    assert (told["code"], told["message"]) == (4501, NO_SOCKET[1]["detail"])
+    assert client.told("close")["final"] is True
+
+
+def test_no_stream_in_place_of_a_websocket(standin: Standin, client: ScriptClient) -> None:
+    """A machine whose flows are websockets' own can't be driven otherwise, so it keeps trying."""
+    standin.why = (426, {"status": 426, "reason": "websocket_only"})
+    client.connect(standin.url)
+    for _ in range(4):
+        standin.websocket().cut()
+    standin.websocket().accept()
+    assert standin.streams.empty()
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        *(None, (403, {}), (404, {}), (502, {}), (503, {"reason": "full"})),
+        *((409, {"reason": "busy"}), (429, {"reason": "slow down"}), (501, {})),
+    ],
+)
 def test_away(standin: Standin, client: ScriptClient, why: tuple[int, Any] | None) -> None:
     """A server that is away, or a proxy whose server is, is no reason for a stream."""
     standin.why = why
@@ -531,16 +563,31 @@ def test_nothing_comes_through(standin: Standin, client: ScriptClient) -> None:
     assert [each["delay"] for each in client.all_of("timer")] == [250, 500]
 
 
+def test_who_asks_is_not_known(standin: Standin, client: ScriptClient) -> None:
+    """A websocket of the program's own may say who it is; the global fetch does not."""
+    standin.why = (403, {"status": 403, "reason": "group"})
+    client.do("own_socket")
+    client.connect(standin.url)
+    for _ in range(3):
+        standin.websocket().cut()
+    standin.websocket().accept()
+    client.told("open")
+    assert standin.asked_why == []
+
+
 @pytest.mark.parametrize("transport", ["auto", "websocket"])
-def test_refused_for_good(standin: Standin, client: ScriptClient, transport: str) -> None:
+@pytest.mark.parametrize(("status", "reason"), [(403, "group"), (404, "not_found"), (401, None)])
+def test_refused_for_good(
+    standin: Standin, client: ScriptClient, transport: str, status: int, reason: str | None
+) -> None:
     """A browser does not say why a handshake was refused, so that is asked for by HTTP."""
-    why = {"status": 403, "reason": "group", "detail": "You may not join this group."}
-    standin.why = (403, why)
+    why = {"status": status, "reason": reason, "detail": "You may not join this group."}
+    standin.why = (status, why)
     client.connect(standin.url, transport=transport)
     client.send("a", "ping")
-    standin.websocket().answer(403, why)
+    standin.websocket().answer(status, why)
     told = client.told("error")
-    assert (told["code"], told["message"]) == (4403, why["detail"])
+    assert (told["code"], told["message"]) == (4000 + status, why["detail"])
     assert client.told("close")["final"] is True
     assert client.told("refusal")["reason"] == "closed"
     assert client.all_of("timer") == []
@@ -700,7 +747,7 @@ def test_stream_without_ids(standin: Standin, client: ScriptClient) -> None:
     client.told("data")
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
 def test_stream_final(standin: Standin, client: ScriptClient, status: int) -> None:
     """A stream that is refused for good is told with the close code of a websocket, and left."""
     client.connect(standin.url, transport="sse", groups=["ops"])
@@ -719,7 +766,7 @@ def test_stream_final(standin: Standin, client: ScriptClient, status: int) -> No
 def test_stream_refused(standin: Standin, client: ScriptClient) -> None:
     """After an answer that is no stream, where EventSource gives up, it comes back all the same."""
     client.connect(standin.url, transport="sse")
-    for status in (503, 404):  # without a reason, that may be a proxy's
+    for status in (503, 404, 403, 429):  # without a reason, that may be a proxy's
         for _ in range(2):
             standin.stream().answer(status, {})  # to EventSource, and to who asks for the status
     standin.stream().answer(503, {})
@@ -751,7 +798,7 @@ def test_a_transport_that_is_none(client: ScriptClient) -> None:
 
 def test_transport_not_given(standin: Standin, client: ScriptClient) -> None:
     """As in `transport: condition ? "sse" : null`: it falls back as if nothing was said."""
-    standin.why = (501, {})
+    standin.why = NO_SOCKET
     client.connect(standin.url, transport=None)
     standin.websocket().answer(501, {})
     standin.stream().accept()

@@ -264,11 +264,12 @@ def test_a_flow_of_its_own_and_a_group(site: Site) -> None:
         since = client.recv()["id"]
     told(site, "opsc", "second", "third")
     with one.socket("light", groups=["opsc"], since=since) as client:
-        assert client.recv()["type"] == "leave"  # its own
-        frames = [client.recv() for _ in range(4)]
-        assert [frame["data"] for frame in frames[:2]] == ["second", "third"]
-        assert (frames[2]["state"], frames[2]["rev"]) == ("red", 0)
-        assert frames[3]["type"] == "join"
+        missed = [client.recv() for _ in range(3)]  # its own leaving is one of them
+        said = [frame["data"] for frame in missed if frame["type"] == "message"]
+        assert said == ["second", "third"]
+        frame = client.recv()
+        assert (frame["state"], frame["rev"]) == ("red", 0)
+        assert client.recv()["type"] == "join"
     with one.socket("light", groups=["opsc"], since="long-ago") as client:
         frame = client.recv()
         assert (frame["group"], frame["type"], frame["gap"]) == ("opsc", "gap", True)

@@ -21,7 +21,8 @@
  * @property {Record<string, string>} [query] more of the query, such as `{flow: "4711"}`
  * @property {"auto" | "websocket" | "sse"} [transport]
  * @property {boolean} [reload] false: a page out of the back/forward cache is not loaded anew
- * @property {any} [WebSocket] this and the next two: others than the global ones
+ * @property {any} [WebSocket] this and the next two: others than the global ones; who gives a
+ *   WebSocket that says who asks gives a `fetch` that does, or refusals are not asked for
  * @property {any} [EventSource]
  * @property {typeof globalThis.fetch} [fetch]
  *
@@ -49,7 +50,9 @@
  * Tells whether it makes no sense to come back after this close code. Those from 4400 on are what
  * HTTP calls an error of the client. @param {number} code
  */
-const isFinal = (code) => [1008, 1009, 1011].includes(code) || (code >= 4400 && code < 4500);
+const isFinal = (code) => FINAL.has(code) || (code >= 4400 && code < 4500);
+/** 4501: there are no websockets, and nothing else that this client could use. */
+const FINAL = new Set([1008, 1009, 1011, 4501]);
 /** Close codes that send many clients away at once: they take more time to come back. */
 const CROWDED = new Set([1012, 1013]), CROWDED_ATTEMPT = 3;
 const ABNORMAL = 1006;
@@ -59,6 +62,8 @@ const BASE = 500, CAP = 30_000;
 const STRIKES = 2;
 /** What HTTP answers where a websocket would be let in, and where the server has none. */
 const UPGRADE_REQUIRED = 426, NOT_IMPLEMENTED = 501;
+/** What HTTP refuses for good. All else may be another answer in a moment, or a proxy's. */
+const REFUSALS = new Set([400, 401, 403, 404, 410]);
 /** Milliseconds until an event that isn't answered, or a connection that doesn't open, fails. */
 const PATIENCE = 10_000;
 
@@ -109,12 +114,14 @@ function compared(at, seen = "") {
 
 /**
  * Asks by HTTP.
- * @param {typeof globalThis.fetch} fetch @param {string} url @param {RequestInit} more
+ * @param {typeof globalThis.fetch} fetch @param {string} url @param {RequestInit} [more]
  * @returns {Promise<Answer>}
  */
 async function ask(fetch, url, more) {
   try {
-    const response = await fetch(url, { credentials: "include", ...more });
+    const signal = more?.signal ?? AbortSignal.timeout(PATIENCE);
+    const asked = { credentials: "include", cache: "no-store", ...more, signal };
+    const response = await fetch(url, /** @type {RequestInit} */ (asked));
     const isStream = response.headers.get("Content-Type")?.startsWith("text/event-stream");
     if (isStream) response.body?.cancel();
     return { status: response.status, body: isStream ? null : parsed(await response.text()) };
@@ -124,12 +131,13 @@ async function ask(fetch, url, more) {
 }
 
 /**
- * Returns the close code of a refusal by HTTP. Without a reason, 404 may be that of a proxy whose
- * server is away. @param {Answer} answer
+ * Returns the close code of a refusal by HTTP. Without a reason it may be that of a proxy, whose
+ * server is away, or which is asked too often; but 401 is what apps answer to who has to log in.
+ * @param {Answer} answer
  */
 function codeOf({ status, body }) {
-  const ours = status !== 404 || typeof body?.reason === "string";
-  return ours && isFinal(4000 + status) ? 4000 + status : ABNORMAL;
+  const ours = status === 401 || typeof body?.reason === "string";
+  return ours && REFUSALS.has(status) ? 4000 + status : ABNORMAL;
 }
 
 /** @param {any} WebSocket @param {string} url @param {Ends} ends @returns {Line} */
@@ -159,7 +167,7 @@ function streamLine(EventSource, fetch, ends, url, target) {
     const refused = source.readyState === 2;
     source.close();
     if (!refused) return ends.lost(ABNORMAL);
-    const answer = await ask(fetch, url, { signal: AbortSignal.timeout(PATIENCE) });
+    const answer = await ask(fetch, url);
     ends.lost(codeOf(answer), answer.body?.detail);
   };
   const post = { method: "POST", headers: { "Content-Type": "application/json" } };
@@ -186,6 +194,7 @@ export class Flow {
   #refs = 0;
   /** @type {Attempt | null} */ #line = null;
   /** Websockets in a row that failed where HTTP did not. */ #strikes = 0;
+  /** Whether `fetch` may not say who asks, as the websocket does. @type {boolean} */ #anonymous;
   /** Failures in a row. */ #attempt = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   /** Aborted once this has ended. */ #end = new AbortController();
@@ -204,6 +213,7 @@ export class Flow {
       throw new TypeError(`connect() has the transports "auto", "websocket" and "sse", not "${transport}".`);
     }
     this.#options = { WebSocket, EventSource, fetch, ...options, transport };
+    this.#anonymous = Boolean(options.WebSocket && !options.fetch);
     const { WebSocket: Socket, EventSource: Source } = this.#options;
     if (!(transport !== "sse" && Socket) && !(transport !== "websocket" && Source)) {
       throw new TypeError("connect() needs WebSocket or EventSource, which are not defined here.");
@@ -350,7 +360,8 @@ export class Flow {
     // What was posted may still be answered.
     if (line?.kind === "websocket") this.#fail("connection_lost", "The connection was lost.", true);
     if (connected) this.#tell("close", { code, reason, final: false });
-    if (line?.kind === "websocket" && !line.heard && code === ABNORMAL) await this.#askWhy();
+    if (line?.kind === "sse") this.#strikes = STRIKES - 1; // another net, another chance
+    else if (line && !line.heard && code === ABNORMAL) await this.#askWhy();
     if (this.#line || this.#end.signal.aborted) return;
     if (CROWDED.has(code)) this.#attempt = Math.max(this.#attempt, CROWDED_ATTEMPT);
     const longest = Math.min(CAP, BASE * 2 ** this.#attempt++);
@@ -360,12 +371,17 @@ export class Flow {
 
   /** Asks why a websocket was not opened: a browser does not say whether it was refused. */
   async #askWhy() {
-    const url = this.#url("ws", this.#groups), signal = AbortSignal.timeout(PATIENCE);
-    const answer = await ask(this.#options.fetch, url, { signal }), code = codeOf(answer);
+    const { fetch, transport, EventSource } = this.#options;
+    if (this.#anonymous) return;
+    const answer = await ask(fetch, this.#url("ws", this.#groups)), { status, body } = answer;
     if (this.#line || this.#end.signal.aborted) return;
-    if (answer.status === UPGRADE_REQUIRED) this.#strikes += 1; // a proxy may forbid it
-    else if (answer.status === NOT_IMPLEMENTED) this.#strikes = STRIKES;
-    else if (code !== ABNORMAL) this.#finish(code, answer.body?.detail ?? "");
+    const stream = transport === "auto" && EventSource, code = codeOf(answer);
+    if (status === UPGRADE_REQUIRED) {
+      if (body?.reason !== "websocket_only") this.#strikes += 1; // a proxy may forbid it
+    } else if (status === NOT_IMPLEMENTED && body?.reason === "no_socket") {
+      if (stream) this.#strikes = STRIKES;
+      else this.#finish(4000 + status, body.detail);
+    } else if (code !== ABNORMAL) this.#finish(code, body?.detail ?? "");
   }
 
   /** @param {number} code @param {string} reason */
