@@ -120,10 +120,11 @@ def run(block: Block, path: Path, module: ModuleType, where: str) -> None:
         examples = doctest.DocTestParser().get_doctest(
             block.text, module.__dict__, where, str(path), block.line - 1
         )
+        # Not a copy, in which a function of one block would not see what the next one changes.
+        examples.globs = module.__dict__
         runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
         report: list[str] = []
         runner.run(examples, out=report.append, clear_globs=False)
-        module.__dict__.update(examples.globs)
         assert not runner.failures, "".join(report)
     elif block.language == "json":
         json.loads(block.text)
