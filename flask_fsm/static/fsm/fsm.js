@@ -219,7 +219,7 @@ export class Flow {
       throw new TypeError("connect() needs WebSocket or EventSource, which are not defined here.");
     }
     this.#url = (what, more, path) => {
-      const url = new URL(path ?? `${prefix}/${encodeURIComponent(machine)}/${what}`, origin);
+      const url = new URL(path || `${prefix}/${encodeURIComponent(machine)}/${what}`, origin);
       for (const [name, values] of Object.entries({ ...options.query, ...more })) {
         for (const value of [values].flat()) url.searchParams.append(name, value);
       }
