@@ -584,7 +584,7 @@ def test_refused_for_good(
     why = {"status": status, "reason": reason, "detail": "You may not join this group."}
     standin.why = (status, why)
     client.connect(standin.url, transport=transport)
-    client.send("a", "ping")
+    client.send("a", "ping", timeout=60_000)
     standin.websocket().answer(status, why)
     told = client.told("error")
     assert (told["code"], told["message"]) == (4000 + status, why["detail"])
