@@ -30,7 +30,9 @@ pytestmark = pytest.mark.browser
 
 SOCKET, STREAM = "Live, by websocket", "Live, by event stream"
 TYPED = "Oak Street 9 <b>&amp; co</b>"
-# What Chromium says while no server is there.
+# What Chromium says when a page asks why no websocket was opened, and the server would open one.
+ASKED = ("Failed to load resource: the server responded with a status of 426",)
+# What it says while no server is there.
 AWAY = ("WebSocket connection to", "Failed to load resource: net::ERR_")
 
 
@@ -153,8 +155,11 @@ def test_a_window_without_a_script_moves_the_others(
     expect_said(live, "Another window changed the light to green.", "The light is red.")
 
 
-def test_without_websockets_it_is_an_event_stream(visitor: BrowserContext) -> None:
+def test_without_websockets_it_is_an_event_stream(
+    visit: Callable[..., BrowserContext], chromium: Browser, site: Site
+) -> None:
     """Where no websocket can be opened, a window reads a stream and posts its events."""
+    visitor = visit(chromium, site, ASKED)
     one, two = visitor.new_page(), visitor.new_page()
     one.route_web_socket(re.compile(r"/ws\b"), lambda socket: socket.close())
     look_at_light(one, STREAM)

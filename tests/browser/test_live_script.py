@@ -55,6 +55,7 @@ def test_page(page: Page, standin: Standin) -> None:
 
 def test_page_stream(page: Page, standin: Standin) -> None:
     """Where no websocket is let through, a page reads a stream, and comes back to it."""
+    standin.why = (426, {})
     for _ in range(2):
         standin.websocket().answer(403, {})
     stream = standin.stream().accept()
@@ -64,16 +65,19 @@ def test_page_stream(page: Page, standin: Standin) -> None:
     standin.request().answer(200, {"status": 200, "data": "pong"})
     wait(page, "() => window.answer?.data === 'pong'")
     stream.cut()
+    standin.websocket().answer(403, {})
     assert standin.stream().since == "e-4"
 
 
 def test_page_stream_refused(page: Page, standin: Standin) -> None:
     """A stream that is refused for good ends the flow of a page, with the server's reason."""
     page.evaluate("() => flow.on('error', (error) => window.fault = error)")
+    standin.why = (426, {})
     for _ in range(2):
         standin.websocket().answer(403, {})
     for _ in range(2):
-        standin.stream().answer(403, {"status": 403, "detail": "No group."})
+        why = {"status": 403, "reason": "group", "detail": "No group."}
+        standin.stream().answer(403, why)
     wait(page, "() => window.fault?.code === 4403 && window.fault.message === 'No group.'")
 
 

@@ -554,7 +554,7 @@ def test_nothing_comes_through(standin: Standin, client: ScriptClient) -> None:
     standin.why = (426, {})
     client.do("dice", value=0.5)
     client.connect(standin.url)
-    standin.websocket().accept().cut()
+    standin.websocket().accept().close(1000)
     standin.websocket().accept()  # and says nothing for ten seconds
     standin.stream().accept()
     while client.told("open")["transport"] != "sse":

@@ -361,7 +361,7 @@ export class Flow {
     if (line?.kind === "websocket") this.#fail("connection_lost", "The connection was lost.", true);
     if (connected) this.#tell("close", { code, reason, final: false });
     if (line?.kind === "sse") this.#strikes = STRIKES - 1; // another net, another chance
-    else if (line && !line.heard && code === ABNORMAL) await this.#askWhy();
+    else if (line && !line.heard && !CROWDED.has(code)) await this.#askWhy();
     if (this.#line || this.#end.signal.aborted) return;
     if (CROWDED.has(code)) this.#attempt = Math.max(this.#attempt, CROWDED_ATTEMPT);
     const longest = Math.min(CAP, BASE * 2 ** this.#attempt++);
