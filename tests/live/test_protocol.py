@@ -142,6 +142,13 @@ def test_a_faulty_handshake(site: Site, changed: dict[str, str | None], status: 
         assert reply.headers["Sec-WebSocket-Version"] == "13"
 
 
+def test_who_asks_without_a_handshake(site: Site) -> None:
+    """Is told whether a stream and POSTs can take the place of the websocket."""
+    for machine, reason in (("lab", "bad_handshake"), ("light", "websocket_only")):
+        reply = site.browser().get(f"/fsm/{machine}/ws")
+        assert (reply.status, checked(reply.body, "Problem")["reason"]) == (426, reason)
+
+
 # -- refusals ---------------------------------------------------------------------------------
 
 INVALID: list[tuple[str | bytes, Any]] = [

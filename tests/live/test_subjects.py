@@ -158,8 +158,9 @@ def test_who_is_turned_away(site: Site, engine: str) -> None:
         frame = client.ask("start", ref=1)
         assert (frame["status"], frame["ref"]) == (401, 1)
         assert frame["data"] == {"reason": "aborted", "message": "Not any more."}
-    for reply in (browser.get("/fsm/lab/state"), browser.event("lab", "start")):
-        assert reply.status == 401
+    for path in ("/fsm/lab/state", "/fsm/lab/ws", "/fsm/light/ws"):
+        assert browser.get(path).status == 401
+    assert browser.event("lab", "start").status == 401
     assert site.browser().event("lab", "start").status == 200
 
 
