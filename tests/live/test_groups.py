@@ -269,7 +269,9 @@ def test_a_flow_of_its_own_and_a_group(site: Site) -> None:
         assert said == ["second", "third"]
         frame = client.recv()
         assert (frame["state"], frame["rev"]) == ("red", 0)
+        assert frame["id"]  # with which it may come back, should it hear nothing more
         assert client.recv()["type"] == "join"
+        assert "id" not in client.ask("change_to_green")
     with one.socket("light", groups=["opsc"], since="long-ago") as client:
         frame = client.recv()
         assert (frame["group"], frame["type"], frame["gap"]) == ("opsc", "gap", True)
