@@ -42,7 +42,7 @@ from .errors import (
     ValidationFailed,
 )
 from .extension import FlaskFSM
-from .live.hub import (
+from .live.channels.channel import (
     Channel,
     ChannelContainer,
     Connection,
@@ -52,7 +52,7 @@ from .live.hub import (
     SSEChannel,
     UniqueMessage,
 )
-from .problem import Refusal
+from .refusal import Refusal
 
 __all__ = [
     "Channel",

@@ -11,9 +11,9 @@ from typing import Any, Final, ParamSpec
 import click
 from flask.cli import AppGroup
 
-from .appstate import app_state
 from .errors import FSMError
-from .funnel import as_json, as_svg, as_table
+from .reports.funnel import as_json, as_svg, as_table
+from .runtime.state import app_state
 
 __all__ = ["fsm"]
 

@@ -18,9 +18,8 @@ from flask import (
     session,
 )
 
-from .appstate import EXTENSION, AppState, app_state
-from .bound import Bound
-from .carrier import carries
+from .binding.bind import bind
+from .binding.bound_machine import Bound
 from .cli import fsm as commands
 from .core.machine import Machine, TransitionLike
 from .errors import (
@@ -30,17 +29,18 @@ from .errors import (
     FSMError,
     StoreUnavailable,
 )
-from .live import doors
-from .live.origin import let_read
+from .live.api import Live
+from .live.client.signout import close_after_change
+from .live.routes import doors
 from .live.service import Service
-from .live.subjects import close_after_change
-from .live.surface import Live
-from .pages.binding import bind
-from .pages.resume import resume
-from .pages.surface import Pages
-from .pages.visit import visits
-from .problem import Circumstances, Refusal
-from .runtime import Run
+from .pages.api import Pages
+from .pages.page_request import visits
+from .pages.resume_link import resume
+from .refusal import Circumstances, Refusal
+from .runtime.session_data import carries
+from .runtime.state import EXTENSION, AppState, app_state
+from .runtime.unit_of_work import Run
+from .security.origin import let_read
 from .stores import RecordStore
 
 __all__ = ["FlaskFSM"]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_fsm.funnel import (
+from flask_fsm.reports.funnel import (
     Funnel,
     LogEntry,
     Stop,

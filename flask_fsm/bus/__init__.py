@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..driver import SCHEMES, is_client
 from ..errors import ConfigError
+from ..redis_client import SCHEMES, is_client
 from .base import Bus, Order, Position, Receiver
 from .memory import MemoryBus
 
@@ -34,7 +34,7 @@ def open_bus(source: Any, *, prefix: str, replay_limit: int, replay_time: float)
             f"FSM_BUS_URL can't be {source!r}. {REMEDY} Or hand over a redis-py client."
         )
     try:
-        from .redis import RedisBus
+        from .redis.bus import RedisBus
 
         return RedisBus(source, prefix, replay_limit, replay_time)
     except ImportError as error:

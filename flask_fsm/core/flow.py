@@ -17,9 +17,9 @@ from ..errors import (
     ValidationFailed,
 )
 from .answers import dump_answers, load_answers
+from .decision import judge, reasons_against, refuse, run_hooks, settled
 from .event import SAME, EventStatus, Sent, check_status
 from .history import History
-from .judgement import judge, reasons_against, refuse, run_hooks, settled
 from .path import Node, Path, nodes_back, shortened, without
 from .progress import Progress, progress_of
 from .reasons import (

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..errors import DefinitionError, DuplicateEvent, DuplicateState, RuleCrashed, UnknownState
-from .document import dump_machine, load_machine
 from .event import Handler
 from .flow import Clock, Flow
 from .graph import collect_states, list_transitions, spell_out
@@ -19,6 +18,7 @@ from .migration import Migration, Renamed
 from .names import faults_of_names, is_name, several
 from .path import Node, root
 from .rules import Function, Ruled, Wrap, compile_rules, only_sync
+from .serialization import dump_machine, load_machine
 from .snapshot import Snapshot
 from .state import Back, Edge, State, Transition, TransitionLike
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .judgement import holds
+from .decision import holds
 
 if TYPE_CHECKING:
     from .flow import Flow

@@ -16,17 +16,17 @@ from ..core.flow import Flow, Result
 from ..core.names import is_name
 from ..core.snapshot import Snapshot
 from ..errors import ConfigError, FSMError
-from ..observer import Sender
-from ..runtime import channel_key
-from .channels import FLOW, GROUP, ORDERS, SUBJECT, Channels, Envelope
-from .conversation import run_name
-from .engine import Engine
-from .loop import LoopEngine
-from .origin import check_allowed
-from .protocol import data_frame, dumps, state_frame
-from .subscriber import CLOSE_GOING, CLOSE_OTHER_USER
-from .takeover import is_plain
-from .threads import ThreadEngine
+from ..runtime.listeners import Sender
+from ..runtime.unit_of_work import channel_key
+from ..security.origin import check_allowed
+from .channels.app_channels import FLOW, GROUP, ORDERS, SUBJECT, Channels, Envelope
+from .client.session import run_name
+from .client.subscriber import CLOSE_GOING, CLOSE_OTHER_USER
+from .protocol.frames import data_frame, dumps, state_frame
+from .server.engine import Engine
+from .server.handoff import is_plain
+from .server.loop import LoopEngine
+from .server.threads import ThreadEngine
 
 __all__ = ["ENGINES", "Service"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flask import Response
 from werkzeug.datastructures import MultiDict
 
-from ..bound import Page
+from ..binding.bound_machine import Page
 from ..core.answers import mapping
 from ..core.flow import Flow
 from ..errors import (
@@ -21,8 +21,8 @@ from ..errors import (
     UnknownState,
     ValidationFailed,
 )
-from .echo import csrf_field
-from .visit import SAFE_METHODS, Visit
+from .page_request import SAFE_METHODS, Visit
+from .redaction import csrf_field
 
 if TYPE_CHECKING:
     from wtforms import BaseForm

@@ -12,8 +12,8 @@ from flask import Request
 from ..config import Config
 from ..core.snapshot import Receipt
 from ..errors import InvalidToken
+from ..security.tokens import Claim, Tokens
 from ..stores.base import lineage
-from ..tokens import Claim, Tokens
 
 __all__ = ["TOKEN_HEADER", "Submission"]
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from ..config import Config
 from ..core.flow import Clock
-from ..driver import SCHEMES, is_client, open_client
 from ..errors import ConfigError
+from ..redis_client import SCHEMES, is_client, open_client
 from .base import Asked, Committed, Kept, Loaded, Place, Seen, Store, lineage
-from .heads import Heads, Turn
+from .cache import Heads, Turn
 from .memory import MemoryRecords
-from .records import Records, RecordStore, Seal
+from .records.store import Records, RecordStore, Seal
 from .session import SessionStore
 
 __all__ = [
@@ -64,8 +64,8 @@ def _records(source: Any, config: Config) -> Records:
         # What follows a colon may be a password.
         raise ConfigError(f"FSM_STORE_URL begins with {source.partition(':')[0]!r}. {REMEDY}")
     try:
-        from .engine import open_engine
-        from .sql import SQLRecords
+        from .sql.engine import open_engine
+        from .sql.records import SQLRecords
     except ImportError as error:
         raise _missing(source, "sql", error) from error
     engine = open_engine(source, config.store_timeout, config.wait)
@@ -79,8 +79,8 @@ def _handed_over(source: Any, config: Config) -> Records:
 
         return RedisRecords(source, config)
     try:
-        from .engine import engine_finder
-        from .sql import SQLRecords
+        from .sql.engine import engine_finder
+        from .sql.records import SQLRecords
     except ImportError as error:
         raise _missing(source, "sql", error) from error
     find_engine = engine_finder(source)

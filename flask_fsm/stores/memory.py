@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from ..config import Config
 from ..core.history import Entry
-from ..funnel import Funnel, LogEntry, funnel_of
+from ..reports.funnel import Funnel, LogEntry, funnel_of
 from .base import Kept, Seen
-from .records import Address, Logged, Record, claimed_elsewhere, longest_claim, lost_race
+from .records.store import Address, Logged, Record, claimed_elsewhere, longest_claim, lost_race
 
 __all__ = ["MemoryRecords"]
 

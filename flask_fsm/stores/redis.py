@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from ..config import Config
 from ..core.history import Entry
-from ..driver import is_unreachable
 from ..errors import SnapshotError, StaleFlow
-from ..funnel import Funnel, LogEntry, funnel_of
+from ..redis_client import is_unreachable
+from ..reports.funnel import Funnel, LogEntry, funnel_of
 from .base import Kept, Seen
-from .records import (
+from .records.store import (
     MOVING,
     Address,
     Logged,

@@ -12,13 +12,13 @@ from typing import Any, Final
 from flask import Flask, current_app, session
 from flask.sessions import SecureCookieSessionInterface, SessionMixin
 
-from ..carrier import SESSION_KEY
 from ..core.machine import Machine
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import FlowGone, SnapshotError, SnapshotTooLarge, StaleFlow
+from ..runtime.session_data import SESSION_KEY
 from .base import Asked, Choose, Committed, Kept, Loaded, Place, Seen, gone
-from .heads import Heads
-from .records import check_size
+from .cache import Heads
+from .records.store import check_size
 
 __all__ = ["SessionStore"]
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import flask_fsm
-from flask_fsm.pages.visit import STALE
+from flask_fsm.pages.page_request import STALE
 
 ROOT = Path(__file__).parents[2]
 

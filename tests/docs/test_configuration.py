@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flask_fsm.config import PREFIX, Config
-from flask_fsm.pages.echo import SECRETS
+from flask_fsm.pages.redaction import SECRETS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.rst").read_text()
 DOCUMENTED = {

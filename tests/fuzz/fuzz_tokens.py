@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 from flask_fsm.errors import InvalidToken
-from flask_fsm.tokens import Claim, Tokens, new_nonce
+from flask_fsm.security.tokens import Claim, Tokens, new_nonce
 
 KEYS = ["an old key", "a new key"]
 # What tokens are made of, what they are not, and what is longer in bytes than in characters.

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flask_fsm.errors import InvalidToken
-from flask_fsm.tokens import Claim, Tokens
+from flask_fsm.security.tokens import Claim, Tokens
 
 from .fuzz_snapshot import PIECES, feed, valid_texts
 

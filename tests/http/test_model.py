@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from flask_fsm import FlaskFSM, Machine, Transition, ValidationFailed
-from flask_fsm.tokens import Claim, Tokens
+from flask_fsm.security.tokens import Claim, Tokens
 
 from ..apps import ASKING, SECRET, Visitor, prepare, seen, show, token_in, typed
 from .model import Definition, Edge, Expected, Model, Ticket

@@ -25,7 +25,7 @@ from flask_fsm import (
     Transition,
     ValidationFailed,
 )
-from flask_fsm.pages.surface import Pages
+from flask_fsm.pages.api import Pages
 
 VARIABLE = "FSM_TEST_CONFIG"
 SECRET = "a key for tests"  # what a crash must not tell

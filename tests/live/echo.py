@@ -12,19 +12,19 @@ import sys
 from typing import Any
 
 from flask import Flask, request
+from flask_fsm.live.protocol.frames.websocket import Deflate, Handshake, WebSocket
+from flask_fsm.runtime.unit_of_work.state import app_state, behind
 from flask_sock import Sock
 from wsproto.events import TextMessage
 from wsproto.extensions import PerMessageDeflate
 
 from flask_fsm import FlaskFSM, Machine, State
-from flask_fsm.appstate import app_state, behind
-from flask_fsm.live.conversation import Conversation
-from flask_fsm.live.doors import Opened
-from flask_fsm.live.engine import Wake
-from flask_fsm.live.peer import SocketPeer
-from flask_fsm.live.presence import Membership
-from flask_fsm.live.subscriber import Subscriber
-from flask_fsm.live.websocket import Deflate, Handshake, WebSocket
+from flask_fsm.live.client.presence import Membership
+from flask_fsm.live.client.session import Conversation
+from flask_fsm.live.client.subscriber import Subscriber
+from flask_fsm.live.routes.doors import Opened
+from flask_fsm.live.server.engine import Wake
+from flask_fsm.live.server.transport import SocketPeer
 
 from .apps import SECRET, VARIABLE
 

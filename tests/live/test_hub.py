@@ -20,6 +20,19 @@ from typing import Any
 
 import pytest
 from flask import Flask, request
+from flask_fsm.live.channels.app_channels.channel import (
+    Channel,
+    ChannelContainer,
+    Connection,
+    Listener,
+    MemoryConnections,
+    Message,
+    MessageQueue,
+    MessageStream,
+    SignedMessage,
+    SSEChannel,
+    UniqueMessage,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.serving import make_server
@@ -34,20 +47,7 @@ from flask_fsm.errors import (
     UnknownChannel,
     UnknownListener,
 )
-from flask_fsm.live.hub import (
-    Channel,
-    ChannelContainer,
-    Connection,
-    Listener,
-    MemoryConnections,
-    Message,
-    MessageQueue,
-    MessageStream,
-    SignedMessage,
-    SSEChannel,
-    UniqueMessage,
-)
-from flask_fsm.live.takeover import end_silence
+from flask_fsm.live.server.handoff import end_silence
 
 from .eventstream import Event, parse
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from flask_fsm.live.engine import Wake
-from flask_fsm.live.loop import LoopEngine
-from flask_fsm.live.peer import StreamPeer
-from flask_fsm.live.subscriber import CLOSE_OVERLOAD, Job, Subscriber
+from flask_fsm.live.client.subscriber import CLOSE_OVERLOAD, Job, Subscriber
+from flask_fsm.live.server.engine import Wake
+from flask_fsm.live.server.loop import LoopEngine
+from flask_fsm.live.server.transport import StreamPeer
 
 from ..children import PATIENCE
 from .serving import until

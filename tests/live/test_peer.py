@@ -7,14 +7,14 @@ from itertools import cycle, pairwise
 from types import SimpleNamespace
 from typing import Any
 
+from flask_fsm.live.channels.app_channels.stream import SILENCE
+from flask_fsm.live.protocol.frames.websocket import Boundary, WebSocket
 from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.frames import Opcode
 
-from flask_fsm.live.peer import BACKLOG, BEATS, SocketPeer
-from flask_fsm.live.stream import SILENCE
-from flask_fsm.live.subscriber import Subscriber
-from flask_fsm.live.websocket import Boundary, WebSocket
+from flask_fsm.live.client.subscriber import Subscriber
+from flask_fsm.live.server.transport import BACKLOG, BEATS, SocketPeer
 
 from .rawsocket import framed
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from flask import Flask, request
+from flask_fsm.runtime.unit_of_work.state import app_state, behind
 
 from flask_fsm import FlaskFSM, Flow, Machine, Result, Transition
-from flask_fsm.appstate import app_state, behind
-from flask_fsm.live.conversation import Conversation
-from flask_fsm.live.subscriber import Frame, Job, Subscriber
+from flask_fsm.live.client.session import Conversation
+from flask_fsm.live.client.subscriber import Frame, Job, Subscriber
 from flask_fsm.signals import transitioned
 
 

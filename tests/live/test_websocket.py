@@ -7,11 +7,10 @@ import zlib
 from typing import Any
 
 import pytest
+from flask_fsm.live.protocol.frames.websocket import Handshake, WebSocket
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Opcode
-
-from flask_fsm.live.websocket import Handshake, WebSocket
 
 from .rawsocket import framed, packed
 

@@ -12,13 +12,13 @@ import pytest
 from flask import Flask
 
 from flask_fsm import Flow, FlowGone, Machine, Snapshot, SnapshotError, SnapshotTooLarge, StaleFlow
-from flask_fsm.bound import newest
+from flask_fsm.binding.bound_machine import newest
 from flask_fsm.config import Config
 from flask_fsm.core.flow import blank, successor
 from flask_fsm.core.snapshot import Receipt
+from flask_fsm.security.tokens import IdSeal
 from flask_fsm.stores import Asked, Heads, Loaded, Place, RecordStore, Seen, open_store
 from flask_fsm.stores import Kept as Answer
-from flask_fsm.tokens import IdSeal
 
 from ..apps import SECRET
 

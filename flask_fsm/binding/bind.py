@@ -1,0 +1,243 @@
+"""Binding: a machine and an app's guarded views become one, or every fault is named at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+from flask import Flask
+
+from ..core.machine import Edge, Machine
+from ..core.rules import is_async
+from ..errors import DefinitionError, UnknownState
+from ..pages.api import Pages
+from ..pages.guard import Check, checks_of
+from .bound_machine import Bound, Page, newest, resolve
+
+__all__ = ["bind"]
+
+Found = list[tuple[str, Check]]
+
+
+def bind(app: Flask, surfaces: Iterable[Pages], served: bool) -> dict[str, Bound]:
+    """Return each machine as `app` uses it, or raise one DefinitionError with all faults.
+
+    `served` says whether the store keeps flows apart from the session.
+    """
+    views = {endpoint: tuple(checks_of(view)) for endpoint, view in app.view_functions.items()}
+    faults: list[DefinitionError] = []
+    bound: dict[str, Bound] = {}
+    for surface in surfaces:
+        found = [
+            (endpoint, check)
+            for endpoint, checks in views.items()
+            for check in checks
+            if check.owner is surface
+        ]
+        machine = surface._machine or _machine_of(surface.name, found)
+        one = _bind_one(app, machine, found, faults)
+        faults += _faults_of_use(one, surface, served)
+        bound[surface.name] = replace(
+            one,
+            subject_of=surface._subject_of if surface._subject_function else None,
+            by_url=bool(surface._subject_arguments),
+            choose=surface._chosen_by or newest,
+        )
+    if faults:
+        raise DefinitionError.of(f"The app {app.name!r}", faults)
+    return bound
+
+
+def _machine_of(name: str, found: Found) -> Machine:
+    """Build a machine from what the decorators say: from where, and to where."""
+    own = {endpoint: check for endpoint, check in found if check.required is None}
+    states = {(check.state or endpoint): endpoint for endpoint, check in own.items()}
+
+    def full(name: str, endpoint: str) -> str:
+        dotted = f"{endpoint.rpartition('.')[0]}.{name}"
+        return dotted if "." not in name and dotted in states else name
+
+    edges: dict[tuple[str, str], None] = {}
+    for endpoint, check in own.items():
+        here = check.state or endpoint
+        for target in check.to or ():
+            edges[here, full(target, endpoint)] = None
+        for source in check.accept or ():
+            edges[full(source, endpoint), here] = None
+    return Machine(name, edges, initial=next(iter(states), None))
+
+
+def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[DefinitionError]) -> Bound:
+    def fault(endpoint: str, text: str, kind: type[DefinitionError] = DefinitionError) -> None:
+        faults.append(kind(f"view {endpoint!r}, machine {machine.name!r}: {text}"))
+
+    states: dict[str, str] = {}
+    accepted: dict[str, set[str]] = {}
+    leading: dict[str, set[str]] = {}
+    for endpoint, check in found:
+        if check.required is not None:
+            if resolve(machine, check.required, endpoint) not in machine.states:
+                fault(endpoint, f"requires names no state: {check.required!r}.", UnknownState)
+            continue
+        state = resolve(machine, check.state or endpoint, endpoint)
+        if state not in machine.states:
+            fault(
+                endpoint,
+                f"it is guarded, but {state!r} is no state. Name the state in check(state=...), "
+                f"or add it to the machine.",
+                UnknownState,
+            )
+            continue
+        if states.setdefault(endpoint, state) != state:
+            fault(endpoint, f"it is guarded twice, as {states[endpoint]!r} and as {state!r}.")
+        for label, listed, narrowed in (
+            ("accept", check.accept, accepted),
+            ("to", check.to, leading),
+        ):
+            if listed is None:
+                continue
+            full = {resolve(machine, name, endpoint) for name in listed}
+            narrowed[state] = narrowed.get(state, full) & full
+            for name in sorted(full):
+                edge = (name, state) if label == "accept" else (state, name)
+                if name not in machine.states:
+                    fault(endpoint, f"{label} names no state: {name!r}.", UnknownState)
+                elif edge[1] not in machine.ways[edge[0]]:
+                    fault(
+                        endpoint,
+                        f"{label} names {name!r}, but the machine has no edge "
+                        f"{edge[0]!r} -> {edge[1]!r}.",
+                    )
+    for name, state_object in machine.states.items():
+        if name in app.view_functions and name not in states and state_object.guarded:
+            fault(
+                name,
+                "it is a page but isn't guarded. Put @fsm.check() directly on the view (for a "
+                "class: decorators = [fsm.check()]; other decorators need functools.wraps), or "
+                "say State(guarded=False).",
+            )
+
+    def keep(edge: Edge) -> bool:
+        return edge.target in leading.get(edge.source, (edge.target,)) and (
+            edge.source in accepted.get(edge.target, (edge.source,))
+        )
+
+    narrowed_machine = machine.narrowed(keep, functools.partial(_run_on, app))
+    guarded: dict[int, tuple[str, ...]] = {}
+    for endpoint, check in found:
+        guarded[id(check)] = (*guarded.get(id(check), ()), endpoint)
+    pages = _pages(app, machine, states)
+    return Bound(machine.name, narrowed_machine, pages, states, guarded)
+
+
+def _faults_of_use(bound: Bound, surface: Pages, served: bool) -> list[DefinitionError]:
+    """List what a machine asks for and the app can't give: a store, keys of pages, pages."""
+    machine = bound.machine
+    faults = []
+    asked = [
+        f"Transition({edge.source!r}, {edge.target!r}, once=True)"
+        for edge in machine.edges
+        if edge.once
+    ]
+    if machine.many:
+        asked.append(f"many={machine.many!r}")
+    if surface._subject_arguments:
+        asked.append(f"a subject by URL arguments ({', '.join(surface._subject_arguments)})")
+    if not served:
+        faults += [
+            DefinitionError(
+                f"machine {machine.name!r}: {each} needs a store on a server, and FSM_STORE_URL is "
+                f"'session'. Set it to the URL of a database or of Redis."
+                + (" In the session a subject can only be the user." if "subject" in each else ""),
+                code="needs_store",
+            )
+            for each in asked
+        ]
+    if machine.scope == "connection":
+        faults += [
+            DefinitionError(
+                f"view {endpoint!r}, machine {machine.name!r}: it is guarded, but with "
+                f'scope="connection" each websocket has a flow of its own, and pages have none.',
+                source=state,
+            )
+            for endpoint, state in bound.states.items()
+        ]
+    needed = dict.fromkeys(surface._subject_arguments, "its subject")
+    if isinstance(machine.many, str):
+        needed[machine.many] = f"many={machine.many!r}"
+    faults += [
+        DefinitionError(
+            f"view {page.endpoint!r}, machine {machine.name!r}: {why} depends on the URL argument "
+            f"{argument!r}, which its route does not have.",
+            source=page.state,
+        )
+        for page in bound.pages.values()
+        for argument, why in needed.items()
+        if argument not in page.arguments
+    ]
+    return faults
+
+
+def _run_on(app: Flask, rule: Callable[..., Any]) -> Callable[..., Any]:
+    """Let an async rule run as Flask runs async views."""
+    if not is_async(rule):
+        return rule
+    function = rule if inspect.iscoroutinefunction(rule) else getattr(rule, "__call__")  # noqa: B004, B009
+
+    alone = threading.RLock() if _shares_threads() else nullcontext()
+
+    def run(*args: Any) -> Any:
+        with alone:
+            return wait(*args)
+
+    def wait(*args: Any) -> Any:
+        call = functools.partial(app.ensure_sync(function), *args)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return call()
+        # An async view calls us within its loop, which can't run another; so a thread does.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(contextvars.copy_context().run, call).result()
+
+    return functools.update_wrapper(run, rule)
+
+
+def _shares_threads() -> bool:
+    """Tell whether gevent runs many requests in one thread, which has one event loop at a time."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def _pages(app: Flask, machine: Machine, states: Mapping[str, str]) -> dict[str, Page]:
+    """Find the endpoint that shows each state: its namesake, or the first that answers a GET."""
+    shown: dict[str, list[str]] = {}
+    for endpoint, state in states.items():
+        shown.setdefault(state, []).append(endpoint)
+    pages: dict[str, Page] = {}
+    for state in machine.states:
+        endpoints = shown.get(state, [])
+        if state in app.view_functions and state not in states:
+            endpoints = [*endpoints, state]
+        if not endpoints:
+            continue
+        readable = [
+            endpoint
+            for endpoint in sorted(endpoints, key=lambda endpoint: endpoint != state)
+            if any("GET" in (rule.methods or ()) for rule in app.url_map.iter_rules(endpoint))
+        ]
+        endpoint = (readable or endpoints)[0]
+        rules = tuple(app.url_map.iter_rules(endpoint))
+        arguments = frozenset[str]().union(*(rule.arguments for rule in rules))
+        converters = {name: own for rule in rules for name, own in rule._converters.items()}
+        pages[state] = Page(state, endpoint, arguments, converters)
+    return pages

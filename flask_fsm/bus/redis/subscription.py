@@ -1,0 +1,91 @@
+"""A channel that a process has subscribed to on a server, and what it may have missed there."""
+
+from __future__ import annotations
+
+from threading import Event, Lock
+from typing import Any
+
+from ..base import Position, Receiver, deliver, text
+
+__all__ = ["Subscription", "following", "newest_and_kept"]
+
+
+class Subscription:
+    """A channel of this process, and how far its receivers are."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lock = Lock()
+        """Held for a moment only, over what follows."""
+        self.receivers: dict[int, Receiver] = {}
+        self.position: Position | None = None
+        self.first: Position | None = None
+        """The position at which the channel was entered."""
+        self.newest: int | None = None
+        """The hash of the message at the position: a server that has lost its last messages
+        uses their offsets again."""
+        self.turn = Lock()
+        """Held while receivers run."""
+        self.ready = Event()
+
+    def join(self, receiver: Receiver) -> Position | None:
+        """Add a receiver, and return after which position it gets messages, if that is known."""
+        with self.lock:
+            self.receivers = {**self.receivers, id(receiver): receiver}
+            return self.position
+
+    def drop(self, receiver: Receiver) -> bool:
+        """Remove a receiver, and tell whether none is left."""
+        with self.lock:
+            left = {key: other for key, other in self.receivers.items() if other is not receiver}
+            self.receivers = left
+        return not left
+
+    def enter(self, position: Position) -> None:
+        """Begin after a position."""
+        with self.lock:
+            self.position = self.first = position
+        self.ready.set()
+
+    def advance(self, position: Position, payload: str | None) -> None:
+        """Give all receivers the next message, or a gap if there is none."""
+        with self.turn:
+            with self.lock:
+                self.position = position
+                self.newest = None if payload is None else hash(payload)
+                receivers = self.receivers
+            self._deliver(receivers, position, payload)
+
+    def tell_gap(self) -> None:
+        """Tell all receivers that a message is lost which was not even sent."""
+        with self.turn:
+            with self.lock:
+                position, receivers = self.position, self.receivers
+            if position is not None:
+                self._deliver(receivers, position, None)
+
+    def _deliver(
+        self, receivers: dict[int, Receiver], position: Position, payload: str | None
+    ) -> None:
+        for key, receiver in receivers.items():
+            if key in self.receivers:
+                deliver(self.name, receiver, position, payload)
+
+
+def newest_and_kept(answer: Any) -> tuple[Position, dict[int, str]]:
+    """Return a channel's newest position, and by their offsets the messages that came along."""
+    epoch, offset, entries = answer
+    kept = {int(text(id).partition("-")[0]): text(fields[1]) for id, fields in entries}
+    return Position(text(epoch), int(offset)), kept
+
+
+def following(
+    position: Position, head: Position, kept: dict[int, str]
+) -> list[tuple[Position, str]] | None:
+    """Return all messages after a position up to the newest; None if one of them is missing."""
+    if position.epoch != head.epoch or position.offset > head.offset:
+        return None
+    offsets = range(position.offset + 1, head.offset + 1)
+    if len(kept) < len(offsets) or not all(offset in kept for offset in offsets):
+        return None
+    return [(Position(head.epoch, offset), kept[offset]) for offset in offsets]

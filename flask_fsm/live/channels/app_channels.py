@@ -1,0 +1,208 @@
+"""Channels of an app: those of the hub, joined over the bus with their namesakes elsewhere.
+
+A message travels as an envelope: a line that says of what kind it is and who sent it, and a frame.
+"""
+
+from __future__ import annotations
+
+import json
+from threading import Lock
+from typing import Any, Final, NamedTuple
+from weakref import WeakValueDictionary
+
+from ...bus import Bus, Order, Position
+from ...errors import StoreUnavailable
+from ..protocol.frames import dumps, group_frame
+from .channel import SSEChannel
+from .listener import Connection
+from .message import Message
+
+__all__ = [
+    "FLOW",
+    "GROUP",
+    "ORDERS",
+    "SUBJECT",
+    "Channels",
+    "Delivered",
+    "Envelope",
+    "Gap",
+    "LiveChannel",
+]
+
+FLOW: Final = "flow:"
+GROUP: Final = "group:"
+ORDERS: Final = "orders:"
+SUBJECT: Final = "subject:"
+
+
+class Envelope(NamedTuple):
+    """A frame, and what receivers have to know of it."""
+
+    kind: str
+    """`state`, `data` or `message` for clients, `answer` for the one that has asked; `anew`,
+    `replaced`, `left`, `close` and `send` are for us."""
+    body: str
+    sender: str = ""
+    ref: Any = None
+    run: str = ""
+    rev: int = 0
+    number: int = 0
+    """Which answer to its sender it is, or 0."""
+
+    def encode(self) -> str:
+        head = [self.kind, self.sender, self.ref, self.run, self.rev, self.number]
+        return f"{dumps(head)}\n{self.body}"
+
+    @classmethod
+    def decode(cls, text: str) -> Envelope:
+        head, _, body = text.partition("\n")
+        kind, sender, ref, run, rev, number = json.loads(head)
+        return cls(kind, body, sender, ref, run, rev, number)
+
+
+class Delivered:
+    """A message as the bus has delivered it: it has an id, which is its place in its channel."""
+
+    __slots__ = ("channel", "envelope", "id", "latest", "position")
+
+    def __init__(self, channel: str, position: Position, envelope: Envelope) -> None:
+        self.channel = channel
+        self.position = position
+        self.id = str(position)
+        self.envelope = envelope
+        self.latest: str | None = channel if envelope.kind == "state" else None
+
+    @property
+    def sender_id(self) -> str:
+        return self.envelope.sender
+
+    @property
+    def type(self) -> str:
+        kind = self.envelope.kind
+        return str(json.loads(self.envelope.body)["type"]) if kind == "message" else kind
+
+    @property
+    def payload(self) -> Any:
+        frame = json.loads(self.envelope.body)
+        return frame["data"] if self.envelope.kind == "message" else frame
+
+
+class Gap(Message):
+    """Says that messages of a channel are lost; it goes on after `position`."""
+
+    __slots__ = ("channel", "position")
+
+    def __init__(self, channel: str, position: Position) -> None:
+        super().__init__("gap", None)
+        self.channel = channel
+        self.position = position
+
+
+class LiveChannel(SSEChannel):
+    """A channel whose broadcasts reach the listeners of all processes."""
+
+    def __init__(self, name: str, bus: Bus, retry: int, queue_size: int) -> None:
+        super().__init__(retry_timeout_milliseconds=retry, channel_id=name, queue_size=queue_size)
+        self.bus = bus
+        self._subscribed = False
+        self._failures = 0
+        """How often the bus could not be asked for this channel."""
+        self._changing = Lock()
+        self._moving = Lock()
+        self.position = Position("", 0)
+        """The place of the newest message that has arrived here."""
+
+    @property
+    def name(self) -> str:
+        """What a group is called, without the mark of its kind."""
+        return self.id.partition(":")[2]
+
+    def broadcast(self, message: Any) -> None:
+        """Send a message to the listeners of all processes; no Message at all is made one."""
+        if not hasattr(message, "payload"):
+            message = Message("message", message)
+        body = group_frame(self.name, message.type, message.payload)
+        sender = getattr(message, "sender_id", None) or ""
+        self.bus.publish(self.id, Envelope("message", body, sender).encode())
+
+    # -- what the bus tells -------------------------------------------------------------
+
+    def _reach(self, position: Position) -> None:
+        with self._moving:
+            if position.epoch != self.position.epoch or position.offset > self.position.offset:
+                self.position = position
+
+    def receive(self, position: Position, payload: str) -> None:
+        self._reach(position)
+        message: Any = Delivered(self.id, position, Envelope.decode(payload))
+        super().broadcast(message)
+
+    def gap(self, position: Position) -> None:
+        self._reach(position)
+        super().broadcast(Gap(self.id, position))
+
+    # -- who listens --------------------------------------------------------------------
+
+    def register_connection(self, connection: Connection) -> None:
+        failures = self._failures
+        # The listener is there first, so that nothing falls between it and the position.
+        super().register_connection(connection)
+        # Always: whoever has just seen the last listener go may be about to unsubscribe.
+        with self._changing:
+            if not self._subscribed:
+                try:
+                    position = self._subscribe(failures)
+                except BaseException:
+                    super().remove_listener(connection.listener.id)
+                    raise
+                self._reach(position)
+                self._subscribed = True
+
+    def _subscribe(self, failures: int) -> Position:
+        """Ask the bus, unless it has failed more often than that by now."""
+        if self._failures > failures:
+            # Those who come together would wait for it one after the other, each for the full time.
+            raise StoreUnavailable("The bus can't be reached, as another client has just found.")
+        try:
+            return self.bus.subscribe(self.id, self)
+        except StoreUnavailable:
+            self._failures += 1
+            raise
+
+    def remove_listener(self, listener_id: str) -> None:
+        super().remove_listener(listener_id)
+        # The bus may be calling us just now, so nothing waits for the lock: who comes next does it.
+        if not self.get_connections() and self._changing.acquire(blocking=False):
+            try:
+                if self._subscribed and not self.get_connections():
+                    self._subscribed = False
+                    self.bus.unsubscribe(self.id, self)
+            finally:
+                self._changing.release()
+
+
+class Channels:
+    """The channels of one app in this process. One that nobody holds any more is forgotten."""
+
+    def __init__(self, bus: Bus, retry: int, queue_size: int) -> None:
+        self.bus = bus
+        self._retry = retry
+        self._queue_size = queue_size
+        self._channels: WeakValueDictionary[str, LiveChannel] = WeakValueDictionary()
+        self._mutex = Lock()
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def get(self, name: str) -> LiveChannel:
+        """Return the channel of this name."""
+        with self._mutex:
+            channel = self._channels.get(name)
+            if channel is None:
+                channel = LiveChannel(name, self.bus, self._retry, self._queue_size)
+                self._channels[name] = channel
+            return channel
+
+    def publish(self, name: str, envelope: Envelope, order: Order | None = None) -> None:
+        """Send an envelope to the channel of this name, here and elsewhere."""
+        self.bus.publish(name, envelope.encode(), order)

@@ -1,0 +1,406 @@
+"""What the developer of an app holds: one machine's decorators, and its flow in this request."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from math import ceil
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from uuid import UUID
+
+from flask import Response, has_app_context, has_request_context, request
+
+from ..core.flow import Flow, Progress, Result
+from ..core.history import History
+from ..core.machine import Machine
+from ..core.snapshot import Snapshot
+from ..errors import ConfigError, DefinitionError, NotFound, Reason
+from ..reports.funnel import Funnel, LogEntry
+from ..runtime.state import app_state
+from ..runtime.unit_of_work import Run
+from ..security.tokens import Token
+from .advance import advance
+from .guard import Check, guarded, names
+from .page_request import Visit, visits
+from .resume_link import resume_link
+
+if TYPE_CHECKING:
+    from wtforms import BaseForm
+
+__all__ = ["ListedFlow", "Pages"]
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+View = TypeVar("View", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ListedFlow(NamedTuple):
+    """One of a subject's flows. `started` and `updated` are in whole seconds since 1970."""
+
+    key: str
+    """What tells it apart from the subject's other flows of the machine."""
+    state: str
+    rev: int
+    started: int
+    updated: int
+    finished: bool
+    url: str | None
+    """The address of its current page, if it has one."""
+
+
+class Pages:
+    """One machine in an app: `check` for its views, and the flow of the current request.
+
+    It holds the definition only. What belongs to an app is found through the current app, what
+    belongs to a visitor through the request.
+    """
+
+    def __init__(
+        self, machine: Machine | None, first: Pages | None = None, websocket: str | None = None
+    ) -> None:
+        self._machine = machine
+        self._websocket = websocket
+        self._first = first
+        self._subject: Callable[..., Any] | None = None
+        self._arguments: tuple[str, ...] = ()
+        self._chooser: Callable[[Snapshot, Snapshot], Snapshot] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the machine."""
+        return "fsm" if self._machine is None else self._machine.name
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as the current app uses it, or as it was defined outside of an app."""
+        if has_app_context():
+            return app_state().bound[self.name].machine
+        if self._machine is None:
+            raise DefinitionError(
+                "The machine is built from the decorators of an app's views: ask for it within "
+                "an app context."
+            )
+        return self._machine
+
+    def __repr__(self) -> str:
+        if not has_request_context():
+            return f"<{type(self).__name__} {self._machine or 'built from decorators'!r}>"
+        flow = self.flow
+        history = [(entry.source, entry.target) for entry in flow.history]
+        return f"<{type(self).__name__} {self.name!r} at {flow.current!r}, history={history}>"
+
+    # -- whose flow ---------------------------------------------------------------------
+
+    def subject(self, function: F) -> F:
+        """Say whose flow a request means: `function` returns a user's id, an order's number, None.
+
+        None is whoever has the session. Its parameters are URL arguments of the pages. Machines
+        that were added go by the first one's, unless they have one of their own. A session that
+        gets a subject takes its flow along, under a new id; whoever loses it never sees that again.
+        """
+        if not callable(function):
+            raise DefinitionError(f"subject() takes a function, not {function!r}.")
+        self._subject = function
+        self._arguments = tuple(
+            name
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is parameter.empty and parameter.kind not in VARIADIC
+        )
+        return function
+
+    def on_claim(self, function: F) -> F:
+        """Decide between two flows after a login: `(session's snapshot, user's) -> one of both`.
+
+        By default the one that was moved last is kept.
+        """
+        if not callable(function):
+            raise DefinitionError(f"on_claim() takes a function, not {function!r}.")
+        self._chooser = function
+        return function
+
+    @property
+    def _chosen_by(self) -> Callable[[Snapshot, Snapshot], Snapshot] | None:
+        """What was registered by `on_claim`, here or with the first machine."""
+        return self._chooser or (self._first._chosen_by if self._first is not None else None)
+
+    @property
+    def _subject_function(self) -> Callable[..., Any] | None:
+        """What was registered by `subject`, here or with the first machine."""
+        return self._subject or (self._first._subject_function if self._first else None)
+
+    @property
+    def _subject_arguments(self) -> tuple[str, ...]:
+        """The URL arguments that the subject depends on."""
+        if self._subject is None:
+            return () if self._first is None else self._first._subject_arguments
+        return self._arguments
+
+    def _subject_of(self, url_args: Mapping[str, Any]) -> str | None:
+        """Return the subject of a request, or None; NotFound where an argument is missing."""
+        function = self._subject_function
+        if function is None:
+            return None
+        names = self._subject_arguments
+        missing = [name for name in names if name not in url_args]
+        if missing:
+            raise NotFound(
+                f"Whose flow of machine {self.name!r} is meant depends on the URL argument "
+                f"{', '.join(missing)}, which this address does not have.",
+                code="no_key",
+            )
+        subject = function(**{name: url_args[name] for name in names})
+        if subject is None:
+            return None
+        if isinstance(subject, str) and subject:
+            return str(subject)
+        if isinstance(subject, (int, UUID)) and not isinstance(subject, bool):
+            return str(subject)
+        raise ConfigError(
+            f"The subject of machine {self.name!r} is {subject!r}: return a text, a number, a "
+            f"UUID, or None for whoever has the session."
+        )
+
+    # -- decorators ---------------------------------------------------------------------
+
+    def check(
+        self,
+        accept: Iterable[str] | None = None,
+        to: Iterable[str] | None = None,
+        state: str | None = None,
+    ) -> Callable[[View], View]:
+        """Guard the view of a page.
+
+        `accept` names the pages from which it may be reached and `to` those it may lead to; both
+        narrow the machine. `state` is the state that the view shows, by default its endpoint.
+        Names without a dot are looked up in the view's blueprint first.
+        """
+        if callable(accept):
+            raise DefinitionError(
+                f"The view {getattr(accept, '__name__', accept)!r} is decorated with @fsm.check: "
+                f"write @fsm.check(), with brackets."
+            )
+        return guarded(Check(self, names(accept), names(to), state), lambda: self.name)
+
+    def requires(self, state: str) -> Callable[[View], View]:
+        """Guard a view that is no page of its own: it runs while the page `state` may be opened."""
+        return guarded(Check(self, required=state), lambda: self.name)
+
+    # -- the flow of this request -------------------------------------------------------
+
+    def _visit(self) -> Visit:
+        try:
+            found = visits().of
+        except RuntimeError as error:
+            raise ConfigError(
+                f"There is no request, so there is no flow of machine {self.name!r}. In a shell "
+                f"or a test, use app.test_request_context(), or machine.flow() without Flask."
+            ) from error
+        visit = found.get(self.name)
+        if visit is None:
+            state = app_state()
+            visit = found[self.name] = Visit(
+                state, state.bound[self.name], None, request.view_args or {}
+            )
+            visit.run.load()
+        return visit
+
+    def _unloaded(self) -> Run:
+        """Return the run of this request, or one that has not looked for its flow."""
+        visit = visits().of.get(self.name)
+        if visit is not None and visit.run.loaded:
+            return visit.run
+        state = app_state()
+        return Run(state, state.bound[self.name], request.view_args or {})
+
+    def _state(self, name: str) -> str:
+        return self._visit().bound.resolve(name, request.endpoint)
+
+    @property
+    def flow(self) -> Flow:
+        """The flow of this request's visitor."""
+        return self._visit().flow
+
+    @property
+    def current(self) -> str:
+        """The name of the state that the flow is at."""
+        return self.flow.current
+
+    @property
+    def history(self) -> History:
+        """The entries of this run; `("a", "b") in fsm.history` asks for an edge."""
+        return self.flow.history
+
+    @property
+    def status(self) -> str:
+        """One line `a -> b` for each entry of the history."""
+        return "\n".join(f"{entry.source} -> {entry.target}" for entry in self.history)
+
+    def progress(self) -> Progress:
+        """Return the pages done, this page, and the pages ahead as far as the answers tell."""
+        visit = self._visit()
+        return visit.flow.progress(visit.page)
+
+    def can_transition(self, to: str) -> bool:
+        """Tell whether this page may lead to `to` now."""
+        return not self.why_not(to)
+
+    def why_not(self, to: str) -> list[Reason]:
+        """Return every reason why this page may not lead to `to` now."""
+        visit = self._visit()
+        return visit.flow.why_not(self._state(to), source=visit.source)
+
+    def has_not_skipped(self, to: str) -> bool:
+        """Tell whether every transition declared before the one to `to` was taken in this run."""
+        visit = self._visit()
+        return visit.flow.has_not_skipped(self._state(to), source=visit.source)
+
+    def complete(self, state: str) -> bool:
+        """Tell whether arriving at `state` ends the run."""
+        return self._visit().bound.machine.complete(self._state(state))
+
+    def answers(self, page: str | None = None) -> dict[str, Any] | None:
+        """Return what was answered on `page` (by default this one), kept or draft, or None."""
+        visit = self._visit()
+        return visit.flow.answers(visit.source if page is None else self._state(page))
+
+    def url_for(self, state: str | None = None, **url_args: Any) -> str:
+        """Return the URL of a page (by default the current one), with the path's URL arguments."""
+        visit = self._visit()
+        name = visit.flow.current if state is None else self._state(state)
+        if name not in visit.bound.pages:
+            raise DefinitionError(
+                f"{name!r} is no page of machine {self.name!r}.", target=name, code="not_a_page"
+            )
+        return visit.run.url(name, url_args)
+
+    def token(self) -> Token:
+        """Return the token of this rendering; `{{ fsm.token() }}` is the hidden field with it."""
+        return self._visit().token()
+
+    # -- flows beside that of this request ----------------------------------------------
+
+    def flows(self) -> list[ListedFlow]:
+        """Return the flows that this request's subject has of the machine, newest first."""
+        run = self._unloaded()
+        return [
+            ListedFlow(
+                key,
+                snapshot.state,
+                snapshot.rev,
+                snapshot.started,
+                snapshot.updated,
+                snapshot.finished,
+                run.url_or_none(snapshot, key),
+            )
+            for key, snapshot in run.listed()
+        ]
+
+    def resume_link(self, flow: Flow | None = None, *, expires: float | timedelta = 3600.0) -> str:
+        """Return an address that continues this request's flow on another device, once.
+
+        It holds for `expires`, a timedelta or seconds. Opening it asks, and only the answer moves
+        the flow, for mail scanners open links too. The flow gets a new id. Nobody's flow leaves the
+        device where it was; a subject's opens for that subject only, and stays on all its devices.
+        """
+        run = self._visit().run
+        if flow is not None and flow.id != run.flow.id:
+            raise ConfigError(
+                "resume_link() takes the flow of this request: ask within a view that has it."
+            )
+        seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+        return resume_link(run, seconds)
+
+    def log(
+        self,
+        machine: Machine | str | None = None,
+        since: datetime | float | None = None,
+        until: datetime | float | None = None,
+    ) -> Iterator[LogEntry]:
+        """Return the history of all runs of a machine, also of those that are over, oldest first.
+
+        `machine` is by default this one; `since` and `until` are times, or seconds since 1970.
+        """
+        store = app_state().served("fsm.log()")
+        return store.log(self._named(machine), _seconds(since), _seconds(until))
+
+    def funnel(
+        self,
+        machine: Machine | str | None = None,
+        since: datetime | float | None = None,
+        until: datetime | float | None = None,
+    ) -> Funnel:
+        """Return for each page how many runs reached and left it, where to, and how long it took.
+
+        The arguments are those of `log`.
+        """
+        store = app_state().served("fsm.funnel()")
+        return store.funnel(self._named(machine), _seconds(since), _seconds(until))
+
+    def _named(self, machine: Machine | str | None) -> Machine:
+        """Return a machine as the app uses it, by default this one."""
+        bound = app_state().bound
+        name = self.name if machine is None else getattr(machine, "name", machine)
+        if name not in bound:
+            raise ConfigError(
+                f"This app has no machine {name!r}. It has {', '.join(map(repr, bound))}."
+            )
+        return bound[str(name)].machine
+
+    # -- moving -------------------------------------------------------------------------
+
+    def advance(
+        self,
+        to: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        form: BaseForm | None = None,
+        *,
+        resume: bool = False,
+        **url_args: Any,
+    ) -> Response | None:
+        """Leave this page for `to` and return the answer that sends the visitor there.
+
+        Without `to`, the request says where to, or there is only one way on. The answers, `data` or
+        those of `form`, are kept under this page. If a rule refuses and a form is given, its
+        messages are put into `form.errors` and None is returned; with `data` the refusal is raised.
+        After an edit, `resume` walks the old path on as far as its rules hold. `url_args` are URL
+        arguments of the next page; those not given come from this request.
+        """
+        return advance(self._visit(), to, data, form, resume, url_args)
+
+    def transition(self, to: str, data: Mapping[str, Any] | None = None) -> Result:
+        """Make a transition from this page and return its result; the view answers itself."""
+        visit = self._visit()
+        target = self._state(to)
+        page = visit.bound.pages.get(target)
+        args = None if page is None else page.args(request.view_args or {})
+        # If the form comes again, its sender is led to where the flow has gone.
+        return visit.make(
+            target, data, visit.source, args, location=lambda flow: visit.run.current_url()
+        )
+
+    @contextmanager
+    def transaction(self, session: Any = None) -> Iterator[Any]:
+        """Let the transition of the block commit together with what `session` does, or not at all.
+
+        `session` is an SQLAlchemy session of the database that keeps the flows; with None a new one
+        is opened and closed. It is committed at the end of the block, and hooks run after that. If
+        the block raises, or makes no transition, it is rolled back. Raises ConfigError where flows
+        are not kept in that database.
+        """
+        with self._visit().run.joining(session) as joined:
+            yield joined
+
+    def reset(self) -> None:
+        """Begin a new run; nothing brings back the one before."""
+        self._visit().reset()
+
+
+def _seconds(moment: datetime | float | None) -> int | None:
+    """Return a time as whole seconds since 1970, rounded up; one without zone is UTC."""
+    if moment is None:
+        return None
+    if isinstance(moment, datetime):
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return ceil(moment)

@@ -1,0 +1,173 @@
+"""The decorators: `check` guards the view of a page, `requires` one that is no page of its own."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext, suppress
+from typing import Any, Final, NamedTuple, TypeVar, cast
+
+from flask import current_app
+from werkzeug.exceptions import HTTPException
+
+from ..errors import (
+    DefinitionError,
+    FlowBusy,
+    FSMError,
+    RuleCrashed,
+    StaleFlow,
+    StoreUnavailable,
+)
+from ..runtime.state import app_state
+from .page_request import SAFE_METHODS, Visit, visits
+
+__all__ = ["Check", "checks_of", "guarded"]
+
+View = TypeVar("View", bound=Callable[..., Any])
+_NO_TURN: Final = nullcontext()
+log: Final = logging.getLogger("flask_fsm")
+# Found again through the `__wrapped__` chain, and carried outwards by functools.wraps.
+MARK: Final = "__fsm_check__"
+
+
+class Check(NamedTuple):
+    """What a decorator says: for which machine, from where, to where, as which state."""
+
+    owner: Any
+    accept: tuple[str, ...] | None = None
+    to: tuple[str, ...] | None = None
+    state: str | None = None
+    required: str | None = None
+
+
+def names(given: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Read a list of names, or a single one."""
+    if given is None:
+        return None
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def guarded(check: Check, machine_name: Callable[[], str]) -> Callable[[View], View]:
+    """Return the decorator that lets a view run only when the machine allows it."""
+
+    def decorate(view: View) -> View:
+        is_async = inspect.iscoroutinefunction(view)
+
+        @functools.wraps(view)
+        def guard(*args: Any, **kwargs: Any) -> Any:
+            run = current_app.ensure_sync(view) if is_async else view
+            return serve(check, machine_name(), run, args, kwargs)
+
+        setattr(guard, MARK, check)
+        return cast(View, guard)
+
+    return decorate
+
+
+def checks_of(view: Callable[..., Any]) -> Iterator[Check]:
+    """Find the checks around a view, whatever other decorators lie between and above."""
+    seen: list[Check] = []
+    layer: Any = view
+    while layer is not None:
+        check = getattr(layer, "__dict__", {}).get(MARK)
+        if isinstance(check, Check) and not any(check is other for other in seen):
+            seen.append(check)
+        layer = getattr(layer, "__wrapped__", None)
+    return iter(seen)
+
+
+def serve(
+    check: Check,
+    machine: str,
+    view: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Judge the request, run the view if it may, and turn what is refused into an answer."""
+    state = app_state()
+    attended = visits()
+    visit = attended.of.get(machine)
+    if visit is not None and visit.active:
+        # An inner guard of the same machine: this request has its turn already.
+        return _pass(check, visit, view, args, kwargs)
+    bound = state.bound.get(machine)
+    if bound is None:
+        raise DefinitionError(
+            f"Machine {machine!r} was added after the first request: call fsm.add() before."
+        )
+    visit = attended.of[machine] = Visit(state, bound, None, kwargs)
+    visit.active = True
+    attended.keep_private()
+    outer, attended.owner = attended.owner, check.owner
+    try:
+        with _NO_TURN if visit.request.method in SAFE_METHODS else visit.run.turn():
+            visit.run.load()
+            try:
+                return _pass(check, visit, view, args, kwargs)
+            finally:
+                visit.run.release()
+    except FlowBusy as error:
+        with suppress(FlowBusy):
+            visit.run.load()
+        raise visit.refuse(error) from error
+    except StoreUnavailable as error:
+        log.error("%s", error, exc_info=error)
+        raise visit.refuse(error) from error
+    except StaleFlow as error:
+        answer = visit.replayed() if error.code == "lost_race" else None
+        if answer is not None:
+            return answer
+        raise visit.refuse(error) from error
+    except RuleCrashed as error:
+        if isinstance(error.__cause__, HTTPException):  # abort() in a rule is an answer
+            raise error.__cause__ from None
+        raise
+    except FSMError as error:
+        if error.status >= 500:
+            raise
+        raise visit.refuse(error) from error
+    finally:
+        visit.active = False
+        if outer is not None:
+            attended.owner = outer
+
+
+def _pass(
+    check: Check,
+    visit: Visit,
+    view: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Run the view if its page may be opened and its form be taken, once for each request."""
+    bound = visit.bound
+    if check.required is not None:
+        visit.judge_required(bound.resolve(check.required, visit.request.endpoint))
+        return view(*args, **kwargs)
+    state = _state_of(check, visit)
+    if visit.page is None:
+        visit.page = state
+        answer = visit.judge_get() if visit.request.method in SAFE_METHODS else visit.judge_post()
+        if answer is not None:
+            return answer
+    elif state != visit.page:  # a view calls the view of another page
+        visit.judge_required(state)
+    return view(*args, **kwargs)
+
+
+def _state_of(check: Check, visit: Visit) -> str:
+    """Return the state that a guarded view shows, also when another view calls it."""
+    endpoint, bound = visit.request.endpoint or "", visit.bound
+    endpoints = bound.guarded.get(id(check), ())
+    if endpoint not in endpoints and len(endpoints) == 1:
+        endpoint = endpoints[0]
+    state = bound.states.get(endpoint)
+    if state is None:
+        raise DefinitionError(
+            f"A view that machine {bound.name!r} guards was called for the endpoint {endpoint!r}, "
+            f"where it does not stand: redirect to its page instead. (Views must be registered "
+            f"before the first request.)"
+        )
+    return state

@@ -1,0 +1,132 @@
+"""What was typed, as a conflict page may show it and send it again."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from flask import current_app, request
+
+from ..config import Config
+from ..refusal import Resend
+from .submission import json_object
+
+__all__ = ["Typed", "csrf_field", "resend_form", "same_again", "typed_fields"]
+
+MAX_SHOWN: Final = 100
+# Matched against the name in lower case, its words between underscores: `_card_number_`.
+SECRETS: Final = (
+    "*password*",
+    "*passwd*",
+    "*passphrase*",
+    "*passcode*",
+    "*_pass_*",
+    "*_pwd_*",
+    "*_pw_*",
+    "*_secret_*",
+    "*_token_*",
+    "_card_",
+    "*card_n*",
+    "*cardn*",
+    "*creditcard*",
+    "*_cvc_*",
+    "*_cvv_*",
+    "*_csc_*",
+    "*security_code*",
+    "*_iban_*",
+    "*_ssn_*",
+    "*_pin_*",
+    "*_otp_*",
+)
+_WORD_ENDS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
+_DIGITS: Final = re.compile(r"\d(?:[ ._/-]?\d){12,22}", re.ASCII)
+# A checksum is one tenth of all numbers, so only what is as long as a card's number counts.
+CARD_LENGTHS: Final = range(13, 20)
+
+
+def csrf_field() -> str:
+    """Return the name of Flask-WTF's hidden field."""
+    name: str = current_app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token")
+    return name
+
+
+class Typed(NamedTuple):
+    """The fields that may be shown and sent again, and the names of those that may not."""
+
+    fields: list[tuple[str, str]]
+    omitted: list[str]
+
+
+def typed_fields(config: Config) -> Typed:
+    """Sort the fields of this request's form; secrets, card numbers and files are left out."""
+    own = {config.token_field, csrf_field()}
+    body = request.form.items(multi=True) if request.form else json_object(request).items()
+    sent = [(_text(name), value) for name, value in body if name not in own]
+    secret = {_text(value) for name, value in sent if _is_secret(config, name)} - {""}
+    typed = Typed([], [name or "" for name, file in request.files.items() if file.filename])
+    for name, value in sent:
+        text = _text(value)
+        if (
+            isinstance(value, (dict, list))  # nobody knows what is in there
+            or _is_secret(config, name)
+            or text in secret  # a password typed again, under whatever name
+            or _holds_card_number(text)
+            or len(typed.fields) == MAX_SHOWN
+        ):
+            typed.omitted.append(name)
+        else:
+            typed.fields.append((name, text))
+    return Typed(typed.fields, list(dict.fromkeys(typed.omitted))[:MAX_SHOWN])
+
+
+def _is_secret(config: Config, name: str) -> bool:
+    words = f"_{_WORD_ENDS.sub('_', name).lower()}_"
+    return any(fnmatch.fnmatchcase(words, pattern) for pattern in SECRETS) or any(
+        fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in config.echo_exclude
+    )
+
+
+def _text(value: Any) -> str:
+    """Return what a page can show: text without half surrogate pairs."""
+    return ("" if value is None else str(value)).encode("utf-8", "replace").decode()
+
+
+def _holds_card_number(value: str) -> bool:
+    """Tell whether a text holds what could be a payment card's number (ISO/IEC 7812, Luhn)."""
+    return any(_is_card_number(found[0]) for found in _DIGITS.finditer(value))
+
+
+def _is_card_number(text: str) -> bool:
+    digits = [int(character) for character in text if character.isdigit()]
+    doubled = sum(sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
+    return len(digits) in CARD_LENGTHS and (sum(digits[-1::-2]) + doubled) % 10 == 0
+
+
+def same_again(typed: Typed) -> Resend | None:
+    """Return the form that sends this request's again, to the letter, so that it is known again.
+
+    None if it holds what a page may not show, or if another site sent it.
+    """
+    if typed.omitted or not request.form or request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return None
+    query = request.query_string.decode("ascii", "replace")
+    action = f"{request.path}?{query}" if query else request.path
+    return Resend(action, [(name or "", value) for name, value in request.form.items(multi=True)])
+
+
+def resend_form(
+    config: Config, action: str, typed: Iterable[tuple[str, str]], token: str
+) -> Resend | None:
+    """Return the form that sends `typed` to `action` again, or None if another site sent it."""
+    # A button under what another site typed would lend it this visitor's hand.
+    if request.headers.get("Sec-Fetch-Site") == "cross-site" or request.is_json:
+        return None
+    fields = [*typed, (config.token_field, token)]
+    if csrf_field() in request.form or "csrf" in current_app.extensions:
+        from flask_wtf.csrf import generate_csrf
+
+        fields.append((csrf_field(), generate_csrf()))
+    query = request.query_string.decode("ascii", "replace")
+    return Resend(f"{action}?{query}" if query else action, fields)

@@ -1,0 +1,106 @@
+"""A link that continues a flow on another device: opening it asks, a POST moves the flow."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from base64 import urlsafe_b64encode
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from flask import (
+    Response,
+    after_this_request,
+    current_app,
+    redirect,
+    render_template,
+    request,
+    session,
+    url_for,
+)
+from flask.typing import ResponseReturnValue
+from itsdangerous import BadData, URLSafeSerializer
+
+from ..errors import FlowGone, NotFound
+from ..refusal import Circumstances, Refusal
+from ..runtime.state import app_state, secret_keys
+from ..runtime.unit_of_work import Run
+from .page_request import no_store
+from .redaction import csrf_field
+
+__all__ = ["resume", "resume_link"]
+
+SALT: Final = "flask_fsm.resume"
+NONCE_KEY: Final = "_fsmlink"
+
+
+def _links(machine: str) -> URLSafeSerializer:
+    keys = [key.encode() if isinstance(key, str) else key for key in secret_keys(current_app)]
+    return URLSafeSerializer(keys, salt=f"{SALT}.{machine}")
+
+
+def resume_link(run: Run, expires: float) -> str:
+    """Return the address that continues the flow of `run` elsewhere, for `expires` seconds."""
+    pointer = run.pointer()
+    until = int(run.state.clock() + expires)
+    link = _links(run.bound.name).dumps([*pointer, until])
+    return url_for("fsm.resume", machine=run.bound.name, link=link, _external=True)
+
+
+def resume(machine: str, link: str) -> ResponseReturnValue:
+    """Ask whether the flow is to go on here; if it was asked on this site, let it."""
+    after_this_request(no_store)
+    after_this_request(_unframed)
+    state = app_state()
+    bound = state.bound.get(machine)
+    if bound is None:
+        raise NotFound("There is no such page.")
+    try:
+        owner, key, mark, until = _links(machine).loads(link)
+    except (BadData, ValueError, TypeError):
+        raise NotFound("There is no such page.") from None
+    run = Run(state, bound, {})
+    try:
+        if until < state.clock():
+            raise FlowGone(
+                "This link was made for a short time, which is over.", code="link_expired"
+            )
+        confirmed = request.method == "POST" and _is_ours()
+        run.take(owner, key, mark, _new_id(link), confirmed=confirmed)
+    except FlowGone as error:
+        raise Refusal.of(error, Circumstances(machine, start_url=run.start_url())) from error
+    if confirmed:
+        return redirect(run.current_url() or "/", 303)
+    return render_template("fsm/resume.html", machine=machine, fields=_csrf_fields())
+
+
+def _unframed(response: Response) -> Response:
+    """Let no other site show the page in a frame of its own, for a click that was not meant."""
+    response.headers["X-Frame-Options"] = "DENY"
+    return response
+
+
+def _new_id(link: str) -> str:
+    """Return the id that the flow gets, if this session continues it; nobody else can know it."""
+    nonce = session.setdefault(NONCE_KEY, secrets.token_urlsafe(16))
+    key = secret_keys(current_app)[-1]
+    text = f"{SALT} {nonce} {link}".encode()
+    made = hmac.digest(key.encode() if isinstance(key, str) else key, text, "sha256")[:16]
+    return urlsafe_b64encode(made).decode().rstrip("=")
+
+
+def _is_ours() -> bool:
+    """Tell whether a form was sent from this site: another one may not push a flow on a visitor."""
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
+    origin = request.headers.get("Origin")
+    return origin is None or urlsplit(origin).netloc == request.host
+
+
+def _csrf_fields() -> list[tuple[str, Any]]:
+    if "csrf" not in current_app.extensions:
+        return []
+    from flask_wtf.csrf import generate_csrf
+
+    return [(csrf_field(), generate_csrf())]

@@ -1,0 +1,115 @@
+"""What the extension keeps of one app, in `app.extensions["fsm"]`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, Final
+
+from flask import Flask, current_app
+
+from ..binding.bound_machine import Bound
+from ..config import Config
+from ..core.flow import Clock
+from ..errors import ConfigError
+from ..security.tokens import IdSeal, Tokens
+from ..stores import Heads, RecordStore, Store, open_store
+from .listeners import Observer
+
+__all__ = ["EXTENSION", "AppState", "app_state", "behind", "secret_keys"]
+
+EXTENSION: Final = "fsm"
+
+
+@dataclass
+class AppState:
+    """All that the extension keeps of one app."""
+
+    config: Config
+    heads: Heads
+    store: Store
+    extension: object
+    bind: Callable[[], dict[str, Bound]]
+    clock: Clock = time.time
+    observers: list[Observer] = field(default_factory=list)
+    live: Any = None
+    """What the live part keeps of the app, if FSM_LIVE is on."""
+    _bound: dict[str, Bound] | None = None
+    set_up_lock: Lock = field(default_factory=Lock)
+    signers: tuple[tuple[Any, ...], Tokens] | None = None
+
+    @classmethod
+    def of(
+        cls, app: Flask, extension: object, bind: Callable[[], dict[str, Bound]], store: Any = None
+    ) -> AppState:
+        config = Config.read(app.config)
+        heads = Heads(config.heads)
+        seal = IdSeal(lambda: secret_keys(app))
+        source = config.store_url if store is None else store
+        state: AppState
+        # The clock may be replaced later, as tests do.
+        kept = open_store(source, config, heads, seal, lambda: state.clock())
+        state = cls(config, heads, kept, extension, bind)
+        return state
+
+    def served(self, what: str) -> RecordStore:
+        """Return the store if it keeps flows apart from the session; else say that `what` can't be.
+
+        Raises ConfigError.
+        """
+        if isinstance(self.store, RecordStore):
+            return self.store
+        raise ConfigError(
+            f"{what} needs a store on a server, and FSM_STORE_URL is 'session': set it to the URL "
+            f"of a database{'' if 'transaction' in what else ' or of Redis'}."
+        )
+
+    @property
+    def bound(self) -> dict[str, Bound]:
+        """The machines by name, as the views bind them."""
+        return self.bind() if self._bound is None else self._bound
+
+    def fix(self) -> bool:
+        """Bind the machines for good: from the first request on, no view is added.
+
+        Tells whether this call has done it.
+        """
+        if self._bound is None:
+            with self.set_up_lock:
+                if self._bound is None:
+                    self._bound = self.bind()
+                    return True
+        return False
+
+    def tokens(self, app: Flask) -> Tokens:
+        """Return what signs with SECRET_KEY and also reads SECRET_KEY_FALLBACKS."""
+        keys = secret_keys(app)
+        if self.signers is None or self.signers[0] != keys:
+            if not app.secret_key:
+                raise ConfigError(
+                    "SECRET_KEY is not set, so nothing can be signed. Set it before init_app, to "
+                    "the output of: python -c 'import secrets; print(secrets.token_hex())'"
+                )
+            self.signers = keys, Tokens(keys)
+        return self.signers[1]
+
+
+def secret_keys(app: Flask) -> tuple[str | bytes, ...]:
+    """Return the keys of an app, the newest last."""
+    keys = (*(app.config.get("SECRET_KEY_FALLBACKS") or ()), app.secret_key)
+    return tuple(key for key in keys if key)
+
+
+def app_state() -> AppState:
+    """Return the state of the current app, or raise ConfigError."""
+    state: AppState | None = current_app.extensions.get(EXTENSION)
+    if state is None:
+        raise ConfigError(f"The app {current_app.name!r} has no FlaskFSM: call fsm.init_app(app).")
+    return state
+
+
+def behind(proxy: Any) -> Any:
+    """Return the object behind one of Flask's proxies, each use of which is a look-up."""
+    return proxy._get_current_object()

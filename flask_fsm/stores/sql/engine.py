@@ -1,0 +1,146 @@
+"""Engines: those that we open, with the settings that the promises need, and those of an app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.orm import Session, scoped_session
+
+from ...errors import ConfigError
+
+__all__ = ["engine_finder", "lock_at_once", "open_engine", "same_database"]
+
+
+def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
+    """Return an engine for `url` with the settings that the store's promises need.
+
+    `timeout` bounds the wait for the server, `wait` that for another transaction, in seconds.
+    """
+    address = _address(url)
+    backend = address.get_backend_name()
+    options: dict[str, Any] = {"pool_timeout": timeout}
+    if backend == "sqlite":
+        if address.database in (None, "", ":memory:"):
+            raise ConfigError(
+                "FSM_STORE_URL is a SQLite database in memory, which each connection has for "
+                "itself: name a file (sqlite:////path/to/flows.db), or use memory://."
+            )
+        options["connect_args"] = {"timeout": timeout}
+    else:
+        options["isolation_level"] = "READ COMMITTED"
+    if backend == "postgresql" and address.get_driver_name() in ("psycopg", "psycopg2"):
+        bounds = {
+            "connect_timeout": max(2, round(timeout)),  # libpq knows no less
+            "tcp_user_timeout": round(timeout * 1000),
+        }
+        options["connect_args"] = {
+            name: value for name, value in bounds.items() if name not in address.query
+        }
+    try:
+        engine = sa.create_engine(address, **options)
+    except ImportError as error:
+        raise _no_driver(address.drivername, error) from error
+
+    if backend == "postgresql" and address.get_driver_name() == "psycopg":
+        from .postgres import BoundedConnection
+
+        @sa.event.listens_for(engine, "do_connect")
+        def connect(_: object, __: object, args: Any, options: Any) -> BoundedConnection:
+            connection = BoundedConnection.connect(*args, **options)
+            connection.patience = timeout + wait
+            return connection
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        if backend == "sqlite":
+            _write_ahead(cursor, timeout)
+            cursor.execute("PRAGMA synchronous = FULL")
+        elif backend == "postgresql":
+            cursor.execute(f"SET lock_timeout = {round(wait * 1000)}")
+            connection.commit()
+        cursor.close()
+
+    return engine
+
+
+def _address(url: str) -> sa.URL:
+    try:
+        address = sa.make_url(url)
+    except exc.ArgumentError as error:  # its text has the password
+        raise ConfigError(
+            f"FSM_STORE_URL begins with {url.partition(':')[0]!r} and can't be read. Write it like "
+            f"sqlite:////path/to/flows.db or postgresql+psycopg://user:password@host/database."
+        ) from error
+    try:
+        address.get_dialect()
+    except exc.ArgumentError as error:
+        raise ConfigError(
+            f"FSM_STORE_URL is {address!r}, which SQLAlchemy does not know: {error}. Write it like "
+            f"sqlite:////path/to/flows.db or postgresql+psycopg://user:password@host/database."
+        ) from error
+    except ImportError as error:
+        raise _no_driver(address.drivername, error) from error
+    return address
+
+
+def _no_driver(scheme: str, error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"FSM_STORE_URL begins with {scheme}://, whose driver is not installed ({error}). Install "
+        f"it, or name another one, as in postgresql+psycopg://"
+    )
+
+
+def _write_ahead(cursor: Any, timeout: float) -> None:
+    """Let a SQLite file have a write-ahead log, which it then keeps.
+
+    SQLite does not wait here for a writer, whatever its busy timeout.
+    """
+    end = monotonic() + timeout
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except Exception as error:
+            if "locked" not in str(error) or monotonic() > end:
+                raise
+            sleep(0.02)
+
+
+def engine_finder(source: Any) -> Callable[[], sa.Engine] | None:
+    """Return how to get the engine of what an app hands over, or None if it is nothing such."""
+    if isinstance(source, sa.Engine):
+        return lambda: source
+    if isinstance(source, (Session, scoped_session)):
+        return lambda: source.get_bind().engine
+    kinds = {kind.__module__.partition(".")[0] for kind in type(source).__mro__}
+    if kinds & {"flask_sqlalchemy", "flask_sqlalchemy_lite"} and hasattr(type(source), "engine"):
+        return lambda: source.engine  # which needs an app context
+    return None
+
+
+def _database(url: sa.URL) -> tuple[Any, ...]:
+    """Return what tells two databases apart, however their URLs are written."""
+    name = url.database
+    if url.get_backend_name() == "sqlite" and name:
+        name = str(Path(name).absolute())
+    return url.get_backend_name(), url.host, url.port, name
+
+
+def same_database(one: sa.Engine, other: sa.Engine) -> bool:
+    """Tell whether two engines are bound to one database, however their URLs are written."""
+    return _database(one.url) == _database(other.url)
+
+
+def lock_at_once(connection: sa.Connection) -> None:
+    """On SQLite take the lock of the writer at once: who reads first may not get it later."""
+    if connection.dialect.name == "sqlite":
+        driver: Any = connection.connection.dbapi_connection
+        if not connection.in_transaction():
+            connection.begin()  # an engine of the app's may begin one in an event of its own
+        if not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,447 @@
+"""Flows in a database, by SQLAlchemy: SQLite, PostgreSQL, and others that it knows.
+
+Who commits first wins: a commit is one UPDATE that names the rev which it replaces, and the INSERT
+of its history, in one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+from weakref import finalize
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.orm import Session, scoped_session
+
+from ...config import Config
+from ...core.history import Entry
+from ...errors import ConfigError, FlowBusy, StaleFlow
+from ...reports.funnel import Funnel, LogEntry, arrange
+from ..base import Kept, Seen
+from ..records.store import (
+    Address,
+    Logged,
+    Record,
+    claimed_elsewhere,
+    longest_claim,
+    lost_race,
+    unavailable,
+)
+from .engine import lock_at_once, same_database
+from .fast_sql import Direct
+from .funnel_sql import count
+from .statements import RECORD, Statements, tables
+
+__all__ = ["SQLRecords"]
+
+T = TypeVar("T")
+# How far behind its form a submission is looked for: one may have made several commits.
+SPAN: Final = 16
+CONFLICTS: Final = ("DeadlockDetected", "SerializationFailure")
+BATCH: Final = 10_000
+
+
+class SQLRecords:
+    """Keeps records in a database. `find_engine` is called when the engine is first needed.
+
+    `own` says that nobody else has the engine, so that it ends with these records.
+    """
+
+    def __init__(
+        self, find_engine: Callable[[], sa.Engine], config: Config, *, own: bool = False
+    ) -> None:
+        self._find_engine = find_engine
+        self._own = own
+        self._engine: sa.Engine | None = None
+        self._process = 0
+        self._history_limit = config.history_limit
+        self._flows_per_owner = config.flows_per_subject
+        self._longest_claim = longest_claim(config.once_lease)
+        self._timeout = config.store_timeout
+        self.metadata = tables(config.flow_table, config.history_table)
+        self._flow = self.metadata.tables[config.flow_table]
+        self._history = self.metadata.tables[config.history_table]
+        self._statements = Statements(self._flow, self._history)
+        self._direct: Direct | None = None
+
+    # -- connections --------------------------------------------------------------------
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine, with connections that belong to this process."""
+        if self._engine is None:
+            self._engine = self._find_engine()
+            self._process = os.getpid()
+            if Direct.knows(self._engine):
+                each = ("read", "update", "append", "move")
+                statements = {name: getattr(self._statements, name) for name in each}
+                self._direct = Direct(self._engine, statements)
+            if self._own:
+                # Not at exit: in a forked process the connections are those of its parent.
+                finalize(self, self._engine.dispose).atexit = False
+        elif self._process != os.getpid():  # a server has forked its workers since
+            self._engine.dispose(close=False)
+            self._process = os.getpid()
+        return self._engine
+
+    @contextmanager
+    def _begun(self) -> Iterator[sa.Connection]:
+        """Open a transaction that is committed at the end of the block."""
+        with translated(), self.engine.connect() as connection:
+            if connection.dialect.name == "postgresql":  # an engine may commit by itself
+                connection.execution_options(isolation_level="READ COMMITTED")
+            lock_at_once(connection)
+            yield connection
+            connection.commit()
+
+    @contextmanager
+    def _unhurried(self) -> Iterator[sa.Connection]:
+        """Open a connection for what may take its time: reports, and cleaning up."""
+        with translated(), self.engine.connect() as connection:
+            driver = connection.connection.dbapi_connection
+            patience = getattr(driver, "patience", None)
+            if patience is not None:
+                driver.patience = None  # type: ignore[union-attr]
+            try:
+                yield connection
+            finally:
+                if patience is not None:
+                    driver.patience = patience  # type: ignore[union-attr]
+
+    def _at_once(self) -> sa.Connection:
+        """Open a connection for a single statement, without the round trips of a transaction."""
+        connection = self.engine.connect()
+        if connection.dialect.name != "sqlite":  # which has no round trips, and reads without one
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+        return connection
+
+    def _rows(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Any]:
+        def ask() -> Sequence[Any]:
+            with self._at_once() as connection:
+                return connection.execute(statement, values).all()
+
+        return self._asked(ask)
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """Ask, and once more if the server has closed the connection since it was last used."""
+        with translated():
+            try:
+                return ask()
+            except exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+            return ask()
+
+    @contextmanager
+    def joining(self, session: Any) -> Iterator[tuple[Any, Callable[[], sa.Connection]]]:
+        """Yield a session, a new one if it is None, and what returns its connection."""
+        opened = Session(self.engine) if session is None else session
+        if not isinstance(opened, (Session, scoped_session)):
+            raise ConfigError(
+                f"transaction() takes an SQLAlchemy session, or nothing for one of its own; not "
+                f"{session!r}."
+            )
+        try:
+            self._joined(opened)
+            yield opened, lambda: self._joined(opened)
+        finally:
+            if session is None:
+                opened.close()
+
+    def finish(self, session: Any) -> None:
+        """Commit a caller's session. What its own statements raise is the caller's."""
+        try:
+            session.flush()
+        except exc.DBAPIError as error:
+            if error.connection_invalidated:
+                raise unavailable() from error
+            raise
+        try:
+            session.commit()
+        except (exc.OperationalError, exc.InterfaceError) as error:
+            raise unavailable() from error
+
+    def _joined(self, session: Any) -> sa.Connection:
+        """Return the connection of a caller's transaction, in which commits may take part."""
+        engine = session.get_bind().engine
+        if not same_database(engine, self.engine):
+            raise ConfigError(
+                f"The session given to transaction() is bound to {engine.url!r}, and flows are "
+                f"kept in {self.engine.url!r}: only one database can commit both."
+            )
+        with translated():
+            connection: sa.Connection = session.connection()
+            if getattr(connection.connection.dbapi_connection, "autocommit", None) is True:
+                raise ConfigError(
+                    "The session given to transaction() commits each statement by itself "
+                    "(AUTOCOMMIT), so that nothing could be rolled back: give it an engine that "
+                    "does not."
+                )
+            lock_at_once(connection)
+        return connection
+
+    # -- the operations of a store ------------------------------------------------------
+
+    def read(self, address: Address) -> Record | None:
+        if self.engine is None or self._direct is None:
+            rows = self._rows(self._statements.read, _at(address))
+            return Record(*rows[0]) if rows else None
+        direct, values = self._direct, _at(address)
+
+        def ask() -> Any:
+            with direct.cursor(self._timeout) as cursor:  # it waits for no lock
+                direct.execute(cursor, "read", values)
+                return cursor.fetchone()
+
+        row = self._asked(ask)
+        return None if row is None else Record(*row)
+
+    def write(
+        self,
+        address: Address,
+        seen: Seen | None,
+        record: Record,
+        logged: Sequence[Logged],
+        *,
+        claim: str,
+        now: int,
+        within: sa.Connection | None,
+    ) -> None:
+        if within is not None:
+            with translated():
+                self._put(within, address, seen, record, claim, now)
+                self._append(within, logged)
+            return
+        if self.engine is not None and self._direct is not None and seen and len(logged) == 1:
+            values = _updated(address, seen, record, claim, now, now + self._longest_claim)
+            if not self._moved(self._direct, values, logged[0]):
+                with translated(), self._at_once() as connection:
+                    raise self._overtaken(connection, address, seen)
+            return
+        with self._begun() as connection:
+            self._put(connection, address, seen, record, claim, now)
+            self._append(connection, logged)
+
+    def _moved(self, direct: Direct, values: dict[str, Any], row: Logged) -> bool:
+        """Update a record and append one row of history; say whether the record was there."""
+        with translated(), direct.cursor() as cursor:
+            if self.engine.dialect.name == "postgresql":
+                # Both by one statement: one round trip for four.
+                moved = values | {f"row_{name}": value for name, value in row._asdict().items()}
+                direct.execute(cursor, "move", moved)
+                return bool(cursor.rowcount == 1)
+            if not cursor.connection.in_transaction:
+                cursor.execute("BEGIN IMMEDIATE")
+            direct.execute(cursor, "update", values)
+            found = bool(cursor.rowcount == 1)
+            if found:
+                direct.execute(cursor, "append", row._asdict())
+            cursor.execute("COMMIT")
+            return found
+
+    def _put(
+        self,
+        connection: sa.Connection,
+        address: Address,
+        seen: Seen | None,
+        record: Record,
+        claim: str,
+        now: int,
+    ) -> None:
+        if seen is None:
+            self._begin(connection, address, _written(record))
+            return
+        values = _updated(address, seen, record, claim, now, now + self._longest_claim)
+        if connection.execute(self._statements.update, values).rowcount != 1:
+            raise self._overtaken(connection, address, seen)
+
+    def _begin(self, connection: sa.Connection, address: Address, values: dict[str, Any]) -> None:
+        owner, machine, key = address
+        values |= {"owner": owner, "machine": machine, "slot": key}
+        insert = self._statements.insert(connection.dialect.name)
+        try:
+            taken = connection.execute(insert, values).rowcount != 1
+        except exc.IntegrityError:
+            taken = True
+        if taken:
+            raise lost_race()
+        if key:
+            self._drop_oldest(connection, address)
+
+    def _drop_oldest(self, connection: sa.Connection, fresh: Address) -> None:
+        """Keep an owner's flows within bounds; those that were given up go first."""
+        flow, (owner, machine, key) = self._flow.c, fresh
+        others = (flow.owner == owner, flow.machine == machine, flow.slot != key)
+        surplus = connection.scalars(
+            sa.select(flow.slot)
+            .where(*others)
+            .order_by(sa.case((flow.record == "", 1), else_=0), flow.updated.desc(), flow.slot)
+            .offset(self._flows_per_owner - 1)
+            .limit(BATCH)
+        ).all()
+        if surplus:
+            connection.execute(sa.delete(self._flow).where(*others, flow.slot.in_(list(surplus))))
+
+    def _append(self, connection: sa.Connection, logged: Sequence[Logged]) -> None:
+        if logged:
+            rows = [row._asdict() for row in logged]
+            connection.execute(self._statements.append, rows if len(rows) > 1 else rows[0])
+
+    def _overtaken(
+        self, connection: sa.Connection, address: Address, seen: Seen
+    ) -> FlowBusy | StaleFlow:
+        """Tell why a write found nothing: somebody was faster, or has a claim."""
+        row = connection.execute(self._statements.read, _at(address)).first()
+        if row is None or row[:2] != seen:
+            return lost_race(None if row is None else row[2])
+        return claimed_elsewhere()
+
+    def move(
+        self,
+        source: Address,
+        source_seen: Seen,
+        tombstone: Record,
+        target: Address,
+        target_seen: Seen | None,
+        record: Record,
+        now: int,
+    ) -> None:
+        with self._begun() as connection:
+            self._put(connection, source, source_seen, tombstone, "", now)
+            self._put(connection, target, target_seen, record, "", now)
+
+    def claim(self, address: Address, seen: Seen, claim: str, now: int, until: int) -> None:
+        values = {**_at(address), **_seen(seen), "now": now, "claimed": claim, "until": until}
+        values["horizon"] = now + self._longest_claim
+        with self._begun() as connection:
+            if connection.execute(self._statements.claim, values).rowcount != 1:
+                raise self._overtaken(connection, address, seen)
+
+    def release(self, address: Address, seen: Seen, claim: str) -> None:
+        with self._begun() as connection:
+            values = {**_at(address), **_seen(seen), "claimed": claim}
+            connection.execute(self._statements.release, values)
+
+    def listed(self, owner: str, machine: str) -> list[tuple[str, Record]]:
+        rows = self._rows(self._statements.listed, {"at_owner": owner, "at_machine": machine})
+        return [(key, Record(*record)) for key, *record in rows]
+
+    def history(self, address: Address, flow: str, rev: int) -> list[Entry]:
+        statement = self._statements.history
+        if self._history_limit is not None:
+            statement = statement.limit(self._history_limit)
+        rows = self._rows(statement, {"flow": flow, "rev": rev})
+        return [Entry(*row) for row in reversed(rows)]
+
+    def receipt(self, address: Address, flow: str, rev: int, nonce: str) -> Kept | None:
+        values = {"flow": flow, "rev": rev, "last": rev + SPAN, "nonce": nonce}
+        rows = self._rows(self._statements.receipt, values)
+        return Kept(*rows[0]) if rows else None
+
+    # -- the history of all runs --------------------------------------------------------
+
+    def _between(
+        self, machine: str | None, since: int | None, until: int | None
+    ) -> list[sa.ColumnElement[bool]]:
+        history = self._history.c
+        wanted = []
+        if machine is not None:
+            wanted.append(history.machine == machine)
+        if since is not None:
+            wanted.append(history.at >= since)
+        if until is not None:
+            wanted.append(history.at < until)
+        return wanted
+
+    def log(self, machine: str | None, since: int | None, until: int | None) -> Iterator[LogEntry]:
+        history = self._history.c
+        statement = (
+            sa.select(*(history[name] for name in LogEntry._fields))
+            .where(*self._between(machine, since, until))
+            .order_by(history.at, history.flow, history.rev, history.n)
+        )
+        with self._unhurried() as connection:
+            options = {"yield_per": BATCH}
+            for row in connection.execute(statement, execution_options=options):
+                yield LogEntry(*row)
+
+    def funnel(
+        self,
+        machine: str,
+        states: Sequence[str],
+        initial: str,
+        since: int | None,
+        until: int | None,
+    ) -> Funnel:
+        wanted = self._between(machine, since, until)
+        with self._unhurried() as connection:
+            # The statements are large, and others at each call: not worth a cache.
+            connection.execution_options(compiled_cache=None)
+            return arrange(machine, states, *count(connection, self._history, wanted, initial))
+
+    def init(self) -> None:
+        with self._begun() as connection:
+            if connection.dialect.name == "postgresql":
+                # Two processes that make the same table at once would fail.
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305434919)"))
+            self.metadata.create_all(connection)
+
+    def purge(self, before: int, history_before: int | None) -> int:
+        with self._unhurried() as connection:
+            lock_at_once(connection)
+            flows = sa.delete(self._flow).where(self._flow.c.updated < before)
+            removed = connection.execute(flows).rowcount
+            if history_before is not None:
+                old = sa.delete(self._history).where(self._history.c.at < history_before)
+                connection.execute(old)
+            connection.commit()
+        return removed
+
+
+def _at(address: Address) -> dict[str, str]:
+    owner, machine, key = address
+    return {"at_owner": owner, "at_machine": machine, "at_slot": key}
+
+
+def _written(record: Record) -> dict[str, Any]:
+    return {**dict(zip(RECORD, record, strict=True)), "claim": "", "claimed_until": 0}
+
+
+def _updated(
+    address: Address, seen: Seen, record: Record, claim: str, now: int, horizon: int
+) -> dict[str, Any]:
+    written = _written(record)
+    limits = {"now": now, "horizon": horizon, "claimed": claim}
+    return {**written, **_at(address), **_seen(seen), **limits}
+
+
+def _seen(seen: Seen) -> dict[str, Any]:
+    return {"seen_flow": seen.flow, "seen_rev": seen.rev}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the errors of SQLAlchemy that an app can't help into errors of this package."""
+    try:
+        yield
+    except exc.TimeoutError as error:
+        raise unavailable() from error
+    except exc.DBAPIError as error:
+        kind, text = type(error.orig).__name__, str(error.orig)
+        if kind == "UndefinedTable" or "no such table" in text:
+            raise ConfigError(
+                f"The tables of flask_fsm are not there: run `flask fsm init-db`, or your "
+                f"migrations ({text.splitlines()[0]})."
+            ) from error
+        if kind == "LockNotAvailable":
+            raise claimed_elsewhere() from error
+        if kind in CONFLICTS:
+            raise lost_race() from error
+        if error.connection_invalidated or isinstance(
+            error, (exc.OperationalError, exc.InterfaceError)
+        ):
+            raise unavailable() from error
+        raise

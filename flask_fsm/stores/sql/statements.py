@@ -1,0 +1,140 @@
+"""The tables in a database, and the statements of a store, built once for each."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from ...core.history import Entry
+from ...errors import ConfigError
+
+__all__ = ["RECORD", "Statements", "tables"]
+
+HASH: Final = sa.String(64)
+NAME: Final = sa.String(255)
+# The columns of a Record, in its order.
+RECORD: Final = (
+    "flow", "rev", "state", "record", "sealed", "started", "updated", "finished"
+)  # fmt: skip
+
+
+def tables(flow: str, history: str, metadata: sa.MetaData | None = None) -> sa.MetaData:
+    """Return the metadata of both tables, for Alembic and the like."""
+    if flow == history:
+        raise ConfigError(f"FSM_FLOW_TABLE and FSM_HISTORY_TABLE are both {flow!r}: name two.")
+    metadata = sa.MetaData() if metadata is None else metadata
+    sa.Table(
+        flow,
+        metadata,
+        sa.Column("owner", HASH, primary_key=True),
+        sa.Column("machine", NAME, primary_key=True),
+        sa.Column("slot", NAME, primary_key=True),
+        sa.Column("flow", HASH, nullable=False),
+        sa.Column("rev", sa.BigInteger, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("record", sa.Text, nullable=False),
+        sa.Column("sealed", sa.String(128), nullable=False),
+        sa.Column("started", sa.BigInteger, nullable=False),
+        sa.Column("updated", sa.BigInteger, nullable=False),
+        sa.Column("finished", sa.Boolean, nullable=False),
+        sa.Column("claim", sa.String(64), nullable=False),
+        sa.Column("claimed_until", sa.BigInteger, nullable=False),
+    )
+    sa.Table(
+        history,
+        metadata,
+        sa.Column("flow", HASH, primary_key=True),
+        sa.Column("rev", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("machine", NAME, nullable=False),
+        sa.Column("source", sa.Text, nullable=False),
+        sa.Column("target", sa.Text, nullable=False),
+        sa.Column("event", sa.Text),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("stayed", sa.BigInteger),
+        sa.Column("nonce", sa.String(64)),
+        sa.Column("digest", sa.String(64)),
+        sa.Column("location", sa.Text),
+        sqlite_with_rowid=False,
+    )
+    return metadata
+
+
+class Statements:
+    """The statements of a store, built once, so that SQLAlchemy compiles each of them once."""
+
+    def __init__(self, flow_table: sa.Table, history_table: sa.Table) -> None:
+        flow, history, param = flow_table.c, history_table.c, sa.bindparam
+        self._flow = flow_table
+        self._inserts: dict[str, Any] = {}
+        owned = sa.and_(flow.owner == param("at_owner"), flow.machine == param("at_machine"))
+        here = sa.and_(owned, flow.slot == param("at_slot"))
+        seen = sa.and_(here, flow.flow == param("seen_flow"), flow.rev == param("seen_rev"))
+        # One that lies further ahead than any claim was made while a clock was wrong.
+        free = sa.or_(
+            flow.claimed_until < param("now"),
+            flow.claimed_until > param("horizon"),
+            flow.claim == param("claimed"),
+        )
+        columns = [flow[name] for name in RECORD]
+        self.read = sa.select(*columns).where(here)
+        self.listed = (
+            sa.select(flow.slot, *columns).where(owned).order_by(flow.updated.desc(), flow.slot)
+        )
+        written: dict[str, Any] = {
+            name: param(name) for name in (*RECORD, "claim", "claimed_until")
+        }
+        self.update = sa.update(flow_table).where(seen, free).values(written)
+        self.claim = (
+            sa.update(flow_table)
+            .where(seen, free)
+            .values(claim=param("claimed"), claimed_until=param("until"))
+        )
+        self.release = (
+            sa.update(flow_table)
+            .where(seen, flow.claim == param("claimed"))
+            .values(claim="", claimed_until=0)
+        )
+        self.append = sa.insert(history_table)
+        won = self.update.returning(sa.literal_column("1").label("one")).cte("won")
+        row = [param(f"row_{column.name}", type_=column.type) for column in history]
+        self.move = (
+            sa.insert(history_table)
+            .from_select([column.name for column in history], sa.select(*row).select_from(won))
+            .execution_options(preserve_rowcount=True)
+        )
+        self.history = (
+            sa.select(*(history[name] for name in Entry._fields))
+            .where(history.flow == param("flow"), history.rev <= param("rev"))
+            .order_by(history.rev.desc(), history.n.desc())
+        )
+        self.receipt = (
+            sa.select(history.digest, history.location)
+            .where(
+                history.flow == param("flow"),
+                history.rev > param("rev"),
+                history.rev <= param("last"),
+                history.nonce == param("nonce"),
+            )
+            .order_by(history.rev.desc())
+            .limit(1)
+        )
+
+    def insert(self, dialect: str) -> Any:
+        """Return the statement that adds a record unless its address is taken."""
+        if dialect not in self._inserts:
+            insert: Any
+            # A failed INSERT would end the caller's transaction on PostgreSQL.
+            if dialect == "postgresql":
+                from sqlalchemy.dialects.postgresql import insert as insert_there
+
+                insert = insert_there(self._flow).on_conflict_do_nothing()
+            elif dialect == "sqlite":
+                from sqlalchemy.dialects.sqlite import insert as insert_here
+
+                insert = insert_here(self._flow).on_conflict_do_nothing()
+            else:
+                insert = sa.insert(self._flow)
+            self._inserts[dialect] = insert.execution_options(preserve_rowcount=True)
+        return self._inserts[dialect]
