@@ -177,7 +177,7 @@ def length_of_history(rounds: int, repeats: int) -> str:
 
         def run() -> None:
             for _ in range(repeats):
-                flow.rewind(snapshot)
+                flow.set_snapshot(snapshot)
                 for target in targets:
                     flow.transition(target)
 

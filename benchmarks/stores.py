@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from flask_fsm import FlaskFSM, Machine
-from flask_fsm.pages.page_request import visits
+from flask_fsm.pages.page_request import page_requests
 from tests.servers import Postgres, PostgresDatabases, RedisDatabases, Valkey
 
 from . import byhand
@@ -165,8 +165,8 @@ def growth(head: str, times: Mapping[str, Mapping[str, list[float]]]) -> str:
 
 
 def grow(steps: int) -> str:
-    """A view that makes many steps in one commit, as `resume()` would."""
-    run = visits().of["pages"].run
+    """A view that makes many steps in one commit, as `fast_forward()` would."""
+    run = page_requests().of["pages"].work
 
     def decide(flow: Any) -> list[Any]:
         results = []

@@ -96,7 +96,7 @@ def account() -> ResponseReturnValue:
         password = form.password.data
         hashed = generate_password_hash(password) if password else (before or {})["password_hash"]
         answers = {"email": form.email.data, "password_hash": hashed}
-        if answer := signup.advance("profile", data=answers, form=form, resume=True):
+        if answer := signup.advance("profile", data=answers, form=form, fast_forward=True):
             return answer
     return page("account", form)
 
@@ -105,7 +105,9 @@ def account() -> ResponseReturnValue:
 @signup.check()
 def profile() -> ResponseReturnValue:
     form = ProfileForm(data=signup.answers())
-    if form.validate_on_submit() and (answer := signup.advance("confirm", form=form, resume=True)):
+    if form.validate_on_submit() and (
+        answer := signup.advance("confirm", form=form, fast_forward=True)
+    ):
         return answer
     return page("profile", form)
 

@@ -67,7 +67,7 @@ fsm = AppGroup("fsm", help="Look after the flows of this app.")
 @told
 def init_db() -> None:
     """Create the tables of the store, where they are missing."""
-    app_state().served("flask fsm init-db").init()
+    app_state().require_record_store("flask fsm init-db").init()
     click.echo("The store is ready.")
 
 
@@ -76,7 +76,7 @@ def init_db() -> None:
     "--older-than",
     type=click.IntRange(1, 1_000_000),
     metavar="DAYS",
-    help="Remove the flows whose last commit is older, instead of those past FSM_LIFETIME.",
+    help="Remove the flows whose last commit is older, instead of those past FSM_FLOW_LIFETIME.",
 )
 @click.option(
     "--history-older-than",
@@ -88,11 +88,11 @@ def init_db() -> None:
 def purge(older_than: int | None, history_older_than: int | None) -> None:
     """Remove the flows that have expired."""
     state = app_state()
-    store = state.served("flask fsm purge")
-    lifetime = state.config.lifetime if older_than is None else older_than * DAY
+    store = state.require_record_store("flask fsm purge")
+    lifetime = state.config.flow_lifetime if older_than is None else older_than * DAY
     if lifetime is None and history_older_than is None:
         raise click.UsageError(
-            "Flows never expire in this app, since FSM_LIFETIME is None: say which ones to remove "
+            "Flows never expire in this app, since FSM_FLOW_LIFETIME is None: say which ones to remove "
             "by --older-than DAYS."
         )
     now = state.clock()
@@ -102,7 +102,7 @@ def purge(older_than: int | None, history_older_than: int | None) -> None:
         history_before = math.floor(now - history_older_than * DAY)
     removed = _flows(store.purge(before, history_before))
     if lifetime is None:
-        click.echo("Removed no flow, since they never expire (FSM_LIFETIME is None).")
+        click.echo("Removed no flow, since they never expire (FSM_FLOW_LIFETIME is None).")
     elif older_than is None:
         click.echo(f"Removed {removed} that had expired.")
     else:
@@ -151,7 +151,7 @@ def funnel(
     if since is not None and until is not None and since >= until:
         raise click.UsageError("--since must be before --until.")
     state = app_state()
-    store = state.served("flask fsm funnel")
+    store = state.require_record_store("flask fsm funnel")
     bound = state.bound
     if machine not in bound:
         known = f"It has {', '.join(map(repr, bound))}." if bound else "It has none."

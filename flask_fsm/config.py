@@ -19,9 +19,9 @@ PREFIX = "FSM_"
 WEEK = 7 * 24 * 3600
 CEILINGS = {
     "FSM_MAX_SNAPSHOT_SIZE": MAX_TEXT,
-    "FSM_WAIT": TIMEOUT_MAX,
+    "FSM_LOCK_TIMEOUT": TIMEOUT_MAX,
     **dict.fromkeys(("FSM_HEARTBEAT", "FSM_SEND_TIMEOUT", "FSM_STORE_TIMEOUT"), WEEK),
-    **dict.fromkeys(("FSM_PRESENCE_TIME", "FSM_REPLAY_TIME"), 2 * WEEK),
+    **dict.fromkeys(("FSM_PRESENCE_TTL", "FSM_REPLAY_TTL"), 2 * WEEK),
 }
 # One of the threads leads the loop, so a handler needs another one.
 FLOORS = {"FSM_LIVE_WORKERS": 2, "FSM_HEARTBEAT": 0.001}
@@ -60,9 +60,9 @@ class Config:
     """Seconds for which a claim of `once=True` holds if the process that has it dies."""
     url_prefix: str = "/fsm"
     """Under which path the extension's own files are served."""
-    heads: int = 10_000
+    cache_size: int = 10_000
     """How many flows' newest snapshots this process keeps; with `memory://`, how many flows."""
-    lifetime: float | None = 7 * 24 * 3600.0
+    flow_lifetime: float | None = 7 * 24 * 3600.0
     """Seconds (or a timedelta) after its last commit at which a flow expires; None: never."""
     history_limit: int | None = 1_000
     """How many entries of its history a flow keeps; None: all."""
@@ -74,10 +74,10 @@ class Config:
     """The name of the hidden field of the token. The header is always X-FSM-Token."""
     to_field: str = "to"
     """The name of the field or query argument that chooses among the ways on."""
-    echo_exclude: tuple[str, ...] = ()
+    redact_fields: tuple[str, ...] = ()
     """Names of fields (shell patterns, case ignored) that a conflict page never shows, besides
     those of passwords, secrets, tokens and payment cards."""
-    wait: float = 10.0
+    lock_timeout: float = 10.0
     """Seconds that a POST waits while another one of the same flow is served."""
     flash: bool = True
     """Whether a visitor who is sent to another page is told why by `flash(text, "fsm")`."""
@@ -115,9 +115,9 @@ class Config:
     """Milliseconds after which a browser opens a broken stream again."""
     replay_limit: int = 1_000
     """How many messages of each channel are kept for those who come back."""
-    replay_time: float = 300.0
+    replay_ttl: float = 300.0
     """For how many seconds they are kept after the last of a channel's listeners has left."""
-    presence_time: float = 60.0
+    presence_ttl: float = 60.0
     """Seconds after which a member of a group has left, if its process dies."""
 
     @classmethod
@@ -135,9 +135,9 @@ class Config:
             if key in config
         }
         found = cls(**values)
-        if found.live and found.presence_time < 2 * found.heartbeat:
+        if found.live and found.presence_ttl < 2 * found.heartbeat:
             raise ConfigError(
-                f"The config key FSM_PRESENCE_TIME can't be {found.presence_time:g} where "
+                f"The config key FSM_PRESENCE_TTL can't be {found.presence_ttl:g} where "
                 f"FSM_HEARTBEAT is {found.heartbeat:g}: a member says at each heartbeat that it is "
                 f"there, so this is at least twice as long."
             )

@@ -2,7 +2,7 @@
 
 Four questions are kept apart: is the name known (`UnknownState`, `SnapshotError`), is the edge
 allowed here and now (`InvalidTransition` and its children), did a rule refuse (`GuardRefused`,
-`ValidationFailed`), or did a rule crash (`RuleCrashed`).
+`ValidationFailed`), or did a rule crash (`RuleError`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "NotFound",
     "QueueFull",
     "Reason",
-    "RuleCrashed",
+    "RuleError",
     "SkippedTransition",
     "SnapshotError",
     "SnapshotTooLarge",
@@ -253,7 +253,7 @@ class InvalidData(ValidationFailed):
     default_code = "invalid_data"
 
 
-class RuleCrashed(FSMError):
+class RuleError(FSMError):
     """A rule raised what is no refusal: a fault of the app. The cause is chained."""
 
     default_code = "crashed"

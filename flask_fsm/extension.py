@@ -33,14 +33,14 @@ from .live.api import Live
 from .live.client.signout import close_after_change
 from .live.routes import doors
 from .live.service import Service
-from .pages.api import Pages
-from .pages.page_request import visits
+from .pages.api import MachineViews
+from .pages.page_request import page_requests
 from .pages.resume_link import resume
-from .refusal import Circumstances, Refusal
-from .runtime.session_data import carries
+from .refusal import Refusal, RefusalContext
+from .runtime.session_data import has_session_data
 from .runtime.state import EXTENSION, AppState, app_state
-from .runtime.unit_of_work import Run
-from .security.origin import let_read
+from .runtime.unit_of_work import UnitOfWork
+from .security.origin import add_cors_headers
 from .stores import RecordStore
 
 __all__ = ["FlaskFSM"]
@@ -49,7 +49,7 @@ Definition = Machine | Iterable[TransitionLike]
 log: Final = logging.getLogger("flask_fsm")
 
 
-class FlaskFSM(Pages):
+class FlaskFSM(MachineViews):
     """Guards the pages of an app by a machine.
 
     `FlaskFSM(machine)` and later `init_app(app)`, or `FlaskFSM(app, machine)`. A list of
@@ -74,7 +74,7 @@ class FlaskFSM(Pages):
         if machine is not None and not isinstance(machine, Machine):
             machine = Machine("fsm", machine)
         super().__init__(machine, None, _path(websocket))
-        self._surfaces: list[Pages] = [self]
+        self._surfaces: list[MachineViews] = [self]
         self.live = Live()
         if app is not None:
             self.init_app(app, store=store)
@@ -84,7 +84,7 @@ class FlaskFSM(Pages):
                 "init_app(app, store=...)."
             )
 
-    def add(self, machine: Machine, *, websocket: str | None = None) -> Pages:
+    def add(self, machine: Machine, *, websocket: str | None = None) -> MachineViews:
         """Take another machine into the same apps, and return what its views are guarded with.
 
         `websocket` is the path of its websocket, by default `/fsm/<machine>/ws`.
@@ -101,7 +101,7 @@ class FlaskFSM(Pages):
                 f"...), has registered the websockets. Add this machine before, and call "
                 f"fsm.init_app(app) then."
             )
-        pages = Pages(machine, self, _path(websocket))
+        pages = MachineViews(machine, self, _path(websocket))
         self._surfaces.append(pages)
         return pages
 
@@ -160,7 +160,7 @@ class FlaskFSM(Pages):
     def _open_doors(self, app: Flask, state: AppState, blueprint: Blueprint) -> None:
         """Let sockets, streams and programs in."""
         state.live = Service(state.config, lambda group: self.live.allows(group))
-        state.observers.append(state.live)
+        state.listeners.append(state.live)
         app.after_request(close_after_change)
         app.after_request(doors.watch_streams)
         got_request_exception.connect(doors.let_go, app)
@@ -197,7 +197,7 @@ class FlaskFSM(Pages):
     @property
     def metadata(self) -> Any:
         """The SQLAlchemy metadata of the store's tables, for migrations; within an app context."""
-        records = app_state().served("fsm.metadata").records
+        records = app_state().require_record_store("fsm.metadata").records
         try:
             return records.metadata  # type: ignore[attr-defined]
         except AttributeError:
@@ -210,7 +210,7 @@ class FlaskFSM(Pages):
 
         Several processes may do so at once. `flask fsm init-db` does the same.
         """
-        app_state().served("fsm.init_db()").init()
+        app_state().require_record_store("fsm.init_db()").init()
 
 
 def _path(path: str | None) -> str | None:
@@ -223,14 +223,14 @@ def _path(path: str | None) -> str | None:
 
 def _set_up(endpoint: str | None, values: dict[str, Any] | None) -> None:
     """Bind the machines to the views before anything of the app serves the first request."""
-    if app_state().fix() and "csrf" in current_app.extensions:
+    if app_state().bind_once() and "csrf" in current_app.extensions:
         # That door asks for a type and an origin that no other site's page can send.
         current_app.extensions["csrf"].exempt(doors.send_event)
 
 
 def _let_read(response: Response) -> Response:
     """Let pages of allowed origins read what the doors answer, and the script that they need."""
-    return response if request.endpoint == "fsm.resume" else let_read(response)
+    return response if request.endpoint == "fsm.resume" else add_cors_headers(response)
 
 
 def _claim_at_login(response: Response) -> Response:
@@ -242,10 +242,10 @@ def _claim_at_login(response: Response) -> Response:
         return response
     state = app_state()
     for bound in state.bound.values():
-        if bound.subject_of is None or bound.by_url or not carries(session, bound.name):
+        if bound.subject_of is None or bound.by_url or not has_session_data(session, bound.name):
             continue
         try:
-            Run(state, bound, request.view_args or {}).claim_at_login()
+            UnitOfWork(state, bound, request.view_args or {}).take_along_at_login()
         except Exception:  # the app's own function may raise anything; the answer stands
             log.exception("The flow of a session that has logged in was not claimed.")
     return response
@@ -257,13 +257,17 @@ def _answer_error(error: FSMError) -> Any:
         log.error("%s", error, exc_info=error)
     elif error.status >= 500:
         raise error
-    found = [visit for visit in visits().of.values() if visit.run.loaded]
-    visit = next((v for v in found if v.flow.id == error.flow), found[0] if found else None)
-    refusal = Refusal.of(error, Circumstances()) if visit is None else visit.refuse(error)
+    found = [
+        page_request for page_request in page_requests().of.values() if page_request.work.loaded
+    ]
+    page_request = next((v for v in found if v.flow.id == error.flow), found[0] if found else None)
+    refusal = (
+        Refusal.of(error, RefusalContext()) if page_request is None else page_request.refuse(error)
+    )
     return current_app.handle_http_exception(refusal)
 
 
 def _template_context() -> dict[str, Any]:
     """Give templates `fsm`: the machine that guards the view, or the app's first."""
-    owner = visits().owner if has_request_context() else None
+    owner = page_requests().owner if has_request_context() else None
     return {"fsm": owner or app_state().extension}

@@ -13,9 +13,9 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from .errors import FSMError, ValidationFailed
 
-__all__ = ["Circumstances", "Refusal", "Resend", "asked_for"]
+__all__ = ["Refusal", "RefusalContext", "ResubmitForm", "preferred_format"]
 
-Asked = Literal["html", "json", "htmx"]
+ResponseFormat = Literal["html", "json", "htmx"]
 
 JSON_TYPES: Final = ("application/json", "application/problem+json")
 HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
@@ -35,7 +35,7 @@ TITLES: Final = {
 }
 
 
-def asked_for(asking: Request) -> Asked:
+def preferred_format(asking: Request) -> ResponseFormat:
     """Tell how the client of a request wants to be answered."""
     if asking.environ.get("HTTP_HX_REQUEST") == "true":
         return "htmx"
@@ -49,7 +49,7 @@ def asked_for(asking: Request) -> Asked:
 
 
 @dataclass(frozen=True)
-class Resend:
+class ResubmitForm:
     """A form that sends again what was typed, from the page as it is now."""
 
     action: str
@@ -58,7 +58,7 @@ class Resend:
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class RefusalContext:
     """Where the flow stands when something is refused."""
 
     machine: str | None = None
@@ -66,9 +66,9 @@ class Circumstances:
     rev: int | None = None
     current_url: str | None = None
     start_url: str | None = None
-    typed: Sequence[tuple[str, str]] = ()
+    submitted: Sequence[tuple[str, str]] = ()
     omitted: Sequence[str] = ()
-    resend: Resend | None = None
+    resubmit: ResubmitForm | None = None
 
 
 class Refusal(HTTPException):
@@ -78,15 +78,15 @@ class Refusal(HTTPException):
     """
 
     @staticmethod
-    def of(error: FSMError, circumstances: Circumstances) -> Refusal:
+    def of(error: FSMError, circumstances: RefusalContext) -> Refusal:
         """Return the refusal of the error's status, which `errorhandler(status)` also sees."""
         return _KINDS.get(error.status, Refusal)(error, circumstances)
 
-    def __init__(self, error: FSMError, circumstances: Circumstances) -> None:
+    def __init__(self, error: FSMError, circumstances: RefusalContext) -> None:
         super().__init__(error.message)
         self.code = error.status
         self.error = error
-        self.circumstances = circumstances
+        self.context = circumstances
 
     @property
     def template(self) -> str:
@@ -107,7 +107,7 @@ class Refusal(HTTPException):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the members of the problem document."""
-        error, where = self.error, self.circumstances
+        error, where = self.error, self.context
         fields = error.fields if isinstance(error, ValidationFailed) else {}
         document = {
             "type": "about:blank",
@@ -136,11 +136,11 @@ class Refusal(HTTPException):
         return response
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
-        asked = asked_for(request)
+        asked = preferred_format(request)
         if asked == "json":
             body, kind = json.dumps(self.to_dict()), "application/problem+json"
         else:
-            where = self.circumstances
+            where = self.context
             body = render_template(
                 f"fsm/{self.template}.html",
                 error=self.error,
@@ -150,9 +150,9 @@ class Refusal(HTTPException):
                 state=where.state,
                 current_url=where.current_url,
                 start_url=where.start_url,
-                typed=where.typed,
+                typed=where.submitted,
                 omitted=where.omitted,
-                resend=where.resend,
+                resend=where.resubmit,
             )
             kind = "text/html; charset=utf-8"
         response: Response = current_app.response_class(body, self.error.status, content_type=kind)

@@ -38,7 +38,7 @@ def config_from(environ: Mapping[str, str]) -> dict[str, Any]:
     for key in ("FSM_STORE_URL", "FSM_REDIS_PREFIX"):
         if key in environ:
             config[key] = environ[key]
-    for key in ("FSM_STORE_TIMEOUT", "FSM_WAIT", "FSM_ONCE_LEASE"):
+    for key in ("FSM_STORE_TIMEOUT", "FSM_LOCK_TIMEOUT", "FSM_ONCE_LEASE"):
         if key in environ:
             config[key] = float(environ[key])
     return config

@@ -162,8 +162,8 @@ def test_what_is_no_number_of_days_is_told(
 
 
 def test_purge_asks_for_an_age_where_flows_never_expire() -> None:
-    """Without FSM_LIFETIME nobody but the operator knows what is old."""
-    app = flask_app({"SECRET_KEY": "x", "FSM_STORE_URL": "memory://", "FSM_LIFETIME": None})
+    """Without FSM_FLOW_LIFETIME nobody but the operator knows what is old."""
+    app = flask_app({"SECRET_KEY": "x", "FSM_STORE_URL": "memory://", "FSM_FLOW_LIFETIME": None})
     FlaskFSM(app, shop_machine())
     text = refused(app, "purge")
     assert "Flows never expire in this app" in text
@@ -308,7 +308,7 @@ def test_purge_removes_what_is_older_than_asked_for(sqlite: Shop) -> None:
 def test_purge_can_remove_history_where_flows_never_expire(tmp_path: Path) -> None:
     """No flow goes, and the output says why."""
     url = f"sqlite:///{tmp_path / 'flows.db'}"
-    shop = Shop({"SECRET_KEY": "x", "FSM_LIFETIME": None, "FSM_STORE_URL": url})
+    shop = Shop({"SECRET_KEY": "x", "FSM_FLOW_LIFETIME": None, "FSM_STORE_URL": url})
     done(shop.app, "init-db")
     visits(shop)
     at(shop.app, START + 500 * DAY)

@@ -49,9 +49,11 @@ def page(name: str, form: Form) -> ResponseReturnValue:
 @fsm.check()
 def cart() -> ResponseReturnValue:
     form = CartForm(data=fsm.answers())
-    # resume=True: whoever comes from the review to change something is led back there, as far as
+    # fast_forward=True: whoever comes from the review to change something is led back there, as far as
     # the rules of the pages between still hold.
-    if form.validate_on_submit() and (answer := fsm.advance("delivery", form=form, resume=True)):
+    if form.validate_on_submit() and (
+        answer := fsm.advance("delivery", form=form, fast_forward=True)
+    ):
         return answer
     return page("cart", form)
 
@@ -61,7 +63,7 @@ def cart() -> ResponseReturnValue:
 def delivery() -> ResponseReturnValue:
     form = DeliveryForm(data=fsm.answers())
     # Without a target, the machine's guards decide: here by the answer that is being sent.
-    if form.validate_on_submit() and (answer := fsm.advance(form=form, resume=True)):
+    if form.validate_on_submit() and (answer := fsm.advance(form=form, fast_forward=True)):
         return answer
     return page("delivery", form)
 
@@ -70,7 +72,7 @@ def delivery() -> ResponseReturnValue:
 @fsm.check()
 def address() -> ResponseReturnValue:
     form = AddressForm(data=fsm.answers())
-    if form.validate_on_submit() and (answer := fsm.advance(form=form, resume=True)):
+    if form.validate_on_submit() and (answer := fsm.advance(form=form, fast_forward=True)):
         return answer
     return page("address", form)
 
@@ -79,7 +81,7 @@ def address() -> ResponseReturnValue:
 @fsm.check()
 def pickup() -> ResponseReturnValue:
     form = PickupForm(data=fsm.answers())
-    if form.validate_on_submit() and (answer := fsm.advance(form=form, resume=True)):
+    if form.validate_on_submit() and (answer := fsm.advance(form=form, fast_forward=True)):
         return answer
     return page("pickup", form)
 
@@ -88,7 +90,9 @@ def pickup() -> ResponseReturnValue:
 @fsm.check()
 def wrapping() -> ResponseReturnValue:
     form = WrappingForm(data=fsm.answers())
-    if form.validate_on_submit() and (answer := fsm.advance("payment", form=form, resume=True)):
+    if form.validate_on_submit() and (
+        answer := fsm.advance("payment", form=form, fast_forward=True)
+    ):
         return answer
     return page("wrapping", form)
 

@@ -19,7 +19,7 @@ from flask import Flask
 from ..core.machine import Edge, Machine
 from ..core.rules import is_async
 from ..errors import DefinitionError, UnknownState
-from ..pages.api import Pages
+from ..pages.api import MachineViews
 from ..pages.guard import Check, checks_of
 from .bound_machine import Bound, Page, newest, resolve
 
@@ -28,7 +28,7 @@ __all__ = ["bind"]
 Found = list[tuple[str, Check]]
 
 
-def bind(app: Flask, surfaces: Iterable[Pages], served: bool) -> dict[str, Bound]:
+def bind(app: Flask, surfaces: Iterable[MachineViews], served: bool) -> dict[str, Bound]:
     """Return each machine as `app` uses it, or raise one DefinitionError with all faults.
 
     `served` says whether the store keeps flows apart from the session.
@@ -131,7 +131,7 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
             edge.source in accepted.get(edge.target, (edge.source,))
         )
 
-    narrowed_machine = machine.narrowed(keep, functools.partial(_run_on, app))
+    narrowed_machine = machine.restricted(keep, functools.partial(_run_on, app))
     guarded: dict[int, tuple[str, ...]] = {}
     for endpoint, check in found:
         guarded[id(check)] = (*guarded.get(id(check), ()), endpoint)
@@ -139,7 +139,7 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
     return Bound(machine.name, narrowed_machine, pages, states, guarded)
 
 
-def _faults_of_use(bound: Bound, surface: Pages, served: bool) -> list[DefinitionError]:
+def _faults_of_use(bound: Bound, surface: MachineViews, served: bool) -> list[DefinitionError]:
     """List what a machine asks for and the app can't give: a store, keys of pages, pages."""
     machine = bound.machine
     faults = []

@@ -77,10 +77,10 @@ class Bus(Protocol):
     `unsubscribe`, `flush` and `close`.
     """
 
-    prompt: bool
+    synchronous: bool
     """Whether what is published has been received when `publish` returns."""
 
-    def watched(self, channel: str) -> bool:
+    def has_subscribers(self, channel: str) -> bool:
         """Tell whether anybody may hear what is published on a channel, without asking a server."""
 
     def publish(self, channel: str, payload: str, order: Order | None = None) -> None:
@@ -102,7 +102,7 @@ class Bus(Protocol):
     def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
         """Return the messages after a position, or None if some of them are not kept any more."""
 
-    def once(self, key: str, seconds: int) -> bool:
+    def acquire_once(self, key: str, seconds: int) -> bool:
         """Return True to the first of all processes that asks, and to nobody for some seconds."""
 
     def enter(self, group: str, member: str, info: str, until: float) -> bool:

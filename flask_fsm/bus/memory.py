@@ -39,7 +39,7 @@ class Runs:
             self._revs.popitem(last=False)
 
 
-class Channel:
+class ChannelLog:
     """The receivers of a channel, and its last messages."""
 
     def __init__(self, replay_limit: int) -> None:
@@ -76,7 +76,7 @@ class MemoryBus:
     What is published on a channel that has neither is gone.
     """
 
-    prompt = True
+    synchronous = True
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class MemoryBus:
         self._replay_limit = replay_limit
         self._replay_time = replay_time
         self._clock = clock
-        self._channels: dict[str, Channel] = {}
+        self._channels: dict[str, ChannelLog] = {}
         # Channels without receivers, and until when they are kept: those that end first come first.
         self._idle: OrderedDict[str, float] = OrderedDict()
         # Held for a moment only, never while a receiver runs.
@@ -101,7 +101,7 @@ class MemoryBus:
 
     # -- messages -----------------------------------------------------------------------
 
-    def watched(self, channel: str) -> bool:
+    def has_subscribers(self, channel: str) -> bool:
         return channel in self._channels
 
     def publish(self, channel: str, payload: str, order: Order | None = None) -> None:
@@ -152,7 +152,7 @@ class MemoryBus:
             self._idle.pop(channel, None)
             found = self._channels.get(channel)
             if found is None:
-                found = self._channels[channel] = Channel(self._replay_limit)
+                found = self._channels[channel] = ChannelLog(self._replay_limit)
             found.receivers = {**found.receivers, id(receiver): receiver}
             return found.position
 
@@ -184,7 +184,7 @@ class MemoryBus:
 
     # -- claims and groups --------------------------------------------------------------
 
-    def once(self, key: str, seconds: int) -> bool:
+    def acquire_once(self, key: str, seconds: int) -> bool:
         now = self._clock()
         with self._mutex:
             while self._ends and self._ends[0][0] <= now:

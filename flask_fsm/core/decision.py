@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .flow import Flow
     from .result import Result
 
-__all__ = ["holds", "judge", "reasons_against", "refuse", "run_hooks", "settled"]
+__all__ = ["holds", "judge", "reasons_against", "refuse", "require_sync_result", "run_hooks"]
 
 logger = logging.getLogger("flask_fsm")
 
@@ -39,7 +39,7 @@ def judge(
     try:
         for rule in edge.pre_transitions:
             try:
-                settled(rule(flow, given))
+                require_sync_result(rule(flow, given))
             except FSMError as error:
                 raise placed(flow, error, edge) from None
             except Exception as error:
@@ -77,7 +77,7 @@ def _validate(flow: Flow, edge: Edge, data: dict[str, Any]) -> None:
     fields: dict[str, list[str]] = {}
     for rule in edge.validators:
         try:
-            settled(rule(flow, data))
+            require_sync_result(rule(flow, data))
         except ValidationFailed as error:
             messages += error.messages
             for name, texts in error.fields.items():
@@ -105,7 +105,7 @@ def _reasons_of_guards(flow: Flow, edge: Edge) -> list[Reason]:
     for guard in edge.guards:
         code = GuardRefused.default_code
         try:
-            if settled(guard(flow)):
+            if require_sync_result(guard(flow)):
                 continue
         except GuardRefused as error:
             if error.message:
@@ -144,7 +144,7 @@ def reasons_against(
     if edge is None:
         return [reason_no_edge(machine, node[1], to)]
     reasons = []
-    skip = reason_to_skip(machine, edge, flow._taken(node)) if machine.counted else None
+    skip = reason_to_skip(machine, edge, flow._taken(node)) if machine.tracks_edges else None
     if skip is not None:
         reasons.append(skip)
     given = {} if data is None else dict(data)
@@ -163,7 +163,7 @@ def reasons_against(
 def holds(flow: Flow, edge: Edge) -> bool:
     """Tell whether all guards say yes, without a word about those that raise."""
     try:
-        return all(settled(guard(flow)) for guard in edge.guards)
+        return all(require_sync_result(guard(flow)) for guard in edge.guards)
     except Exception:
         return False
 
@@ -174,7 +174,7 @@ def run_hooks(flow: Flow, result: Result) -> None:
         try:
             answer = rule(flow, result)
             if answer is not None:
-                settled(answer)
+                require_sync_result(answer)
         except Exception:
             logger.exception(
                 "The hook %s failed after %s -> %s of machine %r; the transition stands.",
@@ -182,7 +182,7 @@ def run_hooks(flow: Flow, result: Result) -> None:
             )  # fmt: skip
 
 
-def settled(answer: object) -> object:
+def require_sync_result(answer: object) -> object:
     """Return what a rule answered; an answer that must be awaited would pass for a yes."""
     if hasattr(answer, "__await__"):
         if hasattr(answer, "close"):

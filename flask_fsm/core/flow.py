@@ -17,10 +17,10 @@ from ..errors import (
     ValidationFailed,
 )
 from .answers import dump_answers, load_answers
-from .decision import judge, reasons_against, refuse, run_hooks, settled
+from .decision import judge, reasons_against, refuse, require_sync_result, run_hooks
 from .event import SAME, EventStatus, Sent, check_status
 from .history import History
-from .path import Node, Path, nodes_back, shortened, without
+from .path import Node, Path, cut_path, drop_draft, nodes_back
 from .progress import Progress, progress_of
 from .reasons import (
     error_of,
@@ -31,7 +31,7 @@ from .reasons import (
     reason_to_skip,
 )
 from .result import Result
-from .snapshot import NO_DRAFTS, Snapshot, blank, data_before, edges_on, left, successor
+from .snapshot import NO_DRAFTS, Snapshot, blank, data_before, edges_on, leave_node, successor
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -223,7 +223,7 @@ class Flow:
         `data` is kept under the page that is left. `source` is the page it is left from, by
         default the current one; another page of the path makes this an edit. `args` are the URL
         arguments of the target as JSON text. Raises FlowFinished, StaleFlow, InvalidTransition and
-        its children, GuardRefused, ValidationFailed, InvalidData or RuleCrashed.
+        its children, GuardRefused, ValidationFailed, InvalidData or RuleError.
         """
         return self._decide(target, data, source, args, 1)
 
@@ -246,7 +246,7 @@ class Flow:
         edge = machine.ways[here].get(target)
         if edge is None:
             raise error_of_edge(self, here, target)
-        if machine.counted:
+        if machine.tracks_edges:
             if node is not before[3]:
                 taken = self._taken(node)
             bit = 1 << edge.number
@@ -255,14 +255,14 @@ class Flow:
                 if reason is not None:
                     raise error_of(self, reason, here, target)
             taken |= bit
-        if edge.judged:
+        if edge.has_rules:
             data = judge(self, edge, node, data)
         elif edge.guards:
             self._pending = (node, data)
             try:
                 for guard in edge.guards:
                     answer = guard(self)
-                    if answer is not True and not settled(answer):
+                    if answer is not True and not require_sync_result(answer):
                         raise GuardRefused
             except Exception as error:
                 refuse(self, edge, error)
@@ -276,15 +276,15 @@ class Flow:
         on_path = self._on_path or self._pages()
         if target in on_path or node is not before[3]:
             loop = target in on_path
-            cut, drafts, old = shortened(before[3], node, target, answers, drafts, loop)
+            cut, drafts, old = cut_path(before[3], node, target, answers, drafts, loop)
             if old is not None:
                 behind, depth = old[0], old[4]
                 barrier = min(before[3][5], depth)  # what was closed stays so
         elif answers is not None and here in drafts:
-            drafts = without(drafts, here)
+            drafts = drop_draft(drafts, here)
         if answers is not None or edge.back != "preserve":
             if behind is node:
-                behind = left(node, edge.back, answers)
+                behind = leave_node(node, edge.back, answers)
             if edge.back == "invalidate":
                 barrier = depth
 
@@ -335,7 +335,7 @@ class Flow:
             return False
         before = (1 << edge.number) - 1
         taken = self.snapshot.taken
-        if not self.machine.counted:
+        if not self.machine.tracks_edges:
             for entry in self.history:
                 way = self.machine.ways.get(entry.source, {}).get(entry.target)
                 taken |= 0 if way is None else 1 << way.number
@@ -446,18 +446,18 @@ class Flow:
                 return edge.target
         raise error_of_event(self, event)
 
-    def resume(self) -> list[Result]:
+    def fast_forward(self) -> list[Result]:
         """After an edit, walk the old path on as far as its guards and validators hold.
 
         The steps belong to the edit's commit: they share its rev. Returns one result for each.
         """
         results = []
-        for result in self.steps_to_resume():
+        for result in self.fast_forward_steps():
             results.append(result)
             self.run_hooks(result)
         return results
 
-    def steps_to_resume(self) -> Iterator[Result]:
+    def fast_forward_steps(self) -> Iterator[Result]:
         """Make the steps of `resume` one by one, without running their hooks."""
         if self._last is None:
             return
@@ -483,9 +483,11 @@ class Flow:
     def reset(self) -> None:
         """Begin anew: a blank run, under the id that follows this one's."""
         now = int(self.clock())
-        self.rewind(blank(self.machine, now, id=successor(self.id), subject=self.snapshot.subject))
+        self.set_snapshot(
+            blank(self.machine, now, id=successor(self.id), subject=self.snapshot.subject)
+        )
 
-    def rewind(self, snapshot: Snapshot) -> None:
+    def set_snapshot(self, snapshot: Snapshot) -> None:
         """Stand where `snapshot` stands, whatever was decided since."""
         self._now = snapshot
         self._on_path = self._data = self._last = None

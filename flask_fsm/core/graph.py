@@ -14,7 +14,7 @@ from ..errors import (
 )
 from .state import ANY, BACK_POLICIES, Edge, State, Transition
 
-__all__ = ["collect_states", "list_transitions", "spell_out"]
+__all__ = ["collect_states", "expand_edges", "list_transitions"]
 
 
 def list_transitions(given: Any, faults: list[DefinitionError]) -> tuple[Transition, ...]:
@@ -77,7 +77,7 @@ def collect_states(
     return known
 
 
-def spell_out(
+def expand_edges(
     known: Mapping[str, State],
     transitions: Sequence[Transition],
     finals: tuple[str, ...] | None,

@@ -26,7 +26,7 @@ __all__ = [
     "Entry",
     "History",
     "Log",
-    "Logged",
+    "LogItem",
     "Mark",
     "Packed",
     "entered",
@@ -57,7 +57,7 @@ class Mark(NamedTuple):
 
 
 # (before, edge, at, rev)
-Logged: TypeAlias = tuple["Log", "Edge", int, int]
+LogItem: TypeAlias = tuple["Log", "Edge", int, int]
 
 
 class Packed(NamedTuple):
@@ -80,7 +80,7 @@ class Archive(NamedTuple):
     at: int
 
 
-Log: TypeAlias = Logged | Packed | Archive | None
+Log: TypeAlias = LogItem | Packed | Archive | None
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _VALUE = {character: value for value, character in enumerate(ALPHABET)}
@@ -117,13 +117,13 @@ def _numbers(text: str) -> Iterator[int]:
         raise ValueError("the last number is cut off")
 
 
-def entry_of(logged: Logged) -> Entry:
+def entry_of(logged: LogItem) -> Entry:
     """Return what a node of the log says."""
     _, edge, at, rev = logged
     return Entry(edge.source, edge.target, edge.event, at, rev)
 
 
-def _unpacked(log: Log) -> tuple[Packed | Archive | None, list[Logged]]:
+def _unpacked(log: Log) -> tuple[Packed | Archive | None, list[LogItem]]:
     fresh = []
     while log is not None and not isinstance(log, (Packed, Archive)):
         fresh.append(log)

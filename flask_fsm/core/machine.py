@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from ..errors import DefinitionError, DuplicateEvent, DuplicateState, RuleCrashed, UnknownState
+from ..errors import DefinitionError, DuplicateEvent, DuplicateState, RuleError, UnknownState
 from .event import Handler
 from .flow import Clock, Flow
-from .graph import collect_states, list_transitions, spell_out
+from .graph import collect_states, expand_edges, list_transitions
 from .lint import faults_of_graph
 from .migration import Migration, Renamed
 from .names import faults_of_names, is_name, several
@@ -60,7 +60,6 @@ class Machine(Ruled):
         "_given",
         "_offers",
         "_out",
-        "counted",
         "digest",
         "edges",
         "events",
@@ -78,6 +77,7 @@ class Machine(Ruled):
         "root",
         "scope",
         "states",
+        "tracks_edges",
         "transitions",
         "ways",
     )
@@ -101,7 +101,7 @@ class Machine(Ruled):
     names: tuple[str, ...]
     numbers: dict[str, int]
     events: tuple[str, ...]
-    counted: bool
+    tracks_edges: bool
     _compiled: bool
     _complete: Callable[[str], bool] | None
     _offers: dict[str, tuple[str, ...]]
@@ -163,7 +163,7 @@ class Machine(Ruled):
             migration=None,
             _complete=complete,
             _compiled=False,
-            counted=ordered or not repeat,
+            tracks_edges=ordered or not repeat,
         )
         self._define(_Given(listed, named, initial, finals), faults, bool(malformed))
         if any(fault.code != "no_initial" for fault in self._faults):
@@ -173,7 +173,7 @@ class Machine(Ruled):
         """Make states and edges of what was given, and keep what is wrong with it."""
         listed, named, initial, finals = given
         known = collect_states(named, listed, initial, faults)
-        edges = spell_out(known, listed, finals, faults)
+        edges = expand_edges(known, listed, finals, faults)
         first = initial if initial is not None else next(iter(known), None)
         if finals is None:
             sources = {edge.source for edge in edges}
@@ -201,7 +201,7 @@ class Machine(Ruled):
             _given=given,
             _faults=faults,
         )
-        self._lay(edges)
+        self._add_edges(edges)
 
     def register_state(self, state: State) -> State:
         """Add a state; the first one is the initial, unless another was named. Returns it.
@@ -230,7 +230,7 @@ class Machine(Ruled):
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{self!r} is immutable: define another machine.")
 
-    def _lay(self, edges: Sequence[Edge]) -> None:
+    def _add_edges(self, edges: Sequence[Edge]) -> None:
         """Index `edges`, so that a decision is a look-up whatever the size of the machine."""
         ways: dict[str, dict[str, Edge]] = {name: {} for name in self.states}
         out = dict.fromkeys(self.states, 0)
@@ -240,7 +240,7 @@ class Machine(Ruled):
             edge.code = len(ways[edge.source])
             if self.repeat and self._complete is None:
                 edge.final = edge.target in self.finals
-            if self.counted:
+            if self.tracks_edges:
                 out[edge.source] |= 1 << number
         names = tuple(self.states)
         shape = [
@@ -270,14 +270,14 @@ class Machine(Ruled):
             self._compile(wrap)
         return self
 
-    def narrowed(self, keep: Callable[[Edge], bool], wrap: Wrap) -> Machine:
+    def restricted(self, keep: Callable[[Edge], bool], wrap: Wrap) -> Machine:
         """This machine with only the edges that `keep` accepts, its rules wrapped for an app."""
         narrow = Machine.__new__(Machine)
         self._check()
         for name in (*Ruled.__slots__, *Machine.__slots__):
             if hasattr(self, name):
                 object.__setattr__(narrow, name, getattr(self, name))
-        narrow._lay([Edge(e.source, e.transition, 0) for e in self.edges if keep(e)])
+        narrow._add_edges([Edge(e.source, e.transition, 0) for e in self.edges if keep(e)])
         narrow._compile(wrap)
         self._end_registration()
         return narrow
@@ -302,7 +302,7 @@ class Machine(Ruled):
         for edge in self.edges:
             rules = compile_rules(wrap, self, self.states[edge.target], edge.transition)
             edge.guards, edge.pre_transitions, edge.validators, edge.hooks = rules
-            edge.judged = bool(edge.pre_transitions or edge.validators)
+            edge.has_rules = bool(edge.pre_transitions or edge.validators)
         handlers = {
             name: {event: wrap(each.handler) for event, each in state.events.items()}
             for name, state in self.states.items()
@@ -369,7 +369,7 @@ class Machine(Ruled):
         try:
             return bool(self._complete(state))
         except Exception as error:
-            raise RuleCrashed(
+            raise RuleError(
                 f"Machine {self.name!r}: complete({state!r}) raised {error!r}.", target=state
             ) from error
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, overload
 
 from .answers import load_answers
 
-__all__ = ["Node", "Path", "nodes_back", "root", "shortened", "without"]
+__all__ = ["Node", "Path", "cut_path", "drop_draft", "nodes_back", "root"]
 
 # (before, state, args, answers, depth, barrier, closed); args and answers are JSON text or None.
 # Nodes whose depth is below the barrier of the last one can't be reopened, nor can closed ones.
@@ -31,7 +31,7 @@ def nodes_back(tip: Node) -> Iterator[Node]:
         node = node[0]
 
 
-def shortened(
+def cut_path(
     tip: Node, node: Node, target: str, answers: str | None, drafts: dict[str, str], loop: bool
 ) -> tuple[list[Node], dict[str, str], Node | None]:
     """Cut the path that ends in `tip`: at `node` for an edit, and at `target` for a `loop`.
@@ -61,11 +61,11 @@ def shortened(
     if later is not node:
         return cut, drafts, cut[-1]
     if answers is not None and node[1] in drafts:
-        drafts = without(drafts, node[1])
+        drafts = drop_draft(drafts, node[1])
     return cut, drafts, None
 
 
-def without(drafts: dict[str, str], page: str) -> dict[str, str]:
+def drop_draft(drafts: dict[str, str], page: str) -> dict[str, str]:
     """Return the drafts of all pages but one."""
     return {other: text for other, text in drafts.items() if other != page}
 

@@ -11,7 +11,7 @@ from ..errors import (
     FSMError,
     InvalidTransition,
     Reason,
-    RuleCrashed,
+    RuleError,
     SkippedTransition,
     StaleFlow,
     UnknownState,
@@ -159,9 +159,9 @@ def placed(flow: Flow, error: FSMError, edge: Edge) -> FSMError:
 
 def crashed(
     flow: Flow, kind: str, rule: Callable[..., Any], edge: Edge, error: Exception
-) -> RuleCrashed:
+) -> RuleError:
     """Return the error of a rule that raised what is no refusal."""
-    return RuleCrashed(
+    return RuleError(
         f"The {kind} {title(rule)} of {edge.source!r} -> {edge.target!r} in machine "
         f"{flow.machine.name!r} raised {error!r}. To refuse, raise ValidationFailed.",
         **where(flow, edge.source, edge.target),

@@ -34,7 +34,7 @@ __all__ = [
     "blank",
     "data_before",
     "edges_on",
-    "left",
+    "leave_node",
     "successor",
 ]
 
@@ -156,21 +156,21 @@ class Snapshot(tuple[Any, ...]):
         """Return this snapshot with the receipt of the submission that made it."""
         return self._replaced(10, receipt)
 
-    def rekeyed(self, id: str, subject: str | None) -> Snapshot:
+    def with_id(self, id: str, subject: str | None) -> Snapshot:
         """Return this snapshot under another id, as that of `subject`."""
         return self._replaced(0, id + self.id[22:])._replaced(1, subject)
 
     @property
-    def fresh(self) -> list[Entry]:
+    def new_entries(self) -> list[Entry]:
         """The entries that were made since the snapshot was loaded."""
         return fresh_entries(self.log)
 
     @property
-    def entered(self) -> int:
+    def entered_at(self) -> int:
         """When the page was entered that was the current one as the snapshot was loaded."""
         return entered(self.log, self.started)
 
-    def archived(self, read: Callable[[], Sequence[Entry]]) -> Snapshot:
+    def with_lazy_history(self, read: Callable[[], Sequence[Entry]]) -> Snapshot:
         """Return this snapshot with its history kept elsewhere, where `read` finds it."""
         return self._replaced(4, Archive(read, self.updated))
 
@@ -184,9 +184,9 @@ class Snapshot(tuple[Any, ...]):
     ) -> Snapshot:
         """Read what `to_record` returned, with the random part of `id`; or raise SnapshotError."""
         found = cls.decode(text, machine)
-        return found._replaced(0, id[:22] + found.id[22:]).archived(read)
+        return found._replaced(0, id[:22] + found.id[22:]).with_lazy_history(read)
 
-    def compacted(self, machine: Machine, limit: int | None = None) -> Snapshot:
+    def with_packed_history(self, machine: Machine, limit: int | None = None) -> Snapshot:
         """Return this snapshot with its history as text, at most `limit` entries of it."""
         first = Mark(machine.initial, self.started, 0)
         return self._replaced(4, pack(machine, self.log, first, limit))
@@ -371,7 +371,7 @@ def edges_on(tip: Node, machine: Machine, start: Node | None = None) -> int:
         if node is start:
             break
         edge = None if node[0] is None else machine.ways[node[0][1]].get(node[1])
-        if edge is not None and machine.counted:
+        if edge is not None and machine.tracks_edges:
             taken |= 1 << edge.number
     return taken
 
@@ -382,7 +382,7 @@ def data_before(node: Node) -> dict[str, Any]:
     return {state: load_answers(text) for state, text in reversed(pages) if text is not None}
 
 
-def left(node: Node, back: str, answers: str | None) -> Node:
+def leave_node(node: Node, back: str, answers: str | None) -> Node:
     """Return `node` as it stands on the path once it was left by an edge with that back policy."""
     before, state, args, _, depth, barrier, _ = node
     return (before, state, args, answers, depth, barrier, back != "preserve")

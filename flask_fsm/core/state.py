@@ -164,8 +164,8 @@ class Edge:
         "event",
         "final",
         "guards",
+        "has_rules",
         "hooks",
-        "judged",
         "number",
         "once",
         "pre_transitions",
@@ -191,7 +191,7 @@ class Edge:
         self.pre_transitions: tuple[Function, ...] = ()
         self.validators: tuple[Function, ...] = ()
         self.hooks: tuple[Function, ...] = ()
-        self.judged = False
+        self.has_rules = False
 
     def __repr__(self) -> str:
         return f"Edge({self.source!r}, {self.target!r})"

@@ -13,7 +13,7 @@ from ..core.event import EventStatus, check_status
 from ..core.flow import Flow
 from ..errors import ConfigError, DefinitionError, DuplicateEndpoint, FSMError, NotFound
 from ..runtime.state import app_state
-from ..runtime.unit_of_work import Run
+from ..runtime.unit_of_work import UnitOfWork
 from .channels.app_channels import LiveChannel
 from .client.presence import LONGEST_GROUP, is_group, members
 from .protocol.frames import frames_of
@@ -87,7 +87,7 @@ class LiveFlow:
             if machine in (None, name) and bound.machine.scope == "subject":
                 # What the app's handlers expect, though there is no browser.
                 with current_app.test_request_context():
-                    run = Run.of_flow(state, bound, self.id, self._subject, self._key)
+                    run = UnitOfWork.of_flow(state, bound, self.id, self._subject, self._key)
                     if run is not None:
                         return self._handled(run, event, data)
         if self._subject is None:
@@ -102,11 +102,11 @@ class LiveFlow:
         )
 
     @staticmethod
-    def _handled(run: Run, event: str, data: Any) -> list[dict[str, Any]]:
-        with run.turn():
+    def _handled(run: UnitOfWork, event: str, data: Any) -> list[dict[str, Any]]:
+        with run.lock():
             run.load()
-            if run.gone is not None:
-                raise run.gone
+            if run.missing_reason is not None:
+                raise run.missing_reason
             sent = run.flow.handle(event, data)
         return [json.loads(frame) for frame in frames_of(run.bound.machine, sent)]
 

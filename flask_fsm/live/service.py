@@ -60,10 +60,10 @@ class Service:
             config.bus_url,
             prefix=config.redis_prefix,
             replay_limit=config.replay_limit,
-            replay_time=config.replay_time,
+            replay_time=config.replay_ttl,
         )
         # The bus keeps a message for up to half that time more, and may deliver it until then.
-        self.once_seconds = ceil(config.replay_time * 1.5)
+        self.once_seconds = ceil(config.replay_ttl * 1.5)
         """For how long an order that one process has taken is nobody else's."""
         self.channels: Channels = Channels(bus, config.sse_retry, config.queue_size)
         # What was published last is still on its way when the process ends.
@@ -167,7 +167,7 @@ class Service:
         name = self.flow_channel(flow.id)
         if flow.subject is not None and not result.previous.rev:
             self._tell_subject(flow.subject)
-        if not self.channels.bus.watched(name):
+        if not self.channels.bus.has_subscribers(name):
             return
         snapshot = result.snapshot
         body = state_frame(flow.machine, snapshot, status, reply)
@@ -188,7 +188,7 @@ class Service:
         They all find it by its subject, but each channel goes by the id of a flow.
         """
         name = self.subject_channel(subject)
-        if self.channels.bus.watched(name):
+        if self.channels.bus.has_subscribers(name):
             self.channels.publish(name, Envelope("anew", "null"))
 
     def transmitted(self, flow: Flow, data: Any, status: int, sender: Sender | None) -> None:
@@ -199,7 +199,7 @@ class Service:
     ) -> None:
         """Send a data frame to the channel of a flow."""
         body = data_frame(data, status)
-        if not self.channels.bus.watched(name):
+        if not self.channels.bus.has_subscribers(name):
             return
         if sender is None:
             self.channels.publish(name, Envelope("data", body))
@@ -213,7 +213,7 @@ class Service:
         else:
             self._close(self.flow_channel(previous.id), "replaced", CLOSE_GOING)
 
-    def left(self, key: str) -> None:
+    def moved_away(self, key: str) -> None:
         self._close(FLOW + key, "left", CLOSE_OTHER_USER)
 
     def close_subject(self, subject: str) -> None:
@@ -221,7 +221,7 @@ class Service:
         self._close(self.subject_channel(subject), "close", CLOSE_OTHER_USER)
 
     def _close(self, name: str, kind: str, code: int) -> None:
-        if self.channels.bus.watched(name):
+        if self.channels.bus.has_subscribers(name):
             self.channels.publish(name, Envelope(kind, str(code)))
 
     def ask(self, group: str, event: str, data: Any) -> None:

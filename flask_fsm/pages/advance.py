@@ -21,7 +21,7 @@ from ..errors import (
     UnknownState,
     ValidationFailed,
 )
-from .page_request import SAFE_METHODS, Visit
+from .page_request import SAFE_METHODS, PageRequest
 from .redaction import csrf_field
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ log: Final = logging.getLogger("flask_fsm")
 
 
 def advance(
-    visit: Visit,
+    page_request: PageRequest,
     to: str | None,
     data: Mapping[str, Any] | None,
     form: BaseForm | None,
-    resume: bool,
+    fast_forward: bool,
     url_args: Mapping[str, Any],
 ) -> Response | None:
     """Make the transition and return its answer; None if a rule refused and `form` has it."""
-    method = visit.request.method
+    method = page_request.request.method
     if method in SAFE_METHODS:
         raise FSMError(
             f"advance() was called while a {method} was served, and a {method} "
@@ -49,69 +49,78 @@ def advance(
             code="get_advances",
         )
     if data is not None:
-        data = own_answers(data, {visit.state.config.token_field, csrf_field()})
+        data = own_answers(data, {page_request.state.config.token_field, csrf_field()})
     elif form is not None:
         data = answers_of(form)
     try:
-        target = _target(visit, to, data)
-        page = visit.bound.pages.get(target)
+        target = _target(page_request, to, data)
+        page = page_request.bound.pages.get(target)
         if page is None:
             error = NotAPage(
-                f"{target!r} is a state of machine {visit.bound.name!r} but no page, so advance() "
+                f"{target!r} is a state of machine {page_request.bound.name!r} but no page, so advance() "
                 f"has nowhere to send the visitor: use fsm.transition({target!r}) and answer "
                 f"yourself.",
-                source=visit.source,
+                source=page_request.source,
                 target=target,
-                allowed=tuple(visit.bound.machine.ways[visit.source]),
+                allowed=tuple(page_request.bound.machine.ways[page_request.source]),
             )
             if to is not None:  # the app's own fault, not the client's: its developer is told too
                 log.error("%s", error)
             raise error
-        return _go(visit, page, data, resume, url_args)
+        return _go(page_request, page, data, fast_forward, url_args)
     except (GuardRefused, ValidationFailed) as error:
-        if form is None or not visit.refused_by_rule(error):
+        if form is None or not page_request.refused_by_rule(error):
             raise
-        visit.deny(error)
-        put_into(form, error)
+        page_request.deny(error)
+        add_form_errors(form, error)
         return None
 
 
 def _go(
-    visit: Visit,
+    page_request: PageRequest,
     page: Page,
     data: Mapping[str, Any] | None,
-    resume: bool,
+    fast_forward: bool,
     url_args: Mapping[str, Any],
 ) -> Response:
-    values = page.take(url_args, visit.request.view_args or {})
+    values = page.take(url_args, page_request.request.view_args or {})
     extra = {name: value for name, value in url_args.items() if name not in page.arguments}
     # Built first: what is missing is said before anything is decided.
-    url = visit.bound.url(page, {**values, **extra}, visit.run.place.key)
+    url = page_request.bound.url(page, {**values, **extra}, page_request.work.locator.key)
 
     def location(flow: Flow) -> str:
         after = flow.current
         return (
-            url if after == page.state or after not in visit.bound.pages else visit.run.url(after)
+            url
+            if after == page.state or after not in page_request.bound.pages
+            else page_request.work.url(after)
         )
 
-    visit.make(page.state, data, visit.source, page.args(values), resume=resume, location=location)
-    return visit.told(location(visit.flow))
+    page_request.transition(
+        page.state,
+        data,
+        page_request.source,
+        page.args(values),
+        fast_forward=fast_forward,
+        location=location,
+    )
+    return page_request.success_response(location(page_request.flow))
 
 
-def _target(visit: Visit, to: str | None, data: Mapping[str, Any] | None) -> str:
+def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] | None) -> str:
     """Return where to go: what the view says, what the client says, or the only way on."""
-    bound, source = visit.bound, visit.source
+    bound, source = page_request.bound, page_request.source
     if to is not None:
-        state = bound.resolve(to, visit.request.endpoint)
+        state = bound.resolve(to, page_request.request.endpoint)
         if state not in bound.machine.states:
             raise UnknownState(f"Machine {bound.name!r} has no state {to!r}.", source=source)
         return state
-    if visit.submission is not None and visit.submission.to is not None:
-        return str(visit.submission.to)
+    if page_request.submission is not None and page_request.submission.to is not None:
+        return str(page_request.submission.to)
     ways = tuple(bound.machine.ways[source])
     if len(ways) == 1:
         return ways[0]
-    context: dict[str, Any] = {"flow": visit.flow.id, "source": source, "allowed": ways}
+    context: dict[str, Any] = {"flow": page_request.flow.id, "source": source, "allowed": ways}
     if not ways:
         raise InvalidTransition(f"No way leads on from {source!r}.", **context)
     reasons: list[Reason] = []
@@ -119,7 +128,7 @@ def _target(visit: Visit, to: str | None, data: Mapping[str, Any] | None) -> str
     for way in ways:
         closed = [
             reason
-            for reason in visit.flow.why_not(way, data, source=source)
+            for reason in page_request.flow.why_not(way, data, source=source)
             if reason.code != ValidationFailed.default_code
         ]
         reasons += closed
@@ -131,7 +140,7 @@ def _target(visit: Visit, to: str | None, data: Mapping[str, Any] | None) -> str
         raise GuardRefused(" ".join(reason.text for reason in reasons), reasons=reasons, **context)
     raise InvalidTransition(
         f"Several ways lead on from {source!r}: {', '.join(open_ways)}. Name one in advance(), or "
-        f"let the form say it in its field {visit.state.config.to_field!r}.",
+        f"let the form say it in its field {page_request.state.config.to_field!r}.",
         code="ambiguous",
         **context,
     )
@@ -165,7 +174,7 @@ def own_answers(data: Mapping[str, Any], strange: Set[str]) -> Mapping[str, Any]
     return {name: value for name, value in plain.items() if name not in strange}
 
 
-def put_into(form: BaseForm, error: GuardRefused | ValidationFailed) -> None:
+def add_form_errors(form: BaseForm, error: GuardRefused | ValidationFailed) -> None:
     """Put a rule's messages where the form's own stand: with their fields, or with the form."""
     if isinstance(error, ValidationFailed):
         messages, fields = list(error.messages), error.fields

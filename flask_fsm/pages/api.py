@@ -19,24 +19,24 @@ from ..core.snapshot import Snapshot
 from ..errors import ConfigError, DefinitionError, NotFound, Reason
 from ..reports.funnel import Funnel, LogEntry
 from ..runtime.state import app_state
-from ..runtime.unit_of_work import Run
+from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token
 from .advance import advance
 from .guard import Check, guarded, names
-from .page_request import Visit, visits
+from .page_request import PageRequest, page_requests
 from .resume_link import resume_link
 
 if TYPE_CHECKING:
     from wtforms import BaseForm
 
-__all__ = ["ListedFlow", "Pages"]
+__all__ = ["FlowSummary", "MachineViews"]
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 View = TypeVar("View", bound=Callable[..., Any])
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class ListedFlow(NamedTuple):
+class FlowSummary(NamedTuple):
     """One of a subject's flows. `started` and `updated` are in whole seconds since 1970."""
 
     key: str
@@ -50,7 +50,7 @@ class ListedFlow(NamedTuple):
     """The address of its current page, if it has one."""
 
 
-class Pages:
+class MachineViews:
     """One machine in an app: `check` for its views, and the flow of the current request.
 
     It holds the definition only. What belongs to an app is found through the current app, what
@@ -58,7 +58,10 @@ class Pages:
     """
 
     def __init__(
-        self, machine: Machine | None, first: Pages | None = None, websocket: str | None = None
+        self,
+        machine: Machine | None,
+        first: MachineViews | None = None,
+        websocket: str | None = None,
     ) -> None:
         self._machine = machine
         self._websocket = websocket
@@ -110,19 +113,19 @@ class Pages:
         )
         return function
 
-    def on_claim(self, function: F) -> F:
+    def on_login_conflict(self, function: F) -> F:
         """Decide between two flows after a login: `(session's snapshot, user's) -> one of both`.
 
         By default the one that was moved last is kept.
         """
         if not callable(function):
-            raise DefinitionError(f"on_claim() takes a function, not {function!r}.")
+            raise DefinitionError(f"on_login_conflict() takes a function, not {function!r}.")
         self._chooser = function
         return function
 
     @property
     def _chosen_by(self) -> Callable[[Snapshot, Snapshot], Snapshot] | None:
-        """What was registered by `on_claim`, here or with the first machine."""
+        """What was registered by `on_login_conflict`, here or with the first machine."""
         return self._chooser or (self._first._chosen_by if self._first is not None else None)
 
     @property
@@ -189,38 +192,38 @@ class Pages:
 
     # -- the flow of this request -------------------------------------------------------
 
-    def _visit(self) -> Visit:
+    def _page_request(self) -> PageRequest:
         try:
-            found = visits().of
+            found = page_requests().of
         except RuntimeError as error:
             raise ConfigError(
                 f"There is no request, so there is no flow of machine {self.name!r}. In a shell "
                 f"or a test, use app.test_request_context(), or machine.flow() without Flask."
             ) from error
-        visit = found.get(self.name)
-        if visit is None:
+        page_request = found.get(self.name)
+        if page_request is None:
             state = app_state()
-            visit = found[self.name] = Visit(
+            page_request = found[self.name] = PageRequest(
                 state, state.bound[self.name], None, request.view_args or {}
             )
-            visit.run.load()
-        return visit
+            page_request.work.load()
+        return page_request
 
-    def _unloaded(self) -> Run:
+    def _unloaded(self) -> UnitOfWork:
         """Return the run of this request, or one that has not looked for its flow."""
-        visit = visits().of.get(self.name)
-        if visit is not None and visit.run.loaded:
-            return visit.run
+        page_request = page_requests().of.get(self.name)
+        if page_request is not None and page_request.work.loaded:
+            return page_request.work
         state = app_state()
-        return Run(state, state.bound[self.name], request.view_args or {})
+        return UnitOfWork(state, state.bound[self.name], request.view_args or {})
 
     def _state(self, name: str) -> str:
-        return self._visit().bound.resolve(name, request.endpoint)
+        return self._page_request().bound.resolve(name, request.endpoint)
 
     @property
     def flow(self) -> Flow:
         """The flow of this request's visitor."""
-        return self._visit().flow
+        return self._page_request().flow
 
     @property
     def current(self) -> str:
@@ -239,8 +242,8 @@ class Pages:
 
     def progress(self) -> Progress:
         """Return the pages done, this page, and the pages ahead as far as the answers tell."""
-        visit = self._visit()
-        return visit.flow.progress(visit.page)
+        page_request = self._page_request()
+        return page_request.flow.progress(page_request.page)
 
     def can_transition(self, to: str) -> bool:
         """Tell whether this page may lead to `to` now."""
@@ -248,53 +251,53 @@ class Pages:
 
     def why_not(self, to: str) -> list[Reason]:
         """Return every reason why this page may not lead to `to` now."""
-        visit = self._visit()
-        return visit.flow.why_not(self._state(to), source=visit.source)
+        page_request = self._page_request()
+        return page_request.flow.why_not(self._state(to), source=page_request.source)
 
     def has_not_skipped(self, to: str) -> bool:
         """Tell whether every transition declared before the one to `to` was taken in this run."""
-        visit = self._visit()
-        return visit.flow.has_not_skipped(self._state(to), source=visit.source)
+        page_request = self._page_request()
+        return page_request.flow.has_not_skipped(self._state(to), source=page_request.source)
 
     def complete(self, state: str) -> bool:
         """Tell whether arriving at `state` ends the run."""
-        return self._visit().bound.machine.complete(self._state(state))
+        return self._page_request().bound.machine.complete(self._state(state))
 
     def answers(self, page: str | None = None) -> dict[str, Any] | None:
         """Return what was answered on `page` (by default this one), kept or draft, or None."""
-        visit = self._visit()
-        return visit.flow.answers(visit.source if page is None else self._state(page))
+        page_request = self._page_request()
+        return page_request.flow.answers(page_request.source if page is None else self._state(page))
 
     def url_for(self, state: str | None = None, **url_args: Any) -> str:
         """Return the URL of a page (by default the current one), with the path's URL arguments."""
-        visit = self._visit()
-        name = visit.flow.current if state is None else self._state(state)
-        if name not in visit.bound.pages:
+        page_request = self._page_request()
+        name = page_request.flow.current if state is None else self._state(state)
+        if name not in page_request.bound.pages:
             raise DefinitionError(
                 f"{name!r} is no page of machine {self.name!r}.", target=name, code="not_a_page"
             )
-        return visit.run.url(name, url_args)
+        return page_request.work.url(name, url_args)
 
     def token(self) -> Token:
         """Return the token of this rendering; `{{ fsm.token() }}` is the hidden field with it."""
-        return self._visit().token()
+        return self._page_request().token()
 
     # -- flows beside that of this request ----------------------------------------------
 
-    def flows(self) -> list[ListedFlow]:
+    def flows(self) -> list[FlowSummary]:
         """Return the flows that this request's subject has of the machine, newest first."""
-        run = self._unloaded()
+        work = self._unloaded()
         return [
-            ListedFlow(
+            FlowSummary(
                 key,
                 snapshot.state,
                 snapshot.rev,
                 snapshot.started,
                 snapshot.updated,
                 snapshot.finished,
-                run.url_or_none(snapshot, key),
+                work.url_or_none(snapshot, key),
             )
-            for key, snapshot in run.listed()
+            for key, snapshot in work.owner_flows()
         ]
 
     def resume_link(self, flow: Flow | None = None, *, expires: float | timedelta = 3600.0) -> str:
@@ -304,13 +307,13 @@ class Pages:
         the flow, for mail scanners open links too. The flow gets a new id. Nobody's flow leaves the
         device where it was; a subject's opens for that subject only, and stays on all its devices.
         """
-        run = self._visit().run
-        if flow is not None and flow.id != run.flow.id:
+        work = self._page_request().work
+        if flow is not None and flow.id != work.flow.id:
             raise ConfigError(
                 "resume_link() takes the flow of this request: ask within a view that has it."
             )
         seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
-        return resume_link(run, seconds)
+        return resume_link(work, seconds)
 
     def log(
         self,
@@ -322,7 +325,7 @@ class Pages:
 
         `machine` is by default this one; `since` and `until` are times, or seconds since 1970.
         """
-        store = app_state().served("fsm.log()")
+        store = app_state().require_record_store("fsm.log()")
         return store.log(self._named(machine), _seconds(since), _seconds(until))
 
     def funnel(
@@ -335,7 +338,7 @@ class Pages:
 
         The arguments are those of `log`.
         """
-        store = app_state().served("fsm.funnel()")
+        store = app_state().require_record_store("fsm.funnel()")
         return store.funnel(self._named(machine), _seconds(since), _seconds(until))
 
     def _named(self, machine: Machine | str | None) -> Machine:
@@ -356,7 +359,7 @@ class Pages:
         data: Mapping[str, Any] | None = None,
         form: BaseForm | None = None,
         *,
-        resume: bool = False,
+        fast_forward: bool = False,
         **url_args: Any,
     ) -> Response | None:
         """Leave this page for `to` and return the answer that sends the visitor there.
@@ -367,17 +370,21 @@ class Pages:
         After an edit, `resume` walks the old path on as far as its rules hold. `url_args` are URL
         arguments of the next page; those not given come from this request.
         """
-        return advance(self._visit(), to, data, form, resume, url_args)
+        return advance(self._page_request(), to, data, form, fast_forward, url_args)
 
     def transition(self, to: str, data: Mapping[str, Any] | None = None) -> Result:
         """Make a transition from this page and return its result; the view answers itself."""
-        visit = self._visit()
+        page_request = self._page_request()
         target = self._state(to)
-        page = visit.bound.pages.get(target)
+        page = page_request.bound.pages.get(target)
         args = None if page is None else page.args(request.view_args or {})
         # If the form comes again, its sender is led to where the flow has gone.
-        return visit.make(
-            target, data, visit.source, args, location=lambda flow: visit.run.current_url()
+        return page_request.transition(
+            target,
+            data,
+            page_request.source,
+            args,
+            location=lambda flow: page_request.work.current_url(),
         )
 
     @contextmanager
@@ -389,12 +396,12 @@ class Pages:
         the block raises, or makes no transition, it is rolled back. Raises ConfigError where flows
         are not kept in that database.
         """
-        with self._visit().run.joining(session) as joined:
+        with self._page_request().work.transaction(session) as joined:
             yield joined
 
     def reset(self) -> None:
         """Begin a new run; nothing brings back the one before."""
-        self._visit().reset()
+        self._page_request().reset()
 
 
 def _seconds(moment: datetime | float | None) -> int | None:

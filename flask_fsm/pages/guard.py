@@ -16,12 +16,12 @@ from ..errors import (
     DefinitionError,
     FlowBusy,
     FSMError,
-    RuleCrashed,
+    RuleError,
     StaleFlow,
     StoreUnavailable,
 )
 from ..runtime.state import app_state
-from .page_request import SAFE_METHODS, Visit, visits
+from .page_request import SAFE_METHODS, PageRequest, page_requests
 
 __all__ = ["Check", "checks_of", "guarded"]
 
@@ -57,8 +57,8 @@ def guarded(check: Check, machine_name: Callable[[], str]) -> Callable[[View], V
 
         @functools.wraps(view)
         def guard(*args: Any, **kwargs: Any) -> Any:
-            run = current_app.ensure_sync(view) if is_async else view
-            return serve(check, machine_name(), run, args, kwargs)
+            work = current_app.ensure_sync(view) if is_async else view
+            return serve(check, machine_name(), work, args, kwargs)
 
         setattr(guard, MARK, check)
         return cast(View, guard)
@@ -87,79 +87,83 @@ def serve(
 ) -> Any:
     """Judge the request, run the view if it may, and turn what is refused into an answer."""
     state = app_state()
-    attended = visits()
-    visit = attended.of.get(machine)
-    if visit is not None and visit.active:
+    requests = page_requests()
+    page_request = requests.of.get(machine)
+    if page_request is not None and page_request.active:
         # An inner guard of the same machine: this request has its turn already.
-        return _pass(check, visit, view, args, kwargs)
+        return _pass(check, page_request, view, args, kwargs)
     bound = state.bound.get(machine)
     if bound is None:
         raise DefinitionError(
             f"Machine {machine!r} was added after the first request: call fsm.add() before."
         )
-    visit = attended.of[machine] = Visit(state, bound, None, kwargs)
-    visit.active = True
-    attended.keep_private()
-    outer, attended.owner = attended.owner, check.owner
+    page_request = requests.of[machine] = PageRequest(state, bound, None, kwargs)
+    page_request.active = True
+    requests.keep_private()
+    outer, requests.owner = requests.owner, check.owner
     try:
-        with _NO_TURN if visit.request.method in SAFE_METHODS else visit.run.turn():
-            visit.run.load()
+        with _NO_TURN if page_request.request.method in SAFE_METHODS else page_request.work.lock():
+            page_request.work.load()
             try:
-                return _pass(check, visit, view, args, kwargs)
+                return _pass(check, page_request, view, args, kwargs)
             finally:
-                visit.run.release()
+                page_request.work.release_lease()
     except FlowBusy as error:
         with suppress(FlowBusy):
-            visit.run.load()
-        raise visit.refuse(error) from error
+            page_request.work.load()
+        raise page_request.refuse(error) from error
     except StoreUnavailable as error:
         log.error("%s", error, exc_info=error)
-        raise visit.refuse(error) from error
+        raise page_request.refuse(error) from error
     except StaleFlow as error:
-        answer = visit.replayed() if error.code == "lost_race" else None
+        answer = page_request.replay() if error.code == "lost_race" else None
         if answer is not None:
             return answer
-        raise visit.refuse(error) from error
-    except RuleCrashed as error:
+        raise page_request.refuse(error) from error
+    except RuleError as error:
         if isinstance(error.__cause__, HTTPException):  # abort() in a rule is an answer
             raise error.__cause__ from None
         raise
     except FSMError as error:
         if error.status >= 500:
             raise
-        raise visit.refuse(error) from error
+        raise page_request.refuse(error) from error
     finally:
-        visit.active = False
+        page_request.active = False
         if outer is not None:
-            attended.owner = outer
+            requests.owner = outer
 
 
 def _pass(
     check: Check,
-    visit: Visit,
+    page_request: PageRequest,
     view: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> Any:
     """Run the view if its page may be opened and its form be taken, once for each request."""
-    bound = visit.bound
+    bound = page_request.bound
     if check.required is not None:
-        visit.judge_required(bound.resolve(check.required, visit.request.endpoint))
+        page_request.judge_required(bound.resolve(check.required, page_request.request.endpoint))
         return view(*args, **kwargs)
-    state = _state_of(check, visit)
-    if visit.page is None:
-        visit.page = state
-        answer = visit.judge_get() if visit.request.method in SAFE_METHODS else visit.judge_post()
+    state = _state_of(check, page_request)
+    if page_request.page is None:
+        page_request.page = state
+        answer = (
+            page_request.judge_get()
+            if page_request.request.method in SAFE_METHODS
+            else page_request.judge_post()
+        )
         if answer is not None:
             return answer
-    elif state != visit.page:  # a view calls the view of another page
-        visit.judge_required(state)
+    elif state != page_request.page:  # a view calls the view of another page
+        page_request.judge_required(state)
     return view(*args, **kwargs)
 
 
-def _state_of(check: Check, visit: Visit) -> str:
+def _state_of(check: Check, page_request: PageRequest) -> str:
     """Return the state that a guarded view shows, also when another view calls it."""
-    endpoint, bound = visit.request.endpoint or "", visit.bound
+    endpoint, bound = page_request.request.endpoint or "", page_request.bound
     endpoints = bound.guarded.get(id(check), ())
     if endpoint not in endpoints and len(endpoints) == 1:
         endpoint = endpoints[0]

@@ -33,16 +33,16 @@ from ..errors import (
     UnknownState,
     ValidationFailed,
 )
-from ..refusal import Circumstances, Refusal, Resend, asked_for
-from ..runtime.state import AppState, behind
-from ..runtime.unit_of_work import Run
-from ..security.tokens import Claim, Token, new_nonce
+from ..refusal import Refusal, RefusalContext, ResubmitForm, preferred_format
+from ..runtime.state import AppState, unwrap
+from ..runtime.unit_of_work import UnitOfWork
+from ..security.tokens import Token, TokenContent, new_nonce
 from ..signals import denied, emit
-from ..stores import Kept, RecordStore
-from .redaction import Typed, resend_form, same_again, typed_fields
+from ..stores import RecordStore, StoredReply
+from .redaction import SubmittedFields, identical_form, renewed_form, shown_fields
 from .submission import Submission
 
-__all__ = ["SAFE_METHODS", "Visit", "Visits", "no_store", "visits"]
+__all__ = ["SAFE_METHODS", "PageRequest", "PageRequests", "no_store", "page_requests"]
 
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 FLASH_CATEGORY: Final = "fsm"
@@ -50,7 +50,7 @@ PREFETCH: Final = "prefetch"
 STEP_COOKIE: Final = "fsm_step"
 
 
-class Visit:
+class PageRequest:
     """One request: its flow, the page it is at (None outside of guarded views), what it may do."""
 
     __slots__ = (
@@ -61,10 +61,10 @@ class Visit:
         "bound",
         "page",
         "request",
-        "run",
         "state",
         "submission",
         "url_args",
+        "work",
     )
 
     def __init__(
@@ -75,17 +75,17 @@ class Visit:
         self.page = page
         self.url_args = url_args
         self.submission: Submission | None = None
-        self._token: tuple[Claim, Token] | None = None
+        self._token: tuple[TokenContent, Token] | None = None
         self._begun_at: tuple[str, int] | None = None
         self._receipt: Receipt | None = None
         self.active = False
         """Whether the guard of this visit is at work, so that an inner one has not to judge."""
-        self.request: Request = behind(request)
-        self.run = Run(state, bound, url_args)
+        self.request: Request = unwrap(request)
+        self.work = UnitOfWork(state, bound, url_args)
 
     @property
     def flow(self) -> Flow:
-        return self.run.flow
+        return self.work.flow
 
     @property
     def source(self) -> str:
@@ -102,18 +102,18 @@ class Visit:
         """Return the answer to a GET that may not see this page, or None to run its view."""
         page = self.page
         assert page is not None
-        run = self.run
+        work = self.work
         initial = self.bound.machine.initial
-        if run.keyless and page == initial:
+        if work.needs_key and page == initial:
             # The address of a new flow; that of the page which asks for one would begin another
             # when the visitor comes back to it.
-            run.hold()
-            return _see_other(run.url(page, self.url_args))
-        if run.gone is not None:
-            run.forget()
-            self.notice(_notice_of(run.gone))
+            work.remember()
+            return _see_other(work.url(page, self.url_args))
+        if work.missing_reason is not None:
+            work.forget()
+            self.flash_once(_notice_of(work.missing_reason))
             if page != initial:
-                return self.turn_away(run.gone)
+                return self.redirect_away(work.missing_reason)
         self._begin_again(page)
         if self.flow.is_open(page):
             self.check_url_args(page)
@@ -130,14 +130,16 @@ class Visit:
                 refusal = error
         if refusal is None:
             refusal = self._not_open(page)
-        self.notice(refusal.message if edge else "That page is not open yet; please go on here.")
-        return self.turn_away(refusal)
+        self.flash_once(
+            refusal.message if edge else "That page is not open yet; please go on here."
+        )
+        return self.redirect_away(refusal)
 
     def _begin_again(self, page: str) -> None:
         """After the end, show a blank run on the initial page; from here on moves are counted."""
         machine = self.bound.machine
         if self.flow.finished and page == machine.initial and machine.reset == "auto":
-            self.run.succeed()
+            self.work.start_next_run()
         if self._begun_at is None:
             self._begun_at = self.flow.id, self.flow.rev
 
@@ -146,7 +148,7 @@ class Visit:
         prefetched = any(
             PREFETCH in self.request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose")
         )
-        if self.request.method != "GET" or prefetched or self.flow.finished or self.run.keyless:
+        if self.request.method != "GET" or prefetched or self.flow.finished or self.work.needs_key:
             return None
         ways = self.bound.machine.ways
         for state in reversed(tuple(self.flow.path)):
@@ -157,24 +159,24 @@ class Visit:
 
     def _visit(self, edge: Edge) -> None:
         args = self.bound.pages[edge.target].args(self.url_args)
-        with self.run.turn():
-            self.run.load()
+        with self.work.lock():
+            self.work.load()
             if self.flow.is_open(edge.target):
                 return
             try:
-                self.make(edge.target, None, edge.source, args)
+                self.transition(edge.target, None, edge.source, args)
             except StaleFlow as error:
-                self.run.load()  # another process may have taken the same edge
+                self.work.load()  # another process may have taken the same edge
                 if error.code != "lost_race" or not self.flow.is_open(edge.target):
                     raise
 
-    def turn_away(self, error: FSMError) -> Response:
+    def redirect_away(self, error: FSMError) -> Response:
         """Send the visitor to the furthest page that may be opened, or say that there is none."""
         self.deny(error)
-        run = self.run
-        location = run.current_url()
-        if location is None and run.flow.finished and run.bound.machine.reset == "auto":
-            location = run.start_url()
+        work = self.work
+        location = work.current_url()
+        if location is None and work.flow.finished and work.bound.machine.reset == "auto":
+            location = work.start_url()
         if location is None:
             raise NotFound(
                 "There is no page to go on with: the flow is at none, or the page where it is "
@@ -182,11 +184,11 @@ class Visit:
                 flow=self.flow.id,
                 code="no_page",
             )
-        asked = asked_for(self.request)
+        asked = preferred_format(self.request)
         if asked == "htmx":
             return _moved_by_htmx(location)
         if asked == "json":
-            where = self.circumstances(error)
+            where = self.refusal_context(error)
             return Refusal.of(error, where).as_redirect(location)
         return _see_other(location)
 
@@ -199,9 +201,9 @@ class Visit:
         """
         page = self.page
         assert page is not None
-        run, machine = self.run, self.bound.machine
+        work, machine = self.work, self.bound.machine
         self.submission = submission = Submission(
-            self.state.config, self.request, lambda: self.state.tokens(self.run.app)
+            self.state.config, self.request, lambda: self.state.tokens(self.work.app)
         )
         if submission.to is not None:
             submission.to = self._known_state(submission.to)
@@ -209,30 +211,32 @@ class Visit:
         flow = self.flow
         if self.bound.pages[page].arguments and flow.is_on_path(page):
             self.check_url_args(page)
-        named = (run.gone.flow if run.gone is not None else None) or run.stored.id
-        submission.belong_to(named, run.was)
-        claim, self._receipt = submission.claim, submission.receipt
-        kept = self._kept() if run.held else None
+        named = (
+            work.missing_reason.flow if work.missing_reason is not None else None
+        ) or work.persisted.id
+        submission.select_token(named, work.previous_id)
+        claim, self._receipt = submission.content, submission.receipt
+        kept = self._stored_reply() if work.is_known else None
         reused = (
             kept is not None and self._receipt is not None and (kept.digest != self._receipt.digest)
         )
         if kept is not None and kept.location is not None and not reused:
-            return self.told(kept.location)
-        if run.gone is not None:
-            run.forget()
-            raise run.gone
-        if claim is not None and not run.held:
+            return self.success_response(kept.location)
+        if work.missing_reason is not None:
+            work.forget()
+            raise work.missing_reason
+        if claim is not None and not work.is_known:
             raise FlowGone(
                 "Your browser no longer knows this run: its cookie is gone. "
                 "Please start again from the first page.",
                 code="no_session",
             )
-        theirs = (flow.id, run.was)
-        if flow.finished or (claim is not None and claim.flow == run.stored.id != flow.id):
+        theirs = (flow.id, work.previous_id)
+        if flow.finished or (claim is not None and claim.flow == work.persisted.id != flow.id):
             raise FlowFinished(
                 f"This run of {machine.name!r} has ended; nothing was changed.",
-                flow=run.stored.id,
-                source=run.stored.state,
+                flow=work.persisted.id,
+                source=work.persisted.state,
             )
         if reused:
             raise self._stale("reused_token")
@@ -248,7 +252,7 @@ class Visit:
         elif not flow.is_open(page):
             raise self._stale("closed" if flow.is_on_path(page) else "not_on_path")
         if self._is_once(page):
-            run.claim()
+            work.acquire_lease()
         return None
 
     def _is_once(self, page: str) -> bool:
@@ -257,13 +261,13 @@ class Visit:
         # Wherever the client wants to go: the view decides.
         return any(edge.once for edge in ways.values())
 
-    def replayed(self) -> Response | None:
+    def replay(self) -> Response | None:
         """After a lost race: the winner's answer, if the same submission has won it."""
-        self.run.load()
-        kept = self._kept()
+        self.work.load()
+        kept = self._stored_reply()
         if kept is None or kept.location is None or self._receipt is None:
             return None
-        return self.told(kept.location) if kept.digest == self._receipt.digest else None
+        return self.success_response(kept.location) if kept.digest == self._receipt.digest else None
 
     def _known_state(self, name: Any) -> str:
         state = self.bound.resolve(name, self.request.endpoint) if isinstance(name, str) else None
@@ -276,20 +280,20 @@ class Visit:
             raise error
         return state
 
-    def _kept(self) -> Kept | None:
+    def _stored_reply(self) -> StoredReply | None:
         """Find what is kept of this submission, if it has had its effect."""
-        submission, stored = self.submission, self.run.stored
-        if submission is None or submission.claim is None or self._receipt is None:
+        submission, stored = self.submission, self.work.persisted
+        if submission is None or submission.content is None or self._receipt is None:
             return None
-        claim = submission.claim
-        if self.run.gone is None and (claim.flow, claim.rev) == (stored.id, stored.rev):
+        claim = submission.content
+        if self.work.missing_reason is None and (claim.flow, claim.rev) == (stored.id, stored.rev):
             return None  # it is not older than the flow is
-        kept = self.run.kept(claim, self._receipt)
+        kept = self.work.stored_reply(claim, self._receipt)
         if kept is None and stored.receipt is not None:
             # Another process may have made the last commit: it led to the page that is current.
             nonce, digest = stored.receipt
             if nonce == self._receipt.nonce:
-                return Kept(digest, self.run.url_of(stored))
+                return StoredReply(digest, self.work.url_of(stored))
         return kept
 
     def _stale(self, code: str) -> StaleFlow:
@@ -310,9 +314,9 @@ class Visit:
 
     def judge_required(self, page: str) -> None:
         """Raise StaleFlow unless the page `page` may be opened now."""
-        if self.run.gone is not None:
-            self.run.forget()
-            raise self.run.gone
+        if self.work.missing_reason is not None:
+            self.work.forget()
+            raise self.work.missing_reason
         self._begin_again(page)
         if not self.flow.is_open(page):
             raise self._not_open(page)
@@ -329,14 +333,14 @@ class Visit:
         ):
             raise NotFound("There is no such page.", flow=self.flow.id, target=page)
 
-    def make(
+    def transition(
         self,
         target: str,
         data: Mapping[str, Any] | None,
         source: str,
         args: str | None,
         *,
-        resume: bool = False,
+        fast_forward: bool = False,
         location: Callable[[Flow], str | None] = lambda flow: None,
     ) -> Result:
         """Decide a transition, commit it, and return its result."""
@@ -344,103 +348,106 @@ class Visit:
         def decide(flow: Flow) -> list[Result]:
             results = [flow.step(target, data, source=source, args=args)]
             flow.apply(results[0])
-            if resume:
-                results += flow.steps_to_resume()
+            if fast_forward:
+                results += flow.fast_forward_steps()
             return results
 
-        result = self.run.commit(decide, self._receipt, location)[0]
+        result = self.work.commit(decide, self._receipt, location)[0]
         if isinstance(self.state.store, RecordStore):
-            after_this_request(self._stamped)
+            after_this_request(self._set_step_cookie)
         return result
 
-    def _stamped(self, response: Response) -> Response:
+    def _set_step_cookie(self, response: Response) -> Response:
         """Let a cookie change with each step, where the session does not.
 
         Chromium keeps pages for its Back button, `no-store` or not, until an HttpOnly cookie
         changes; the form on such a page would be out of date.
         """
-        app, interface = self.run.app, self.run.app.session_interface
+        app, interface = self.work.app, self.work.app.session_interface
         flags = "; HttpOnly" if interface.get_cookie_httponly(app) else ""
         flags += "; Secure" if interface.get_cookie_secure(app) else ""
         path = interface.get_cookie_path(app)
         response.headers.add(
-            "Set-Cookie", f"{STEP_COOKIE}={self.run.stored.rev}; Path={path}; SameSite=Lax{flags}"
+            "Set-Cookie",
+            f"{STEP_COOKIE}={self.work.persisted.rev}; Path={path}; SameSite=Lax{flags}",
         )
         return response
 
     def reset(self) -> None:
         """Begin a new run; the same submission, sent again, leads to its first page."""
-        self.run.reset(self._receipt, self.run.start_url())
+        self.work.reset(self._receipt, self.work.start_url())
 
-    def told(self, location: str) -> Response:
+    def success_response(self, location: str) -> Response:
         """Say where the flow goes on, in the way the client asks for."""
-        asked = asked_for(self.request)
+        asked = preferred_format(self.request)
         if asked == "htmx":
             return _moved_by_htmx(location)
         if asked == "json":
-            stored = self.run.stored
+            stored = self.work.persisted
             return jsonify(state=stored.state, rev=stored.rev, location=location)
         return _see_other(location)
 
     def token(self) -> Token:
         """Return the token for a form of this page; one for each rendering."""
-        self.run.hold()
-        visits().keep_private()
+        self.work.remember()
+        page_requests().keep_private()
         flow = self.flow
         page = self.page or flow.current
         if self._token is None or self._token[0][:2] != (flow.id, flow.rev):
-            claim = Claim(flow.id, flow.rev, new_nonce(), page)
-            text = self.state.tokens(self.run.app).sign(claim)
+            claim = TokenContent(flow.id, flow.rev, new_nonce(), page)
+            text = self.state.tokens(self.work.app).sign(claim)
             self._token = claim, Token.of(text, self.state.config.token_field)
         return self._token[1]
 
-    def notice(self, text: str) -> None:
+    def flash_once(self, text: str) -> None:
         """Flash `text`, unless the same notice is waiting to be shown."""
-        if self.state.config.flash and asked_for(self.request) == "html":
-            pending = self.run.session.get("_flashes") or ()
+        if self.state.config.flash and preferred_format(self.request) == "html":
+            pending = self.work.session.get("_flashes") or ()
             if not any(tuple(item) == (FLASH_CATEGORY, text) for item in pending):
                 flash(text, FLASH_CATEGORY)
 
     def deny(self, error: FSMError) -> None:
         """Tell the observers of a refusal."""
-        flow = self.flow if self.run.loaded else None
-        emit(denied, self.run.app, machine=self.bound.name, flow=flow, error=error)
+        flow = self.flow if self.work.loaded else None
+        emit(denied, self.work.app, machine=self.bound.name, flow=flow, error=error)
 
     def refuse(self, error: FSMError) -> Refusal:
         """Return the HTTP exception for `error`."""
         self.deny(error)
-        return Refusal.of(error, self.circumstances(error))
+        return Refusal.of(error, self.refusal_context(error))
 
-    def circumstances(self, error: FSMError) -> Circumstances:
-        run = self.run
+    def refusal_context(self, error: FSMError) -> RefusalContext:
+        work = self.work
         if isinstance(error, StoreUnavailable) and self.request.method not in SAFE_METHODS:
             # Whether it was taken may not be known; the same form again settles it.
-            sent = typed_fields(self.state.config)
-            return Circumstances(self.bound.name, typed=sent.fields, resend=same_again(sent))
-        if not run.loaded:
-            return Circumstances(machine=self.bound.name)
-        flow = run.flow
-        typed = Typed([], [])
-        resend: Resend | None = None
+            sent = shown_fields(self.state.config)
+            return RefusalContext(
+                self.bound.name, submitted=sent.fields, resubmit=identical_form(sent)
+            )
+        if not work.loaded:
+            return RefusalContext(machine=self.bound.name)
+        flow = work.flow
+        typed = SubmittedFields([], [])
+        resend: ResubmitForm | None = None
         if self.request.method not in SAFE_METHODS and isinstance(error, StaleFlow):
-            typed = typed_fields(self.state.config)
+            typed = shown_fields(self.state.config)
             if self.page is not None and not flow.finished and flow.is_open(self.page):
-                resend = resend_form(
-                    self.state.config, run.url(self.page), typed.fields, self.token().value
+                resend = renewed_form(
+                    self.state.config, work.url(self.page), typed.fields, self.token().value
                 )
         # After an end that only a reset undoes, the first page would lead back to the last.
         over = error.status == 410 and (
             not isinstance(error, FlowFinished) or self.bound.machine.reset == "auto"
         )
-        return Circumstances(
+        return RefusalContext(
             machine=self.bound.name,
             state=flow.current,
             rev=flow.rev,
-            current_url=None if run.gone is not None else run.current_url(),
-            start_url=run.start_url() if over else None,
-            typed=typed.fields,
+            current_url=None if work.missing_reason is not None else work.current_url(),
+            start_url=work.start_url() if over else None,
+            submitted=typed.fields,
             omitted=typed.omitted,
-            resend=resend,
+            resubmit=resend,
         )
 
     def refused_by_rule(self, error: FSMError) -> bool:
@@ -480,14 +487,14 @@ def _notice_of(error: FSMError) -> str:
     return "This form is no longer open. Please start again."
 
 
-class Visits:
+class PageRequests:
     """The visits of one request by the names of their machines, and whose guard is innermost."""
 
     __slots__ = ("_private", "of", "owner", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.of: dict[str, Visit] = {}
+        self.of: dict[str, PageRequest] = {}
         self.owner: object = None
         self._private = False
 
@@ -507,12 +514,12 @@ def no_store(response: Response) -> Response:
     return response
 
 
-def visits() -> Visits:
+def page_requests() -> PageRequests:
     """Return the visits of this request. (`g` may outlive it: it belongs to the app context.)"""
-    context, asking = behind(g), behind(request)
-    found: Visits | None = context.get(_VISITS)
+    context, asking = unwrap(g), unwrap(request)
+    found: PageRequests | None = context.get(_VISITS)
     if found is None or found.request is not asking:
-        found = Visits(asking)
+        found = PageRequests(asking)
         setattr(context, _VISITS, found)
     return found
 

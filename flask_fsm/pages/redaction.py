@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 from flask import current_app, request
 
 from ..config import Config
-from ..refusal import Resend
+from ..refusal import ResubmitForm
 from .submission import json_object
 
-__all__ = ["Typed", "csrf_field", "resend_form", "same_again", "typed_fields"]
+__all__ = ["SubmittedFields", "csrf_field", "identical_form", "renewed_form", "shown_fields"]
 
 MAX_SHOWN: Final = 100
 # Matched against the name in lower case, its words between underscores: `_card_number_`.
@@ -52,20 +52,22 @@ def csrf_field() -> str:
     return name
 
 
-class Typed(NamedTuple):
+class SubmittedFields(NamedTuple):
     """The fields that may be shown and sent again, and the names of those that may not."""
 
     fields: list[tuple[str, str]]
     omitted: list[str]
 
 
-def typed_fields(config: Config) -> Typed:
+def shown_fields(config: Config) -> SubmittedFields:
     """Sort the fields of this request's form; secrets, card numbers and files are left out."""
     own = {config.token_field, csrf_field()}
     body = request.form.items(multi=True) if request.form else json_object(request).items()
     sent = [(_text(name), value) for name, value in body if name not in own]
     secret = {_text(value) for name, value in sent if _is_secret(config, name)} - {""}
-    typed = Typed([], [name or "" for name, file in request.files.items() if file.filename])
+    typed = SubmittedFields(
+        [], [name or "" for name, file in request.files.items() if file.filename]
+    )
     for name, value in sent:
         text = _text(value)
         if (
@@ -78,13 +80,13 @@ def typed_fields(config: Config) -> Typed:
             typed.omitted.append(name)
         else:
             typed.fields.append((name, text))
-    return Typed(typed.fields, list(dict.fromkeys(typed.omitted))[:MAX_SHOWN])
+    return SubmittedFields(typed.fields, list(dict.fromkeys(typed.omitted))[:MAX_SHOWN])
 
 
 def _is_secret(config: Config, name: str) -> bool:
     words = f"_{_WORD_ENDS.sub('_', name).lower()}_"
     return any(fnmatch.fnmatchcase(words, pattern) for pattern in SECRETS) or any(
-        fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in config.echo_exclude
+        fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in config.redact_fields
     )
 
 
@@ -104,7 +106,7 @@ def _is_card_number(text: str) -> bool:
     return len(digits) in CARD_LENGTHS and (sum(digits[-1::-2]) + doubled) % 10 == 0
 
 
-def same_again(typed: Typed) -> Resend | None:
+def identical_form(typed: SubmittedFields) -> ResubmitForm | None:
     """Return the form that sends this request's again, to the letter, so that it is known again.
 
     None if it holds what a page may not show, or if another site sent it.
@@ -113,12 +115,14 @@ def same_again(typed: Typed) -> Resend | None:
         return None
     query = request.query_string.decode("ascii", "replace")
     action = f"{request.path}?{query}" if query else request.path
-    return Resend(action, [(name or "", value) for name, value in request.form.items(multi=True)])
+    return ResubmitForm(
+        action, [(name or "", value) for name, value in request.form.items(multi=True)]
+    )
 
 
-def resend_form(
+def renewed_form(
     config: Config, action: str, typed: Iterable[tuple[str, str]], token: str
-) -> Resend | None:
+) -> ResubmitForm | None:
     """Return the form that sends `typed` to `action` again, or None if another site sent it."""
     # A button under what another site typed would lend it this visitor's hand.
     if request.headers.get("Sec-Fetch-Site") == "cross-site" or request.is_json:
@@ -129,4 +133,4 @@ def resend_form(
 
         fields.append((csrf_field(), generate_csrf()))
     query = request.query_string.decode("ascii", "replace")
-    return Resend(f"{action}?{query}" if query else action, fields)
+    return ResubmitForm(f"{action}?{query}" if query else action, fields)

@@ -22,9 +22,9 @@ from flask.typing import ResponseReturnValue
 from itsdangerous import BadData, URLSafeSerializer
 
 from ..errors import FlowGone, NotFound
-from ..refusal import Circumstances, Refusal
+from ..refusal import Refusal, RefusalContext
 from ..runtime.state import app_state, secret_keys
-from ..runtime.unit_of_work import Run
+from ..runtime.unit_of_work import UnitOfWork
 from .page_request import no_store
 from .redaction import csrf_field
 
@@ -39,12 +39,12 @@ def _links(machine: str) -> URLSafeSerializer:
     return URLSafeSerializer(keys, salt=f"{SALT}.{machine}")
 
 
-def resume_link(run: Run, expires: float) -> str:
+def resume_link(work: UnitOfWork, expires: float) -> str:
     """Return the address that continues the flow of `run` elsewhere, for `expires` seconds."""
-    pointer = run.pointer()
-    until = int(run.state.clock() + expires)
-    link = _links(run.bound.name).dumps([*pointer, until])
-    return url_for("fsm.resume", machine=run.bound.name, link=link, _external=True)
+    pointer = work.link_target()
+    until = int(work.state.clock() + expires)
+    link = _links(work.bound.name).dumps([*pointer, until])
+    return url_for("fsm.resume", machine=work.bound.name, link=link, _external=True)
 
 
 def resume(machine: str, link: str) -> ResponseReturnValue:
@@ -59,18 +59,18 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
         owner, key, mark, until = _links(machine).loads(link)
     except (BadData, ValueError, TypeError):
         raise NotFound("There is no such page.") from None
-    run = Run(state, bound, {})
+    work = UnitOfWork(state, bound, {})
     try:
         if until < state.clock():
             raise FlowGone(
                 "This link was made for a short time, which is over.", code="link_expired"
             )
         confirmed = request.method == "POST" and _is_ours()
-        run.take(owner, key, mark, _new_id(link), confirmed=confirmed)
+        work.follow_link(owner, key, mark, _new_id(link), confirmed=confirmed)
     except FlowGone as error:
-        raise Refusal.of(error, Circumstances(machine, start_url=run.start_url())) from error
+        raise Refusal.of(error, RefusalContext(machine, start_url=work.start_url())) from error
     if confirmed:
-        return redirect(run.current_url() or "/", 303)
+        return redirect(work.current_url() or "/", 303)
     return render_template("fsm/resume.html", machine=machine, fields=_csrf_fields())
 
 

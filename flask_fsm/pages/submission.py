@@ -12,8 +12,8 @@ from flask import Request
 from ..config import Config
 from ..core.snapshot import Receipt
 from ..errors import InvalidToken
-from ..security.tokens import Claim, Tokens
-from ..stores.base import lineage
+from ..security.tokens import TokenContent, Tokens
+from ..stores.base import root_id
 
 __all__ = ["TOKEN_HEADER", "Submission"]
 
@@ -27,7 +27,7 @@ class Submission:
     A page that several machines guard carries a token of each.
     """
 
-    __slots__ = ("_request", "_token_field", "claim", "claims", "to")
+    __slots__ = ("_request", "_token_field", "content", "contents", "to")
 
     def __init__(self, config: Config, request: Request, tokens: Callable[[], Tokens]) -> None:
         self._request = request
@@ -44,25 +44,25 @@ class Submission:
                 f"send the header {TOKEN_HEADER}.",
                 code="no_token",
             )
-        self.claims = [tokens().read(text) for text in texts]
-        self.claim: Claim | None = self.claims[0] if self.claims else None
+        self.contents = [tokens().read(text) for text in texts]
+        self.content: TokenContent | None = self.contents[0] if self.contents else None
         """The token that counts."""
         self.to: Any = to
         """Where the client wants to go, as sent; None if it doesn't say."""
 
-    def belong_to(self, id: str, was: str | None) -> None:
+    def select_token(self, id: str, was: str | None) -> None:
         """Let the token count that was made for the flow `id`, which `was` another, if one was."""
-        for claim in self.claims if len(self.claims) > 1 else ():
-            if lineage(claim.flow) in (lineage(id), lineage(was or id)):
-                self.claim = claim
+        for claim in self.contents if len(self.contents) > 1 else ():
+            if root_id(claim.flow) in (root_id(id), root_id(was or id)):
+                self.content = claim
                 return
 
     @property
     def receipt(self) -> Receipt | None:
         """What this submission is known by if it comes again; None without a token."""
-        if self.claim is None:
+        if self.content is None:
             return None
-        return Receipt(self.claim.nonce, _digest(self._request, self._token_field))
+        return Receipt(self.content.nonce, _digest(self._request, self._token_field))
 
 
 def _read(request: Request, token_field: str, to_field: str) -> tuple[list[Any], Any]:

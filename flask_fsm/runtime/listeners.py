@@ -9,7 +9,7 @@ from ..core.flow import Flow
 from ..core.result import Result
 from ..core.snapshot import Snapshot
 
-__all__ = ["Observer", "Sender"]
+__all__ = ["CommitListener", "Sender"]
 
 
 class Sender(NamedTuple):
@@ -21,7 +21,7 @@ class Sender(NamedTuple):
     """Returns a message that answers it as it is to be sent to all who listen to a channel."""
 
 
-class Observer(Protocol):
+class CommitListener(Protocol):
     """Hears what was committed. What it raises is logged and undoes nothing."""
 
     def moved(
@@ -38,6 +38,6 @@ class Observer(Protocol):
         """The run was given up; `flow` is the blank one in its place."""
         ...
 
-    def left(self, key: str) -> None:
+    def moved_away(self, key: str) -> None:
         """The flow with this `channel_key` goes on under another id: a login, or a link."""
         ...

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
-__all__ = ["MAX_FLOWS", "SESSION_KEY", "Carrier", "carries"]
+__all__ = ["MAX_FLOWS", "SESSION_KEY", "SessionData", "has_session_data"]
 
 SESSION_KEY: Final = "_fsm_"
 OWNER_KEY: Final = "_fsmowner_"
@@ -15,12 +15,12 @@ WAS_KEY: Final = "_fsmwas_"
 MAX_FLOWS: Final = 8
 
 
-def carries(session: Mapping[str, Any], name: str) -> bool:
+def has_session_data(session: Mapping[str, Any], name: str) -> bool:
     """Tell whether a session has a flow of the machine `name`, or owns some."""
     return SESSION_KEY + name in session or OWNER_KEY + name in session
 
 
-class Carrier:
+class SessionData:
     """Reads and writes the session for the machine `name`.
 
     `many` says that the session may have several flows of it, which are told apart by a key.
@@ -71,7 +71,7 @@ class Carrier:
             return self.texts.get(key)
         return self._session.get(SESSION_KEY + self._name)
 
-    def keep(self, key: str, text: str | None, *, first: bool = False) -> None:
+    def set_text(self, key: str, text: str | None, *, first: bool = False) -> None:
         """Let the session carry `text`, or nothing, of the flow with this key.
 
         `first` says that its owner finds it without, so that it may be the first to go.
@@ -87,11 +87,11 @@ class Carrier:
             # Only a change is written: a session that was written to is signed and sent again.
             self._session[name] = text
 
-    def was(self, key: str) -> str | None:
+    def previous_id(self, key: str) -> str | None:
         """Return what was kept of the id that the flow had before the session logged in."""
         return self._pairs(WAS_KEY).get(key)
 
-    def set_was(self, key: str, was: str | None) -> None:
+    def set_previous_id(self, key: str, was: str | None) -> None:
         """Let the session carry what the flow was, or nothing."""
         self._keep_pair(WAS_KEY, key, was)
 

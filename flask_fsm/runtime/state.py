@@ -14,11 +14,11 @@ from ..binding.bound_machine import Bound
 from ..config import Config
 from ..core.flow import Clock
 from ..errors import ConfigError
-from ..security.tokens import IdSeal, Tokens
-from ..stores import Heads, RecordStore, Store, open_store
-from .listeners import Observer
+from ..security.tokens import IdCipher, Tokens
+from ..stores import FlowCache, RecordStore, Store, open_store
+from .listeners import CommitListener
 
-__all__ = ["EXTENSION", "AppState", "app_state", "behind", "secret_keys"]
+__all__ = ["EXTENSION", "AppState", "app_state", "secret_keys", "unwrap"]
 
 EXTENSION: Final = "fsm"
 
@@ -28,12 +28,12 @@ class AppState:
     """All that the extension keeps of one app."""
 
     config: Config
-    heads: Heads
+    cache: FlowCache
     store: Store
     extension: object
     bind: Callable[[], dict[str, Bound]]
     clock: Clock = time.time
-    observers: list[Observer] = field(default_factory=list)
+    listeners: list[CommitListener] = field(default_factory=list)
     live: Any = None
     """What the live part keeps of the app, if FSM_LIVE is on."""
     _bound: dict[str, Bound] | None = None
@@ -45,16 +45,16 @@ class AppState:
         cls, app: Flask, extension: object, bind: Callable[[], dict[str, Bound]], store: Any = None
     ) -> AppState:
         config = Config.read(app.config)
-        heads = Heads(config.heads)
-        seal = IdSeal(lambda: secret_keys(app))
+        cache = FlowCache(config.cache_size)
+        seal = IdCipher(lambda: secret_keys(app))
         source = config.store_url if store is None else store
         state: AppState
         # The clock may be replaced later, as tests do.
-        kept = open_store(source, config, heads, seal, lambda: state.clock())
-        state = cls(config, heads, kept, extension, bind)
+        kept = open_store(source, config, cache, seal, lambda: state.clock())
+        state = cls(config, cache, kept, extension, bind)
         return state
 
-    def served(self, what: str) -> RecordStore:
+    def require_record_store(self, what: str) -> RecordStore:
         """Return the store if it keeps flows apart from the session; else say that `what` can't be.
 
         Raises ConfigError.
@@ -71,7 +71,7 @@ class AppState:
         """The machines by name, as the views bind them."""
         return self.bind() if self._bound is None else self._bound
 
-    def fix(self) -> bool:
+    def bind_once(self) -> bool:
         """Bind the machines for good: from the first request on, no view is added.
 
         Tells whether this call has done it.
@@ -110,6 +110,6 @@ def app_state() -> AppState:
     return state
 
 
-def behind(proxy: Any) -> Any:
+def unwrap(proxy: Any) -> Any:
     """Return the object behind one of Flask's proxies, each use of which is a look-up."""
     return proxy._get_current_object()

@@ -30,25 +30,25 @@ from ..errors import (
     SnapshotError,
     StaleFlow,
 )
-from ..security.tokens import Claim
+from ..security.tokens import TokenContent
 from ..signals import emit, finished, reset, transitioned
 from ..stores import (
-    Asked,
-    Committed,
-    Kept,
-    Loaded,
-    Place,
-    Seen,
-    Turn,
-    lineage,
+    CommitResult,
+    FlowLocator,
+    FlowLock,
+    LoadResult,
+    StoredReply,
+    SubmissionQuery,
+    Version,
+    root_id,
 )
 from ..stores.records.store import digest, link_used
-from .listeners import Observer, Sender
-from .session_data import Carrier
-from .state import AppState, behind
+from .listeners import CommitListener, Sender
+from .session_data import SessionData
+from .state import AppState, unwrap
 from .transaction import Transaction
 
-__all__ = ["KeptFlow", "Run", "channel_key"]
+__all__ = ["StoredFlow", "UnitOfWork", "channel_key"]
 
 log: Final = logging.getLogger("flask_fsm")
 TRANSACTION: Final = "_fsm_transaction"
@@ -58,12 +58,12 @@ LONGEST_KEY: Final = 200
 POLL: Final = 0.05
 
 
-class KeptFlow(Flow):
+class StoredFlow(Flow):
     """The flow of a request: where it is moved, in a view or a hook, the move is committed."""
 
     __slots__ = ("_run",)
 
-    def __init__(self, run: Run, snapshot: Snapshot) -> None:
+    def __init__(self, run: UnitOfWork, snapshot: Snapshot) -> None:
         super().__init__(run.bound.machine, snapshot, clock=run.state.clock)
         self._run = ref(run)  # the run holds the flow
 
@@ -86,10 +86,10 @@ class KeptFlow(Flow):
         said = (data if sent is not None else None) if reply is SAME else reply
         check_status(status)
         if sent is None:
-            return self._kept().commit(decide, said=(status, said))[0]
+            return self._unit_of_work().commit(decide, said=(status, said))[0]
         dump_reply(said)  # before the commit, for after it nothing can be refused
         before = len(sent)
-        result = self._kept().commit(decide, said=(status, said))[0]
+        result = self._unit_of_work().commit(decide, said=(status, said))[0]
         sent.insert(before, Sent(status, said, result))  # before what its hooks have said
         return result
 
@@ -97,7 +97,7 @@ class KeptFlow(Flow):
         dump_reply(data)  # while it can still be refused
         unsay = self.unsaying()
         super().transmit(data, status)
-        self._kept().transmit(data, status, unsay)
+        self._unit_of_work().transmit(data, status, unsay)
 
     def unsaying(self) -> Callable[[], None]:
         """Return what takes back all that is said in this event from now on."""
@@ -109,17 +109,17 @@ class KeptFlow(Flow):
 
         return unsay
 
-    def resume(self) -> list[Result]:
+    def fast_forward(self) -> list[Result]:
         raise FSMError(
-            "resume() belongs to the commit of the edit: call fsm.advance(..., resume=True).",
+            "fast_forward() belongs to the commit of the edit: call fsm.advance(..., fast_forward=True).",
             flow=self.id,
             code="resume_too_late",
         )
 
     def reset(self) -> None:
-        self._kept().reset()
+        self._unit_of_work().reset()
 
-    def _kept(self) -> Run:
+    def _unit_of_work(self) -> UnitOfWork:
         run = self._run()
         if run is None or run.flow is not self:
             raise FSMError(
@@ -131,25 +131,25 @@ class KeptFlow(Flow):
         return run
 
 
-class Run:
+class UnitOfWork:
     """The flow of one machine as one request sees it, and the only thing that commits one."""
 
     __slots__ = (
         "__weakref__",
-        "_carried",
-        "_seen",
+        "_session_data",
         "_url_args",
+        "_version",
         "app",
         "bound",
-        "claimed",
         "flow",
-        "gone",
-        "keyless",
-        "place",
+        "lease",
+        "locator",
+        "missing_reason",
+        "needs_key",
+        "persisted",
         "sender",
         "session",
         "state",
-        "stored",
     )
 
     def __init__(
@@ -161,39 +161,39 @@ class Run:
     ) -> None:
         self.state = state
         self.bound = bound
-        self.app: Flask = behind(current_app)
-        self.session: SessionMixin = behind(session)
+        self.app: Flask = unwrap(current_app)
+        self.session: SessionMixin = unwrap(session)
         self._url_args = url_args
-        self.gone: FSMError | None = None
+        self.missing_reason: FSMError | None = None
         """Why the flow that the session names is not there any more."""
-        self.keyless = bound.machine.many is True and FLOW_ARGUMENT not in request.args
+        self.needs_key = bound.machine.many is True and FLOW_ARGUMENT not in request.args
         """Whether the address lacks the key of a flow, so that it asks for a new one."""
-        self.claimed = ""
+        self.lease = ""
         """The claim on the flow that this request holds."""
         self.sender = sender
         """The socket whose event this is, if it is one."""
-        self.place: Place
-        self.stored: Snapshot
-        self.flow: KeptFlow
-        self._seen: Seen | None = None
-        self._carried: Carrier
+        self.locator: FlowLocator
+        self.persisted: Snapshot
+        self.flow: StoredFlow
+        self._version: Version | None = None
+        self._session_data: SessionData
 
     @classmethod
     def of_flow(
         cls, state: AppState, bound: Bound, id: str, subject: str | None, key: str
-    ) -> Run | None:
+    ) -> UnitOfWork | None:
         """Return the run of a flow that is known by its id, or None if there is none.
 
         `subject` and `key` say whose it is and which of several, as its id does not.
         """
         run = cls(state, bound, {})
-        run.keyless = False
-        run.place = Place(bound.machine, subject, None, key)
-        carried = state.store.named(run.place, id)
-        if carried is None:
+        run.needs_key = False
+        run.locator = FlowLocator(bound.machine, subject, None, key)
+        session_value = state.store.session_value_of(run.locator, id)
+        if session_value is None:
             return None
-        run._carried = Carrier({}, bound.name, bool(bound.machine.many) or bound.by_url)
-        run._carried.keep(run._slot, carried)
+        run._session_data = SessionData({}, bound.name, bool(bound.machine.many) or bound.by_url)
+        run._session_data.set_text(run._slot, session_value)
         return run
 
     # -- which flow ---------------------------------------------------------------------
@@ -201,20 +201,20 @@ class Run:
     def find(self) -> None:
         """Find out which flow is meant: whose, and under which key."""
         owner = self._owner()
-        self.place = owner._replace(key=self._flow_key())
+        self.locator = owner._replace(key=self._flow_key())
 
-    def _owner(self) -> Place:
+    def _owner(self) -> FlowLocator:
         """Find out whose flows are meant, those of the machine that have keys or the only one."""
         machine = self.bound.machine
         subject = self._subject()
-        self._carried = self._carrier()
-        secret = self._carried.secret if machine.many and subject is None else None
-        owner = Place(machine, subject, secret)
-        if subject is not None and machine.many and self._carried.has_secret:
-            self._claim_all(owner)
+        self._session_data = self._read_session()
+        secret = self._session_data.secret if machine.many and subject is None else None
+        owner = FlowLocator(machine, subject, secret)
+        if subject is not None and machine.many and self._session_data.has_secret:
+            self._take_all_along(owner)
         return owner
 
-    def claim_at_login(self) -> None:
+    def take_along_at_login(self) -> None:
         """Let the flows of a session be those of the subject that it has got, if it has."""
         if self.bound.machine.many:
             self._owner()
@@ -225,17 +225,17 @@ class Run:
         subject_of = self.bound.subject_of
         return None if subject_of is None else subject_of(self._url_args)
 
-    def _carrier(self) -> Carrier:
+    def _read_session(self) -> SessionData:
         several = bool(self.bound.machine.many) or self.bound.by_url
-        return Carrier(self.session, self.bound.name, several)
+        return SessionData(self.session, self.bound.name, several)
 
     @property
     def _slot(self) -> str:
         """What tells the flow apart from others of the same session."""
-        place = self.place
-        if self.bound.by_url and place.subject is not None:
-            return f"{digest(place.subject)[:16]} {place.key}"
-        return place.key
+        locator = self.locator
+        if self.bound.by_url and locator.subject is not None:
+            return f"{digest(locator.subject)[:16]} {locator.key}"
+        return locator.key
 
     def _flow_key(self) -> str:
         many = self.bound.machine.many
@@ -262,46 +262,48 @@ class Run:
         return hasattr(self, "flow")
 
     @property
-    def held(self) -> bool:
+    def is_known(self) -> bool:
         """Whether the session names a flow, or its owner has one."""
-        return self._seen is not None or self._carried.text(self._slot) is not None
+        return self._version is not None or self._session_data.text(self._slot) is not None
 
     def load(self) -> None:
         """Read the flow that is meant; a blank one, if there is none."""
         if not hasattr(self, "place"):
             self.find()
-        machine, place = self.bound.machine, self.place
-        self.gone = None
-        carried = self._carried.text(self._slot)
-        found = self.state.store.load(place, carried, self._oldest(), self.bound.choose)
-        self._seen = found.seen
-        self.gone = found.gone
-        if isinstance(found.gone, SnapshotError):
-            log.warning("%s", found.gone, exc_info=found.gone.__cause__)
-        if found.was is not None:
+        machine, locator = self.bound.machine, self.locator
+        self.missing_reason = None
+        session_value = self._session_data.text(self._slot)
+        found = self.state.store.load(locator, session_value, self._oldest(), self.bound.choose)
+        self._version = found.version
+        self.missing_reason = found.missing_reason
+        if isinstance(found.missing_reason, SnapshotError):
+            log.warning("%s", found.missing_reason, exc_info=found.missing_reason.__cause__)
+        if found.previous_id is not None:
             assert found.snapshot is not None
-            self._carried.set_was(self._slot, f"{found.was} {lineage(found.snapshot.id)}")
-            self._left(channel_key(found.was))
-        if found.gone is None and found.carried != carried:
-            self._carried.keep(self._slot, found.carried)
+            self._session_data.set_previous_id(
+                self._slot, f"{found.previous_id} {root_id(found.snapshot.id)}"
+            )
+            self._notify_moved_away(channel_key(found.previous_id))
+        if found.missing_reason is None and found.session_value != session_value:
+            self._session_data.set_text(self._slot, found.session_value)
         snapshot = found.snapshot
         if snapshot is None:
-            unknown = found.gone is None and found.seen is None
-            if machine.many is True and not self.keyless and unknown:
+            unknown = found.missing_reason is None and found.version is None
+            if machine.many is True and not self.needs_key and unknown:
                 raise _no_such_flow()
             snapshot = self._blank(None)
         elif snapshot.rev == 0:
             # Nothing is decided yet, so the page decides with which URL arguments the run begins.
             snapshot = self._blank(snapshot.id, snapshot.started)
-        self.stored = snapshot
-        self.flow = KeptFlow(self, snapshot)
+        self.persisted = snapshot
+        self.flow = StoredFlow(self, snapshot)
 
-    def _claim_all(self, owner: Place) -> None:
+    def _take_all_along(self, owner: FlowLocator) -> None:
         """Let all flows of a session that has got a subject be that subject's."""
-        store = self.state.served(f"many={self.bound.machine.many!r}")
-        theirs = owner._replace(subject=None, secret=self._carried.secret)
-        begun = dict(store.listed(theirs, self._oldest()))
-        together = [*begun.values(), *dict(store.listed(owner, self._oldest())).values()]
+        store = self.state.require_record_store(f"many={self.bound.machine.many!r}")
+        theirs = owner._replace(subject=None, secret=self._session_data.secret)
+        begun = dict(store.owner_flows(theirs, self._oldest()))
+        together = [*begun.values(), *dict(store.owner_flows(owner, self._oldest())).values()]
         times = sorted(found.snapshot.updated for found in together if found.snapshot)
         surplus = len(times) - self.state.config.flows_per_subject
         if surplus > 0:  # the oldest are left behind, whoever had them
@@ -311,94 +313,98 @@ class Run:
                 if found.snapshot is not None and found.snapshot.updated >= times[surplus]
             }
         all_here = True
-        for key in {**begun, **self._carried.texts}:
+        for key in {**begun, **self._session_data.texts}:
             mine = owner._replace(key=key)
-            text = self._carried.text(key)
-            moved: Loaded | None = None
+            text = self._session_data.text(key)
+            moved: LoadResult | None = None
             if key in begun:
                 at = theirs._replace(key=key)
                 try:
-                    moved = store.settle(mine, at, begun[key], self.bound.choose)
+                    moved = store.merge_at_login(mine, at, begun[key], self.bound.choose)
                 except StaleFlow:  # another request is at it: it comes along with the next one
                     all_here = False
             elif text is not None:
-                moved = store.adopted(mine, text)
+                moved = store.adopt_unstarted(mine, text)
             if moved is not None:
-                self._carried.keep(key, moved.carried)
-                if moved.was is not None and moved.snapshot is not None:
-                    self._carried.set_was(key, f"{moved.was} {lineage(moved.snapshot.id)}")
-                    self._left(channel_key(moved.was))
+                self._session_data.set_text(key, moved.session_value)
+                if moved.previous_id is not None and moved.snapshot is not None:
+                    self._session_data.set_previous_id(
+                        key, f"{moved.previous_id} {root_id(moved.snapshot.id)}"
+                    )
+                    self._notify_moved_away(channel_key(moved.previous_id))
         if all_here:
-            self._carried.forget_secret()
+            self._session_data.forget_secret()
 
     def _blank(self, id: str | None, started: int | None = None) -> Snapshot:
         machine = self.bound.machine
         now = int(self.state.clock()) if started is None else started
         page = self.bound.pages.get(machine.initial)
         args = None if page is None else page.args(self._url_args)
-        new = blank(machine, now, id=id, subject=self.place.subject)
+        new = blank(machine, now, id=id, subject=self.locator.subject)
         return new.beginning_at(root(machine.initial, args))
 
-    def turn(self) -> AbstractContextManager[None] | Turn:
+    def lock(self) -> AbstractContextManager[None] | FlowLock:
         """Wait until no other request of this flow is served in this process."""
         if not hasattr(self, "place"):
             self.find()
-        name = self.state.store.turn_of(self.place, self._carried.text(self._slot))
+        name = self.state.store.lock_name(self.locator, self._session_data.text(self._slot))
         return (
-            nullcontext() if name is None else self.state.heads.turn(name, self.state.config.wait)
+            nullcontext()
+            if name is None
+            else self.state.cache.lock(name, self.state.config.lock_timeout)
         )
 
     def forget(self) -> None:
         """Let the session name no flow."""
-        self._carried.keep(self._slot, None)
+        self._session_data.set_text(self._slot, None)
 
-    def hold(self) -> None:
+    def remember(self) -> None:
         """Let the session name this flow, although nothing is committed yet."""
-        if self._carried.text(self._slot) is None:
-            text = self.state.store.carry(self.place, self.flow.snapshot)
-            self._carried.keep(self._slot, text)
+        if self._session_data.text(self._slot) is None:
+            text = self.state.store.session_value(self.locator, self.flow.snapshot)
+            self._session_data.set_text(self._slot, text)
 
     def renew(self) -> None:
         """Let the session name this flow, or a new one in place of one that is gone."""
-        if self.gone is not None:
+        if self.missing_reason is not None:
             self.forget()
             self.load()
-        self.hold()
+        self.remember()
 
     @property
-    def was(self) -> str | None:
+    def previous_id(self) -> str | None:
         """The id that the flow had before its session logged in, until the next commit."""
-        was, _, id = (self._carried.was(self._slot) or "").partition(" ")
-        return was if id == lineage(self.stored.id) else None
+        was, _, id = (self._session_data.previous_id(self._slot) or "").partition(" ")
+        return was if id == root_id(self.persisted.id) else None
 
-    def succeed(self) -> None:
+    def start_next_run(self) -> None:
         """Show the blank run that follows a finished one; its first commit replaces that."""
-        self.flow.rewind(self._blank(successor(self.stored.id)))
+        self.flow.set_snapshot(self._blank(successor(self.persisted.id)))
 
-    def listed(self) -> list[tuple[str, Snapshot]]:
+    def owner_flows(self) -> list[tuple[str, Snapshot]]:
         """Return the owner's flows of this machine by their keys, newest first."""
-        store = self.state.served("fsm.flows()")
+        store = self.state.require_record_store("fsm.flows()")
         owner = self._owner()
         if not self.bound.machine.many:
             if not self.loaded:
                 self.load()
-            return [("", self.stored)] if self.stored.rev else []
+            return [("", self.persisted)] if self.persisted.rev else []
         return [
             (key, found.snapshot)
-            for key, found in store.listed(owner, self._oldest())
+            for key, found in store.owner_flows(owner, self._oldest())
             if found.snapshot is not None
         ]
 
     def _oldest(self) -> float:
-        lifetime = self.state.config.lifetime
+        lifetime = self.state.config.flow_lifetime
         return -inf if lifetime is None else self.state.clock() - lifetime
 
     # -- going on elsewhere -------------------------------------------------------------
 
-    def pointer(self) -> tuple[str, str, str]:
+    def link_target(self) -> tuple[str, str, str]:
         """Return what a link says to find this flow again; it opens nothing without a signature."""
-        store = self.state.served("fsm.resume_link()")
-        if not self.stored.rev:
+        store = self.state.require_record_store("fsm.resume_link()")
+        if not self.persisted.rev:
             error = FSMError(
                 "This flow has not begun, so there is nothing to continue elsewhere.",
                 flow=self.flow.id,
@@ -406,94 +412,99 @@ class Run:
             )
             error.status = 409
             raise error
-        return store.pointer(self.place, self.stored)
+        return store.link_target(self.locator, self.persisted)
 
-    def take(self, owner: str, key: str, mark: str, new_id: str, *, confirmed: bool) -> None:
+    def follow_link(self, owner: str, key: str, mark: str, new_id: str, *, confirmed: bool) -> None:
         """Find the flow of a link; if that is `confirmed`, let it go on in this session.
 
         `new_id` is the same whenever this session uses the link, so that it finds the flow again if
         the answer was lost. Raises FlowGone if the link was used elsewhere, NotFound if the flow is
         somebody else's.
         """
-        store = self.state.served("fsm.resume_link()")
-        if confirmed and not self.bound.machine.many and self._took(new_id):
+        store = self.state.require_record_store("fsm.resume_link()")
+        if confirmed and not self.bound.machine.many and self._has_followed(new_id):
             return
         machine = self.bound.machine
-        address, found = store.pointed(machine, owner, key, mark, self._oldest())
+        address, found = store.find_by_link(machine, owner, key, mark, self._oldest())
         old = found.snapshot
         assert old is not None
-        self.keyless = False
+        self.needs_key = False
         self._url_args = {}
         for node in nodes_back(old.tip):
             if node[1] in self.bound.pages:
                 self._url_args |= self.bound.pages[node[1]].values(node[2])
         many = bool(machine.many)
-        self._carried = self._carrier()
+        self._session_data = self._read_session()
         subject = self._subject()
         if old.subject not in (None, subject):
             raise NotFound("There is no such page.", code="no_flow")
-        secret = self._carried.secret if many and subject is None else None
-        self.place = Place(machine, subject, secret, key)
+        secret = self._session_data.secret if many and subject is None else None
+        self.locator = FlowLocator(machine, subject, secret, key)
         if not confirmed:
             return
         # Whoever confirms has said what is to go on here, whatever else there is.
         try:
-            moved = store.taken(address, found, self.place, lambda old, own: old, id=new_id)
+            moved = store.move_to(address, found, self.locator, lambda old, own: old, id=new_id)
         except FlowBusy:
             raise
         except StaleFlow as error:
             raise link_used() from error
-        self._carried.set_was(self._slot, None)
-        self._carried.keep(self._slot, moved.carried)
+        self._session_data.set_previous_id(self._slot, None)
+        self._session_data.set_text(self._slot, moved.session_value)
         # Who has the flow of nobody is told by its id, so the owner is that of its channel too.
-        self._left(owner)
+        self._notify_moved_away(owner)
         self.load()
 
-    def _took(self, id: str) -> bool:
+    def _has_followed(self, id: str) -> bool:
         """Tell whether this session has the flow of a link already; let it go on then."""
-        store = self.state.served("fsm.resume_link()")
-        self._carried = self._carrier()
-        self.place = Place(self.bound.machine)
+        store = self.state.require_record_store("fsm.resume_link()")
+        self._session_data = self._read_session()
+        self.locator = FlowLocator(self.bound.machine)
         snapshot = blank(self.bound.machine, 0, id=id)
         found = store.load(
-            self.place, store.carry(self.place, snapshot), self._oldest(), self.bound.choose
+            self.locator,
+            store.session_value(self.locator, snapshot),
+            self._oldest(),
+            self.bound.choose,
         )
         if found.snapshot is None or not found.snapshot.rev:
             return False
-        self._carried.keep(self._slot, found.carried)
+        self._session_data.set_text(self._slot, found.session_value)
         self.load()
         return True
 
     # -- claims -------------------------------------------------------------------------
 
-    def claim(self) -> None:
+    def acquire_lease(self) -> None:
         """Claim the flow for this request, before its view runs.
 
-        While another request has it, wait up to FSM_WAIT; raises FlowBusy then, and StaleFlow if
+        While another request has it, wait up to FSM_LOCK_TIMEOUT; raises FlowBusy then, and StaleFlow if
         the flow has moved on meanwhile.
         """
-        store = self.state.served("once=True")
-        claim = secrets.token_urlsafe(12)
-        end = time.monotonic() + self.state.config.wait
+        store = self.state.require_record_store("once=True")
+        lease = secrets.token_urlsafe(12)
+        end = time.monotonic() + self.state.config.lock_timeout
         while True:
             try:
                 until = int(self.state.clock() + self.state.config.once_lease)
-                self.hold()
-                self.claimed = claim  # whether or not the answer arrives
-                self._seen = store.claim(self.place, self._seen, self.flow.snapshot, claim, until)
+                self.remember()
+                self.lease = lease  # whether or not the answer arrives
+                self._version = store.acquire_lease(
+                    self.locator, self._version, self.flow.snapshot, lease, until
+                )
                 return
             except FlowBusy:
-                self.claimed = ""
+                self.lease = ""
                 if time.monotonic() + POLL > end:
                     raise
                 time.sleep(POLL)
 
-    def release(self) -> None:
+    def release_lease(self) -> None:
         """Give up a claim that led to no commit."""
-        if self.claimed and self._seen is not None:
-            store = self.state.served("once=True")
-            claim, self.claimed = self.claimed, ""
-            store.release(self.place, self.flow.snapshot, self._seen, claim)
+        if self.lease and self._version is not None:
+            store = self.state.require_record_store("once=True")
+            lease, self.lease = self.lease, ""
+            store.release_lease(self.locator, self.flow.snapshot, self._version, lease)
 
     # -- committing ---------------------------------------------------------------------
 
@@ -518,28 +529,28 @@ class Run:
             after = flow.snapshot.with_receipt(receipt)
             within = None if transaction is None else transaction.connection
             committed = self.state.store.commit(
-                self.place,
-                self._seen,
+                self.locator,
+                self._version,
                 after,
                 location(flow),
-                claim=self.claimed,
+                lease=self.lease,
                 within=within,
             )
         except BaseException:
-            flow.rewind(before)
+            flow.set_snapshot(before)
             raise
-        self._stand(committed)
+        self._rebase(committed)
         if transaction is None or undo is None:
-            self._tell(results, said)
+            self._notify(results, said)
         else:
-            transaction.join(lambda: self._tell(results, said), undo)
+            transaction.join(lambda: self._notify(results, said), undo)
         return results
 
     def transmit(self, data: Any, status: int, unsay: Callable[[], None]) -> None:
         """Tell the clients of the flow something, without moving it; `unsay` takes it back."""
 
         def tell() -> None:
-            self._observe(
+            self._notify_listeners(
                 lambda observer: observer.transmitted(self.flow, data, status, self.sender)
             )
 
@@ -549,12 +560,12 @@ class Run:
         else:
             transaction.join(tell, unsay, moves=False)
 
-    def _left(self, key: str) -> None:
-        self._observe(lambda observer: observer.left(key))
+    def _notify_moved_away(self, key: str) -> None:
+        self._notify_listeners(lambda observer: observer.moved_away(key))
 
-    def _observe(self, tell: Callable[[Observer], None]) -> None:
+    def _notify_listeners(self, tell: Callable[[CommitListener], None]) -> None:
         """Tell the observers; what they raise can undo nothing."""
-        for observer in self.state.observers:
+        for observer in self.state.listeners:
             try:
                 tell(observer)
             except Exception:
@@ -562,31 +573,35 @@ class Run:
 
     def _transaction(self) -> Transaction | None:
         """The caller's transaction in which all commits of this request take part, if any."""
-        found: Transaction | None = behind(g).get(TRANSACTION)
+        found: Transaction | None = unwrap(g).get(TRANSACTION)
         return found
 
     def _undoing(self) -> Callable[[], None]:
         """Return what brings everything back to where it is now."""
-        slot, seen, stored, claimed = self._slot, self._seen, self.stored, self.claimed
-        carried, was, before = self._carried.text(slot), self._carried.was(slot), self.flow.snapshot
+        slot, version, stored, claimed = self._slot, self._version, self.persisted, self.lease
+        session_value, was, before = (
+            self._session_data.text(slot),
+            self._session_data.previous_id(slot),
+            self.flow.snapshot,
+        )
         unsay = self.flow.unsaying()
 
         def undo() -> None:
             unsay()
-            self._carried.keep(slot, carried)
-            self._carried.set_was(slot, was)
-            self._seen, self.stored, self.claimed = seen, stored, claimed
-            self.flow.rewind(before)
+            self._session_data.set_text(slot, session_value)
+            self._session_data.set_previous_id(slot, was)
+            self._version, self.persisted, self.lease = version, stored, claimed
+            self.flow.set_snapshot(before)
 
         return undo
 
     @contextmanager
-    def joining(self, session: Any) -> Iterator[Any]:
+    def transaction(self, session: Any) -> Iterator[Any]:
         """Let the transitions of the block commit with `session`, a new one of the store's if None.
 
         The session is rolled back if the block raises, or makes no transition.
         """
-        store, outer = self.state.served("fsm.transaction()"), self._transaction()
+        store, outer = self.state.require_record_store("fsm.transaction()"), self._transaction()
         if outer is not None:
             if session is not None and session is not outer.session:
                 raise ConfigError(
@@ -599,9 +614,9 @@ class Run:
                 outer.failed = True  # whoever catches it must not commit half
                 raise
             return
-        with store.joining(session) as (joined, connect):
+        with store.transaction(session) as (joined, connect):
             transaction = Transaction(joined, connect)
-            setattr(behind(g), TRANSACTION, transaction)
+            setattr(unwrap(g), TRANSACTION, transaction)
             try:
                 yield joined
                 if transaction.moved and not transaction.failed:
@@ -615,20 +630,20 @@ class Run:
                 transaction.rolled_back()
                 raise
             finally:
-                behind(g).pop(TRANSACTION, None)
+                unwrap(g).pop(TRANSACTION, None)
         if not transaction.failed:
             transaction.committed()
 
-    def _stand(self, committed: Committed) -> None:
+    def _rebase(self, committed: CommitResult) -> None:
         """Go on from what was committed."""
-        self._carried.keep(self._slot, committed.carried, first=self.place.owned)
-        self._carried.set_was(self._slot, None)
-        self._seen = committed.seen
-        self.claimed = ""
-        self.stored = committed.snapshot
-        self.flow.rewind(committed.snapshot)
+        self._session_data.set_text(self._slot, committed.session_value, first=self.locator.owned)
+        self._session_data.set_previous_id(self._slot, None)
+        self._version = committed.version
+        self.lease = ""
+        self.persisted = committed.snapshot
+        self.flow.set_snapshot(committed.snapshot)
 
-    def _tell(self, results: Sequence[Result], said: tuple[int, Any]) -> None:
+    def _notify(self, results: Sequence[Result], said: tuple[int, Any]) -> None:
         """Run the hooks of steps that were kept, send the signals, and tell the observers."""
         for result in results:
             self.flow.run_hooks(result)
@@ -636,9 +651,9 @@ class Run:
             emit(transitioned, self.app, **facts)
             if result.finished:
                 emit(finished, self.app, **facts)
-        if results and self.state.observers:
+        if results and self.state.listeners:
             status, reply = said
-            self._observe(
+            self._notify_listeners(
                 lambda observer: observer.moved(self.flow, results[-1], status, reply, self.sender)
             )
 
@@ -647,49 +662,49 @@ class Run:
 
         `receipt` is of the submission that asks for it, `location` where it leads if sent again.
         """
-        previous = self.stored
+        previous = self.persisted
         transaction, undo = self._transaction(), self._undoing()
-        if self.held and self.gone is None:
+        if self.is_known and self.missing_reason is None:
             within = None if transaction is None else transaction.connection
-            buried = self.state.store.bury(
-                self.place,
-                self._seen,
+            buried = self.state.store.write_tombstone(
+                self.locator,
+                self._version,
                 previous,
                 receipt,
                 location,
-                claim=self.claimed,
+                lease=self.lease,
                 within=within,
             )
-            self._seen = buried if self.place.owned else None
-            self.claimed = ""
-        self._carried.keep(self._slot, None)
+            self._version = buried if self.locator.owned else None
+            self.lease = ""
+        self._session_data.set_text(self._slot, None)
         fresh = self._blank(None)
-        self.stored = fresh
-        self.flow.rewind(fresh)
-        self.hold()
+        self.persisted = fresh
+        self.flow.set_snapshot(fresh)
+        self.remember()
 
         def tell() -> None:
             emit(reset, self.app, machine=self.bound.name, flow=self.flow, previous=previous)
-            self._observe(lambda observer: observer.replaced(previous, self.flow))
+            self._notify_listeners(lambda observer: observer.replaced(previous, self.flow))
 
         if transaction is None:
             tell()
         else:
             transaction.join(tell, undo)
 
-    def kept(self, claim: Claim, receipt: Receipt) -> Kept | None:
+    def stored_reply(self, content: TokenContent, receipt: Receipt) -> StoredReply | None:
         """Return what is kept of a submission with that token, if it has had its effect."""
-        gone = self.gone
-        id = (gone.flow if gone is not None else None) or self.stored.id
-        ids = {lineage(id), lineage(self.was or id)}
-        if lineage(claim.flow) not in ids:
+        gone = self.missing_reason
+        id = (gone.flow if gone is not None else None) or self.persisted.id
+        ids = {root_id(id), root_id(self.previous_id or id)}
+        if root_id(content.flow) not in ids:
             return None
-        current = claim.flow in (id, self.was)
-        rev = claim.rev
-        if gone is not None and gone.code == "reset" and self._seen is not None:
-            rev = max(rev, self._seen.rev - 1)  # of a run that was given up, only that counts
-        asked = Asked(id, claim.flow, rev, receipt.nonce, self._seen, current)
-        return self.state.store.receipt(self.place, asked)
+        current = content.flow in (id, self.previous_id)
+        rev = content.rev
+        if gone is not None and gone.code == "reset" and self._version is not None:
+            rev = max(rev, self._version.rev - 1)  # of a run that was given up, only that counts
+        asked = SubmissionQuery(id, content.flow, rev, receipt.nonce, self._version, current)
+        return self.state.store.stored_reply(self.locator, asked)
 
     # -- addresses ----------------------------------------------------------------------
 
@@ -698,7 +713,7 @@ class Run:
         page = self.bound.pages[state]
         on_path = page.values(self.flow.args(state))
         values = {**page.take(on_path, self._url_args), **(extra or {})}
-        return self.bound.url(page, values, self.place.key)
+        return self.bound.url(page, values, self.locator.key)
 
     def url_of(self, snapshot: Snapshot, key: str | None = None) -> str | None:
         """Return the URL of the page that a snapshot is at, or None if it is at none."""
@@ -706,7 +721,7 @@ class Run:
         if page is None:
             return None
         return self.bound.url(
-            page, page.values(snapshot.tip[2]), self.place.key if key is None else key
+            page, page.values(snapshot.tip[2]), self.locator.key if key is None else key
         )
 
     def url_or_none(self, snapshot: Snapshot, key: str) -> str | None:
@@ -732,7 +747,7 @@ class Run:
     def current_url(self) -> str | None:
         """Return the URL of the furthest page that may be opened, or None if there is none."""
         if self.bound.machine.many is True and (
-            self.keyless or (self.gone is not None and self._seen is None)
+            self.needs_key or (self.missing_reason is not None and self._version is None)
         ):
             return self.start_url()  # under this key there is nothing to go on with
         state = self.current_page()
@@ -760,7 +775,7 @@ class Run:
 
 def channel_key(id: str) -> str:
     """Return what names the channel of a flow and of the runs that follow it; it tells no id."""
-    return digest(lineage(id))
+    return digest(root_id(id))
 
 
 def _no_such_flow() -> NotFound:

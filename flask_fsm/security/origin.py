@@ -15,7 +15,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..runtime.state import app_state
 
-__all__ = ["check_allowed", "is_program", "is_welcome", "let_read", "site_of"]
+__all__ = ["add_cors_headers", "check_allowed", "has_no_origin", "is_allowed_origin", "site_of"]
 
 SECURE: Final = ("https", "wss")
 # Of https, http, or of what has pages too: browser extensions, programs with a web view.
@@ -40,7 +40,7 @@ def check_allowed(config: Config) -> None:
             )
 
 
-def let_read(response: Response) -> Response:
+def add_cors_headers(response: Response) -> Response:
     """Let the pages of allowed origins read an answer, and ask whether they may send an event."""
     allowed = app_state().config.allowed_origins
     if allowed:
@@ -56,7 +56,7 @@ def let_read(response: Response) -> Response:
     return response
 
 
-def is_welcome(request: Request, config: Config) -> bool:
+def is_allowed_origin(request: Request, config: Config) -> bool:
     """Tell whether a request comes from a page of this site, of an allowed one, or from a program.
 
     A browser names the origin of the page in each handshake and each POST; a program names none.
@@ -80,7 +80,7 @@ def is_welcome(request: Request, config: Config) -> bool:
     return _host(parts.netloc, parts.scheme) == _host(request.host, parts.scheme)
 
 
-def is_program(request: Request) -> bool:
+def has_no_origin(request: Request) -> bool:
     """Tell whether nothing says that the request is a page's."""
     return "Origin" not in request.headers and "Sec-Fetch-Site" not in request.headers
 

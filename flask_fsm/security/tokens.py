@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 
 from ..errors import InvalidToken
 
-__all__ = ["Claim", "IdSeal", "Token", "Tokens", "new_nonce"]
+__all__ = ["IdCipher", "Token", "TokenContent", "Tokens", "new_nonce"]
 
 SALT: Final = b"flask_fsm.token"
 MAX_TOKEN: Final = 2_048
@@ -30,7 +30,7 @@ _TOKEN: Final = re.compile(
 )
 
 
-class Claim(NamedTuple):
+class TokenContent(NamedTuple):
     """What a token says: rendered for `state` of `flow` at `rev`; `nonce` names the rendering."""
 
     flow: str
@@ -83,12 +83,12 @@ class Tokens:
         ]
         self._signer = Signer(derived, salt=SALT, key_derivation="none", algorithm=KeyedBLAKE2b())
 
-    def sign(self, claim: Claim) -> str:
+    def sign(self, claim: TokenContent) -> str:
         """Return the token that states `claim`."""
         text = f"{claim.flow}.{claim.rev}.{claim.nonce}.{claim.state}"
         return self._signer.sign(text).decode()
 
-    def read(self, text: object) -> Claim:
+    def read(self, text: object) -> TokenContent:
         """Return what a token claims, or raise InvalidToken."""
         try:
             if not isinstance(text, str) or len(text) > MAX_TOKEN:
@@ -105,10 +105,10 @@ class Tokens:
                 "Open the page again and send the form from there."
             ) from error
         flow, rev, nonce, state = match.groups()
-        return Claim(flow, int(rev), nonce, state)
+        return TokenContent(flow, int(rev), nonce, state)
 
 
-class IdSeal:
+class IdCipher:
     """Hides ids under a key that is derived from the newest secret key, and opens with any.
 
     An id is shorter than one output of HMAC-SHA-256: it is combined with that of a random salt, and
@@ -126,14 +126,14 @@ class IdSeal:
         keys = [key.encode() if isinstance(key, str) else key for key in self._keys()]
         return [hmac.digest(key, b"flask_fsm.id", "sha256") for key in reversed(keys)]
 
-    def close(self, id: str) -> str:
+    def encrypt(self, id: str) -> str:
         """Return a text from which `open` gets the id back."""
         key = self._derived()[0]
         salt = secrets.token_bytes(16)
         hidden = salt + _combined(key, salt, id[:22].encode())
         return urlsafe_b64encode(hidden + _mark(key, hidden)).decode()
 
-    def open(self, text: str) -> str | None:
+    def decrypt(self, text: str) -> str | None:
         """Return the random part of the id, or None if the key that closed it is gone."""
         try:
             sealed = urlsafe_b64decode(text)

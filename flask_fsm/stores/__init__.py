@@ -8,29 +8,38 @@ from ..config import Config
 from ..core.flow import Clock
 from ..errors import ConfigError
 from ..redis_client import SCHEMES, is_client, open_client
-from .base import Asked, Committed, Kept, Loaded, Place, Seen, Store, lineage
-from .cache import Heads, Turn
+from .base import (
+    CommitResult,
+    FlowLocator,
+    LoadResult,
+    Store,
+    StoredReply,
+    SubmissionQuery,
+    Version,
+    root_id,
+)
+from .cache import FlowCache, FlowLock
 from .memory import MemoryRecords
-from .records.store import Records, RecordStore, Seal
+from .records.store import Cipher, Records, RecordStore
 from .session import SessionStore
 
 __all__ = [
-    "Asked",
-    "Committed",
-    "Heads",
-    "Kept",
-    "Loaded",
+    "Cipher",
+    "CommitResult",
+    "FlowCache",
+    "FlowLocator",
+    "FlowLock",
+    "LoadResult",
     "MemoryRecords",
-    "Place",
     "RecordStore",
     "Records",
-    "Seal",
-    "Seen",
     "SessionStore",
     "Store",
-    "Turn",
-    "lineage",
+    "StoredReply",
+    "SubmissionQuery",
+    "Version",
     "open_store",
+    "root_id",
 ]
 
 REMEDY = (
@@ -39,10 +48,10 @@ REMEDY = (
 )
 
 
-def open_store(source: Any, config: Config, heads: Heads, seal: Seal, clock: Clock) -> Store:
+def open_store(source: Any, config: Config, cache: FlowCache, seal: Cipher, clock: Clock) -> Store:
     """Return the store at a URL, or in an engine, session or client; or raise ConfigError."""
     if source == "session":
-        return SessionStore(heads, config.history_limit, config.max_snapshot_size)
+        return SessionStore(cache, config.history_limit, config.max_snapshot_size)
     return RecordStore(_records(source, config), seal, config.max_snapshot_size, clock)
 
 
@@ -68,7 +77,7 @@ def _records(source: Any, config: Config) -> Records:
         from .sql.records import SQLRecords
     except ImportError as error:
         raise _missing(source, "sql", error) from error
-    engine = open_engine(source, config.store_timeout, config.wait)
+    engine = open_engine(source, config.store_timeout, config.lock_timeout)
     return SQLRecords(lambda: engine, config, own=True)
 
 

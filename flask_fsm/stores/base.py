@@ -10,24 +10,24 @@ from ..core.snapshot import Receipt, Snapshot
 from ..errors import FlowGone, FSMError
 
 __all__ = [
-    "Asked",
     "Choose",
-    "Committed",
-    "Kept",
-    "Loaded",
-    "Place",
-    "Seen",
+    "CommitResult",
+    "FlowLocator",
+    "LoadResult",
     "Store",
-    "age",
-    "gone",
-    "lineage",
+    "StoredReply",
+    "SubmissionQuery",
+    "Version",
+    "flow_gone",
+    "order_key",
+    "root_id",
 ]
 
 Choose = Callable[[Snapshot, Snapshot], Snapshot]
 """Of the flow of a session that has logged in and the flow that its user has, the one to keep."""
 
 
-class Place(NamedTuple):
+class FlowLocator(NamedTuple):
     """Which flow is meant: of which machine, whose, and under which key.
 
     It is `subject`'s; with None, of whoever has `secret` in the session; with neither, of whoever
@@ -45,44 +45,44 @@ class Place(NamedTuple):
         return self.subject is not None or self.secret is not None
 
 
-class Seen(NamedTuple):
+class Version(NamedTuple):
     """What a store had under a place when it was asked: the name of the run, and its rev."""
 
     flow: str
     rev: int
 
 
-class Loaded(NamedTuple):
+class LoadResult(NamedTuple):
     """What a store knows of a place."""
 
     snapshot: Snapshot | None = None
     """The newest snapshot; None if there is none, or if it is `gone`."""
-    carried: str | None = None
+    session_value: str | None = None
     """What the session is to carry for it from now on."""
-    seen: Seen | None = None
+    version: Version | None = None
     """What a commit has to find in its place."""
-    gone: FSMError | None = None
+    missing_reason: FSMError | None = None
     """Why the flow that the session names is not there any more."""
-    was: str | None = None
+    previous_id: str | None = None
     """The id that the flow had until its session logged in."""
 
 
-class Committed(NamedTuple):
+class CommitResult(NamedTuple):
     """A commit that was kept: the snapshot as it stands, what the session carries, and its mark."""
 
     snapshot: Snapshot
-    carried: str
-    seen: Seen
+    session_value: str
+    version: Version
 
 
-class Kept(NamedTuple):
+class StoredReply(NamedTuple):
     """What answers a submission that comes again: its body's digest, and where it led."""
 
     digest: str
     location: str | None
 
 
-class Asked(NamedTuple):
+class SubmissionQuery(NamedTuple):
     """A submission that may have come before: what its token says, and which flow it is about."""
 
     id: str
@@ -90,7 +90,7 @@ class Asked(NamedTuple):
     flow: str
     rev: int
     nonce: str
-    seen: Seen | None
+    version: Version | None
     current: bool
     """Whether the token is of the run that was seen."""
 
@@ -98,11 +98,13 @@ class Asked(NamedTuple):
 class Store(Protocol):
     """Keeps snapshots. The session carries a text by which a store finds, or reads, its flow."""
 
-    def turn_of(self, place: Place, carried: str | None) -> str | None:
+    def lock_name(self, locator: FlowLocator, session_value: str | None) -> str | None:
         """Return what names the flow among those whose requests wait for each other, or None."""
         ...
 
-    def load(self, place: Place, carried: str | None, oldest: float, choose: Choose) -> Loaded:
+    def load(
+        self, locator: FlowLocator, session_value: str | None, oldest: float, choose: Choose
+    ) -> LoadResult:
         """Return what is known of the flow at `place`; `carried` is what the session has of it.
 
         A flow whose last commit is before `oldest` (seconds since 1970) has expired. A flow of a
@@ -110,24 +112,24 @@ class Store(Protocol):
         """
         ...
 
-    def carry(self, place: Place, snapshot: Snapshot) -> str:
+    def session_value(self, locator: FlowLocator, snapshot: Snapshot) -> str:
         """Return what the session carries for a run that has not begun."""
         ...
 
-    def named(self, place: Place, id: str) -> str | None:
+    def session_value_of(self, locator: FlowLocator, id: str) -> str | None:
         """Return what a session would carry of the flow with this id, or None if there is none."""
         ...
 
     def commit(
         self,
-        place: Place,
-        seen: Seen | None,
+        locator: FlowLocator,
+        version: Version | None,
         new: Snapshot,
         location: str | None,
         *,
-        claim: str = "",
+        lease: str = "",
         within: Any = None,
-    ) -> Committed:
+    ) -> CommitResult:
         """Put `new` in the place of what was `seen`.
 
         `location` is kept with the receipt of `new`, to answer the same submission again. `claim`
@@ -137,17 +139,17 @@ class Store(Protocol):
         """
         ...
 
-    def bury(
+    def write_tombstone(
         self,
-        place: Place,
-        seen: Seen | None,
+        locator: FlowLocator,
+        version: Version | None,
         old: Snapshot,
         receipt: Receipt | None = None,
         location: str | None = None,
         *,
-        claim: str = "",
+        lease: str = "",
         within: Any = None,
-    ) -> Seen:
+    ) -> Version:
         """End the flow `old` for good: from now on whatever names it is FlowGone.
 
         `receipt` and `location` answer the submission that ended it, should it come again.
@@ -155,7 +157,7 @@ class Store(Protocol):
         """
         ...
 
-    def receipt(self, place: Place, asked: Asked) -> Kept | None:
+    def stored_reply(self, locator: FlowLocator, asked: SubmissionQuery) -> StoredReply | None:
         """Return what is kept of a submission, if it has had its effect."""
         ...
 
@@ -168,16 +170,16 @@ GONE: Final = {
 }
 
 
-def gone(id: str | None, code: str) -> FlowGone:
+def flow_gone(id: str | None, code: str) -> FlowGone:
     """Return the error of a flow that is not there any more."""
     return FlowGone(GONE[code], flow=id, code=code)
 
 
-def lineage(id: str) -> str:
+def root_id(id: str) -> str:
     """Return the part of a flow's id that all successive runs share."""
     return id[:22]
 
 
-def age(snapshot: Snapshot) -> tuple[int, int]:
+def order_key(snapshot: Snapshot) -> tuple[int, int]:
     """Return what orders the snapshots of one lineage: number of the run, rev."""
     return int(snapshot.id.partition("~")[2] or 0), snapshot.rev

@@ -1,4 +1,4 @@
-"""The records of `memory://`: they live in this process, as many as FSM_HEADS says."""
+"""The records of `memory://`: they live in this process, as many as FSM_CACHE_SIZE says."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Final
 from ..config import Config
 from ..core.history import Entry
 from ..reports.funnel import Funnel, LogEntry, funnel_of
-from .base import Kept, Seen
-from .records.store import Address, Logged, Record, claimed_elsewhere, longest_claim, lost_race
+from .base import StoredReply, Version
+from .records.store import Address, HistoryRow, Record, leased_elsewhere, longest_lease, lost_race
 
 __all__ = ["MemoryRecords"]
 
@@ -24,21 +24,21 @@ class Cell:
     """A record, the claim on it, and the history of its runs."""
 
     record: Record
-    claim: str = ""
-    claimed_until: int = 0
-    rows: list[Logged] = field(default_factory=list)
+    lease: str = ""
+    leased_until: int = 0
+    rows: list[HistoryRow] = field(default_factory=list)
 
 
 class MemoryRecords:
-    """Keeps the FSM_HEADS records that were used last."""
+    """Keeps the FSM_CACHE_SIZE records that were used last."""
 
     def __init__(self, config: Config) -> None:
-        self._size = config.heads
+        self._size = config.cache_size
         self._history_limit = config.history_limit
         self._flows_per_owner = config.flows_per_subject
-        self._longest_claim = longest_claim(config.once_lease)
+        self._longest_lease = longest_lease(config.once_lease)
         # What purged flows leave behind.
-        self._past: deque[Logged] = deque(maxlen=PAST)
+        self._past: deque[HistoryRow] = deque(maxlen=PAST)
         self._cells: OrderedDict[Address, Cell] = OrderedDict()
         self._mutex = Lock()
 
@@ -56,40 +56,40 @@ class MemoryRecords:
             cell = self._used(address)
             return None if cell is None else cell.record
 
-    def _free(self, address: Address, seen: Seen, claim: str, now: int) -> Cell:
+    def _free(self, address: Address, version: Version, lease: str, now: int) -> Cell:
         cell = self._used(address)
         if cell is None:
             raise lost_race()
-        if cell.record.seen != seen:
+        if cell.record.version != version:
             raise lost_race(cell.record.state)
-        if now <= cell.claimed_until <= now + self._longest_claim and cell.claim != claim:
-            raise claimed_elsewhere()
+        if now <= cell.leased_until <= now + self._longest_lease and cell.lease != lease:
+            raise leased_elsewhere()
         return cell
 
     def write(
         self,
         address: Address,
-        seen: Seen | None,
+        version: Version | None,
         record: Record,
-        logged: Sequence[Logged],
+        logged: Sequence[HistoryRow],
         *,
-        claim: str,
+        lease: str,
         now: int,
         within: Any,
     ) -> None:
         with self._mutex:
-            self._put(address, seen, record, logged, claim, now)
+            self._put(address, version, record, logged, lease, now)
 
     def _put(
         self,
         address: Address,
-        seen: Seen | None,
+        version: Version | None,
         record: Record,
-        logged: Sequence[Logged],
-        claim: str,
+        logged: Sequence[HistoryRow],
+        lease: str,
         now: int,
     ) -> None:
-        if seen is None:
+        if version is None:
             if address in self._cells:
                 raise lost_race(self._cells[address].record.state)
             cell = self._cells[address] = Cell(record)
@@ -99,8 +99,8 @@ class MemoryRecords:
             cell = self._cells[address] = Cell(record)
             self._trim(address)
         else:
-            cell = self._free(address, seen, claim, now)
-            cell.record, cell.claim, cell.claimed_until = record, "", 0
+            cell = self._free(address, version, lease, now)
+            cell.record, cell.lease, cell.leased_until = record, "", 0
         cell.rows += logged
         limit = self._history_limit
         if limit is not None and len(cell.rows) > 2 * limit:
@@ -120,34 +120,36 @@ class MemoryRecords:
     def move(
         self,
         source: Address,
-        source_seen: Seen,
+        source_version: Version,
         tombstone: Record,
         target: Address,
-        target_seen: Seen | None,
+        target_version: Version | None,
         record: Record,
         now: int,
     ) -> None:
         with self._mutex:
-            rows = self._free(source, source_seen, "", now).rows
+            rows = self._free(source, source_version, "", now).rows
             there = self._cells.get(target)
             known = {row[:3] for row in there.rows} if there is not None else set()
             rows = [row for row in rows if row[:3] not in known]
-            self._put(target, target_seen, record, rows, "", now)
-            self._put(source, source_seen, tombstone, (), "", now)
+            self._put(target, target_version, record, rows, "", now)
+            self._put(source, source_version, tombstone, (), "", now)
             self._cells[source].rows = []
 
-    def claim(self, address: Address, seen: Seen, claim: str, now: int, until: int) -> None:
+    def acquire_lease(
+        self, address: Address, version: Version, lease: str, now: int, until: int
+    ) -> None:
         with self._mutex:
-            cell = self._free(address, seen, claim, now)
-            cell.claim, cell.claimed_until = claim, until
+            cell = self._free(address, version, lease, now)
+            cell.lease, cell.leased_until = lease, until
 
-    def release(self, address: Address, seen: Seen, claim: str) -> None:
+    def release_lease(self, address: Address, version: Version, lease: str) -> None:
         with self._mutex:
             cell = self._cells.get(address)
-            if cell is not None and cell.claim == claim:
-                cell.claim, cell.claimed_until = "", 0
+            if cell is not None and cell.lease == lease:
+                cell.lease, cell.leased_until = "", 0
 
-    def listed(self, owner: str, machine: str) -> list[tuple[str, Record]]:
+    def owner_records(self, owner: str, machine: str) -> list[tuple[str, Record]]:
         with self._mutex:
             found = [
                 (at.key, cell.record)
@@ -156,7 +158,7 @@ class MemoryRecords:
             ]
         return sorted(found, key=lambda each: each[1].updated, reverse=True)
 
-    def _rows(self, address: Address, flow: str) -> list[Logged]:
+    def _rows(self, address: Address, flow: str) -> list[HistoryRow]:
         with self._mutex:
             cell = self._cells.get(address)
             return [] if cell is None else [row for row in cell.rows if row.flow == flow]
@@ -166,10 +168,10 @@ class MemoryRecords:
         kept = rows if self._history_limit is None else rows[-self._history_limit :]
         return [Entry(row.source, row.target, row.event, row.at, row.rev) for row in kept]
 
-    def receipt(self, address: Address, flow: str, rev: int, nonce: str) -> Kept | None:
+    def stored_reply(self, address: Address, flow: str, rev: int, nonce: str) -> StoredReply | None:
         for row in reversed(self._rows(address, flow)):
             if row.nonce == nonce and row.digest is not None and row.rev > rev:
-                return Kept(row.digest, row.location)
+                return StoredReply(row.digest, row.location)
         return None
 
     def _runs(self, machine: str | None, since: int | None, until: int | None) -> list[LogEntry]:

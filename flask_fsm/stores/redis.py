@@ -17,14 +17,14 @@ from ..core.history import Entry
 from ..errors import SnapshotError, StaleFlow
 from ..redis_client import is_unreachable
 from ..reports.funnel import Funnel, LogEntry, funnel_of
-from .base import Kept, Seen
+from .base import StoredReply, Version
 from .records.store import (
     MOVING,
     Address,
-    Logged,
+    HistoryRow,
     Record,
-    claimed_elsewhere,
-    longest_claim,
+    leased_elsewhere,
+    longest_lease,
     lost_race,
     unavailable,
 )
@@ -42,7 +42,7 @@ FIELDS: Final = (
 )  # fmt: skip
 # Those that decide; the others are for who looks into the server.
 READ: Final = FIELDS[:5]
-ROW: Final = tuple(name for name in Logged._fields if name not in ("flow", "rev", "n"))
+ROW: Final = tuple(name for name in HistoryRow._fields if name not in ("flow", "rev", "n"))
 
 _CHECK: Final = """
 local found = redis.call('HMGET', KEYS[1], 'flow', 'rev', 'claim', 'until', 'state')
@@ -121,8 +121,8 @@ class RedisRecords:
         self._prefix = config.redis_prefix
         self._history_limit = config.history_limit
         constants = {
-            "LONGEST": longest_claim(config.once_lease),
-            "LIFETIME": 0 if config.lifetime is None else round(config.lifetime * 1000),
+            "LONGEST": longest_lease(config.once_lease),
+            "LIFETIME": 0 if config.flow_lifetime is None else round(config.flow_lifetime * 1000),
             "LIMIT": config.history_limit or 0,
             "BOUND": config.flows_per_subject,
         }
@@ -147,7 +147,7 @@ class RedisRecords:
     # -- the operations of a store ------------------------------------------------------
 
     def read(self, address: Address) -> Record | None:
-        with translated():
+        with translated_redis():
             try:
                 values = self._client.hmget(self._record(address), READ)
             except Exception as error:
@@ -162,32 +162,32 @@ class RedisRecords:
     def write(
         self,
         address: Address,
-        seen: Seen | None,
+        version: Version | None,
         record: Record,
-        logged: Sequence[Logged],
+        logged: Sequence[HistoryRow],
         *,
-        claim: str,
+        lease: str,
         now: int,
         within: Any,
     ) -> None:
         rows = [(f"{row.rev}-{row.n}", _dumped(row)) for row in logged]
-        self._put(address, seen, record, rows, claim, now)
+        self._put(address, version, record, rows, lease, now)
 
     def _put(
         self,
         address: Address,
-        seen: Seen | None,
+        version: Version | None,
         record: Record,
         rows: Sequence[tuple[Any, Any]],
-        claim: str,
+        lease: str,
         now: int,
     ) -> None:
         owner, machine, key = address
         values = [*record[:-1], int(record.finished)]
         fields = [part for pair in zip(FIELDS, values, strict=True) for part in pair]
         arguments = [
-            *_raw(seen),
-            claim,
+            *_raw(version),
+            lease,
             now,
             len(rows),
             *((key, record.updated, record.text, self._records_of(owner, machine)) if key else ()),
@@ -200,30 +200,30 @@ class RedisRecords:
         self._run(self._write, keys, arguments)
 
     def _run(self, script: Any, keys: list[str], arguments: list[Any]) -> None:
-        with translated():
+        with translated_redis():
             answer, state = map(_text, script(keys=keys, args=arguments))
         if answer == "stale":
             raise lost_race(state or None)
         if answer == "busy":
-            raise claimed_elsewhere()
+            raise leased_elsewhere()
 
     def move(
         self,
         source: Address,
-        source_seen: Seen,
+        source_version: Version,
         tombstone: Record,
         target: Address,
-        target_seen: Seen | None,
+        target_version: Version | None,
         record: Record,
         now: int,
     ) -> None:
         # The two owners may live on two machines of a cluster. The source stands still until the
         # target is there; if the process dies between, the next login finds both and moves on.
-        claim = f"moving {record.sealed}"
-        self.claim(source, source_seen, claim, now, now + MOVING)
-        stream = self._stream(source.owner, source.machine, source_seen.flow)
+        lease = f"moving {record.sealed}"
+        self.acquire_lease(source, source_version, lease, now, now + MOVING)
+        stream = self._stream(source.owner, source.machine, source_version.flow)
         there = self._stream(target.owner, target.machine, record.flow)
-        with translated():
+        with translated_redis():
             rows = [(_text(id), row[b"row"]) for id, row in self._range(stream)]
             # A move that was interrupted, or a flow that comes back, has left its entries there.
             last = self._client.xrevrange(there, count=1)
@@ -231,24 +231,26 @@ class RedisRecords:
             top = _order(_text(last[0][0]))
             rows = [(id, row) for id, row in rows if _order(id) > top]
         try:
-            self._put(target, target_seen, record, rows, "", now)
+            self._put(target, target_version, record, rows, "", now)
         except StaleFlow:
-            self.release(source, source_seen, claim)
+            self.release_lease(source, source_version, lease)
             raise
-        self._put(source, source_seen, tombstone, (), claim, now)
+        self._put(source, source_version, tombstone, (), lease, now)
         if stream != there:
-            with translated():
+            with translated_redis():
                 self._client.delete(stream)
 
-    def claim(self, address: Address, seen: Seen, claim: str, now: int, until: int) -> None:
-        self._run(self._claim, [self._record(address)], [*_raw(seen), claim, now, until])
+    def acquire_lease(
+        self, address: Address, version: Version, lease: str, now: int, until: int
+    ) -> None:
+        self._run(self._claim, [self._record(address)], [*_raw(version), lease, now, until])
 
-    def release(self, address: Address, seen: Seen, claim: str) -> None:
-        with translated():
-            self._release(keys=[self._record(address)], args=[claim])
+    def release_lease(self, address: Address, version: Version, lease: str) -> None:
+        with translated_redis():
+            self._release(keys=[self._record(address)], args=[lease])
 
-    def listed(self, owner: str, machine: str) -> list[tuple[str, Record]]:
-        with translated():
+    def owner_records(self, owner: str, machine: str) -> list[tuple[str, Record]]:
+        with translated_redis():
             index = self._keys(owner, machine)
             keys = [_text(key) for key in self._client.zrange(index, 0, -1, desc=True)]
             asking = self._client.pipeline(transaction=False)
@@ -262,7 +264,7 @@ class RedisRecords:
 
     def history(self, address: Address, flow: str, rev: int) -> list[Entry]:
         stream = self._stream(address.owner, address.machine, flow)
-        with translated():
+        with translated_redis():
             rows = self._client.xrevrange(stream, f"{rev}", "-", count=self._history_limit)
         entries = []
         for id, row in reversed(rows):
@@ -274,14 +276,14 @@ class RedisRecords:
                 )
         return entries
 
-    def receipt(self, address: Address, flow: str, rev: int, nonce: str) -> Kept | None:
+    def stored_reply(self, address: Address, flow: str, rev: int, nonce: str) -> StoredReply | None:
         stream = self._stream(address.owner, address.machine, flow)
-        with translated():
+        with translated_redis():
             rows = self._client.xrange(stream, f"{rev + 1}", f"{rev + SPAN}")
         for _, row in reversed(rows):
             kept = _loaded(row)
             if kept and kept["nonce"] == nonce:
-                return Kept(kept["digest"], kept["location"])
+                return StoredReply(kept["digest"], kept["location"])
         return None
 
     # -- the history of all runs --------------------------------------------------------
@@ -293,7 +295,7 @@ class RedisRecords:
         pattern = f"{_escaped(self._prefix)}:{{*}}:history:" + (
             "*" if machine is None else f"{_escaped(machine)}:*"
         )
-        with translated():
+        with translated_redis():
             for stream in self._client.scan_iter(match=pattern, count=BATCH):
                 flow = _text(stream).rpartition(":")[2]
                 for id, row in self._client.xrange(stream):
@@ -322,12 +324,12 @@ class RedisRecords:
         return funnel_of(machine, states, initial, self._runs(machine, since, until))
 
     def init(self) -> None:
-        with translated():
+        with translated_redis():
             self._client.ping()
 
     def purge(self, before: int, history_before: int | None) -> int:
         removed = 0
-        with translated():
+        with translated_redis():
             pattern = f"{_escaped(self._prefix)}:{{*}}:flow:*"
             for key in self._client.scan_iter(match=pattern, count=BATCH):
                 updated = self._client.hget(key, "updated")
@@ -377,16 +379,16 @@ def _lossless(value: Any) -> str:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
-def _raw(seen: Seen | None) -> tuple[bytes, bytes]:
+def _raw(version: Version | None) -> tuple[bytes, bytes]:
     """Return what a script compares with what is there, to the byte."""
-    if seen is None:
+    if version is None:
         return b"", b""
-    return seen.flow.encode("utf-8", "surrogateescape"), str(seen.rev).encode(
+    return version.flow.encode("utf-8", "surrogateescape"), str(version.rev).encode(
         "utf-8", "surrogateescape"
     )
 
 
-def _dumped(row: Logged) -> str:
+def _dumped(row: HistoryRow) -> str:
     return _encode({name: getattr(row, name) for name in ROW})
 
 
@@ -405,7 +407,7 @@ def _escaped(name: str) -> str:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translated_redis() -> Iterator[None]:
     """Turn the errors of a server that can't be reached into StoreUnavailable."""
     try:
         yield

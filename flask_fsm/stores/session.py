@@ -16,8 +16,17 @@ from ..core.machine import Machine
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import FlowGone, SnapshotError, SnapshotTooLarge, StaleFlow
 from ..runtime.session_data import SESSION_KEY
-from .base import Asked, Choose, Committed, Kept, Loaded, Place, Seen, gone
-from .cache import Heads
+from .base import (
+    Choose,
+    CommitResult,
+    FlowLocator,
+    LoadResult,
+    StoredReply,
+    SubmissionQuery,
+    Version,
+    flow_gone,
+)
+from .cache import FlowCache
 from .records.store import check_size
 
 __all__ = ["SessionStore"]
@@ -32,100 +41,112 @@ SIGNED: Final = 48
 class SessionStore:
     """Keeps no flow but in the session, and remembers the heads of the newest."""
 
-    def __init__(self, heads: Heads, history_limit: int | None, max_size: int) -> None:
-        self._heads = heads
+    def __init__(self, cache: FlowCache, history_limit: int | None, max_size: int) -> None:
+        self._cache = cache
         self._history_limit = history_limit
         self._max_size = max_size
 
-    def turn_of(self, place: Place, carried: str | None) -> str | None:
-        fields = carried.split("|", 2) if isinstance(carried, str) else ()
+    def lock_name(self, locator: FlowLocator, session_value: str | None) -> str | None:
+        fields = session_value.split("|", 2) if isinstance(session_value, str) else ()
         return fields[1] if len(fields) == 3 else None
 
-    def load(self, place: Place, carried: str | None, oldest: float, choose: Choose) -> Loaded:
-        if carried is None:
-            return Loaded()
-        id = self.turn_of(place, carried)
+    def load(
+        self, locator: FlowLocator, session_value: str | None, oldest: float, choose: Choose
+    ) -> LoadResult:
+        if session_value is None:
+            return LoadResult()
+        id = self.lock_name(locator, session_value)
         try:
             if id is None:
                 raise SnapshotError("The session carries no flow of the store 'session'.")
-            newest = self._heads.newest(id)
-            if newest is None or newest[1] != carried:
-                newest = self._heads.adopt(Snapshot.decode(carried, place.machine), carried)
+            newest = self._cache.newest(id)
+            if newest is None or newest[1] != session_value:
+                newest = self._cache.adopt(
+                    Snapshot.decode(session_value, locator.machine), session_value
+                )
         except FlowGone as error:
-            return self._moved(place, id or "") or Loaded(gone=error)
+            return self._moved(locator, id or "") or LoadResult(missing_reason=error)
         except SnapshotError as error:
-            return Loaded(gone=error)
+            return LoadResult(missing_reason=error)
         snapshot, text = newest
-        mine = snapshot.subject == place.subject
+        mine = snapshot.subject == locator.subject
         if not mine and snapshot.subject is not None:
-            return Loaded()  # somebody else's, who was here before
+            return LoadResult()  # somebody else's, who was here before
         if snapshot.updated < oldest:
-            return Loaded(seen=_seen(snapshot), gone=gone(snapshot.id, "expired"))
-        return Loaded(snapshot, text, _seen(snapshot)) if mine else self._claimed(place, snapshot)
+            return LoadResult(
+                version=_version(snapshot), missing_reason=flow_gone(snapshot.id, "expired")
+            )
+        return (
+            LoadResult(snapshot, text, _version(snapshot))
+            if mine
+            else self._taken_along(locator, snapshot)
+        )
 
-    def _claimed(self, place: Place, old: Snapshot) -> Loaded:
+    def _taken_along(self, locator: FlowLocator, old: Snapshot) -> LoadResult:
         """Let the flow of a session that has got a subject be that subject's, under a new id."""
-        new = old.rekeyed(secrets.token_urlsafe(16), place.subject)
+        new = old.with_id(secrets.token_urlsafe(16), locator.subject)
         try:
-            self._heads.bury(_seen(old), moved_to=new.id)
+            self._cache.write_tombstone(_version(old), moved_to=new.id)
         except StaleFlow:
-            return self._moved(place, old.id) or Loaded(gone=gone(old.id, "moved"))
-        text = self.carry(place, new)
-        return Loaded(*self._heads.adopt(new, text), _seen(new), was=old.id)
+            return self._moved(locator, old.id) or LoadResult(
+                missing_reason=flow_gone(old.id, "moved")
+            )
+        text = self.session_value(locator, new)
+        return LoadResult(*self._cache.adopt(new, text), _version(new), previous_id=old.id)
 
-    def _moved(self, place: Place, id: str) -> Loaded | None:
+    def _moved(self, locator: FlowLocator, id: str) -> LoadResult | None:
         """Return the flow as its subject has it, for a request that has not heard of the claim."""
-        moved_to = self._heads.moved_to(id)
-        newest = None if moved_to is None else self._heads.newest(moved_to)
-        if newest is None or newest[0].subject != place.subject:
+        moved_to = self._cache.moved_to(id)
+        newest = None if moved_to is None else self._cache.newest(moved_to)
+        if newest is None or newest[0].subject != locator.subject:
             return None
-        return Loaded(*newest, _seen(newest[0]), was=id)
+        return LoadResult(*newest, _version(newest[0]), previous_id=id)
 
-    def carry(self, place: Place, snapshot: Snapshot) -> str:
-        return snapshot.encode(place.machine)
+    def session_value(self, locator: FlowLocator, snapshot: Snapshot) -> str:
+        return snapshot.encode(locator.machine)
 
-    def named(self, place: Place, id: str) -> str | None:
+    def session_value_of(self, locator: FlowLocator, id: str) -> str | None:
         try:
-            newest = self._heads.newest(id)
+            newest = self._cache.newest(id)
         except FlowGone:
             return None
-        if newest is None or not newest[1].partition("|")[0].endswith(place.machine.digest):
+        if newest is None or not newest[1].partition("|")[0].endswith(locator.machine.digest):
             return None
         return newest[1]
 
-    def bury(
+    def write_tombstone(
         self,
-        place: Place,
-        seen: Seen | None,
+        locator: FlowLocator,
+        version: Version | None,
         old: Snapshot,
         receipt: Receipt | None = None,
         location: str | None = None,
         *,
-        claim: str = "",
+        lease: str = "",
         within: Any = None,
-    ) -> Seen:
-        self._heads.bury(seen or _seen(old), receipt, location)
-        return seen or _seen(old)
+    ) -> Version:
+        self._cache.write_tombstone(version or _version(old), receipt, location)
+        return version or _version(old)
 
-    def receipt(self, place: Place, asked: Asked) -> Kept | None:
-        return self._heads.receipt(asked.id, asked.nonce)
+    def stored_reply(self, locator: FlowLocator, asked: SubmissionQuery) -> StoredReply | None:
+        return self._cache.stored_reply(asked.id, asked.nonce)
 
     def commit(
         self,
-        place: Place,
-        seen: Seen | None,
+        locator: FlowLocator,
+        version: Version | None,
         new: Snapshot,
         location: str | None,
         *,
-        claim: str = "",
+        lease: str = "",
         within: Any = None,
-    ) -> Committed:
-        machine = place.machine
-        new = new.compacted(machine, self._history_limit)
+    ) -> CommitResult:
+        machine = locator.machine
+        new = new.with_packed_history(machine, self._history_limit)
         text = new.encode(machine)
         self._check_cookie(machine, new, text)
-        self._heads.swap(seen or Seen(new.id, 0), new, text, location)
-        return Committed(new, text, _seen(new))
+        self._cache.compare_and_swap(version or Version(new.id, 0), new, text, location)
+        return CommitResult(new, text, _version(new))
 
     def _check_cookie(self, machine: Machine, snapshot: Snapshot, text: str) -> None:
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
@@ -160,8 +181,8 @@ class SessionStore:
             )
 
 
-def _seen(snapshot: Snapshot) -> Seen:
-    return Seen(snapshot.id, snapshot.rev)
+def _version(snapshot: Snapshot) -> Version:
+    return Version(snapshot.id, snapshot.rev)
 
 
 def _bound(value: Any) -> int | None:

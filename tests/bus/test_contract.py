@@ -478,14 +478,14 @@ def test_a_claim_is_one_callers(bus_of: Make) -> None:
     won: list[int] = []
 
     def claim(number: int) -> None:
-        if buses[number].once("key", 300):
+        if buses[number].acquire_once("key", 300):
             won.append(number)
 
     run_at_once(*[lambda number=number: claim(number) for number in range(4)])
     assert len(won) == 1
-    assert buses[0].once("another key", 300)
-    assert buses[0].once("short", 1)
-    wait_until(lambda: buses[1].once("short", 1))
+    assert buses[0].acquire_once("another key", 300)
+    assert buses[0].acquire_once("short", 1)
+    wait_until(lambda: buses[1].acquire_once("short", 1))
 
 
 def soon(seconds: float = 300) -> float:

@@ -84,10 +84,10 @@ def test_what_is_published_for_nobody_leaves_nothing(bus: MemoryBus) -> None:
 
 def test_a_claim_ends_with_its_time(bus: MemoryBus, clock: Clock) -> None:
     """Not before, and claims of other times do not hold it up."""
-    assert bus.once("long", 100)
-    assert bus.once("short", 10)
+    assert bus.acquire_once("long", 100)
+    assert bus.acquire_once("short", 10)
     clock.now += 9
-    assert not bus.once("short", 10)
+    assert not bus.acquire_once("short", 10)
     clock.now += 1
-    assert bus.once("short", 10)
-    assert not bus.once("long", 100)
+    assert bus.acquire_once("short", 10)
+    assert not bus.acquire_once("long", 100)

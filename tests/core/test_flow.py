@@ -164,13 +164,13 @@ def test_drafts_are_dropped_at_the_end() -> None:
 def test_resume_walks_the_old_path_on_in_the_commit_of_the_edit() -> None:
     flow = at_review()
     flow.transition("payment", {"street": "Short"}, source="address")
-    results = flow.resume()
+    results = flow.fast_forward()
     assert [(r.source, r.target, r.rev) for r in results] == [("payment", "review", 4)]
     assert flow.path == ["cart", "address", "payment", "review"]
     assert flow.data["payment"] == {"ok": True}
     assert flow.drafts == {}
     assert flow.rev == flow.history[-1].rev == flow.history[-2].rev == 4
-    assert flow.resume() == []
+    assert flow.fast_forward() == []
 
 
 def test_resume_stops_where_a_guard_no_longer_holds() -> None:
@@ -186,7 +186,7 @@ def test_resume_stops_where_a_guard_no_longer_holds() -> None:
     flow.transition("b", {"x": 1})
     flow.transition("c", {"y": 2})
     flow.transition("b", {"x": 2}, source="a")
-    assert flow.resume() == []
+    assert flow.fast_forward() == []
     assert flow.current == "b"
     assert flow.drafts == {"b": {"y": 2}}
 
@@ -194,7 +194,7 @@ def test_resume_stops_where_a_guard_no_longer_holds() -> None:
 def test_nothing_is_resumed_after_a_plain_step() -> None:
     flow = at_review()
     flow.transition("address")
-    assert flow.resume() == []
+    assert flow.fast_forward() == []
 
 
 def test_url_arguments_stay_with_the_page_of_the_path() -> None:
@@ -372,7 +372,7 @@ def test_a_long_path_is_handled_like_a_short_one() -> None:
     assert len(snapshot.path) == 1_999
     flow.transition("s1", source="s0")
     assert len(flow.drafts) == 1_997
-    assert len(flow.resume()) == 1_997
+    assert len(flow.fast_forward()) == 1_997
 
 
 def test_a_blank_run_has_an_id_of_128_random_bits() -> None:

@@ -480,6 +480,6 @@ def test_many_is_a_truth_or_the_name_of_an_argument(many: Any) -> None:
 def test_a_migration_stays_through_an_app_s_narrowing() -> None:
     """The machine that an app uses knows the old names too."""
     machine = renamed({"address": "where"})
-    narrow = machine.narrowed(lambda edge: True, lambda rule: rule)
+    narrow = machine.restricted(lambda edge: True, lambda rule: rule)
     assert narrow.migration is machine.migration
     assert moved(walked(old(), "address"), narrow).current == "where"

@@ -16,7 +16,7 @@ from flask_fsm.errors import (
     GuardRefused,
     InvalidData,
     InvalidTransition,
-    RuleCrashed,
+    RuleError,
     ValidationFailed,
 )
 
@@ -189,7 +189,7 @@ def test_a_validator_that_crashes_is_no_refusal() -> None:
     def crashing(flow, data):
         return 1 / 0
 
-    with pytest.raises(RuleCrashed, match="crashing") as crashed:
+    with pytest.raises(RuleError, match="crashing") as crashed:
         make(validators=[crashing]).machine.flow().transition("b")
     assert isinstance(crashed.value.__cause__, ZeroDivisionError)
 
@@ -198,7 +198,7 @@ def test_a_pre_transition_that_crashes_stops_the_transition() -> None:
     def crashing(flow, data):
         raise ValueError
 
-    with pytest.raises(RuleCrashed, match="crashing"):
+    with pytest.raises(RuleError, match="crashing"):
         make(pre_transition=[crashing]).machine.flow().transition("b")
 
 

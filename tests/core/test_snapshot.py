@@ -70,12 +70,12 @@ def test_a_finished_flow_is_finished_after_the_trip() -> None:
 def test_the_history_can_be_cut_without_consequence_for_decisions() -> None:
     machine = Machine("m", [(a, b) for a in STATES for b in STATES])
     flow = walked(machine, 50)
-    cut = flow.snapshot.compacted(machine, 10)
+    cut = flow.snapshot.with_packed_history(machine, 10)
     assert cut.history == flow.history[-len(cut.history) :]
     assert 0 < len(cut.history) <= 10
     assert (cut.path, cut.rev, cut.state) == (flow.path, flow.rev, flow.current)
     assert Snapshot.decode(cut.encode(machine), machine) == cut
-    assert len(flow.snapshot.compacted(machine, 0).history) == 0
+    assert len(flow.snapshot.with_packed_history(machine, 0).history) == 0
 
 
 def test_a_changed_definition_drops_the_history_and_keeps_the_path() -> None:

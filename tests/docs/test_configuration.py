@@ -39,7 +39,7 @@ def test_type_and_default_are_those_of_the_code(field) -> None:
 
 
 def test_the_fields_that_are_never_shown_are_listed() -> None:
-    """The page names the built-in patterns of FSM_ECHO_EXCLUDE."""
-    section = PAGE.partition(".. confval:: FSM_ECHO_EXCLUDE")[2].partition(".. confval::")[0]
+    """The page names the built-in patterns of FSM_REDACT_FIELDS."""
+    section = PAGE.partition(".. confval:: FSM_REDACT_FIELDS")[2].partition(".. confval::")[0]
     patterns = section.partition("never show either:")[2]
     assert tuple(re.findall(r"``(.+?)``", patterns)) == SECRETS

@@ -47,7 +47,7 @@ def valid_texts() -> list[str]:
     for target in ("address", "payment", "review", "address"):
         flow.transition(target, ANSWERS)
         texts.append(flow.snapshot.with_receipt(Receipt("nonce", "digest")).encode(MACHINE))
-        texts.append(flow.snapshot.compacted(MACHINE, 2).encode(MACHINE))
+        texts.append(flow.snapshot.with_packed_history(MACHINE, 2).encode(MACHINE))
     return texts
 
 

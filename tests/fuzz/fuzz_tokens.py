@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 from flask_fsm.errors import InvalidToken
-from flask_fsm.security.tokens import Claim, Tokens, new_nonce
+from flask_fsm.security.tokens import TokenContent, Tokens, new_nonce
 
 KEYS = ["an old key", "a new key"]
 # What tokens are made of, what they are not, and what is longer in bytes than in characters.
@@ -25,7 +25,7 @@ def signed(chance: random.Random, tokens: Tokens) -> str:
     """A token that is good."""
     flow = secrets.token_urlsafe(16) + chance.choice(["", "", "~1", "~123456789"])
     state = chance.choice(["a", "shop.cart", "é 漢", "with.dots.", "~", "😀" * 50])
-    return tokens.sign(Claim(flow, chance.choice([0, 1, 10**14]), new_nonce(), state))
+    return tokens.sign(TokenContent(flow, chance.choice([0, 1, 10**14]), new_nonce(), state))
 
 
 def changed(chance: random.Random, text: str) -> str:

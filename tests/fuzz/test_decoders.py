@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flask_fsm.errors import InvalidToken
-from flask_fsm.security.tokens import Claim, Tokens
+from flask_fsm.security.tokens import TokenContent, Tokens
 
 from .fuzz_snapshot import PIECES, feed, valid_texts
 
 VALID = valid_texts()
 TOKENS = Tokens(["an old key", "a new key"])
 GOOD = [
-    TOKENS.sign(Claim("f" * 22 + run, rev, "n" * 12, state))
+    TOKENS.sign(TokenContent("f" * 22 + run, rev, "n" * 12, state))
     for run, rev, state in [("", 0, "cart"), ("~3", 17, "shop.address"), ("", 10**14, "é.|漢")]
 ]
 many = settings(

@@ -289,8 +289,8 @@ def test_a_card_number_in_a_field_of_any_name_is_not_shown(visitor: Visitor, num
 
 
 def test_the_names_of_secret_fields_can_be_set(shop: Callable[..., Shop]) -> None:
-    """FSM_ECHO_EXCLUDE holds shell patterns of names."""
-    made = Shop({**shop("session").app.config, "FSM_ECHO_EXCLUDE": ["health_*"]})
+    """FSM_REDACT_FIELDS holds shell patterns of names."""
+    made = Shop({**shop("session").app.config, "FSM_REDACT_FIELDS": ["health_*"]})
     visitor = made.visitor().walk("cart", "address")
     response = visitor.post("cart", {"health_note": "flu-flu", "other": "shown-1"})
     assert "flu-flu" not in response.text

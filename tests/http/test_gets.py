@@ -290,7 +290,7 @@ def test_with_a_manual_reset_the_initial_page_stays_closed(asking: str) -> None:
 def test_an_expired_run_leads_to_the_first_page_with_a_notice(
     visitor: Visitor, stored: Shop, asking: str
 ) -> None:
-    """A page opened after FSM_LIFETIME leads to the first one, which tells why and is blank."""
+    """A page opened after FSM_FLOW_LIFETIME leads to the first one, which tells why and is blank."""
     visitor.walk("cart", "address")
     state = stored.app.extensions["fsm"]
     now = state.clock
@@ -304,8 +304,8 @@ def test_an_expired_run_leads_to_the_first_page_with_a_notice(
 
 
 def test_the_lifetime_counts_from_the_last_step(shop: Callable[..., Shop], asking: str) -> None:
-    """FSM_LIFETIME may be a timedelta, and each step begins it again."""
-    made = Shop({**shop("session").app.config, "FSM_LIFETIME": timedelta(minutes=10)})
+    """FSM_FLOW_LIFETIME may be a timedelta, and each step begins it again."""
+    made = Shop({**shop("session").app.config, "FSM_FLOW_LIFETIME": timedelta(minutes=10)})
     state = made.app.extensions["fsm"]
     now = [1_800_000_000.0]
     state.clock = lambda: now[0]
@@ -319,8 +319,8 @@ def test_the_lifetime_counts_from_the_last_step(shop: Callable[..., Shop], askin
 
 
 def test_without_a_lifetime_nothing_expires(shop: Callable[..., Shop], asking: str) -> None:
-    """FSM_LIFETIME = None keeps runs for ever."""
-    made = Shop({**shop("session").app.config, "FSM_LIFETIME": None})
+    """FSM_FLOW_LIFETIME = None keeps runs for ever."""
+    made = Shop({**shop("session").app.config, "FSM_FLOW_LIFETIME": None})
     visitor = made.visitor().walk("cart")
     made.app.extensions["fsm"].clock = lambda: 9e9
     assert visitor.open("address", asking).status_code == 200
@@ -329,7 +329,7 @@ def test_without_a_lifetime_nothing_expires(shop: Callable[..., Shop], asking: s
 def test_an_evicted_run_leads_to_the_first_page(asking: str) -> None:
     """A GET of a run that memory:// has dropped leads to the first page, not to an error."""
     made = Shop(
-        {"SECRET_KEY": SECRET, "TESTING": True, "FSM_STORE_URL": "memory://", "FSM_HEADS": 1}
+        {"SECRET_KEY": SECRET, "TESTING": True, "FSM_STORE_URL": "memory://", "FSM_CACHE_SIZE": 1}
     )
     visitor = made.visitor().walk("cart", "address")
     made.visitor().walk("cart")

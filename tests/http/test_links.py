@@ -349,7 +349,7 @@ def test_a_link_to_a_flow_that_has_expired_is_410(
     members: Callable[..., Members], kind: str
 ) -> None:
     """A link that would last longer than the flow revives nothing."""
-    shop = members(kind, FSM_LIFETIME=100.0)
+    shop = members(kind, FSM_FLOW_LIFETIME=100.0)
     laptop, phone = shop.visitor().walk("cart"), shop.visitor()
     link = link_of(laptop)
     shop.now += 101

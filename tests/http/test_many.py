@@ -643,7 +643,7 @@ def test_an_expired_flow_leads_to_a_page_that_opens(
     orders: Callable[..., Many], kind: str, many: Any
 ) -> None:
     """By a GET as by the link of the 410 page, its visitor can start again."""
-    shop = orders(kind, many, FSM_LIFETIME=100.0)
+    shop = orders(kind, many, FSM_FLOW_LIFETIME=100.0)
     browser = shop.browser()
     key = browser.began("1")
     shop.now += 101
@@ -782,7 +782,7 @@ def test_a_login_keeps_the_newest_of_all(orders: Callable[..., Many], kind: str)
 @on_fast
 def test_expired_flows_are_not_claimed(orders: Callable[..., Many], kind: str) -> None:
     """A login revives nothing, and what has expired pushes nothing out."""
-    shop = orders(kind, FSM_FLOWS_PER_SUBJECT=2, FSM_LIFETIME=1000.0)
+    shop = orders(kind, FSM_FLOWS_PER_SUBJECT=2, FSM_FLOW_LIFETIME=1000.0)
     browser, phone = shop.browser(), shop.browser("ann")
     old = [browser.began(), browser.began()]
     shop.now += 1001
@@ -854,17 +854,17 @@ def test_a_flow_that_another_request_has_claimed_is_not_lost_at_login(
 
 def claimed(shop: Many, key: str, browser: Browser) -> tuple[Any, Any]:
     """Claim a session's flow as another request would; return its address and what was seen."""
-    from flask_fsm.stores import Place
+    from flask_fsm.stores import FlowLocator
 
     app, fsm = shop.app, shop.fsm
     store = app.extensions["fsm"].store
     with browser.client.session_transaction() as cookie:
         secret = cookie["_fsmowner_orders"]
     with app.app_context():
-        at = store._address(Place(fsm.machine, None, secret, key))
+        at = store._address(FlowLocator(fsm.machine, None, secret, key))
     record = store.records.read(at)
-    store.records.claim(at, record.seen, "elsewhere", NOW, NOW + 60)
-    return at, record.seen
+    store.records.acquire_lease(at, record.version, "elsewhere", NOW, NOW + 60)
+    return at, record.version
 
 
 # -- what the cookie remembers --------------------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from flask_fsm import FlaskFSM, Machine, Transition, ValidationFailed
-from flask_fsm.security.tokens import Claim, Tokens
+from flask_fsm.security.tokens import TokenContent, Tokens
 
 from ..apps import ASKING, SECRET, Visitor, prepare, seen, show, token_in, typed
 from .model import Definition, Edge, Expected, Model, Ticket
@@ -172,7 +172,7 @@ ACTION = st.one_of(
 @functools.cache
 def foreign_token(flow: str) -> str:
     """A token that another site signed."""
-    return Tokens(["another key"]).sign(Claim("A" * 22, 0, "A" * 12, flow))
+    return Tokens(["another key"]).sign(TokenContent("A" * 22, 0, "A" * 12, flow))
 
 
 class Browser:

@@ -296,7 +296,7 @@ def test_a_token_without_a_session_is_410(visitor: Visitor, stored: Shop, asking
 
 
 def test_an_expired_run_is_410(visitor: Visitor, stored: Shop, asking: str) -> None:
-    """A form sent after FSM_LIFETIME, with or without token, is over; the next GET starts anew."""
+    """A form sent after FSM_FLOW_LIFETIME, with or without token, is over; the next GET starts anew."""
     visitor.walk("cart", "address")
     token = visitor.token("delivery")
     state = stored.app.extensions["fsm"]
@@ -323,7 +323,7 @@ def test_an_expired_run_without_token_is_410(visitor: Visitor, stored: Shop, ask
 def test_an_evicted_run_is_410(asking: str) -> None:
     """A run that memory:// dropped for newer ones is over, with a link to start again."""
     made = Shop(
-        {"SECRET_KEY": SECRET, "TESTING": True, "FSM_STORE_URL": "memory://", "FSM_HEADS": 2}
+        {"SECRET_KEY": SECRET, "TESTING": True, "FSM_STORE_URL": "memory://", "FSM_CACHE_SIZE": 2}
     )
     visitor = made.visitor().walk("cart", "address")
     token = visitor.token("delivery")

@@ -437,15 +437,15 @@ def test_a_flow_that_another_request_has_claimed_comes_along_later(
     members: Callable[..., Members], kind: str
 ) -> None:
     """A transition with once=True is being made at the login: come back in a moment, or wait."""
-    from flask_fsm.stores import Place
+    from flask_fsm.stores import FlowLocator
 
-    shop = members(kind, FSM_WAIT=0.1)
+    shop = members(kind, FSM_LOCK_TIMEOUT=0.1)
     visitor = shop.visitor().walk("cart")
     store, id = shop.app.extensions["fsm"].store, visitor.see("address")["id"]
     with shop.app.app_context():
-        at = store._address(Place(shop.fsm.machine), id)
-    there = store.records.read(at).seen
-    store.records.claim(at, there, "elsewhere", NOW, NOW + 60)
+        at = store._address(FlowLocator(shop.fsm.machine), id)
+    there = store.records.read(at).version
+    store.records.acquire_lease(at, there, "elsewhere", NOW, NOW + 60)
     login(visitor, "ann")
     response = shop.copy(visitor).open("address", "json")
     assert response.status_code == 200 or "Retry-After" in response.headers
@@ -530,7 +530,7 @@ def test_on_claim_decides_which_is_kept(
     shop = members(kind)
     asked: list[tuple[str, str, str | None]] = []
 
-    @shop.fsm.on_claim
+    @shop.fsm.on_login_conflict
     def older(session: Any, users: Any) -> Any:
         asked.append((session.id, users.id, users.subject))
         return users if newer == "session" else session
@@ -729,7 +729,7 @@ def test_a_users_flow_that_has_expired_begins_anew(
     members: Callable[..., Members], kind: str
 ) -> None:
     """The browser that had it is told; another one of the user begins without more ado."""
-    shop = members(kind, FSM_LIFETIME=float(DAY))
+    shop = members(kind, FSM_FLOW_LIFETIME=float(DAY))
     laptop = shop.member("ann").walk("cart", "address")
     token = laptop.token("delivery")
     shop.now += DAY + 1
@@ -746,7 +746,7 @@ def test_a_users_flow_that_has_expired_begins_anew(
 @on_fast_and_session
 def test_an_expired_flow_is_not_claimed(members: Callable[..., Members], kind: str) -> None:
     """Who logs in after the flow has expired begins anew, and no open form revives it."""
-    shop = members(kind, FSM_LIFETIME=float(DAY))
+    shop = members(kind, FSM_FLOW_LIFETIME=float(DAY))
     visitor = shop.visitor().walk("cart", "address")
     token = visitor.token("delivery")
     shop.now += DAY + 1
@@ -760,9 +760,9 @@ def test_an_expired_flow_is_not_claimed(members: Callable[..., Members], kind: s
 def test_the_sessions_flow_is_kept_if_the_users_has_expired(
     members: Callable[..., Members], kind: str
 ) -> None:
-    """What has expired is not there to be chosen, whatever on_claim says."""
-    shop = members(kind, FSM_LIFETIME=float(DAY))
-    shop.fsm.on_claim(lambda session, users: users)
+    """What has expired is not there to be chosen, whatever on_login_conflict says."""
+    shop = members(kind, FSM_FLOW_LIFETIME=float(DAY))
+    shop.fsm.on_login_conflict(lambda session, users: users)
     shop.member("ann").walk("cart", "address", "delivery")
     shop.now += DAY + 1
     visitor = shop.visitor().walk("cart")
@@ -918,9 +918,9 @@ def test_a_page_without_the_argument_of_the_subject_is_a_fault() -> None:
 
 @pytest.mark.parametrize("function", [None, "user", 7])
 def test_a_subject_that_is_no_function_is_refused(function: Any) -> None:
-    """`@fsm.subject` takes a function; so does on_claim."""
+    """`@fsm.subject` takes a function; so does on_login_conflict."""
     fsm = FlaskFSM(Machine("m", [("a", "b")]))
-    for decorate in (fsm.subject, fsm.on_claim):
+    for decorate in (fsm.subject, fsm.on_login_conflict):
         with pytest.raises(DefinitionError):
             decorate(function)
 
@@ -1072,7 +1072,7 @@ def test_added_machines_go_by_the_subject_of_the_first(address: Store, kind: str
 def test_added_machines_go_by_the_on_claim_of_the_first() -> None:
     """It is asked for the flows of each machine."""
     shop = Two("memory://")
-    shop.fsm.on_claim(lambda session, users: users)
+    shop.fsm.on_login_conflict(lambda session, users: users)
     phone, visitor = shop.member("ann"), shop.visitor()
     for each in (phone, visitor):
         each.send("sign", {"by": "phone" if each is phone else "visitor"})
@@ -1263,7 +1263,7 @@ def test_machines_of_one_user_do_not_wait_for_each_other(
     members: Callable[..., Members], kind: str
 ) -> None:
     """A page that two machines guard takes a form, although both flows are the same user's."""
-    shop = members(kind, FSM_WAIT=0.5)
+    shop = members(kind, FSM_LOCK_TIMEOUT=0.5)
     other = shop.fsm.add(Machine("other", [("both", "after")]))
     run: list[str] = []
 

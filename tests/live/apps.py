@@ -25,7 +25,7 @@ from flask_fsm import (
     Transition,
     ValidationFailed,
 )
-from flask_fsm.pages.api import Pages
+from flask_fsm.pages.api import MachineViews
 
 VARIABLE = "FSM_TEST_CONFIG"
 SECRET = "a key for tests"  # what a crash must not tell
@@ -368,7 +368,7 @@ def _pages(app: Flask, fsm: FlaskFSM) -> None:
         page(name)
 
 
-def _orders(app: Flask, orders: Pages) -> None:
+def _orders(app: Flask, orders: MachineViews) -> None:
     @app.route("/basket", methods=["GET", "POST"])
     @orders.check()
     def basket() -> Any:

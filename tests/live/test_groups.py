@@ -182,8 +182,8 @@ def test_a_connection_that_breaks(site: Site) -> None:
 
 
 def test_members_stay(sites: Sites, engine: str) -> None:
-    """Who is alive stays a member beyond FSM_PRESENCE_TIME."""
-    site = sites.get(engine, FSM_PRESENCE_TIME=1, FSM_HEARTBEAT=0.2)
+    """Who is alive stays a member beyond FSM_PRESENCE_TTL."""
+    site = sites.get(engine, FSM_PRESENCE_TTL=1, FSM_HEARTBEAT=0.2)
     with (
         joined(site.browser(), "named") as watching,
         site.browser().stream("lab", groups=["named"]) as stream,
@@ -195,8 +195,8 @@ def test_members_stay(sites: Sites, engine: str) -> None:
 
 
 def test_a_process_that_dies(fresh_store: Callable[[str], str]) -> None:
-    """Members whose process was killed have left after FSM_PRESENCE_TIME, as others are told."""
-    config = {"FSM_BUS_URL": fresh_store("redis"), "FSM_PRESENCE_TIME": 1, "FSM_HEARTBEAT": 0.2}
+    """Members whose process was killed have left after FSM_PRESENCE_TTL, as others are told."""
+    config = {"FSM_BUS_URL": fresh_store("redis"), "FSM_PRESENCE_TTL": 1, "FSM_HEARTBEAT": 0.2}
     with Site("loop", **config) as here, joined(here.browser(), "named") as watching:
         with Site("loop", **config) as there:
             client = joined(there.browser(), "named")

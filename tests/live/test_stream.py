@@ -353,8 +353,8 @@ def test_a_server_that_keeps_its_socket(read: int) -> None:
 
 
 def test_a_busy_group_where_the_server_keeps_its_socket() -> None:
-    """Its members stay beyond FSM_PRESENCE_TIME, though there is always something to be sent."""
-    app, fsm = of_this_process(FSM_HEARTBEAT=0.1, FSM_PRESENCE_TIME=0.5)
+    """Its members stay beyond FSM_PRESENCE_TTL, though there is always something to be sent."""
+    app, fsm = of_this_process(FSM_HEARTBEAT=0.1, FSM_PRESENCE_TTL=0.5)
     reply = streamed(app)
     with app.app_context():
         group = fsm.live.group("ops")

@@ -327,7 +327,7 @@ def test_a_large_message_is_refused(start: Start, engine: str) -> None:
 def test_what_was_refused_is_freed(start: Start, engine: str) -> None:
     """Of a thousand connections that were refused a message, nothing is left but their closing."""
     site = start(
-        engine, threads=512, FSM_MAX_THREADS=500, FSM_HEARTBEAT=600, FSM_PRESENCE_TIME=1_200
+        engine, threads=512, FSM_MAX_THREADS=500, FSM_HEARTBEAT=600, FSM_PRESENCE_TTL=1_200
     )
     long = b"x" * 200 * 1024
     for _ in range(50):
@@ -405,7 +405,7 @@ def test_many_small_bombs_are_not_unpacked_at_once(start: Start, engine: str) ->
 @pytest.mark.parametrize("machine", ["trap", "shared"])
 def test_who_sends_too_much_waits(start: Start, engine: str, machine: str) -> None:
     """It is read at FSM_MESSAGE_RATE and loses nothing, whatever else may wake the server."""
-    site = start(engine, FSM_MESSAGE_RATE=50, FSM_HEARTBEAT=300, FSM_PRESENCE_TIME=600)
+    site = start(engine, FSM_MESSAGE_RATE=50, FSM_HEARTBEAT=300, FSM_PRESENCE_TTL=600)
     rate, number = 50, 250
     with raw(site, f"/fsm/{machine}/ws") as client:
         begun = time.monotonic()
@@ -498,7 +498,7 @@ def test_a_client_that_reads_nothing(start: Start, engine: str, why: str) -> Non
     else:
         # The time of the long form is the one that an app has if it says nothing.
         number, text, config = 600, 20_000, {} if LONG else {"FSM_SEND_TIMEOUT": 1}
-    site = start(engine, FSM_PRESENCE_TIME=300, **config)
+    site = start(engine, FSM_PRESENCE_TTL=300, **config)
     begun, duration = time.monotonic(), size(2, 60)
     with raw(site, OPS) as stuck, joined(site, groups=["ops"]) as client, Watch(site):
         reader, browser = Reader(client), site.browser()

@@ -31,7 +31,11 @@ def test_a_missing_secret_key_is_told_at_start_up(key: object) -> None:
 
 @pytest.mark.parametrize(
     ("key", "hint"),
-    [("FSM_STORE", "FSM_STORE_URL"), ("FSM_HEAD", "FSM_HEADS"), ("FSM_LIFE_TIME", "FSM_LIFETIME")],
+    [
+        ("FSM_STORE", "FSM_STORE_URL"),
+        ("FSM_CACHE_SIZ", "FSM_CACHE_SIZE"),
+        ("FSM_LIFE_TIME", "FSM_FLOW_LIFETIME"),
+    ],
 )
 def test_an_unknown_key_is_told_with_the_nearest_one(key: str, hint: str) -> None:
     """A mistyped key is not ignored."""
@@ -52,8 +56,8 @@ def test_an_unknown_key_is_told_with_the_nearest_one(key: str, hint: str) -> Non
         ("FSM_HEARTBEAT", float("nan")),
         ("FSM_HEARTBEAT", timedelta(days=30)),
         ("FSM_SEND_TIMEOUT", float("inf")),
-        ("FSM_REPLAY_TIME", float("inf")),
-        ("FSM_PRESENCE_TIME", 20),
+        ("FSM_REPLAY_TTL", float("inf")),
+        ("FSM_PRESENCE_TTL", 20),
         ("FSM_URL_PREFIX", "/<prefix>"),
         ("FSM_ALLOWED_ORIGINS", ["*"]),
         ("FSM_ALLOWED_ORIGINS", ["app.example"]),
@@ -64,29 +68,29 @@ def test_an_unknown_key_is_told_with_the_nearest_one(key: str, hint: str) -> Non
         ("FSM_ALLOWED_ORIGINS", ["https://*.app.example"]),
         ("FSM_ALLOWED_ORIGINS", ["null"]),
         ("FSM_ALLOWED_ORIGINS", ["https://b\u00fccher.example"]),
-        ("FSM_HEADS", "many"),
-        ("FSM_HEADS", 0),
-        ("FSM_HEADS", -1),
-        ("FSM_HEADS", 1.5),
-        ("FSM_HEADS", True),
-        ("FSM_HEADS", None),
-        ("FSM_LIFETIME", "a week"),
-        ("FSM_LIFETIME", 0),
-        ("FSM_LIFETIME", -5),
-        ("FSM_LIFETIME", timedelta(0)),
-        ("FSM_LIFETIME", True),
-        ("FSM_LIFETIME", float("nan")),
+        ("FSM_CACHE_SIZE", "many"),
+        ("FSM_CACHE_SIZE", 0),
+        ("FSM_CACHE_SIZE", -1),
+        ("FSM_CACHE_SIZE", 1.5),
+        ("FSM_CACHE_SIZE", True),
+        ("FSM_CACHE_SIZE", None),
+        ("FSM_FLOW_LIFETIME", "a week"),
+        ("FSM_FLOW_LIFETIME", 0),
+        ("FSM_FLOW_LIFETIME", -5),
+        ("FSM_FLOW_LIFETIME", timedelta(0)),
+        ("FSM_FLOW_LIFETIME", True),
+        ("FSM_FLOW_LIFETIME", float("nan")),
         ("FSM_HISTORY_LIMIT", "10"),
         ("FSM_HISTORY_LIMIT", -1),
         ("FSM_REQUIRE_TOKEN", "yes"),
         ("FSM_REQUIRE_TOKEN", 1),
         ("FSM_REQUIRE_TOKEN", None),
-        ("FSM_ECHO_EXCLUDE", "password"),
-        ("FSM_ECHO_EXCLUDE", [1]),
-        ("FSM_ECHO_EXCLUDE", None),
+        ("FSM_REDACT_FIELDS", "password"),
+        ("FSM_REDACT_FIELDS", [1]),
+        ("FSM_REDACT_FIELDS", None),
         ("FSM_URL_PREFIX", 5),
-        ("FSM_WAIT", "long"),
-        ("FSM_WAIT", 0),
+        ("FSM_LOCK_TIMEOUT", "long"),
+        ("FSM_LOCK_TIMEOUT", 0),
         ("FSM_FLASH", "no"),
         ("FSM_TOKEN_FIELD", ""),
         ("FSM_MAX_SNAPSHOT_SIZE", "64k"),
@@ -104,11 +108,11 @@ def test_a_value_of_the_wrong_kind_is_told_by_its_key(key: str, value: object) -
     [
         ("FSM_URL_PREFIX", "fsm", "it is a path that begins with '/' and has no parameters"),
         ("FSM_TOKEN_FIELD", "", "it is a text, and not an empty one"),
-        ("FSM_HEADS", "many", "it is a whole number above 0"),
+        ("FSM_CACHE_SIZE", "many", "it is a whole number above 0"),
         ("FSM_HISTORY_LIMIT", 0, "it is a whole number above 0, or None"),
-        ("FSM_WAIT", -1, "it is a number above 0"),
+        ("FSM_LOCK_TIMEOUT", -1, "it is a number above 0"),
         ("FSM_FLASH", 1, "it is True or False"),
-        ("FSM_ECHO_EXCLUDE", "pin", "it is a list of texts"),
+        ("FSM_REDACT_FIELDS", "pin", "it is a list of texts"),
         ("FSM_BUS_URL", 7, "it is a URL, or what the app has itself"),
         ("FSM_LIVE_WORKERS", 1, "it is at least 2"),
         ("FSM_HEARTBEAT", 1e9, "it is at most 604,800"),
@@ -129,20 +133,20 @@ def test_the_error_says_what_a_value_is(key: str, value: object, text: str) -> N
         ("FSM_HEARTBEAT", 30),
         ("FSM_ALLOWED_ORIGINS", ["https://app.example", "http://[::1]:8080", "http://localhost"]),
         ("FSM_ALLOWED_ORIGINS", ["capacitor://localhost", "https://xn--bcher-kva.example"]),
-        ("FSM_HEADS", 1),
-        ("FSM_LIFETIME", None),
-        ("FSM_LIFETIME", 60),
-        ("FSM_LIFETIME", 0.5),
-        ("FSM_LIFETIME", timedelta(days=1)),
+        ("FSM_CACHE_SIZE", 1),
+        ("FSM_FLOW_LIFETIME", None),
+        ("FSM_FLOW_LIFETIME", 60),
+        ("FSM_FLOW_LIFETIME", 0.5),
+        ("FSM_FLOW_LIFETIME", timedelta(days=1)),
         ("FSM_HISTORY_LIMIT", None),
         ("FSM_HISTORY_LIMIT", 1),
         ("FSM_REQUIRE_TOKEN", True),
-        ("FSM_ECHO_EXCLUDE", ["*secret*"]),
-        ("FSM_ECHO_EXCLUDE", ()),
+        ("FSM_REDACT_FIELDS", ["*secret*"]),
+        ("FSM_REDACT_FIELDS", ()),
         ("FSM_FLASH", False),
         ("FSM_TOKEN_FIELD", "t"),
         ("FSM_TO_FIELD", "next"),
-        ("FSM_WAIT", 1),
+        ("FSM_LOCK_TIMEOUT", 1),
         ("FSM_MAX_SNAPSHOT_SIZE", 10),
     ],
 )
@@ -159,11 +163,11 @@ def test_other_keys_of_the_config_are_left_alone() -> None:
 def test_a_failed_init_leaves_the_app_without_extension() -> None:
     """After an error of the config, the app can be initialised with a better one."""
     app = Flask("twice")
-    app.config.update(SECRET_KEY=SECRET, FSM_HEADS="many")
+    app.config.update(SECRET_KEY=SECRET, FSM_CACHE_SIZE="many")
     fsm = FlaskFSM(Machine("m", [("a", "b")]))
     with pytest.raises(ConfigError):
         fsm.init_app(app)
     assert "fsm" not in app.extensions
-    app.config["FSM_HEADS"] = 5
+    app.config["FSM_CACHE_SIZE"] = 5
     fsm.init_app(app)
     assert "fsm" in app.extensions

@@ -15,7 +15,7 @@ from flask_fsm import DefinitionError, FlaskFSM, GuardRefused, Machine, Transiti
 
 def new_app(wait: float = 1.0) -> Flask:
     app = Flask("odd")
-    app.config.update(SECRET_KEY="a key", TESTING=True, FSM_WAIT=wait)
+    app.config.update(SECRET_KEY="a key", TESTING=True, FSM_LOCK_TIMEOUT=wait)
     return app
 
 

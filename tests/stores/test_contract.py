@@ -16,9 +16,17 @@ from flask_fsm.binding.bound_machine import newest
 from flask_fsm.config import Config
 from flask_fsm.core.flow import blank, successor
 from flask_fsm.core.snapshot import Receipt
-from flask_fsm.security.tokens import IdSeal
-from flask_fsm.stores import Asked, Heads, Loaded, Place, RecordStore, Seen, open_store
-from flask_fsm.stores import Kept as Answer
+from flask_fsm.security.tokens import IdCipher
+from flask_fsm.stores import (
+    FlowCache,
+    FlowLocator,
+    LoadResult,
+    RecordStore,
+    SubmissionQuery,
+    Version,
+    open_store,
+)
+from flask_fsm.stores import StoredReply as Answer
 
 from ..apps import SECRET
 
@@ -49,23 +57,28 @@ NOW = 1_800_000_000
 class Kept:
     """A store under test, with what is needed to move a flow in it."""
 
-    def __init__(self, kind: Kind, place: Place | None = None, **options: object) -> None:
+    def __init__(self, kind: Kind, locator: FlowLocator | None = None, **options: object) -> None:
         self.kind = kind
-        self.place = Place(MACHINE) if place is None else place
+        self.locator = FlowLocator(MACHINE) if locator is None else locator
         config = Config(
-            **{"store_url": kind.url, "max_snapshot_size": MAX_SIZE, "lifetime": None, **options}
+            **{
+                "store_url": kind.url,
+                "max_snapshot_size": MAX_SIZE,
+                "flow_lifetime": None,
+                **options,
+            }
         )
-        self.heads = Heads(config.heads)
-        seal = IdSeal(lambda: [SECRET])
+        self.heads = FlowCache(config.cache_size)
+        seal = IdCipher(lambda: [SECRET])
         self.store = open_store(kind.url, config, self.heads, seal, lambda: NOW)
         if isinstance(self.store, RecordStore):
             self.store.init()
-        self.seen: dict[tuple[str, int], Seen | None] = {}
+        self.version: dict[tuple[str, int], Version | None] = {}
 
     def begin(self) -> tuple[Snapshot, str]:
         """A blank flow, and what the session carries for it."""
-        snapshot = blank(MACHINE, NOW, subject=self.place.subject)
-        return snapshot, self.store.carry(self.place, snapshot)
+        snapshot = blank(MACHINE, NOW, subject=self.locator.subject)
+        return snapshot, self.store.session_value(self.locator, snapshot)
 
     def step(
         self,
@@ -89,39 +102,41 @@ class Kept:
         return flow.snapshot.with_receipt(None if nonce is None else Receipt(nonce, "digest"))
 
     def commit(self, old: Snapshot, new: Snapshot) -> str:
-        seen = self.seen.get((old.id, old.rev))
-        committed = self.store.commit(self.place, seen, new, f"/{new.state}")
-        self.seen[new.id, new.rev] = committed.seen
-        return committed.carried
+        version = self.version.get((old.id, old.rev))
+        committed = self.store.commit(self.locator, version, new, f"/{new.state}")
+        self.version[new.id, new.rev] = committed.version
+        return committed.session_value
 
     def bury(self, old: Snapshot, receipt: Receipt | None = None, to: str | None = None) -> None:
-        self.store.bury(self.place, self.seen.get((old.id, old.rev)), old, receipt, to)
+        self.store.write_tombstone(
+            self.locator, self.version.get((old.id, old.rev)), old, receipt, to
+        )
 
     def walk(self, *targets: str) -> tuple[Snapshot, str]:
         """A flow that has gone through these states."""
-        snapshot, carried = self.begin()
+        snapshot, session_value = self.begin()
         for target in targets:
-            carried = self.step(snapshot, target)
-            snapshot = self.load(carried)
-        return snapshot, carried
+            session_value = self.step(snapshot, target)
+            snapshot = self.load(session_value)
+        return snapshot, session_value
 
-    def loaded(self, carried: str | None, oldest: float = 0) -> Loaded:
-        return self.store.load(self.place, carried, oldest, newest)
+    def loaded(self, session_value: str | None, oldest: float = 0) -> LoadResult:
+        return self.store.load(self.locator, session_value, oldest, newest)
 
-    def load(self, carried: str) -> Snapshot:
+    def load(self, session_value: str) -> Snapshot:
         """The newest snapshot; raises why it is gone."""
-        found = self.loaded(carried)
-        if found.gone is not None:
-            raise found.gone
+        found = self.loaded(session_value)
+        if found.missing_reason is not None:
+            raise found.missing_reason
         assert found.snapshot is not None
-        self.seen.setdefault((found.snapshot.id, found.snapshot.rev), found.seen)
+        self.version.setdefault((found.snapshot.id, found.snapshot.rev), found.version)
         return found.snapshot
 
     def receipt(self, snapshot: Snapshot, rev: int, nonce: str) -> Answer | None:
         """What is kept of a form that was made for the flow of `snapshot` at `rev`."""
-        seen = self.seen.get((snapshot.id, snapshot.rev))
-        asked = Asked(snapshot.id, snapshot.id, rev, nonce, seen, current=True)
-        return self.store.receipt(self.place, asked)
+        version = self.version.get((snapshot.id, snapshot.rev))
+        asked = SubmissionQuery(snapshot.id, snapshot.id, rev, nonce, version, current=True)
+        return self.store.stored_reply(self.locator, asked)
 
 
 @pytest.fixture(params=STORES)
@@ -160,29 +175,29 @@ def facts(snapshot: Snapshot) -> tuple[object, ...]:
 
 def test_a_flow_that_has_not_begun_is_found_blank(kept: Kept) -> None:
     """What the session carries for a blank flow leads to that flow, with the same id."""
-    snapshot, carried = kept.begin()
-    assert facts(kept.load(carried)) == facts(snapshot)
-    assert kept.store.turn_of(kept.place, carried) == snapshot.id
+    snapshot, session_value = kept.begin()
+    assert facts(kept.load(session_value)) == facts(snapshot)
+    assert kept.store.lock_name(kept.locator, session_value) == snapshot.id
 
 
 def test_what_was_committed_is_loaded(kept: Kept) -> None:
     """After each commit, the text it returned leads to all that was committed."""
-    snapshot, carried = kept.begin()
+    snapshot, session_value = kept.begin()
     for target, data in [("b", {"n": 1}), ("c", {"é|😀": ["|", None]}), ("a", {})]:
         new = kept.decided(snapshot, target, data)
-        carried = kept.commit(snapshot, new)
-        loaded = kept.loaded(carried)
-        snapshot = kept.load(carried)
+        session_value = kept.commit(snapshot, new)
+        loaded = kept.loaded(session_value)
+        snapshot = kept.load(session_value)
         assert facts(snapshot) == facts(new)
-        assert loaded.carried == carried
-        assert kept.store.turn_of(kept.place, carried) == new.id
+        assert loaded.session_value == session_value
+        assert kept.store.lock_name(kept.locator, session_value) == new.id
 
 
 def test_loading_twice_changes_nothing(kept: Kept) -> None:
     """Loading is reading."""
-    snapshot, carried = kept.walk("b", "c")
-    assert kept.loaded(carried) == kept.loaded(carried)
-    assert facts(kept.load(carried)) == facts(snapshot)
+    snapshot, session_value = kept.walk("b", "c")
+    assert kept.loaded(session_value) == kept.loaded(session_value)
+    assert facts(kept.load(session_value)) == facts(snapshot)
 
 
 def test_flows_do_not_touch_each_other(kept: Kept) -> None:
@@ -196,12 +211,12 @@ def test_flows_do_not_touch_each_other(kept: Kept) -> None:
 
 def test_the_text_for_the_session_is_short_and_plain(kept: Kept) -> None:
     """What the session carries is text, and a thousand steps make it no novel."""
-    snapshot, carried = kept.begin()
+    snapshot, session_value = kept.begin()
     for number in range(999):
-        carried = kept.step(snapshot, "bca"[number % 3])
-        snapshot = kept.load(carried)
-    assert isinstance(carried, str)
-    assert len(carried) < 4_000
+        session_value = kept.step(snapshot, "bca"[number % 3])
+        snapshot = kept.load(session_value)
+    assert isinstance(session_value, str)
+    assert len(session_value) < 4_000
     assert snapshot.rev == 999
 
 
@@ -211,12 +226,12 @@ def test_the_text_for_the_session_is_short_and_plain(kept: Kept) -> None:
 def test_a_commit_from_an_old_rev_is_stale(kept: Kept) -> None:
     """Who decided on what is no longer the newest is refused, and nothing changes."""
     old, _ = kept.walk("b")
-    carried = kept.step(old, "c", {"first": True})
-    before = facts(kept.load(carried))
+    session_value = kept.step(old, "c", {"first": True})
+    before = facts(kept.load(session_value))
     with pytest.raises(StaleFlow) as caught:
         kept.step(old, "c", {"second": True})
     assert caught.value.flow == old.id
-    assert facts(kept.load(carried)) == before
+    assert facts(kept.load(session_value)) == before
 
 
 def test_two_first_commits_of_a_flow_have_one_winner(kept: Kept) -> None:
@@ -233,10 +248,10 @@ def test_two_first_commits_of_a_successor_have_one_winner(kept: Kept) -> None:
     assert finished.finished
     following = blank(MACHINE, NOW, id=successor(finished.id))
     first = kept.decided(following, "b", {"n": 1})
-    carried = kept.commit(finished, first)
+    session_value = kept.commit(finished, first)
     with pytest.raises(StaleFlow):
         kept.commit(finished, kept.decided(following, "b", {"n": 2}))
-    assert kept.load(carried).data == {"a": {"n": 1}}
+    assert kept.load(session_value).data == {"a": {"n": 1}}
 
 
 def race(kept: Kept, old: Snapshot, target: str) -> list[str]:
@@ -278,14 +293,14 @@ def test_of_racing_threads_one_wins_each_rev(kept: Kept) -> None:
 
 def test_an_older_text_leads_to_the_newest_state(kept: Kept) -> None:
     """Whichever text of a flow comes back, the newest state is loaded, and its text with it."""
-    snapshot, carried = kept.begin()
-    texts = [carried]
+    snapshot, session_value = kept.begin()
+    texts = [session_value]
     for target in "bcab":
         texts.append(kept.step(snapshot, target))
         snapshot = kept.load(texts[-1])
     for text in texts:
         assert facts(kept.load(text)) == facts(snapshot)
-        assert kept.loaded(text).carried == texts[-1]
+        assert kept.loaded(text).session_value == texts[-1]
 
 
 def test_a_text_of_a_replaced_run_leads_to_the_new_run(kept: Kept) -> None:
@@ -299,8 +314,8 @@ def test_a_text_of_a_replaced_run_leads_to_the_new_run(kept: Kept) -> None:
 
 def test_a_flow_that_was_given_up_can_not_come_back(kept: Kept) -> None:
     """After a reset every text of the flow is gone, and nothing can be committed to it."""
-    snapshot, carried = kept.begin()
-    texts = [carried]
+    snapshot, session_value = kept.begin()
+    texts = [session_value]
     for target in "bc":
         texts.append(kept.step(snapshot, target))
         snapshot = kept.load(texts[-1])
@@ -315,18 +330,18 @@ def test_a_flow_that_was_given_up_can_not_come_back(kept: Kept) -> None:
 def test_only_the_newest_can_be_given_up(kept: Kept) -> None:
     """A reset that was decided on an old rev is stale, and the flow lives on."""
     old, _ = kept.walk("b")
-    carried = kept.step(old, "c")
+    session_value = kept.step(old, "c")
     with pytest.raises(StaleFlow):
         kept.bury(old)
-    assert kept.load(carried).state == "c"
+    assert kept.load(session_value).state == "c"
 
 
 def test_a_blank_flow_can_be_given_up(kept: Kept) -> None:
     """A flow that has not begun can be given up too."""
-    snapshot, carried = kept.begin()
+    snapshot, session_value = kept.begin()
     kept.bury(snapshot)
     with pytest.raises(FlowGone):
-        kept.load(carried)
+        kept.load(session_value)
 
 
 # -- receipts -------------------------------------------------------------------------------
@@ -336,8 +351,8 @@ def test_a_submission_is_remembered_with_its_place(kept: Kept) -> None:
     """The digest and the location of the last submissions can be asked for by their nonces."""
     snapshot, _ = kept.begin()
     for number, target in enumerate("bcab"):
-        carried = kept.step(snapshot, target, nonce=f"nonce{number}")
-        snapshot = kept.load(carried)
+        session_value = kept.step(snapshot, target, nonce=f"nonce{number}")
+        snapshot = kept.load(session_value)
     for number, target in enumerate("bcab"):
         receipt = kept.receipt(snapshot, number, f"nonce{number}")
         assert receipt == ("digest", f"/{target}")
@@ -359,10 +374,10 @@ def test_the_last_submissions_are_remembered(kept: Kept) -> None:
 def test_a_refused_commit_leaves_no_receipt(kept: Kept) -> None:
     """A submission that lost is not remembered as if it had won."""
     old, _ = kept.walk("b")
-    carried = kept.step(old, "c", nonce="winner")
+    session_value = kept.step(old, "c", nonce="winner")
     with pytest.raises(StaleFlow):
         kept.step(old, "c", nonce="loser")
-    newest = kept.load(carried)
+    newest = kept.load(session_value)
     assert kept.receipt(newest, 1, "winner") is not None
     assert kept.receipt(newest, 1, "loser") is None
 
@@ -372,13 +387,13 @@ def test_a_refused_commit_leaves_no_receipt(kept: Kept) -> None:
 
 def test_what_is_too_large_is_refused_and_nothing_changes(kept: Kept) -> None:
     """The error says how much it is and how much may be; the flow is where it was."""
-    old, carried = kept.walk("b")
+    old, session_value = kept.walk("b")
     noise = "".join(random.Random(2).choices(string.ascii_letters, k=40_000))
     with pytest.raises(SnapshotTooLarge) as caught:
         kept.step(old, "c", {"noise": noise}, nonce="large")
     assert caught.value.size > caught.value.limit > 0
     assert str(caught.value.size) in caught.value.message
-    assert facts(kept.load(carried)) == facts(old)
+    assert facts(kept.load(session_value)) == facts(old)
     assert kept.receipt(old, 1, "large") is None
     assert kept.load(kept.step(old, "c")).state == "c"
 
@@ -404,7 +419,7 @@ def test_a_text_that_cannot_be_read_is_a_snapshot_error(kept: Kept, text: str) -
     """Whatever the session carries, what comes out is a flow, SnapshotError, or FlowGone."""
     with pytest.raises(SnapshotError):
         kept.load(text)
-    kept.store.turn_of(kept.place, text)
+    kept.store.lock_name(kept.locator, text)
 
 
 @pytest.mark.parametrize("value", [7, [], {}, b"bytes", 1.5])
@@ -412,12 +427,12 @@ def test_what_is_no_text_is_a_snapshot_error(kept: Kept, value: object) -> None:
     """A session may carry any JSON under our key."""
     with pytest.raises(SnapshotError):
         kept.load(value)  # type: ignore[arg-type]
-    assert kept.store.turn_of(kept.place, value) is None  # type: ignore[arg-type]
+    assert kept.store.lock_name(kept.locator, value) is None  # type: ignore[arg-type]
 
 
 def test_a_cut_text_is_no_flow(kept: Kept) -> None:
     """Each beginning of a carried text is the flow itself, an error, or a blank flow; no crash."""
-    _, carried = Kept(kept.kind).walk("b", "c")
-    for length in range(len(carried)):
+    _, session_value = Kept(kept.kind).walk("b", "c")
+    for length in range(len(session_value)):
         with pytest.raises((SnapshotError, FlowGone)):
-            kept.load(carried[:length])
+            kept.load(session_value[:length])

@@ -95,12 +95,12 @@ def user(request: pytest.FixtureRequest) -> str | None:
     return found
 
 
-# -- FSM_LIFETIME ---------------------------------------------------------------------------------
+# -- FSM_FLOW_LIFETIME ---------------------------------------------------------------------------------
 
 
 def test_a_flow_lives_for_its_lifetime_from_its_last_commit(store: str, user: str | None) -> None:
     """To the second; looking at it doesn't make it younger, a step does."""
-    line = Line(store, FSM_LIFETIME=100)
+    line = Line(store, FSM_FLOW_LIFETIME=100)
     visitor = line.visitor(user).walk("a")
     line.at(START + 60)
     visitor.see("b")
@@ -115,7 +115,7 @@ def test_a_flow_lives_for_its_lifetime_from_its_last_commit(store: str, user: st
 @pytest.mark.parametrize("asking", ["html", "json", "htmx"])
 def test_a_form_of_an_expired_flow_gets_a_410(store: str, user: str | None, asking: str) -> None:
     """With a link to begin again; then a new run begins."""
-    line = Line(store, FSM_LIFETIME=100)
+    line = Line(store, FSM_FLOW_LIFETIME=100)
     visitor = line.visitor(user).walk("a", "b")
     token = visitor.token("c")
     line.at(START + 101)
@@ -129,7 +129,7 @@ def test_a_page_of_an_expired_flow_leads_to_the_first_with_a_notice(
     store: str, user: str | None
 ) -> None:
     """And the first page itself opens at once, with the notice."""
-    line = Line(store, FSM_LIFETIME=100)
+    line = Line(store, FSM_FLOW_LIFETIME=100)
     for page in "ba":
         visitor = line.visitor(user and user + page).walk("a", "b")
         line.at(START + 101)
@@ -146,7 +146,7 @@ def test_a_page_of_an_expired_flow_leads_to_the_first_with_a_notice(
 
 def test_another_device_of_a_user_finds_an_expired_flow_blank(served: str) -> None:
     """It begins a new run in its place, to which the first device gets too."""
-    line = Line(served, FSM_LIFETIME=100)
+    line = Line(served, FSM_FLOW_LIFETIME=100)
     first = line.visitor("ann").walk("a", "b")
     line.at(START + 500)
     second = line.visitor("ann")
@@ -158,7 +158,7 @@ def test_another_device_of_a_user_finds_an_expired_flow_blank(served: str) -> No
 
 def test_an_expired_flow_among_many_leads_to_a_new_one(served: str, user: str | None) -> None:
     """By a notice and at most two redirects; the others are listed, it is not."""
-    line = Line(served, FSM_LIFETIME=100, many=True)
+    line = Line(served, FSM_FLOW_LIFETIME=100, many=True)
     visitor = line.visitor(user)
 
     def begin() -> str:
@@ -182,8 +182,8 @@ def test_an_expired_flow_among_many_leads_to_a_new_one(served: str, user: str | 
 
 
 def test_without_a_lifetime_a_flow_lives_for_ever(store: str, user: str | None) -> None:
-    """FSM_LIFETIME=None."""
-    line = Line(store, FSM_LIFETIME=None)
+    """FSM_FLOW_LIFETIME=None."""
+    line = Line(store, FSM_FLOW_LIFETIME=None)
     visitor = line.visitor(user).walk("a", "b")
     line.at(START + 10_000 * DAY)
     assert visitor.see("c")["rev"] == 2
@@ -192,7 +192,7 @@ def test_without_a_lifetime_a_flow_lives_for_ever(store: str, user: str | None) 
 
 def test_an_expired_flow_is_not_claimed_by_a_login(served: str) -> None:
     """The user's own flow stays, and an old one of the session is not brought back by it."""
-    line = Line(served, FSM_LIFETIME=100)
+    line = Line(served, FSM_FLOW_LIFETIME=100)
     visitor = line.visitor().walk("a", "b")
     line.at(START + 101)
     line.visitor("ann").walk("a")
@@ -202,8 +202,8 @@ def test_an_expired_flow_is_not_claimed_by_a_login(served: str) -> None:
 
 def test_a_user_s_expired_flow_gives_way_to_the_session_s(served: str) -> None:
     """Whatever the app would choose: what has expired is not there."""
-    line = Line(served, FSM_LIFETIME=100)
-    line.fsm.on_claim(lambda session, user: user)
+    line = Line(served, FSM_FLOW_LIFETIME=100)
+    line.fsm.on_login_conflict(lambda session, user: user)
     line.visitor("ann").walk("a")
     line.at(START + 101)
     visitor = line.visitor().walk("a", "b")
@@ -218,7 +218,7 @@ def test_a_clock_that_jumps_two_days_ahead_and_back_loses_nothing(
     store: str, user: str | None
 ) -> None:
     """Steps are made before, during and after the jump; the history is in order."""
-    line = Line(store, FSM_LIFETIME=3 * DAY)
+    line = Line(store, FSM_FLOW_LIFETIME=3 * DAY)
     visitor = line.visitor(user).walk("a")
     line.at(START + 2 * DAY)
     visitor.walk("b")
@@ -235,7 +235,7 @@ def test_a_clock_that_jumps_past_the_lifetime_and_back_brings_the_flow_back(
     served: str, user: str | None
 ) -> None:
     """A GET during the jump removes no record: the user's flow is there when the clock is right."""
-    line = Line(served, FSM_LIFETIME=DAY)
+    line = Line(served, FSM_FLOW_LIFETIME=DAY)
     visitor = line.visitor(user).walk("a", "b")
     cookie = visitor.cookie
     line.at(START + 2 * DAY)
@@ -250,7 +250,7 @@ def test_a_claim_outlives_no_jump_of_the_clock(served: str) -> None:
     from flask_fsm import Transition
 
     app = flask_app(
-        {"SECRET_KEY": SECRET, "TESTING": True, "FSM_STORE_URL": served, "FSM_WAIT": 0.2}
+        {"SECRET_KEY": SECRET, "TESTING": True, "FSM_STORE_URL": served, "FSM_LOCK_TIMEOUT": 0.2}
     )
     fsm = FlaskFSM(app, Machine("m", [Transition("a", "b", once=True)]))
     with app.app_context():
@@ -263,9 +263,9 @@ def test_a_claim_outlives_no_jump_of_the_clock(served: str) -> None:
             return show("a", fsm)
         if "die" in request.form:
             # As if the process were killed: the claim is not given up.
-            from flask_fsm.pages.page_request import visits
+            from flask_fsm.pages.page_request import page_requests
 
-            visits().of["m"].run.claimed = ""
+            page_requests().of["m"].work.lease = ""
             raise RuntimeError
         return fsm.advance("b", data={})
 
@@ -286,8 +286,8 @@ def test_a_claim_outlives_no_jump_of_the_clock(served: str) -> None:
 
 
 def test_purge_removes_what_has_expired_and_nothing_else(served: str, user: str | None) -> None:
-    """Finished runs and given up ones as well, each once past FSM_LIFETIME."""
-    line = Line(served, FSM_LIFETIME=2 * DAY)
+    """Finished runs and given up ones as well, each once past FSM_FLOW_LIFETIME."""
+    line = Line(served, FSM_FLOW_LIFETIME=2 * DAY)
     old = line.visitor(user).walk("a", "b")
     line.visitor().walk("a", "b", "c")
     gone = line.visitor().walk("a")
@@ -307,7 +307,7 @@ def test_purge_removes_what_has_expired_and_nothing_else(served: str, user: str 
 
 def test_purge_keeps_the_history(served: str) -> None:
     """The log knows the runs whose records are gone."""
-    line = Line(served, FSM_LIFETIME=DAY)
+    line = Line(served, FSM_FLOW_LIFETIME=DAY)
     line.visitor().walk("a", "b")
     told = line.log()
     line.at(START + 3 * DAY)
@@ -319,7 +319,7 @@ def test_purge_keeps_the_history(served: str) -> None:
 
 def test_purge_removes_the_history_that_is_old_if_told_so(served: str) -> None:
     """--history-older-than DAYS: entries before that, and no others."""
-    line = Line(served, FSM_LIFETIME=DAY)
+    line = Line(served, FSM_FLOW_LIFETIME=DAY)
     line.visitor().walk("a", "b")
     line.at(START + 5 * DAY)
     young = line.visitor().walk("a")
@@ -333,7 +333,7 @@ def test_purge_removes_the_history_that_is_old_if_told_so(served: str) -> None:
 
 def test_a_purge_of_history_leaves_the_newest_of_a_run_that_goes_on(served: str) -> None:
     """A flow that lives longer than its history is where it was, and can be moved."""
-    line = Line(served, FSM_LIFETIME=None)
+    line = Line(served, FSM_FLOW_LIFETIME=None)
     visitor = line.visitor().walk("a")
     line.at(START + 9 * DAY)
     visitor.walk("b")
@@ -345,7 +345,7 @@ def test_a_purge_of_history_leaves_the_newest_of_a_run_that_goes_on(served: str)
 
 def test_a_flow_that_was_purged_is_not_begun_twice(served: str) -> None:
     """Its form gets 410, and not a new run in the middle."""
-    line = Line(served, FSM_LIFETIME=DAY)
+    line = Line(served, FSM_FLOW_LIFETIME=DAY)
     visitor = line.visitor().walk("a", "b")
     token = visitor.token("c")
     line.at(START + 3 * DAY)
@@ -356,7 +356,7 @@ def test_a_flow_that_was_purged_is_not_begun_twice(served: str) -> None:
 
 def test_purge_of_a_page_that_is_open_before_the_first_step_harms_nobody(served: str) -> None:
     """A run that has not begun has no record to remove."""
-    line = Line(served, FSM_LIFETIME=DAY)
+    line = Line(served, FSM_FLOW_LIFETIME=DAY)
     visitor = line.visitor()
     token = visitor.token("a")
     line.at(START + DAY - 5)
@@ -405,7 +405,7 @@ def test_the_log_of_a_login_holds_each_step_once(served: str) -> None:
 def test_a_login_that_keeps_the_user_s_flow_ends_the_session_s_run_in_the_log(served: str) -> None:
     """Both runs are in the log, each step once."""
     line = Line(served)
-    line.fsm.on_claim(lambda session, user: user)
+    line.fsm.on_login_conflict(lambda session, user: user)
     line.visitor("ann").walk("a")
     line.at(START + 5)
     visitor = line.visitor().walk("a", "b")

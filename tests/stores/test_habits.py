@@ -22,7 +22,7 @@ NOW = 1_800_000_000
 
 def app_on(store: Any, *, once: bool = False, view: Callable[[Any], Any] | None = None) -> Flask:
     """Two pages on a store, whose tables are made."""
-    app = flask_app({"SECRET_KEY": SECRET, "TESTING": True, "FSM_WAIT": 0.2})
+    app = flask_app({"SECRET_KEY": SECRET, "TESTING": True, "FSM_LOCK_TIMEOUT": 0.2})
     fsm = FlaskFSM(app, Machine("m", [Transition("a", "b", once=once)]), store=store)
 
     def page() -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from flask_fsm import FlowBusy, FlowGone, FSMError, Machine, StaleFlow
 from flask_fsm.core.flow import blank, successor
-from flask_fsm.stores import Heads, Place, Seen
+from flask_fsm.stores import FlowCache, FlowLocator, Version
 
 from .test_contract import MACHINE, NOW, Kept, Kind
 
@@ -18,7 +18,7 @@ SESSION = Kind("session", "session")
 
 
 def test_the_flows_used_longest_ago_are_dropped_first() -> None:
-    """FSM_HEADS bounds how many flows are remembered, and use keeps a flow."""
+    """FSM_CACHE_SIZE bounds how many flows are remembered, and use keeps a flow."""
     with SESSION.context():
         kept = Kept(SESSION, heads=3)
         flows = [kept.walk("b") for _ in range(3)]
@@ -32,10 +32,10 @@ def test_the_flows_used_longest_ago_are_dropped_first() -> None:
 def test_memory_says_that_it_dropped_a_flow() -> None:
     """A flow that memory:// had to drop is gone, and the text says why."""
     kept = Kept(MEMORY, heads=1)
-    _, carried = kept.walk("b")
+    _, session_value = kept.walk("b")
     kept.walk("b")
     with pytest.raises(FlowGone) as caught:
-        kept.load(carried)
+        kept.load(session_value)
     assert caught.value.code == "evicted"
 
 
@@ -43,11 +43,11 @@ def test_the_session_brings_back_a_flow_that_was_dropped() -> None:
     """The cookie holds all of it, so a process without a head of a flow reads it from there."""
     with SESSION.context():
         kept = Kept(SESSION, heads=1)
-        snapshot, carried = kept.walk("b", "c")
+        snapshot, session_value = kept.walk("b", "c")
         for _ in range(3):
             kept.walk("b")
         assert kept.heads.newest(snapshot.id) is None
-        assert kept.load(carried).rev == 2
+        assert kept.load(session_value).rev == 2
 
 
 def test_a_flow_that_is_being_served_is_never_dropped() -> None:
@@ -55,12 +55,12 @@ def test_a_flow_that_is_being_served_is_never_dropped() -> None:
     for kind in (SESSION, MEMORY):
         with kind.context():
             kept = Kept(kind, heads=2)
-            snapshot, carried = kept.walk("b")
-            with kept.heads.turn(snapshot.id, 1):
+            snapshot, session_value = kept.walk("b")
+            with kept.heads.lock(snapshot.id, 1):
                 for _ in range(10):
                     kept.walk("b", "c")
-                carried = kept.step(snapshot, "c")
-                assert kept.load(carried).rev == 2
+                session_value = kept.step(snapshot, "c")
+                assert kept.load(session_value).rev == 2
             assert len(kept.heads) <= 3
 
 
@@ -69,18 +69,18 @@ def test_blank_flows_take_no_room() -> None:
     for kind in (SESSION, MEMORY):
         with kind.context():
             kept = Kept(kind, heads=2)
-            _, carried = kept.walk("b")
+            _, session_value = kept.walk("b")
             for _ in range(1_000):
                 other, text = kept.begin()
                 kept.load(text)
-                with kept.heads.turn(other.id, 1):
+                with kept.heads.lock(other.id, 1):
                     pass
-            assert kept.load(carried).rev == 1
+            assert kept.load(session_value).rev == 1
 
 
 def test_turns_of_one_flow_are_taken_one_after_another() -> None:
     """While one request is served, another one of the same flow waits until it is over."""
-    heads = Heads(10)
+    heads = FlowCache(10)
     id = blank(MACHINE, NOW).id
     running, most, served = 0, 0, 0
     mutex = threading.Lock()
@@ -88,7 +88,7 @@ def test_turns_of_one_flow_are_taken_one_after_another() -> None:
     def serve() -> None:
         nonlocal running, most, served
         for _ in range(50):
-            with heads.turn(id, 20):
+            with heads.lock(id, 20):
                 with mutex:
                     running += 1
                     most = max(most, running)
@@ -105,30 +105,30 @@ def test_turns_of_one_flow_are_taken_one_after_another() -> None:
     assert len(heads) == 0
 
 
-def take_turn(heads: Heads, id: str, wait: float = 0.01) -> None:
+def take_turn(heads: FlowCache, id: str, wait: float = 0.01) -> None:
     """Take the turn of a flow and give it back."""
-    with heads.turn(id, wait):
+    with heads.lock(id, wait):
         pass
 
 
 def test_a_run_and_its_successors_share_their_turn() -> None:
     """Else the first forms of a new run, and the last ones of the old, could race."""
-    heads = Heads(10)
+    heads = FlowCache(10)
     id = blank(MACHINE, NOW).id
-    with heads.turn(id, 1), ThreadPoolExecutor(1) as another:
+    with heads.lock(id, 1), ThreadPoolExecutor(1) as another:
         for other in (id, successor(id), successor(successor(id))):
             with pytest.raises(FlowBusy) as caught:
                 another.submit(take_turn, heads, other).result()
             assert caught.value.flow == other
-        with heads.turn(blank(MACHINE, NOW).id, 0.01):
+        with heads.lock(blank(MACHINE, NOW).id, 0.01):
             pass
 
 
 def test_the_wait_for_a_turn_is_bounded_and_leaves_nothing_behind() -> None:
     """Who waited in vain is told so, and the turn is free again afterwards."""
-    heads = Heads(10)
+    heads = FlowCache(10)
     id = blank(MACHINE, NOW).id
-    with heads.turn(id, 1), ThreadPoolExecutor(1) as another, pytest.raises(FlowBusy):
+    with heads.lock(id, 1), ThreadPoolExecutor(1) as another, pytest.raises(FlowBusy):
         another.submit(take_turn, heads, id).result()
     take_turn(heads, id)
     assert len(heads) == 0
@@ -136,9 +136,9 @@ def test_the_wait_for_a_turn_is_bounded_and_leaves_nothing_behind() -> None:
 
 def test_nobody_waits_for_himself() -> None:
     """Who asks for the turn that he has is told so at once, and keeps it."""
-    heads = Heads(10)
+    heads = FlowCache(10)
     id = blank(MACHINE, NOW).id
-    with heads.turn(id, 1):
+    with heads.lock(id, 1):
         with pytest.raises(FSMError) as caught:
             take_turn(heads, successor(id), 1_000)
         assert caught.value.code == "in_turn"
@@ -150,11 +150,11 @@ def test_nobody_waits_for_himself() -> None:
 
 def test_a_turn_ends_when_its_request_fails() -> None:
     """An error inside of a turn gives it back."""
-    heads = Heads(10)
+    heads = FlowCache(10)
     id = blank(MACHINE, NOW).id
-    with pytest.raises(ZeroDivisionError), heads.turn(id, 1):
+    with pytest.raises(ZeroDivisionError), heads.lock(id, 1):
         _ = 1 / 0
-    with heads.turn(id, 0.01):
+    with heads.lock(id, 0.01):
         pass
 
 
@@ -166,7 +166,7 @@ def test_a_snapshot_from_elsewhere_is_taken_if_it_is_newer() -> None:
     for target in "bca":
         snapshot = elsewhere.decided(snapshot, target)
         revs.append(snapshot)
-    heads = Heads(10)
+    heads = FlowCache(10)
     assert heads.adopt(revs[1], "1")[1] == "1"
     assert heads.adopt(revs[3], "3")[1] == "3"
     assert heads.adopt(revs[2], "2")[1] == "3"
@@ -181,14 +181,14 @@ def test_a_tombstone_stays_while_the_flow_is_remembered() -> None:
     kept = Kept(MEMORY)
     snapshot, _ = kept.walk("b")
     newer = kept.decided(snapshot, "c")
-    kept.heads.bury(Seen(snapshot.id, snapshot.rev))
+    kept.heads.write_tombstone(Version(snapshot.id, snapshot.rev))
     for text in (snapshot, newer):
         with pytest.raises(FlowGone):
             kept.heads.adopt(text, "text")
     with pytest.raises(FlowGone):
         kept.heads.newest(snapshot.id)
     with pytest.raises(StaleFlow):
-        kept.heads.swap(Seen(snapshot.id, snapshot.rev), newer, "text", None)
+        kept.heads.compare_and_swap(Version(snapshot.id, snapshot.rev), newer, "text", None)
 
 
 def test_another_machine_reads_nothing_into_a_text() -> None:
@@ -197,7 +197,7 @@ def test_another_machine_reads_nothing_into_a_text() -> None:
 
     other = Machine("other", [("x", "y")]).seal()
     with SESSION.context():
-        _, carried = Kept(SESSION).walk("b")
-        fresh = Kept(SESSION, Place(other))
+        _, session_value = Kept(SESSION).walk("b")
+        fresh = Kept(SESSION, FlowLocator(other))
         with pytest.raises(SnapshotError):
-            fresh.load(carried)
+            fresh.load(session_value)

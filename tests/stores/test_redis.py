@@ -155,7 +155,7 @@ def test_the_ids_of_the_history_are_rev_and_number(url: str, client: redis.Redis
         def view(page: str = page) -> Any:
             if request.method != "POST":
                 return show(page, fsm)
-            return fsm.advance(data={}, resume=True)
+            return fsm.advance(data={}, fast_forward=True)
 
         app.add_url_rule(f"/{page}", page, fsm.check()(view), methods=["GET", "POST"])
     visitor = Visitor(app)
@@ -252,8 +252,8 @@ def test_looking_makes_no_key(url: str, client: redis.Redis) -> None:
 
 @pytest.mark.parametrize("many", [False, True])
 def test_every_key_lasts_as_long_as_a_flow(url: str, client: redis.Redis, many: bool) -> None:
-    """FSM_LIFETIME from the last commit on; also after a claim, a reset and a login."""
-    ring = Ring(url, many=many, once=True, FSM_LIFETIME=1_000)
+    """FSM_FLOW_LIFETIME from the last commit on; also after a claim, a reset and a login."""
+    ring = Ring(url, many=many, once=True, FSM_FLOW_LIFETIME=1_000)
 
     def page(name: str, location: str | None) -> str:
         return (location or "/a").lstrip("/").replace("a", name, 1)
@@ -295,7 +295,7 @@ def test_a_claim_is_held_while_the_view_runs(
 
 def test_a_claim_of_a_run_that_has_not_begun_lasts_no_longer(url: str, client: redis.Redis) -> None:
     """A view that claims and then fails leaves keys that go away, and no claim."""
-    ring = Ring(url, once=True, FSM_LIFETIME=1_000)
+    ring = Ring(url, once=True, FSM_FLOW_LIFETIME=1_000)
     ring.inside = breaks
     visitor = ring.visitor()
     token = visitor.token("a")
@@ -309,8 +309,8 @@ def test_a_claim_of_a_run_that_has_not_begun_lasts_no_longer(url: str, client: r
 
 
 def test_without_a_lifetime_every_key_stays(url: str, client: redis.Redis) -> None:
-    """FSM_LIFETIME=None: nothing is removed but by a command."""
-    ring = Ring(url, FSM_LIFETIME=None)
+    """FSM_FLOW_LIFETIME=None: nothing is removed but by a command."""
+    ring = Ring(url, FSM_FLOW_LIFETIME=None)
     visitor = ring.visitor().walk("a", "b")
     visitor.open("login/ann")
     visitor.walk("c")
@@ -321,7 +321,7 @@ def test_without_a_lifetime_every_key_stays(url: str, client: redis.Redis) -> No
 
 def test_a_flow_that_the_server_has_dropped_is_gone(url: str, client: redis.Redis) -> None:
     """The visitor is told, and begins again."""
-    ring = Ring(url, FSM_LIFETIME=1_000)
+    ring = Ring(url, FSM_FLOW_LIFETIME=1_000)
     visitor = ring.visitor().walk("a", "b")
     token = visitor.token("c")
     client.flushdb()
@@ -373,7 +373,7 @@ def test_a_login_takes_the_history_along_once(url: str, client: redis.Redis) -> 
 def test_a_login_that_was_cut_off_is_made_good(url: str, client: redis.Redis) -> None:
     """A process died when the user had the flow, and the session still had it, too."""
     ring = Ring(url)
-    ring.fsm.on_claim(lambda session, user: session)
+    ring.fsm.on_login_conflict(lambda session, user: session)
     visitor = ring.visitor().walk("a", "b")
     cookie = visitor.cookie
     (record,) = keys_by_kind(client)["hash"]

@@ -620,7 +620,7 @@ def test_a_writer_of_the_app_is_waited_for_when_sqlite_is_first_opened(
 
 
 def test_postgresql_is_read_committed_and_waits_for_a_bounded_time(fresh_store: Fresh) -> None:
-    """READ COMMITTED whatever the server's default is, and a lock_timeout of FSM_WAIT."""
+    """READ COMMITTED whatever the server's default is, and a lock_timeout of FSM_LOCK_TIMEOUT."""
     url = fresh_store("postgres")
     engine = sa.create_engine(url)
     with engine.connect() as connection:
@@ -630,7 +630,7 @@ def test_postgresql_is_read_committed_and_waits_for_a_bounded_time(fresh_store: 
         )
         connection.commit()
     engine.dispose()
-    app = line_app(url, FSM_WAIT=1.5)
+    app = line_app(url, FSM_LOCK_TIMEOUT=1.5)
     init_db(app)
     for _ in range(2):
         with records(app).engine.connect() as connection:
@@ -664,7 +664,7 @@ def test_several_hosts_in_the_url_of_postgresql_are_kept(fresh_store: Fresh) -> 
 
 def test_a_lock_of_somebody_else_is_not_waited_for_without_end(url: str) -> None:
     """Whoever holds the row, or the file, makes the answer a refusal with Retry-After."""
-    app = line_app(url, FSM_WAIT=0.3, FSM_STORE_TIMEOUT=0.3)
+    app = line_app(url, FSM_LOCK_TIMEOUT=0.3, FSM_STORE_TIMEOUT=0.3)
     init_db(app)
     visitor = Visitor(app)
     visitor.walk("a")

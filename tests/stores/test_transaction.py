@@ -551,10 +551,10 @@ def test_one_form_sent_twice_orders_once(till: Till) -> None:
 
 def test_a_claim_is_given_up_with_the_transaction(url: str) -> None:
     """`once=True` and a failure in the block: the next attempt need not wait for the lease."""
-    till = Till(url, FSM_WAIT=0.3)
+    till = Till(url, FSM_LOCK_TIMEOUT=0.3)
     with closing(till):
         fsm = FlaskFSM(Machine("till", [Transition("cart", "pay", once=True), ("pay", "done")]))
-        app = new_app(url, FSM_WAIT=0.3)
+        app = new_app(url, FSM_LOCK_TIMEOUT=0.3)
         fsm.init_app(app)
         fails = [True]
 
@@ -746,7 +746,7 @@ def test_a_savepoint_in_the_block_is_the_app_s_own(plain: Till) -> None:
 
 def test_the_transaction_of_one_machine_carries_another_one_s(url: str) -> None:
     """A page may move a second machine in the block: the two don't wait for each other."""
-    till = Till(url, FSM_STORE_TIMEOUT=0.5, FSM_WAIT=0.5)
+    till = Till(url, FSM_STORE_TIMEOUT=0.5, FSM_LOCK_TIMEOUT=0.5)
     with closing(till):
         fsm = FlaskFSM(Machine("one", [("a", "b")]))
         two = fsm.add(Machine("two", [("c", "d")]))

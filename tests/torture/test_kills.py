@@ -162,7 +162,7 @@ def test_killed_workers_lose_nothing(
     kind: str, serve: Serve, fresh_store: Callable[[str], str], effects: Path
 ) -> None:
     """A worker is killed again and again; every form is taken once, or known not to be."""
-    site = serve(fresh_store(kind), VIEW_SECONDS=VIEW, FSM_ONCE_LEASE=LEASE, FSM_WAIT=2)
+    site = serve(fresh_store(kind), VIEW_SECONDS=VIEW, FSM_ONCE_LEASE=LEASE, FSM_LOCK_TIMEOUT=2)
     throw = dice()
     with Load(site) as load:
         for _ in range(WORKER_KILLS):
@@ -193,7 +193,7 @@ def test_killed_servers_lose_nothing(kind: str, serve: Serve) -> None:
     throw = dice()
     with own_server(kind) as server:
         url = server.url  # type: ignore[attr-defined]
-        site = serve(url, FSM_ONCE_LEASE=LEASE, FSM_WAIT=2, FSM_STORE_TIMEOUT=2)
+        site = serve(url, FSM_ONCE_LEASE=LEASE, FSM_LOCK_TIMEOUT=2, FSM_STORE_TIMEOUT=2)
         with Load(site) as load:
             for _ in range(SERVER_KILLS):
                 load.go_on()

@@ -25,7 +25,7 @@ from ...errors import StoreUnavailable
 from ...redis_client import is_unreachable, names_of, open_client
 from ..base import RUNS, Order, Position, Receiver, closed, new_epoch, raw, text
 from .scripts import ENTER, EXPIRED, LEAVE, MEMBERS, PUBLISH, RENEW, SINCE, SYNC, TEAR, Call, Script
-from .subscription import Subscription, following, newest_and_kept
+from .subscription import Subscription, contiguous_after, newest_and_kept
 
 __all__ = ["RedisBus"]
 
@@ -62,7 +62,7 @@ class RedisBus:
     the server. Both threads begin when they are needed, in each process after a fork.
     """
 
-    prompt = False
+    synchronous = False
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class RedisBus:
 
     # -- sending ------------------------------------------------------------------------
 
-    def watched(self, channel: str) -> bool:
+    def has_subscribers(self, channel: str) -> bool:
         return True  # other processes may listen
 
     def publish(self, channel: str, payload: str, order: Order | None = None) -> None:
@@ -496,7 +496,7 @@ class RedisBus:
             if channel.position is None:
                 channel.enter(head)
                 continue
-            missed = following(channel.position, head, kept)
+            missed = contiguous_after(channel.position, head, kept)
             if missed is None or not self._goes_on(channel, kept):
                 channel.advance(head, None)
                 continue
@@ -512,11 +512,11 @@ class RedisBus:
     def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
         call = self._on_channel(SINCE, channel, position.epoch, position.offset)
         head, kept = newest_and_kept(self._ask(call))
-        return following(position, head, kept)
+        return contiguous_after(position, head, kept)
 
     # -- claims and groups --------------------------------------------------------------
 
-    def once(self, key: str, seconds: int) -> bool:
+    def acquire_once(self, key: str, seconds: int) -> bool:
         self._check_process()
         with translated():
             name = raw(f"{self._prefix}:once:{key}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..base import Position, Receiver, deliver, text
 
-__all__ = ["Subscription", "following", "newest_and_kept"]
+__all__ = ["Subscription", "contiguous_after", "newest_and_kept"]
 
 
 class Subscription:
@@ -79,7 +79,7 @@ def newest_and_kept(answer: Any) -> tuple[Position, dict[int, str]]:
     return Position(text(epoch), int(offset)), kept
 
 
-def following(
+def contiguous_after(
     position: Position, head: Position, kept: dict[int, str]
 ) -> list[tuple[Position, str]] | None:
     """Return all messages after a position up to the newest; None if one of them is missing."""

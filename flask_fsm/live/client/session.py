@@ -23,11 +23,11 @@ from ...core.snapshot import Snapshot
 from ...errors import FSMError, StaleFlow, StoreUnavailable, UnknownState
 from ...runtime.listeners import Sender
 from ...runtime.session_data import OWNER_KEY, SESSION_KEY, WAS_KEY
-from ...runtime.state import AppState, behind
-from ...runtime.unit_of_work import Run, channel_key
+from ...runtime.state import AppState, unwrap
+from ...runtime.unit_of_work import UnitOfWork, channel_key
 from ...signals import emit, finished, transitioned
 from ..channels.app_channels import FLOW, Envelope
-from ..protocol.frames import Asked, InvalidPayload, data_frame, parse, refusal, state_frame
+from ..protocol.frames import ClientEvent, InvalidPayload, data_frame, parse, refusal, state_frame
 from .subscriber import CLOSE_GOING, CLOSE_OTHER_USER, Job, Subscriber
 
 __all__ = [
@@ -86,7 +86,7 @@ def url_arguments(bound: Bound, arguments: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def check_rev(asked: Asked, flow: Flow) -> None:
+def check_rev(asked: ClientEvent, flow: Flow) -> None:
     """Raise StaleFlow if a client asked at another rev than the flow is at."""
     if asked.rev is not None and asked.rev != flow.rev:
         raise StaleFlow(
@@ -172,7 +172,7 @@ class HeldContext:
         self._context = context
         self._variables = Context()
         self._variables.run(context.push)
-        self._app_context = self._variables.run(behind, app_ctx)
+        self._app_context = self._variables.run(unwrap, app_ctx)
         self._session = context.session
 
     def run(self, function: Callable[[Job], None], job: Job) -> None:
@@ -288,7 +288,7 @@ class Conversation:
         self._url_args = url_arguments(bound, request.args)
         self.subscriber = subscriber
         self._groups = tuple(groups)
-        self._prompt = state.live.channels.bus.prompt
+        self._prompt = state.live.channels.bus.synchronous
         """Whether what is published is queued for this client at once."""
         self._own: OwnFlow | None = None
         self._ref: Any = None
@@ -319,13 +319,13 @@ class Conversation:
                 self.subscriber.tell_gap(name)
             self.subscriber.greet(*self._frame(self._own.snapshot))
         else:
-            run = Run(self._state, self._bound, self._url_args)
+            run = UnitOfWork(self._state, self._bound, self._url_args)
             run.load()
             run.renew()
             key = channel_key(run.flow.id)
             channels = self._state.live.channels
             self.subscriber.join(channels.get(FLOW + key))
-            self._subject = run.place.subject
+            self._subject = run.locator.subject
             self._listen_to_subject()
             self._listen_to_groups()
             run.load()  # what was committed before we listened
@@ -443,8 +443,8 @@ class Conversation:
             else:
                 mark = as_it_is if self._prompt else self.subscriber.mark
                 sender = Sender(self.subscriber.id, asked.ref, mark)
-                run = Run(self._state, self._bound, self._url_args, sender)
-                with run.turn():
+                run = UnitOfWork(self._state, self._bound, self._url_args, sender)
+                with run.lock():
                     run.load()
                     if not self._is_ours(run):
                         return
@@ -466,7 +466,7 @@ class Conversation:
             if not sent and asked.ref is not None:
                 self._reply(data_frame(None, EventStatus.NoContent), asked.ref)
 
-    def _crash(self, error: BaseException, asked: Asked) -> str:
+    def _crash(self, error: BaseException, asked: ClientEvent) -> str:
         return crash(error, self._bound.name, asked.event)
 
     def _reply(self, frame: str, ref: Any) -> None:
@@ -479,19 +479,19 @@ class Conversation:
             envelope = subscriber.mark(channel, Envelope("answer", frame, subscriber.id, ref))
             self._state.live.channels.publish(channel, envelope)
 
-    def _handle(self, flow: Flow, asked: Asked) -> list[Sent]:
+    def _handle(self, flow: Flow, asked: ClientEvent) -> list[Sent]:
         check_rev(asked, flow)
         return flow.handle(asked.event, asked.data)
 
-    def _is_ours(self, run: Run) -> bool:
+    def _is_ours(self, run: UnitOfWork) -> bool:
         """Tell whether the flow is still the client's; else the connection ends.
 
         A subject's flow may be another one by now: another device has begun it, or reset it.
         """
         name = self._state.live.flow_channel(run.flow.id)
-        if run.place.subject != self._subject:
+        if run.locator.subject != self._subject:
             self.closing = CLOSE_OTHER_USER
-        elif run.gone is not None:
+        elif run.missing_reason is not None:
             self.closing = CLOSE_GONE
         elif name != self.subscriber.flow_channel:
             if self._subject is None:
@@ -500,7 +500,7 @@ class Conversation:
                 self._switch(run, name)
         return not self.closing
 
-    def _switch(self, run: Run, name: str) -> None:
+    def _switch(self, run: UnitOfWork, name: str) -> None:
         self.subscriber.switch(self._state.live.channels.get(name))
         run.load()  # what was committed before we listened
         snapshot = run.flow.snapshot
@@ -509,7 +509,7 @@ class Conversation:
     def _show_again(self, anew: bool) -> None:
         if self._own is not None:
             return
-        run = Run(self._state, self._bound, self._url_args)
+        run = UnitOfWork(self._state, self._bound, self._url_args)
         run.load()
         before = self.subscriber.flow_channel
         if self._is_ours(run) and before == self.subscriber.flow_channel and not anew:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from flask import Response, current_app, request, session
 
 from ...binding.bound_machine import Bound
-from ...runtime.state import AppState, app_state, behind
+from ...runtime.state import AppState, app_state, unwrap
 from ..service import Service
 
 __all__ = ["close_after_change"]
@@ -43,14 +43,14 @@ def _of_the_app(carried: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_changed() -> bool:
-    app = behind(current_app)
-    before = app.session_interface.open_session(app, behind(request))
+    app = unwrap(current_app)
+    before = app.session_interface.open_session(app, unwrap(request))
     return before is not None and _of_the_app(before) != _of_the_app(session)
 
 
 def _close(state: AppState, asked: list[Bound]) -> None:
     now = [_subject(bound) for bound in asked]
-    app = behind(current_app)
+    app = unwrap(current_app)
     # A context of its own, so that nothing remembers the user of this one.
     with app.app_context(), app.request_context(request.environ):
         before = [_subject(bound) for bound in asked]

@@ -225,7 +225,7 @@ class Subscriber:
                 lost.append(channel.id)
                 continue
             self._reach(place, position)
-            kind = Delivered if channel.bus.prompt else Replayed
+            kind = Delivered if channel.bus.synchronous else Replayed
             self._first.extend(
                 kind(channel.id, at, Envelope.decode(payload)) for at, payload in missed
             )

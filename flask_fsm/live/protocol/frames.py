@@ -20,7 +20,7 @@ from ...core.snapshot import Snapshot
 from ...errors import FSMError, InvalidTransition, StaleFlow, ValidationFailed
 
 __all__ = [
-    "Asked",
+    "ClientEvent",
     "InvalidPayload",
     "data_frame",
     "dumps",
@@ -41,7 +41,7 @@ SPACE: Final = " \t\n\r"
 HEADS: Final = 1024
 
 
-class Asked(NamedTuple):
+class ClientEvent(NamedTuple):
     """An event that a client has sent."""
 
     event: str
@@ -82,7 +82,7 @@ def _decoded(text: str) -> Any:
     return value
 
 
-def parse(text: str | bytes) -> Asked:
+def parse(text: str | bytes) -> ClientEvent:
     """Return the event that a client frame asks for; raises InvalidPayload."""
     try:
         frame = _decoded(text if isinstance(text, str) else text.decode())
@@ -104,7 +104,7 @@ def _is_ref(ref: Any) -> bool:
     return ref is None or (isinstance(ref, (int, float)) and abs(ref) < 2**63)
 
 
-def _checked(frame: dict[str, Any], ref: Any) -> Asked:
+def _checked(frame: dict[str, Any], ref: Any) -> ClientEvent:
     if not frame.keys() <= KEYS:
         unknown = min(frame.keys() - KEYS)
         raise InvalidPayload(
@@ -120,7 +120,7 @@ def _checked(frame: dict[str, Any], ref: Any) -> Asked:
     rev = frame.get("rev")
     if rev is not None and (isinstance(rev, bool) or not isinstance(rev, int) or rev < 0):
         raise InvalidPayload("rev is a whole number, the one of the last state frame.")
-    return Asked(event, frame["data"], ref, rev)
+    return ClientEvent(event, frame["data"], ref, rev)
 
 
 # -- frames to clients, as JSON --------------------------------------------------------------------

@@ -20,10 +20,10 @@ from ...binding.bound_machine import Bound
 from ...core.event import EventStatus
 from ...core.flow import Flow
 from ...errors import DuplicateEndpoint, FSMError, NotFound, StoreUnavailable
-from ...refusal import Circumstances, Refusal
-from ...runtime.state import AppState, app_state, behind
-from ...runtime.unit_of_work import Run
-from ...security.origin import is_program, is_welcome, site_of
+from ...refusal import Refusal, RefusalContext
+from ...runtime.state import AppState, app_state, unwrap
+from ...runtime.unit_of_work import UnitOfWork
+from ...security.origin import has_no_origin, is_allowed_origin, site_of
 from ...stores import RecordStore
 from ..channels.stream import SILENCE, SSEStream
 from ..client.presence import LONGEST_GROUP, Membership, is_group
@@ -102,7 +102,7 @@ class Refused(Exception):
     def answer(self) -> Response:
         """Return the problem document, which is that of pages too: who asks here is a program."""
         status = self.error.status
-        document = Refusal.of(self.error, Circumstances()).to_dict()
+        document = Refusal.of(self.error, RefusalContext()).to_dict()
         document["title"] = HTTPStatus(status).phrase
         response: Response = current_app.response_class(
             dumps(document), status, content_type="application/problem+json"
@@ -261,7 +261,7 @@ def no_websocket(machine: str) -> ResponseReturnValue:
         _engine(service)
         _groups(service)
         if bound.machine.scope == "subject":
-            Run(state, bound, url_arguments(bound, request.args)).load()
+            UnitOfWork(state, bound, url_arguments(bound, request.args)).load()
         else:
             subject_of(bound)
     except Refused as closed:
@@ -341,8 +341,8 @@ def _found(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Service]:
     if bound is None:
         raise Refused.of(404, "not_found", "There is no such machine.")
     service: Service = state.live
-    if not is_welcome(request, state.config):
-        if not is_program(request):
+    if not is_allowed_origin(request, state.config):
+        if not has_no_origin(request):
             site = site_of(request)
             service.warn_of_site(site, request.host)
             raise Refused.of(
@@ -416,11 +416,11 @@ def _open(
         service.channels,
         {service.group_channel(name): info for name, info in groups.items()},
         subscriber.id,
-        config.presence_time,
+        config.presence_ttl,
     )
     try:
         conversation = Conversation(
-            behind(current_app), state, bound, behind(request), subscriber, groups
+            unwrap(current_app), state, bound, unwrap(request), subscriber, groups
         )
         conversation.open(since)
         membership.enter()
@@ -447,10 +447,10 @@ def _answer(body: str, status: int = 200) -> Response:
     return response
 
 
-def _run(state: AppState, bound: Bound) -> Run:
+def _run(state: AppState, bound: Bound) -> UnitOfWork:
     if bound.machine.scope == "connection":
         raise NotFound("Each websocket of this machine has a flow of its own.")
-    return Run(state, bound, url_arguments(bound, request.args))
+    return UnitOfWork(state, bound, url_arguments(bound, request.args))
 
 
 def show_state(machine: str) -> ResponseReturnValue:
@@ -489,9 +489,9 @@ def send_event(machine: str) -> ResponseReturnValue:
         asked = parse(body)
         ref, event = asked.ref, asked.event
         run = _run(state, bound)
-        with run.turn():
+        with run.lock():
             run.load()
-            gone = run.gone
+            gone = run.missing_reason
             run.renew()
             if gone is not None:
                 raise gone  # this was for the old flow; the next may be for the new one

@@ -33,19 +33,29 @@ from ...errors import (
     StoreUnavailable,
 )
 from ...reports.funnel import Funnel, LogEntry
-from ..base import Asked, Choose, Committed, Kept, Loaded, Place, Seen, gone, lineage
+from ..base import (
+    Choose,
+    CommitResult,
+    FlowLocator,
+    LoadResult,
+    StoredReply,
+    SubmissionQuery,
+    Version,
+    flow_gone,
+    root_id,
+)
 
 __all__ = [
     "Address",
-    "Logged",
+    "Cipher",
+    "HistoryRow",
     "Record",
     "RecordStore",
     "Records",
-    "Seal",
     "check_size",
-    "claimed_elsewhere",
+    "leased_elsewhere",
     "link_used",
-    "longest_claim",
+    "longest_lease",
     "lost_race",
     "unavailable",
 ]
@@ -89,11 +99,11 @@ class Record(NamedTuple):
     finished: bool
 
     @property
-    def seen(self) -> Seen:
-        return Seen(self.flow, self.rev)
+    def version(self) -> Version:
+        return Version(self.flow, self.rev)
 
 
-class Logged(NamedTuple):
+class HistoryRow(NamedTuple):
     """A row of the history. Several with one rev are counted by `n`."""
 
     flow: str
@@ -124,11 +134,11 @@ class Records(Protocol):
     def write(
         self,
         address: Address,
-        seen: Seen | None,
+        version: Version | None,
         record: Record,
-        logged: Sequence[Logged],
+        logged: Sequence[HistoryRow],
         *,
-        claim: str,
+        lease: str,
         now: int,
         within: Any,
     ) -> None:
@@ -141,25 +151,27 @@ class Records(Protocol):
     def move(
         self,
         source: Address,
-        source_seen: Seen,
+        source_version: Version,
         tombstone: Record,
         target: Address,
-        target_seen: Seen | None,
+        target_version: Version | None,
         record: Record,
         now: int,
     ) -> None:
         """Write `tombstone` at the one address and `record`, with its history, at the other."""
         ...
 
-    def claim(self, address: Address, seen: Seen, claim: str, now: int, until: int) -> None:
+    def acquire_lease(
+        self, address: Address, version: Version, lease: str, now: int, until: int
+    ) -> None:
         """Keep others from writing until a time; raises StaleFlow or FlowBusy."""
         ...
 
-    def release(self, address: Address, seen: Seen, claim: str) -> None:
+    def release_lease(self, address: Address, version: Version, lease: str) -> None:
         """End a claim."""
         ...
 
-    def listed(self, owner: str, machine: str) -> list[tuple[str, Record]]:
+    def owner_records(self, owner: str, machine: str) -> list[tuple[str, Record]]:
         """Return an owner's records by their keys, newest first."""
         ...
 
@@ -167,7 +179,7 @@ class Records(Protocol):
         """Return the entries of a run up to `rev`, at most FSM_HISTORY_LIMIT of them."""
         ...
 
-    def receipt(self, address: Address, flow: str, rev: int, nonce: str) -> Kept | None:
+    def stored_reply(self, address: Address, flow: str, rev: int, nonce: str) -> StoredReply | None:
         """Return what was kept with `nonce` in a run after `rev`."""
         ...
 
@@ -199,7 +211,7 @@ class Records(Protocol):
 class Transactional(Protocol):
     """Records that can be written in a transaction of the caller's."""
 
-    def joining(self, session: Any) -> AbstractContextManager[tuple[Any, Callable[[], Any]]]:
+    def transaction(self, session: Any) -> AbstractContextManager[tuple[Any, Callable[[], Any]]]:
         """Yield the session, and what returns the connection to write on."""
         ...
 
@@ -208,14 +220,14 @@ class Transactional(Protocol):
         ...
 
 
-class Seal(Protocol):
+class Cipher(Protocol):
     """Hides ids from whoever reads the store and has not the app's keys."""
 
-    def close(self, id: str) -> str:
+    def encrypt(self, id: str) -> str:
         """Return a text from which `open` gets the id back."""
         ...
 
-    def open(self, text: str) -> str | None:
+    def decrypt(self, text: str) -> str | None:
         """Return the id, or None if the key that closed it is gone."""
         ...
 
@@ -225,7 +237,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class Carried(NamedTuple):
+class SessionReference(NamedTuple):
     """What a session says of its flow."""
 
     id: str
@@ -235,7 +247,7 @@ class Carried(NamedTuple):
     """The beginning of the owner's hash, or nothing."""
 
     @classmethod
-    def read(cls, text: object) -> Carried | None:
+    def read(cls, text: object) -> SessionReference | None:
         match = _CARRIED.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             return None
@@ -253,14 +265,14 @@ def lost_race(state: str | None = None) -> StaleFlow:
     )
 
 
-def claimed_elsewhere() -> FlowBusy:
+def leased_elsewhere() -> FlowBusy:
     """Return the error of a write that waits for what another request has claimed."""
     return FlowBusy(
         "Another request of this flow is still being served. Wait a moment, then try again."
     )
 
 
-def longest_claim(lease: float) -> int:
+def longest_lease(lease: float) -> int:
     """Return how many seconds a claim may lie ahead; one beyond was made by a wrong clock.
 
     The clocks of several machines may differ by an hour before a claim is taken for such.
@@ -281,7 +293,7 @@ def unavailable() -> StoreUnavailable:
 
 
 @contextmanager
-def about(id: str) -> Iterator[None]:
+def naming_flow(id: str) -> Iterator[None]:
     """Let errors of records, which know no ids, say which flow they are about."""
     try:
         yield
@@ -306,7 +318,7 @@ def check_size(snapshot: Snapshot, size: int, limit: int) -> None:
 class RecordStore:
     """Keeps flows as records; the session carries an id, which says nothing else."""
 
-    def __init__(self, records: Records, seal: Seal, max_size: int, clock: Clock) -> None:
+    def __init__(self, records: Records, seal: Cipher, max_size: int, clock: Clock) -> None:
         self.records = records
         self._seal = seal
         self._max_size = max_size
@@ -314,76 +326,86 @@ class RecordStore:
 
     # -- addresses ----------------------------------------------------------------------
 
-    def _owner(self, place: Place, id: str) -> str:
-        if place.subject is not None:
-            return digest(f"subject {place.subject}")
-        return digest(lineage(id)) if place.secret is None else digest(f"session {place.secret}")
+    def _owner(self, locator: FlowLocator, id: str) -> str:
+        if locator.subject is not None:
+            return digest(f"subject {locator.subject}")
+        return (
+            digest(root_id(id)) if locator.secret is None else digest(f"session {locator.secret}")
+        )
 
-    def _address(self, place: Place, id: str = "") -> Address:
-        return Address(self._owner(place, id), place.machine.name, place.key)
+    def _address(self, locator: FlowLocator, id: str = "") -> Address:
+        return Address(self._owner(locator, id), locator.machine.name, locator.key)
 
-    def turn_of(self, place: Place, carried: str | None) -> str | None:
-        if place.owned:
-            return digest(repr(self._address(place)))
-        parsed = Carried.read(carried)
+    def lock_name(self, locator: FlowLocator, session_value: str | None) -> str | None:
+        if locator.owned:
+            return digest(repr(self._address(locator)))
+        parsed = SessionReference.read(session_value)
         return None if parsed is None else parsed.id
 
-    def carry(self, place: Place, snapshot: Snapshot) -> str:
-        owner = self._owner(place, "")[:16] if place.owned else ""
+    def session_value(self, locator: FlowLocator, snapshot: Snapshot) -> str:
+        owner = self._owner(locator, "")[:16] if locator.owned else ""
         return f"{snapshot.id},{snapshot.rev > 0:d},{snapshot.started},{owner}"
 
-    def named(self, place: Place, id: str) -> str | None:
-        address = self._address(place, id)
+    def session_value_of(self, locator: FlowLocator, id: str) -> str | None:
+        address = self._address(locator, id)
         record = self.records.read(address)
         if record is None or not record.text:
             return None
-        owner = self._owner(place, "")[:16] if place.owned else ""
+        owner = self._owner(locator, "")[:16] if locator.owned else ""
         text = f"{id},1,{record.started},{owner}"
-        return text if Carried.read(text) is not None and self._is_of(record, place, id) else None
+        return (
+            text
+            if SessionReference.read(text) is not None and self._is_of(record, locator, id)
+            else None
+        )
 
-    def _is_of(self, record: Record, place: Place, id: str) -> bool:
-        return not place.owned or self._seal.open(record.sealed) in (id, None)
+    def _is_of(self, record: Record, locator: FlowLocator, id: str) -> bool:
+        return not locator.owned or self._seal.decrypt(record.sealed) in (id, None)
 
     # -- loading ------------------------------------------------------------------------
 
-    def load(self, place: Place, carried: str | None, oldest: float, choose: Choose) -> Loaded:
-        parsed = Carried.read(carried)
-        if carried is not None and parsed is None and not place.owned:
+    def load(
+        self, locator: FlowLocator, session_value: str | None, oldest: float, choose: Choose
+    ) -> LoadResult:
+        parsed = SessionReference.read(session_value)
+        if session_value is not None and parsed is None and not locator.owned:
             error = SnapshotError("The session carries no flow of a store on a server.")
-            return Loaded(gone=error)
-        mine = self._owner(place, "")[:16] if place.owned else ""
+            return LoadResult(missing_reason=error)
+        mine = self._owner(locator, "")[:16] if locator.owned else ""
         if parsed is not None and parsed.owner != mine:
-            if parsed.owner or place.subject is None:
+            if parsed.owner or locator.subject is None:
                 parsed = None  # somebody else's, who was here before
             else:
-                return self._claimed(place, parsed, oldest, choose)
-        if not place.owned and parsed is None:
-            return Loaded()
-        return self._loaded(place, parsed, oldest)
+                return self._taken_along(locator, parsed, oldest, choose)
+        if not locator.owned and parsed is None:
+            return LoadResult()
+        return self._loaded(locator, parsed, oldest)
 
-    def _loaded(self, place: Place, parsed: Carried | None, oldest: float) -> Loaded:
-        machine = place.machine
-        address = self._address(place, parsed.id if parsed else "")
+    def _loaded(
+        self, locator: FlowLocator, parsed: SessionReference | None, oldest: float
+    ) -> LoadResult:
+        machine = locator.machine
+        address = self._address(locator, parsed.id if parsed else "")
         try:
             record = self.records.read(address)
         except SnapshotError as unreadable:
-            return Loaded(gone=unreadable)
+            return LoadResult(missing_reason=unreadable)
         if record is None:
             if parsed is not None and (parsed.begun or "~" in parsed.id):
-                return Loaded(gone=gone(parsed.id, "evicted"))
-            return self._blank(place, parsed, None)
+                return LoadResult(missing_reason=flow_gone(parsed.id, "evicted"))
+            return self._blank(locator, parsed, None)
         named = parsed is not None and (
-            not place.owned or record.flow == digest(parsed.id) or parsed.begun
+            not locator.owned or record.flow == digest(parsed.id) or parsed.begun
         )
         error: FSMError
         try:
             if not record.text:
-                raise gone(None, record.state)
-            id = self._id(place, parsed, record)
+                raise flow_gone(None, record.state)
+            id = self._id(locator, parsed, record)
             snapshot = self._snapshot(address, record, machine, id)
             if snapshot.updated < oldest:
-                raise gone(None, "expired")
-            return Loaded(snapshot, self.carry(place, snapshot), record.seen)
+                raise flow_gone(None, "expired")
+            return LoadResult(snapshot, self.session_value(locator, snapshot), record.version)
         except SnapshotError as unreadable:
             if not named:
                 log.warning("%s", unreadable)
@@ -392,21 +414,23 @@ class RecordStore:
             error = ended
         error.flow = parsed.id if parsed is not None else None
         if named:
-            return Loaded(seen=record.seen, gone=error)
-        return self._blank(place, parsed, record.seen)
+            return LoadResult(version=record.version, missing_reason=error)
+        return self._blank(locator, parsed, record.version)
 
-    def _blank(self, place: Place, parsed: Carried | None, seen: Seen | None) -> Loaded:
+    def _blank(
+        self, locator: FlowLocator, parsed: SessionReference | None, version: Version | None
+    ) -> LoadResult:
         """Return the flow that has not begun and that the session names, if it does."""
         if parsed is None or parsed.begun:
-            return Loaded(seen=seen)
-        snapshot = blank(place.machine, parsed.started, id=parsed.id, subject=place.subject)
-        return Loaded(snapshot, self.carry(place, snapshot), seen)
+            return LoadResult(version=version)
+        snapshot = blank(locator.machine, parsed.started, id=parsed.id, subject=locator.subject)
+        return LoadResult(snapshot, self.session_value(locator, snapshot), version)
 
-    def _id(self, place: Place, parsed: Carried | None, record: Record) -> str:
-        if not place.owned:
+    def _id(self, locator: FlowLocator, parsed: SessionReference | None, record: Record) -> str:
+        if not locator.owned:
             assert parsed is not None
             return parsed.id
-        id = self._seal.open(record.sealed)
+        id = self._seal.decrypt(record.sealed)
         if id is None:
             # The key that sealed it is gone; the next commit seals the new id.
             id = parsed.id if parsed is not None else secrets.token_urlsafe(16)
@@ -428,27 +452,31 @@ class RecordStore:
 
     # -- claiming after a login ---------------------------------------------------------
 
-    def _claimed(self, place: Place, parsed: Carried, oldest: float, choose: Choose) -> Loaded:
+    def _taken_along(
+        self, locator: FlowLocator, parsed: SessionReference, oldest: float, choose: Choose
+    ) -> LoadResult:
         """Let the flow of a session that has got a subject be that subject's, under a new id."""
-        nobodys = place._replace(subject=None, secret=None)
+        nobodys = locator._replace(subject=None, secret=None)
         busy: FlowBusy | None = None
         for _ in range(ATTEMPTS):
             # In this order: another request may move the one to the other meanwhile.
             theirs = self._loaded(nobodys, parsed, oldest)
-            own = self._loaded(place, None, oldest)
+            own = self._loaded(locator, None, oldest)
             if theirs.snapshot is None:
-                was, there = theirs.seen, own.seen
+                was, there = theirs.version, own.version
                 if was is not None and there is not None and was.flow == there.flow:
-                    return own._replace(was=parsed.id if own.snapshot is not None else None)
+                    return own._replace(previous_id=parsed.id if own.snapshot is not None else None)
                 return own
-            if theirs.seen is None or not theirs.snapshot.rev:
+            if theirs.version is None or not theirs.snapshot.rev:
                 if own.snapshot is not None:
                     return own
                 # Nothing is stored yet: the form that is open goes on under a new id.
-                fresh = theirs.snapshot.rekeyed(secrets.token_urlsafe(16), place.subject)
-                return Loaded(fresh, self.carry(place, fresh), own.seen, was=parsed.id)
+                fresh = theirs.snapshot.with_id(secrets.token_urlsafe(16), locator.subject)
+                return LoadResult(
+                    fresh, self.session_value(locator, fresh), own.version, previous_id=parsed.id
+                )
             try:
-                return self.settle(place, nobodys, theirs, choose, own)
+                return self.merge_at_login(locator, nobodys, theirs, choose, own)
             except FlowBusy as error:
                 busy = error
                 time.sleep(PAUSE)
@@ -456,181 +484,200 @@ class RecordStore:
                 pass  # one of the two has moved on meanwhile
         raise busy or lost_race()
 
-    def settle(
+    def merge_at_login(
         self,
-        place: Place,
-        nobodys: Place,
-        theirs: Loaded,
+        locator: FlowLocator,
+        nobodys: FlowLocator,
+        theirs: LoadResult,
         choose: Choose,
-        own: Loaded | None = None,
-    ) -> Loaded:
+        own: LoadResult | None = None,
+    ) -> LoadResult:
         """Keep one of two flows at `place`: the one there, or the one at `nobodys`."""
         assert theirs.snapshot is not None
         source = self._address(nobodys, theirs.snapshot.id)
-        return self.taken(source, theirs, place, choose, own)
+        return self.move_to(source, theirs, locator, choose, own)
 
-    def taken(
+    def move_to(
         self,
         source: Address,
-        found: Loaded,
-        place: Place,
+        found: LoadResult,
+        locator: FlowLocator,
         choose: Choose,
-        own: Loaded | None = None,
+        own: LoadResult | None = None,
         id: str | None = None,
-    ) -> Loaded:
+    ) -> LoadResult:
         """Move the flow that was found at `source` to `place`, under a new id.
 
         If there is one at `place`, `choose` says which of both is kept.
         """
-        old, seen = found.snapshot, found.seen
+        old, version = found.snapshot, found.version
         assert old is not None
-        assert seen is not None
-        new = old.rekeyed(id or secrets.token_urlsafe(16), place.subject)
-        target = self._address(place, new.id)
+        assert version is not None
+        new = old.with_id(id or secrets.token_urlsafe(16), locator.subject)
+        target = self._address(locator, new.id)
         now = int(self._clock())
-        tombstone = self._tombstone(seen, old, "moved")
+        tombstone = self._tombstone(version, old, "moved")
         if own is None:
-            own = self._loaded(place, None, -inf) if place.owned and source != target else Loaded()
+            own = (
+                self._loaded(locator, None, -inf)
+                if locator.owned and source != target
+                else LoadResult()
+            )
         if own.snapshot is not None and choose(old, own.snapshot) is not old:
-            self.records.write(source, seen, tombstone, (), claim="", now=now, within=None)
+            self.records.write(source, version, tombstone, (), lease="", now=now, within=None)
             return own
-        record = self._record(place, new, seen.flow)
+        record = self._record(locator, new, version.flow)
         if source == target:
-            self.records.write(target, seen, record, (), claim="", now=now, within=None)
+            self.records.write(target, version, record, (), lease="", now=now, within=None)
         else:
-            self.records.move(source, seen, tombstone, target, own.seen, record, now)
-        kept = self._snapshot(target, record, place.machine, new.id)
-        return Loaded(kept, self.carry(place, kept), record.seen, was=old.id)
+            self.records.move(source, version, tombstone, target, own.version, record, now)
+        kept = self._snapshot(target, record, locator.machine, new.id)
+        return LoadResult(
+            kept, self.session_value(locator, kept), record.version, previous_id=old.id
+        )
 
     # -- links to another device --------------------------------------------------------
 
-    def pointer(self, place: Place, snapshot: Snapshot) -> tuple[str, str, str]:
+    def link_target(self, locator: FlowLocator, snapshot: Snapshot) -> tuple[str, str, str]:
         """Return how a link finds a flow: hash of its owner, key, and a mark of its id."""
-        owner = self._owner(place, snapshot.id)
-        return owner, place.key, digest(lineage(snapshot.id))[:16]
+        owner = self._owner(locator, snapshot.id)
+        return owner, locator.key, digest(root_id(snapshot.id))[:16]
 
-    def pointed(
+    def find_by_link(
         self, machine: Machine, owner: str, key: str, mark: str, oldest: float
-    ) -> tuple[Address, Loaded]:
+    ) -> tuple[Address, LoadResult]:
         """Return the flow of a link, under no id; FlowGone if it has got another one since."""
         address = Address(owner, machine.name, key)
         record = self.records.read(address)
         if record is not None and record.text:
-            id = self._seal.open(record.sealed) if record.sealed else None
+            id = self._seal.decrypt(record.sealed) if record.sealed else None
             if (digest(id) if id is not None else owner)[:16] == mark:
                 snapshot = self._snapshot(address, record, machine, NAMELESS)
                 if snapshot.updated >= oldest:
-                    return address, Loaded(snapshot, None, record.seen)
+                    return address, LoadResult(snapshot, None, record.version)
         raise link_used()
 
     # -- writing ------------------------------------------------------------------------
 
-    def _record(self, place: Place, new: Snapshot, flow: str) -> Record:
-        text = new.to_record(place.machine)
+    def _record(self, locator: FlowLocator, new: Snapshot, flow: str) -> Record:
+        text = new.to_record(locator.machine)
         check_size(new, len(text.encode("utf-8", "surrogatepass")), self._max_size)
-        sealed = self._seal.close(new.id) if place.owned else ""
+        sealed = self._seal.encrypt(new.id) if locator.owned else ""
         return Record(
             flow, new.rev, new.state, text, sealed, new.started, new.updated, new.finished
         )
 
-    def _tombstone(self, seen: Seen | None, old: Snapshot, code: str) -> Record:
-        flow = digest(old.id) if seen is None or old.rev == 0 else seen.flow
+    def _tombstone(self, version: Version | None, old: Snapshot, code: str) -> Record:
+        flow = digest(old.id) if version is None or old.rev == 0 else version.flow
         now = int(self._clock())
         return Record(flow, old.rev + 1, code, "", "", old.started, max(now, old.updated), True)
 
     def commit(
         self,
-        place: Place,
-        seen: Seen | None,
+        locator: FlowLocator,
+        version: Version | None,
         new: Snapshot,
         location: str | None,
         *,
-        claim: str = "",
+        lease: str = "",
         within: Any = None,
-    ) -> Committed:
-        address = self._address(place, new.id)
+    ) -> CommitResult:
+        address = self._address(locator, new.id)
         # A run is named when it begins, and keeps its name under whatever id.
-        flow = digest(new.id) if new.rev == 1 or seen is None else seen.flow
-        record = self._record(place, new, flow)
-        rows = _logged(flow, place.machine, new, location)
+        flow = digest(new.id) if new.rev == 1 or version is None else version.flow
+        record = self._record(locator, new, flow)
+        rows = _history_rows(flow, locator.machine, new, location)
         now = int(self._clock())
-        with about(new.id):
-            self.records.write(address, seen, record, rows, claim=claim, now=now, within=within)
+        with naming_flow(new.id):
+            self.records.write(address, version, record, rows, lease=lease, now=now, within=within)
         if within is None:
-            kept = new.archived(lambda: self.records.history(address, flow, new.rev))
+            kept = new.with_lazy_history(lambda: self.records.history(address, flow, new.rev))
         else:  # nobody else sees yet what was written there
-            kept = new.archived(lambda: new.history.entries)
-        return Committed(kept, self.carry(place, new), record.seen)
+            kept = new.with_lazy_history(lambda: new.history.entries)
+        return CommitResult(kept, self.session_value(locator, new), record.version)
 
-    def bury(
+    def write_tombstone(
         self,
-        place: Place,
-        seen: Seen | None,
+        locator: FlowLocator,
+        version: Version | None,
         old: Snapshot,
         receipt: Receipt | None = None,
         location: str | None = None,
         *,
-        claim: str = "",
+        lease: str = "",
         within: Any = None,
-    ) -> Seen:
-        record = self._tombstone(seen, old, RESET)
+    ) -> Version:
+        record = self._tombstone(version, old, RESET)
         nonce, body = receipt or (None, None)
         rows = []
         if old.rev or receipt is not None:
-            name, at = place.machine.name, record.updated
-            ends = (old.state, place.machine.initial, RESET, at, at - old.updated)
-            rows = [Logged(record.flow, record.rev, 0, name, *ends, nonce, body, location)]
+            name, at = locator.machine.name, record.updated
+            ends = (old.state, locator.machine.initial, RESET, at, at - old.updated)
+            rows = [HistoryRow(record.flow, record.rev, 0, name, *ends, nonce, body, location)]
         now = int(self._clock())
-        address = self._address(place, old.id)
-        with about(old.id):
-            self.records.write(address, seen, record, rows, claim=claim, now=now, within=within)
-        return record.seen
+        address = self._address(locator, old.id)
+        with naming_flow(old.id):
+            self.records.write(address, version, record, rows, lease=lease, now=now, within=within)
+        return record.version
 
-    def receipt(self, place: Place, asked: Asked) -> Kept | None:
-        flow = asked.seen.flow if asked.seen is not None and asked.current else digest(asked.flow)
-        return self.records.receipt(self._address(place, asked.id), flow, asked.rev, asked.nonce)
+    def stored_reply(self, locator: FlowLocator, asked: SubmissionQuery) -> StoredReply | None:
+        flow = (
+            asked.version.flow
+            if asked.version is not None and asked.current
+            else digest(asked.flow)
+        )
+        return self.records.stored_reply(
+            self._address(locator, asked.id), flow, asked.rev, asked.nonce
+        )
 
-    def adopted(self, place: Place, carried: str) -> Loaded | None:
+    def adopt_unstarted(self, locator: FlowLocator, session_value: str) -> LoadResult | None:
         """Return a flow that had not begun when its session got a subject; None if it had."""
-        parsed = Carried.read(carried)
+        parsed = SessionReference.read(session_value)
         if parsed is None or parsed.begun:
             return None
         new = blank(
-            place.machine, parsed.started, id=secrets.token_urlsafe(16), subject=place.subject
+            locator.machine, parsed.started, id=secrets.token_urlsafe(16), subject=locator.subject
         )
-        return Loaded(new, self.carry(place, new), was=parsed.id)
+        return LoadResult(new, self.session_value(locator, new), previous_id=parsed.id)
 
-    def claim(
-        self, place: Place, seen: Seen | None, snapshot: Snapshot, claim: str, until: int
-    ) -> Seen:
+    def acquire_lease(
+        self,
+        locator: FlowLocator,
+        version: Version | None,
+        snapshot: Snapshot,
+        lease: str,
+        until: int,
+    ) -> Version:
         """Keep all others from committing in the place of what was `seen`, until a time.
 
         Raises StaleFlow or FlowBusy, as `commit` does.
         """
         now = int(self._clock())
-        address = self._address(place, snapshot.id)
-        if seen is None or not snapshot.rev:
+        address = self._address(locator, snapshot.id)
+        if version is None or not snapshot.rev:
             # A run that has not begun has no record yet, or that of the run before.
-            record = self._record(place, snapshot, digest(snapshot.id))
-            if seen != record.seen:
+            record = self._record(locator, snapshot, digest(snapshot.id))
+            if version != record.version:
                 try:
-                    self.records.write(address, seen, record, (), claim="", now=now, within=None)
+                    self.records.write(address, version, record, (), lease="", now=now, within=None)
                 except StaleFlow:
                     found = self.records.read(address)
-                    if found is None or found.seen != record.seen:
+                    if found is None or found.version != record.version:
                         raise
                     # Another request is about to claim the same run.
-                seen = record.seen
-        with about(snapshot.id):
-            self.records.claim(address, seen, claim, now, until)
-        return seen
+                version = record.version
+        with naming_flow(snapshot.id):
+            self.records.acquire_lease(address, version, lease, now, until)
+        return version
 
-    def release(self, place: Place, snapshot: Snapshot, seen: Seen, claim: str) -> None:
+    def release_lease(
+        self, locator: FlowLocator, snapshot: Snapshot, version: Version, lease: str
+    ) -> None:
         """Give up a claim that did not lead to a commit."""
-        self.records.release(self._address(place, snapshot.id), seen, claim)
+        self.records.release_lease(self._address(locator, snapshot.id), version, lease)
 
     @contextmanager
-    def joining(self, session: Any) -> Iterator[tuple[Any, Callable[[], Any]]]:
+    def transaction(self, session: Any) -> Iterator[tuple[Any, Callable[[], Any]]]:
         """Open a caller's transaction to commits; with None, one of a session of its own.
 
         Yields the session, and what returns the connection to write on. Raises ConfigError.
@@ -640,7 +687,7 @@ class RecordStore:
                 "fsm.transaction() needs a store in a database: set FSM_STORE_URL to the URL of "
                 "the database that the session uses."
             )
-        with self.records.joining(session) as joined:
+        with self.records.transaction(session) as joined:
             yield joined
 
     def finish(self, session: Any) -> None:
@@ -650,21 +697,21 @@ class RecordStore:
 
     # -- asking -------------------------------------------------------------------------
 
-    def listed(self, place: Place, oldest: float) -> list[tuple[str, Loaded]]:
+    def owner_flows(self, locator: FlowLocator, oldest: float) -> list[tuple[str, LoadResult]]:
         """Return the flows of the owner of `place` by their keys, newest first."""
-        owner, name, _ = self._address(place)
+        owner, name, _ = self._address(locator)
         found = []
-        for key, record in self.records.listed(owner, name):
+        for key, record in self.records.owner_records(owner, name):
             if record.text and record.rev:
                 at = Address(owner, name, key)
                 try:
-                    id = self._id(place, None, record)
-                    snapshot = self._snapshot(at, record, place.machine, id)
+                    id = self._id(locator, None, record)
+                    snapshot = self._snapshot(at, record, locator.machine, id)
                 except SnapshotError as error:
                     log.warning("%s", error)
                     continue
                 if snapshot.updated >= oldest:
-                    found.append((key, Loaded(snapshot, None, record.seen)))
+                    found.append((key, LoadResult(snapshot, None, record.version)))
         return found
 
     def log(
@@ -687,17 +734,19 @@ class RecordStore:
         return self.records.purge(before, history_before)
 
 
-def _logged(flow: str, machine: Machine, new: Snapshot, location: str | None) -> list[Logged]:
+def _history_rows(
+    flow: str, machine: Machine, new: Snapshot, location: str | None
+) -> list[HistoryRow]:
     """Return the rows of the history that a commit adds; the first has its receipt."""
     nonce, body = new.receipt or (None, None)
-    before = new.entered
+    before = new.entered_at
     rows = []
-    for n, (source, target, event, at, rev) in enumerate(new.fresh):
+    for n, (source, target, event, at, rev) in enumerate(new.new_entries):
         stayed = at - before if not n else None
-        place = location if nonce is not None else None
+        locator = location if nonce is not None else None
         rows.append(
-            Logged(
-                flow, rev, n, machine.name, source, target, event, at, stayed, nonce, body, place
+            HistoryRow(
+                flow, rev, n, machine.name, source, target, event, at, stayed, nonce, body, locator
             )
         )
         nonce = body = location = None

@@ -13,13 +13,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-__all__ = ["Direct"]
+__all__ = ["FastSQL"]
 
 # Of these we know how a single statement is run without a transaction around it.
 DRIVERS: Final = ("pysqlite", "psycopg")
 
 
-class Direct:
+class FastSQL:
     """Runs statements by their names on the connections of `engine`."""
 
     def __init__(self, engine: sa.Engine, statements: Mapping[str, Any]) -> None:

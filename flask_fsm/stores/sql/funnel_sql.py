@@ -46,8 +46,8 @@ def marks(history: sa.Table, wanted: Sequence[Any], found: Sequence[Way]) -> sa.
     words = []
     for start in range(0, len(found), BITS):
         of_source: dict[str, dict[str, int]] = {}
-        for place, (source, target) in enumerate(found[start : start + BITS]):
-            of_source.setdefault(source, {})[target] = 1 << place
+        for locator, (source, target) in enumerate(found[start : start + BITS]):
+            of_source.setdefault(source, {})[target] = 1 << locator
         bit = sa.case(
             *(
                 (
@@ -87,7 +87,7 @@ def count(
         ]
         return sa.func.sum(sa.case((sa.or_(sa.false(), *any_of, *others), 1), else_=0))
 
-    places = {way: place for place, way in enumerate(found)}
+    places = {way: locator for locator, way in enumerate(found)}
     begun = {initial: [per_run.c.first == 1]}
     asked = [
         sa.func.count(),

@@ -20,18 +20,18 @@ from ...config import Config
 from ...core.history import Entry
 from ...errors import ConfigError, FlowBusy, StaleFlow
 from ...reports.funnel import Funnel, LogEntry, arrange
-from ..base import Kept, Seen
+from ..base import StoredReply, Version
 from ..records.store import (
     Address,
-    Logged,
+    HistoryRow,
     Record,
-    claimed_elsewhere,
-    longest_claim,
+    leased_elsewhere,
+    longest_lease,
     lost_race,
     unavailable,
 )
 from .engine import lock_at_once, same_database
-from .fast_sql import Direct
+from .fast_sql import FastSQL
 from .funnel_sql import count
 from .statements import RECORD, Statements, tables
 
@@ -59,13 +59,13 @@ class SQLRecords:
         self._process = 0
         self._history_limit = config.history_limit
         self._flows_per_owner = config.flows_per_subject
-        self._longest_claim = longest_claim(config.once_lease)
+        self._longest_lease = longest_lease(config.once_lease)
         self._timeout = config.store_timeout
         self.metadata = tables(config.flow_table, config.history_table)
         self._flow = self.metadata.tables[config.flow_table]
         self._history = self.metadata.tables[config.history_table]
         self._statements = Statements(self._flow, self._history)
-        self._direct: Direct | None = None
+        self._direct: FastSQL | None = None
 
     # -- connections --------------------------------------------------------------------
 
@@ -75,10 +75,10 @@ class SQLRecords:
         if self._engine is None:
             self._engine = self._find_engine()
             self._process = os.getpid()
-            if Direct.knows(self._engine):
+            if FastSQL.knows(self._engine):
                 each = ("read", "update", "append", "move")
                 statements = {name: getattr(self._statements, name) for name in each}
-                self._direct = Direct(self._engine, statements)
+                self._direct = FastSQL(self._engine, statements)
             if self._own:
                 # Not at exit: in a forked process the connections are those of its parent.
                 finalize(self, self._engine.dispose).atexit = False
@@ -90,7 +90,7 @@ class SQLRecords:
     @contextmanager
     def _begun(self) -> Iterator[sa.Connection]:
         """Open a transaction that is committed at the end of the block."""
-        with translated(), self.engine.connect() as connection:
+        with translated_sql(), self.engine.connect() as connection:
             if connection.dialect.name == "postgresql":  # an engine may commit by itself
                 connection.execution_options(isolation_level="READ COMMITTED")
             lock_at_once(connection)
@@ -100,7 +100,7 @@ class SQLRecords:
     @contextmanager
     def _unhurried(self) -> Iterator[sa.Connection]:
         """Open a connection for what may take its time: reports, and cleaning up."""
-        with translated(), self.engine.connect() as connection:
+        with translated_sql(), self.engine.connect() as connection:
             driver = connection.connection.dbapi_connection
             patience = getattr(driver, "patience", None)
             if patience is not None:
@@ -127,7 +127,7 @@ class SQLRecords:
 
     def _asked(self, ask: Callable[[], T]) -> T:
         """Ask, and once more if the server has closed the connection since it was last used."""
-        with translated():
+        with translated_sql():
             try:
                 return ask()
             except exc.DBAPIError as error:
@@ -136,7 +136,7 @@ class SQLRecords:
             return ask()
 
     @contextmanager
-    def joining(self, session: Any) -> Iterator[tuple[Any, Callable[[], sa.Connection]]]:
+    def transaction(self, session: Any) -> Iterator[tuple[Any, Callable[[], sa.Connection]]]:
         """Yield a session, a new one if it is None, and what returns its connection."""
         opened = Session(self.engine) if session is None else session
         if not isinstance(opened, (Session, scoped_session)):
@@ -172,7 +172,7 @@ class SQLRecords:
                 f"The session given to transaction() is bound to {engine.url!r}, and flows are "
                 f"kept in {self.engine.url!r}: only one database can commit both."
             )
-        with translated():
+        with translated_sql():
             connection: sa.Connection = session.connection()
             if getattr(connection.connection.dbapi_connection, "autocommit", None) is True:
                 raise ConfigError(
@@ -202,32 +202,32 @@ class SQLRecords:
     def write(
         self,
         address: Address,
-        seen: Seen | None,
+        version: Version | None,
         record: Record,
-        logged: Sequence[Logged],
+        logged: Sequence[HistoryRow],
         *,
-        claim: str,
+        lease: str,
         now: int,
         within: sa.Connection | None,
     ) -> None:
         if within is not None:
-            with translated():
-                self._put(within, address, seen, record, claim, now)
+            with translated_sql():
+                self._put(within, address, version, record, lease, now)
                 self._append(within, logged)
             return
-        if self.engine is not None and self._direct is not None and seen and len(logged) == 1:
-            values = _updated(address, seen, record, claim, now, now + self._longest_claim)
+        if self.engine is not None and self._direct is not None and version and len(logged) == 1:
+            values = _updated(address, version, record, lease, now, now + self._longest_lease)
             if not self._moved(self._direct, values, logged[0]):
-                with translated(), self._at_once() as connection:
-                    raise self._overtaken(connection, address, seen)
+                with translated_sql(), self._at_once() as connection:
+                    raise self._overtaken(connection, address, version)
             return
         with self._begun() as connection:
-            self._put(connection, address, seen, record, claim, now)
+            self._put(connection, address, version, record, lease, now)
             self._append(connection, logged)
 
-    def _moved(self, direct: Direct, values: dict[str, Any], row: Logged) -> bool:
+    def _moved(self, direct: FastSQL, values: dict[str, Any], row: HistoryRow) -> bool:
         """Update a record and append one row of history; say whether the record was there."""
-        with translated(), direct.cursor() as cursor:
+        with translated_sql(), direct.cursor() as cursor:
             if self.engine.dialect.name == "postgresql":
                 # Both by one statement: one round trip for four.
                 moved = values | {f"row_{name}": value for name, value in row._asdict().items()}
@@ -246,17 +246,17 @@ class SQLRecords:
         self,
         connection: sa.Connection,
         address: Address,
-        seen: Seen | None,
+        version: Version | None,
         record: Record,
-        claim: str,
+        lease: str,
         now: int,
     ) -> None:
-        if seen is None:
+        if version is None:
             self._begin(connection, address, _written(record))
             return
-        values = _updated(address, seen, record, claim, now, now + self._longest_claim)
+        values = _updated(address, version, record, lease, now, now + self._longest_lease)
         if connection.execute(self._statements.update, values).rowcount != 1:
-            raise self._overtaken(connection, address, seen)
+            raise self._overtaken(connection, address, version)
 
     def _begin(self, connection: sa.Connection, address: Address, values: dict[str, Any]) -> None:
         owner, machine, key = address
@@ -285,47 +285,49 @@ class SQLRecords:
         if surplus:
             connection.execute(sa.delete(self._flow).where(*others, flow.slot.in_(list(surplus))))
 
-    def _append(self, connection: sa.Connection, logged: Sequence[Logged]) -> None:
+    def _append(self, connection: sa.Connection, logged: Sequence[HistoryRow]) -> None:
         if logged:
             rows = [row._asdict() for row in logged]
             connection.execute(self._statements.append, rows if len(rows) > 1 else rows[0])
 
     def _overtaken(
-        self, connection: sa.Connection, address: Address, seen: Seen
+        self, connection: sa.Connection, address: Address, version: Version
     ) -> FlowBusy | StaleFlow:
         """Tell why a write found nothing: somebody was faster, or has a claim."""
         row = connection.execute(self._statements.read, _at(address)).first()
-        if row is None or row[:2] != seen:
+        if row is None or row[:2] != version:
             return lost_race(None if row is None else row[2])
-        return claimed_elsewhere()
+        return leased_elsewhere()
 
     def move(
         self,
         source: Address,
-        source_seen: Seen,
+        source_version: Version,
         tombstone: Record,
         target: Address,
-        target_seen: Seen | None,
+        target_version: Version | None,
         record: Record,
         now: int,
     ) -> None:
         with self._begun() as connection:
-            self._put(connection, source, source_seen, tombstone, "", now)
-            self._put(connection, target, target_seen, record, "", now)
+            self._put(connection, source, source_version, tombstone, "", now)
+            self._put(connection, target, target_version, record, "", now)
 
-    def claim(self, address: Address, seen: Seen, claim: str, now: int, until: int) -> None:
-        values = {**_at(address), **_seen(seen), "now": now, "claimed": claim, "until": until}
-        values["horizon"] = now + self._longest_claim
+    def acquire_lease(
+        self, address: Address, version: Version, lease: str, now: int, until: int
+    ) -> None:
+        values = {**_at(address), **_seen(version), "now": now, "claimed": lease, "until": until}
+        values["horizon"] = now + self._longest_lease
         with self._begun() as connection:
             if connection.execute(self._statements.claim, values).rowcount != 1:
-                raise self._overtaken(connection, address, seen)
+                raise self._overtaken(connection, address, version)
 
-    def release(self, address: Address, seen: Seen, claim: str) -> None:
+    def release_lease(self, address: Address, version: Version, lease: str) -> None:
         with self._begun() as connection:
-            values = {**_at(address), **_seen(seen), "claimed": claim}
+            values = {**_at(address), **_seen(version), "claimed": lease}
             connection.execute(self._statements.release, values)
 
-    def listed(self, owner: str, machine: str) -> list[tuple[str, Record]]:
+    def owner_records(self, owner: str, machine: str) -> list[tuple[str, Record]]:
         rows = self._rows(self._statements.listed, {"at_owner": owner, "at_machine": machine})
         return [(key, Record(*record)) for key, *record in rows]
 
@@ -336,10 +338,10 @@ class SQLRecords:
         rows = self._rows(statement, {"flow": flow, "rev": rev})
         return [Entry(*row) for row in reversed(rows)]
 
-    def receipt(self, address: Address, flow: str, rev: int, nonce: str) -> Kept | None:
+    def stored_reply(self, address: Address, flow: str, rev: int, nonce: str) -> StoredReply | None:
         values = {"flow": flow, "rev": rev, "last": rev + SPAN, "nonce": nonce}
         rows = self._rows(self._statements.receipt, values)
-        return Kept(*rows[0]) if rows else None
+        return StoredReply(*rows[0]) if rows else None
 
     # -- the history of all runs --------------------------------------------------------
 
@@ -411,19 +413,19 @@ def _written(record: Record) -> dict[str, Any]:
 
 
 def _updated(
-    address: Address, seen: Seen, record: Record, claim: str, now: int, horizon: int
+    address: Address, version: Version, record: Record, lease: str, now: int, horizon: int
 ) -> dict[str, Any]:
     written = _written(record)
-    limits = {"now": now, "horizon": horizon, "claimed": claim}
-    return {**written, **_at(address), **_seen(seen), **limits}
+    limits = {"now": now, "horizon": horizon, "claimed": lease}
+    return {**written, **_at(address), **_seen(version), **limits}
 
 
-def _seen(seen: Seen) -> dict[str, Any]:
-    return {"seen_flow": seen.flow, "seen_rev": seen.rev}
+def _seen(version: Version) -> dict[str, Any]:
+    return {"seen_flow": version.flow, "seen_rev": version.rev}
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translated_sql() -> Iterator[None]:
     """Turn the errors of SQLAlchemy that an app can't help into errors of this package."""
     try:
         yield
@@ -437,7 +439,7 @@ def translated() -> Iterator[None]:
                 f"migrations ({text.splitlines()[0]})."
             ) from error
         if kind == "LockNotAvailable":
-            raise claimed_elsewhere() from error
+            raise leased_elsewhere() from error
         if kind in CONFLICTS:
             raise lost_race() from error
         if error.connection_invalidated or isinstance(

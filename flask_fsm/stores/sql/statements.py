@@ -70,7 +70,7 @@ class Statements:
         self._inserts: dict[str, Any] = {}
         owned = sa.and_(flow.owner == param("at_owner"), flow.machine == param("at_machine"))
         here = sa.and_(owned, flow.slot == param("at_slot"))
-        seen = sa.and_(here, flow.flow == param("seen_flow"), flow.rev == param("seen_rev"))
+        version = sa.and_(here, flow.flow == param("seen_flow"), flow.rev == param("seen_rev"))
         # One that lies further ahead than any claim was made while a clock was wrong.
         free = sa.or_(
             flow.claimed_until < param("now"),
@@ -85,15 +85,15 @@ class Statements:
         written: dict[str, Any] = {
             name: param(name) for name in (*RECORD, "claim", "claimed_until")
         }
-        self.update = sa.update(flow_table).where(seen, free).values(written)
+        self.update = sa.update(flow_table).where(version, free).values(written)
         self.claim = (
             sa.update(flow_table)
-            .where(seen, free)
+            .where(version, free)
             .values(claim=param("claimed"), claimed_until=param("until"))
         )
         self.release = (
             sa.update(flow_table)
-            .where(seen, flow.claim == param("claimed"))
+            .where(version, flow.claim == param("claimed"))
             .values(claim="", claimed_until=0)
         )
         self.append = sa.insert(history_table)
