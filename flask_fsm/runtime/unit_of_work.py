@@ -268,7 +268,7 @@ class UnitOfWork:
 
     def load(self) -> None:
         """Read the flow that is meant; a blank one, if there is none."""
-        if not hasattr(self, "place"):
+        if not hasattr(self, "locator"):
             self.find()
         machine, locator = self.bound.machine, self.locator
         self.missing_reason = None
@@ -345,7 +345,7 @@ class UnitOfWork:
 
     def lock(self) -> AbstractContextManager[None] | FlowLock:
         """Wait until no other request of this flow is served in this process."""
-        if not hasattr(self, "place"):
+        if not hasattr(self, "locator"):
             self.find()
         name = self.state.store.lock_name(self.locator, self._session_data.text(self._slot))
         return (

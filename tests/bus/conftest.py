@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 import valkey as valkey_py
-from flask_fsm.bus.redis.bus.bus import RedisBus
+from flask_fsm.bus.redis.bus import RedisBus
 
 from flask_fsm.bus import Bus, MemoryBus
 

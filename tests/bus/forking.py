@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 
-from flask_fsm.bus.redis.bus.bus import RedisBus
+from flask_fsm.bus.redis.bus import RedisBus
 
 from .recorder import Recorder
 

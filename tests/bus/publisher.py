@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from flask_fsm.bus.redis.bus.bus import RedisBus
+from flask_fsm.bus.redis.bus import RedisBus
 
 
 def main(url: str, name: str, messages: str) -> None:

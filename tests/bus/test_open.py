@@ -11,7 +11,7 @@ import pytest
 import redis
 import redis.asyncio
 import valkey as valkey_py
-from flask_fsm.bus.redis.bus.bus import RedisBus
+from flask_fsm.bus.redis.bus import RedisBus
 from redis.cluster import RedisCluster
 
 from flask_fsm import ConfigError

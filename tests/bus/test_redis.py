@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import redis
-from flask_fsm.bus.redis.bus.bus import QUEUE, SENDERS, Item, RedisBus
+from flask_fsm.bus.redis.bus import QUEUE, SENDERS, Item, RedisBus
 
 from flask_fsm import StoreUnavailable
 from flask_fsm.bus import Order, Position

@@ -848,7 +848,7 @@ def test_a_flow_that_another_request_has_claimed_is_not_lost_at_login(
     at, seen_there = claimed(shop, key, browser)
     login(browser, "ann")
     browser.open(browser.at("ship", key))
-    shop.app.extensions["fsm"].store.records.release(at, seen_there, "elsewhere")
+    shop.app.extensions["fsm"].store.records.release_lease(at, seen_there, "elsewhere")
     assert browser.see(browser.at("ship", key))["rev"] == 1
 
 

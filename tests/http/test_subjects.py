@@ -449,7 +449,7 @@ def test_a_flow_that_another_request_has_claimed_comes_along_later(
     login(visitor, "ann")
     response = shop.copy(visitor).open("address", "json")
     assert response.status_code == 200 or "Retry-After" in response.headers
-    store.records.release(at, there, "elsewhere")
+    store.records.release_lease(at, there, "elsewhere")
     assert visitor.see("address")["rev"] == 1
 
 

@@ -12,8 +12,8 @@ import sys
 from typing import Any
 
 from flask import Flask, request
-from flask_fsm.live.protocol.frames.websocket import Deflate, Handshake, WebSocket
-from flask_fsm.runtime.unit_of_work.state import app_state, behind
+from flask_fsm.live.protocol.websocket import Deflate, Handshake, WebSocket
+from flask_fsm.runtime.state import app_state, unwrap
 from flask_sock import Sock
 from wsproto.events import TextMessage
 from wsproto.extensions import PerMessageDeflate
@@ -84,7 +84,7 @@ def create_app() -> Flask:
             extension.__class__ = Eager
         subscriber = Subscriber(config.queue_size, wake, ids=False)
         conversation = Conversation(
-            app, state, state.bound["echo"], behind(request), subscriber, []
+            app, state, state.bound["echo"], unwrap(request), subscriber, []
         )
         membership = Membership(service.channels, {}, subscriber.id, config.presence_time)
         socket = EchoSocket(shake.extensions, config.max_message_size)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from cachelib import SimpleCache
 from flask import Flask, request
-from flask_fsm.live.channels.app_channels.app_channels import Envelope, LiveChannel
-from flask_fsm.live.channels.app_channels.listener import Connection
-from flask_fsm.runtime.unit_of_work.state import app_state, behind
+from flask_fsm.live.channels.app_channels import Envelope, LiveChannel
+from flask_fsm.live.channels.listener import Connection
+from flask_fsm.runtime.state import app_state, unwrap
 from flask_session import Session
 
 from flask_fsm import FlaskFSM, FSMError, Machine
@@ -217,7 +217,7 @@ def test_a_gap_while_the_sessions_are_away(fsm: FlaskFSM) -> None:
     headers = {"Cookie": "session=of-somebody"}
     with app.test_request_context("/fsm/m/ws", headers=headers):
         state = app_state()
-        talk = Conversation(app, state, state.bound["m"], behind(request), subscriber, [])
+        talk = Conversation(app, state, state.bound["m"], unwrap(request), subscriber, [])
         talk.open(None)
         channel = state.live.channels.get(subscriber.flow_channel)
     assert refs(subscriber) == [None]

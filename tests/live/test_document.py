@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask_fsm.live.protocol.frames.frames import InvalidPayload, parse
+from flask_fsm.live.protocol.frames import InvalidPayload, parse
 from jsonschema import Draft7Validator, ValidationError
 
 from flask_fsm import EventStatus

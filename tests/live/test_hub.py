@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, request
-from flask_fsm.live.channels.app_channels.channel import (
+from flask_fsm.live.channels.channel import (
     Channel,
     ChannelContainer,
     Connection,

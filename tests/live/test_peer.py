@@ -7,8 +7,8 @@ from itertools import cycle, pairwise
 from types import SimpleNamespace
 from typing import Any
 
-from flask_fsm.live.channels.app_channels.stream import SILENCE
-from flask_fsm.live.protocol.frames.websocket import Boundary, WebSocket
+from flask_fsm.live.channels.stream import SILENCE
+from flask_fsm.live.protocol.websocket import Boundary, WebSocket
 from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.frames import Opcode

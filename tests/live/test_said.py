@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, request
-from flask_fsm.runtime.unit_of_work.state import app_state, behind
+from flask_fsm.runtime.state import app_state, unwrap
 
 from flask_fsm import FlaskFSM, Flow, Machine, Result, Transition
 from flask_fsm.live.client.session import Conversation
@@ -36,7 +36,7 @@ class Talk:
         self.subscriber = Subscriber(100, lambda: None, ids=False)
         state = app_state()
         self.talk = Conversation(
-            app, state, state.bound[name], behind(request), self.subscriber, []
+            app, state, state.bound[name], unwrap(request), self.subscriber, []
         )
         self.talk.open(None)
         self.frames()

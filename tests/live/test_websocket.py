@@ -7,7 +7,7 @@ import zlib
 from typing import Any
 
 import pytest
-from flask_fsm.live.protocol.frames.websocket import Handshake, WebSocket
+from flask_fsm.live.protocol.websocket import Handshake, WebSocket
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Opcode

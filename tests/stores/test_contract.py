@@ -68,9 +68,9 @@ class Kept:
                 **options,
             }
         )
-        self.heads = FlowCache(config.cache_size)
+        self.cache = FlowCache(config.cache_size)
         seal = IdCipher(lambda: [SECRET])
-        self.store = open_store(kind.url, config, self.heads, seal, lambda: NOW)
+        self.store = open_store(kind.url, config, self.cache, seal, lambda: NOW)
         if isinstance(self.store, RecordStore):
             self.store.init()
         self.version: dict[tuple[str, int], Version | None] = {}

@@ -20,18 +20,18 @@ SESSION = Kind("session", "session")
 def test_the_flows_used_longest_ago_are_dropped_first() -> None:
     """FSM_CACHE_SIZE bounds how many flows are remembered, and use keeps a flow."""
     with SESSION.context():
-        kept = Kept(SESSION, heads=3)
+        kept = Kept(SESSION, cache_size=3)
         flows = [kept.walk("b") for _ in range(3)]
         kept.load(flows[0][1])
         flows.append(kept.walk("b"))
-        assert len(kept.heads) == 3
-        known = [kept.heads.newest(snapshot.id) is not None for snapshot, _ in flows]
+        assert len(kept.cache) == 3
+        known = [kept.cache.newest(snapshot.id) is not None for snapshot, _ in flows]
     assert known == [True, False, True, True]
 
 
 def test_memory_says_that_it_dropped_a_flow() -> None:
     """A flow that memory:// had to drop is gone, and the text says why."""
-    kept = Kept(MEMORY, heads=1)
+    kept = Kept(MEMORY, cache_size=1)
     _, session_value = kept.walk("b")
     kept.walk("b")
     with pytest.raises(FlowGone) as caught:
@@ -42,11 +42,11 @@ def test_memory_says_that_it_dropped_a_flow() -> None:
 def test_the_session_brings_back_a_flow_that_was_dropped() -> None:
     """The cookie holds all of it, so a process without a head of a flow reads it from there."""
     with SESSION.context():
-        kept = Kept(SESSION, heads=1)
+        kept = Kept(SESSION, cache_size=1)
         snapshot, session_value = kept.walk("b", "c")
         for _ in range(3):
             kept.walk("b")
-        assert kept.heads.newest(snapshot.id) is None
+        assert kept.cache.newest(snapshot.id) is None
         assert kept.load(session_value).rev == 2
 
 
@@ -54,26 +54,26 @@ def test_a_flow_that_is_being_served_is_never_dropped() -> None:
     """However many others come, the flow whose turn it is stays."""
     for kind in (SESSION, MEMORY):
         with kind.context():
-            kept = Kept(kind, heads=2)
+            kept = Kept(kind, cache_size=2)
             snapshot, session_value = kept.walk("b")
-            with kept.heads.lock(snapshot.id, 1):
+            with kept.cache.lock(snapshot.id, 1):
                 for _ in range(10):
                     kept.walk("b", "c")
                 session_value = kept.step(snapshot, "c")
                 assert kept.load(session_value).rev == 2
-            assert len(kept.heads) <= 3
+            assert len(kept.cache) <= 3
 
 
 def test_blank_flows_take_no_room() -> None:
     """A crawler that opens the first page a thousand times drops no one's flow."""
     for kind in (SESSION, MEMORY):
         with kind.context():
-            kept = Kept(kind, heads=2)
+            kept = Kept(kind, cache_size=2)
             _, session_value = kept.walk("b")
             for _ in range(1_000):
                 other, text = kept.begin()
                 kept.load(text)
-                with kept.heads.lock(other.id, 1):
+                with kept.cache.lock(other.id, 1):
                     pass
             assert kept.load(session_value).rev == 1
 
@@ -181,14 +181,14 @@ def test_a_tombstone_stays_while_the_flow_is_remembered() -> None:
     kept = Kept(MEMORY)
     snapshot, _ = kept.walk("b")
     newer = kept.decided(snapshot, "c")
-    kept.heads.write_tombstone(Version(snapshot.id, snapshot.rev))
+    kept.cache.write_tombstone(Version(snapshot.id, snapshot.rev))
     for text in (snapshot, newer):
         with pytest.raises(FlowGone):
-            kept.heads.adopt(text, "text")
+            kept.cache.adopt(text, "text")
     with pytest.raises(FlowGone):
-        kept.heads.newest(snapshot.id)
+        kept.cache.newest(snapshot.id)
     with pytest.raises(StaleFlow):
-        kept.heads.compare_and_swap(Version(snapshot.id, snapshot.rev), newer, "text", None)
+        kept.cache.compare_and_swap(Version(snapshot.id, snapshot.rev), newer, "text", None)
 
 
 def test_another_machine_reads_nothing_into_a_text() -> None:
