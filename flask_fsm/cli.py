@@ -92,8 +92,8 @@ def purge(older_than: int | None, history_older_than: int | None) -> None:
     lifetime = state.config.flow_lifetime if older_than is None else older_than * DAY
     if lifetime is None and history_older_than is None:
         raise click.UsageError(
-            "Flows never expire in this app, since FSM_FLOW_LIFETIME is None: say which ones to remove "
-            "by --older-than DAYS."
+            "Flows never expire in this app, since FSM_FLOW_LIFETIME is None: say which ones to "
+            "remove by --older-than DAYS."
         )
     now = state.clock()
     before = 0 if lifetime is None else math.floor(now - lifetime)

@@ -49,8 +49,8 @@ def page(name: str, form: Form) -> ResponseReturnValue:
 @fsm.check()
 def cart() -> ResponseReturnValue:
     form = CartForm(data=fsm.answers())
-    # fast_forward=True: whoever comes from the review to change something is led back there, as far as
-    # the rules of the pages between still hold.
+    # fast_forward=True: a visitor who comes from the review to change something is led back
+    # there, as far as the rules of the pages between still hold.
     if form.validate_on_submit() and (
         answer := fsm.advance("delivery", form=form, fast_forward=True)
     ):

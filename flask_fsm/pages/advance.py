@@ -57,9 +57,9 @@ def advance(
         page = page_request.bound.pages.get(target)
         if page is None:
             error = NotAPage(
-                f"{target!r} is a state of machine {page_request.bound.name!r} but no page, so advance() "
-                f"has nowhere to send the visitor: use fsm.transition({target!r}) and answer "
-                f"yourself.",
+                f"{target!r} is a state of machine {page_request.bound.name!r} but no page, so "
+                f"advance() has nowhere to send the visitor: use fsm.transition({target!r}) and "
+                f"answer yourself.",
                 source=page_request.source,
                 target=target,
                 allowed=tuple(page_request.bound.machine.ways[page_request.source]),
@@ -93,7 +93,7 @@ def _go(
         return (
             url
             if after == page.state or after not in page_request.bound.pages
-            else page_request.work.url(after)
+            else page_request.urls.url(after)
         )
 
     page_request.transition(

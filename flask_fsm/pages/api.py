@@ -25,6 +25,7 @@ from .advance import advance
 from .guard import Check, guarded, names
 from .page_request import PageRequest, page_requests
 from .resume_link import resume_link
+from .urls import FlowURLs
 
 if TYPE_CHECKING:
     from wtforms import BaseForm
@@ -276,7 +277,7 @@ class MachineViews:
             raise DefinitionError(
                 f"{name!r} is no page of machine {self.name!r}.", target=name, code="not_a_page"
             )
-        return page_request.work.url(name, url_args)
+        return page_request.urls.url(name, url_args)
 
     def token(self) -> Token:
         """Return the token of this rendering; `{{ fsm.token() }}` is the hidden field with it."""
@@ -287,6 +288,7 @@ class MachineViews:
     def flows(self) -> list[FlowSummary]:
         """Return the flows that this request's subject has of the machine, newest first."""
         work = self._unloaded()
+        urls = FlowURLs(work)
         return [
             FlowSummary(
                 key,
@@ -295,7 +297,7 @@ class MachineViews:
                 snapshot.started,
                 snapshot.updated,
                 snapshot.finished,
-                work.url_or_none(snapshot, key),
+                urls.url_or_none(snapshot, key),
             )
             for key, snapshot in work.owner_flows()
         ]
@@ -384,7 +386,7 @@ class MachineViews:
             data,
             page_request.source,
             args,
-            location=lambda flow: page_request.work.current_url(),
+            location=lambda flow: page_request.urls.current_url(),
         )
 
     @contextmanager

@@ -41,6 +41,7 @@ from ..signals import denied, emit
 from ..stores import RecordStore, StoredReply
 from .redaction import SubmittedFields, identical_form, renewed_form, shown_fields
 from .submission import Submission
+from .urls import FlowURLs
 
 __all__ = ["SAFE_METHODS", "PageRequest", "PageRequests", "no_store", "page_requests"]
 
@@ -64,6 +65,7 @@ class PageRequest:
         "state",
         "submission",
         "url_args",
+        "urls",
         "work",
     )
 
@@ -82,6 +84,7 @@ class PageRequest:
         """Whether the guard of this visit is at work, so that an inner one has not to judge."""
         self.request: Request = unwrap(request)
         self.work = UnitOfWork(state, bound, url_args)
+        self.urls = FlowURLs(self.work)
 
     @property
     def flow(self) -> Flow:
@@ -108,7 +111,7 @@ class PageRequest:
             # The address of a new flow; that of the page which asks for one would begin another
             # when the visitor comes back to it.
             work.remember()
-            return _see_other(work.url(page, self.url_args))
+            return _see_other(self.urls.url(page, self.url_args))
         if work.missing_reason is not None:
             work.forget()
             self.flash_once(_notice_of(work.missing_reason))
@@ -174,9 +177,9 @@ class PageRequest:
         """Send the visitor to the furthest page that may be opened, or say that there is none."""
         self.deny(error)
         work = self.work
-        location = work.current_url()
+        location = self.urls.current_url()
         if location is None and work.flow.finished and work.bound.machine.reset == "auto":
-            location = work.start_url()
+            location = self.urls.start_url()
         if location is None:
             raise NotFound(
                 "There is no page to go on with: the flow is at none, or the page where it is "
@@ -293,7 +296,7 @@ class PageRequest:
             # Another process may have made the last commit: it led to the page that is current.
             nonce, digest = stored.receipt
             if nonce == self._receipt.nonce:
-                return StoredReply(digest, self.work.url_of(stored))
+                return StoredReply(digest, self.urls.url_of(stored))
         return kept
 
     def _stale(self, code: str) -> StaleFlow:
@@ -375,7 +378,7 @@ class PageRequest:
 
     def reset(self) -> None:
         """Begin a new run; the same submission, sent again, leads to its first page."""
-        self.work.reset(self._receipt, self.work.start_url())
+        self.work.reset(self._receipt, self.urls.start_url())
 
     def success_response(self, location: str) -> Response:
         """Say where the flow goes on, in the way the client asks for."""
@@ -433,7 +436,7 @@ class PageRequest:
             typed = shown_fields(self.state.config)
             if self.page is not None and not flow.finished and flow.is_open(self.page):
                 resend = renewed_form(
-                    self.state.config, work.url(self.page), typed.fields, self.token().value
+                    self.state.config, self.urls.url(self.page), typed.fields, self.token().value
                 )
         # After an end that only a reset undoes, the first page would lead back to the last.
         over = error.status == 410 and (
@@ -443,8 +446,8 @@ class PageRequest:
             machine=self.bound.name,
             state=flow.current,
             rev=flow.rev,
-            current_url=None if work.missing_reason is not None else work.current_url(),
-            start_url=work.start_url() if over else None,
+            current_url=None if work.missing_reason is not None else self.urls.current_url(),
+            start_url=self.urls.start_url() if over else None,
             submitted=typed.fields,
             omitted=typed.omitted,
             resubmit=resend,

@@ -23,10 +23,12 @@ from itsdangerous import BadData, URLSafeSerializer
 
 from ..errors import FlowGone, NotFound
 from ..refusal import Refusal, RefusalContext
+from ..runtime.link import follow_link, link_target
 from ..runtime.state import app_state, secret_keys
 from ..runtime.unit_of_work import UnitOfWork
 from .page_request import no_store
 from .redaction import csrf_field
+from .urls import FlowURLs
 
 __all__ = ["resume", "resume_link"]
 
@@ -41,7 +43,7 @@ def _links(machine: str) -> URLSafeSerializer:
 
 def resume_link(work: UnitOfWork, expires: float) -> str:
     """Return the address that continues the flow of `run` elsewhere, for `expires` seconds."""
-    pointer = work.link_target()
+    pointer = link_target(work)
     until = int(work.state.clock() + expires)
     link = _links(work.bound.name).dumps([*pointer, until])
     return url_for("fsm.resume", machine=work.bound.name, link=link, _external=True)
@@ -60,17 +62,18 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
     except (BadData, ValueError, TypeError):
         raise NotFound("There is no such page.") from None
     work = UnitOfWork(state, bound, {})
+    urls = FlowURLs(work)
     try:
         if until < state.clock():
             raise FlowGone(
                 "This link was made for a short time, which is over.", code="link_expired"
             )
         confirmed = request.method == "POST" and _is_ours()
-        work.follow_link(owner, key, mark, _new_id(link), confirmed=confirmed)
+        follow_link(work, owner, key, mark, _new_id(link), confirmed=confirmed)
     except FlowGone as error:
-        raise Refusal.of(error, RefusalContext(machine, start_url=work.start_url())) from error
+        raise Refusal.of(error, RefusalContext(machine, start_url=urls.start_url())) from error
     if confirmed:
-        return redirect(work.current_url() or "/", 303)
+        return redirect(urls.current_url() or "/", 303)
     return render_template("fsm/resume.html", machine=machine, fields=_csrf_fields())
 
 

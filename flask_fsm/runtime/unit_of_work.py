@@ -19,13 +19,12 @@ from flask.sessions import SessionMixin
 from ..binding.bound_machine import FLOW_ARGUMENT, Bound
 from ..core.event import SAME, EventStatus, Sent, check_status, dump_reply
 from ..core.flow import Flow, Result, blank, successor
-from ..core.path import nodes_back, root
+from ..core.path import root
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import (
     ConfigError,
     FlowBusy,
     FSMError,
-    MissingArguments,
     NotFound,
     SnapshotError,
     StaleFlow,
@@ -42,7 +41,7 @@ from ..stores import (
     Version,
     root_id,
 )
-from ..stores.records.store import digest, link_used
+from ..stores.records.store import digest
 from .listeners import CommitListener, Sender
 from .session_data import SessionData
 from .state import AppState, unwrap
@@ -111,7 +110,8 @@ class StoredFlow(Flow):
 
     def fast_forward(self) -> list[Result]:
         raise FSMError(
-            "fast_forward() belongs to the commit of the edit: call fsm.advance(..., fast_forward=True).",
+            "fast_forward() belongs to the commit of the edit: call "
+            "fsm.advance(..., fast_forward=True).",
             flow=self.id,
             code="resume_too_late",
         )
@@ -136,9 +136,6 @@ class UnitOfWork:
 
     __slots__ = (
         "__weakref__",
-        "_session_data",
-        "_url_args",
-        "_version",
         "app",
         "bound",
         "flow",
@@ -149,7 +146,10 @@ class UnitOfWork:
         "persisted",
         "sender",
         "session",
+        "session_data",
         "state",
+        "url_args",
+        "version",
     )
 
     def __init__(
@@ -163,7 +163,7 @@ class UnitOfWork:
         self.bound = bound
         self.app: Flask = unwrap(current_app)
         self.session: SessionMixin = unwrap(session)
-        self._url_args = url_args
+        self.url_args = url_args
         self.missing_reason: FSMError | None = None
         """Why the flow that the session names is not there any more."""
         self.needs_key = bound.machine.many is True and FLOW_ARGUMENT not in request.args
@@ -175,8 +175,8 @@ class UnitOfWork:
         self.locator: FlowLocator
         self.persisted: Snapshot
         self.flow: StoredFlow
-        self._version: Version | None = None
-        self._session_data: SessionData
+        self.version: Version | None = None
+        self.session_data: SessionData
 
     @classmethod
     def of_flow(
@@ -192,8 +192,8 @@ class UnitOfWork:
         session_value = state.store.session_value_of(run.locator, id)
         if session_value is None:
             return None
-        run._session_data = SessionData({}, bound.name, bool(bound.machine.many) or bound.by_url)
-        run._session_data.set_text(run._slot, session_value)
+        run.session_data = SessionData({}, bound.name, bool(bound.machine.many) or bound.by_url)
+        run.session_data.set_text(run.slot, session_value)
         return run
 
     # -- which flow ---------------------------------------------------------------------
@@ -206,11 +206,11 @@ class UnitOfWork:
     def _owner(self) -> FlowLocator:
         """Find out whose flows are meant, those of the machine that have keys or the only one."""
         machine = self.bound.machine
-        subject = self._subject()
-        self._session_data = self._read_session()
-        secret = self._session_data.secret if machine.many and subject is None else None
+        subject = self.subject()
+        self.session_data = self.read_session()
+        secret = self.session_data.secret if machine.many and subject is None else None
         owner = FlowLocator(machine, subject, secret)
-        if subject is not None and machine.many and self._session_data.has_secret:
+        if subject is not None and machine.many and self.session_data.has_secret:
             self._take_all_along(owner)
         return owner
 
@@ -218,19 +218,19 @@ class UnitOfWork:
         """Let the flows of a session be those of the subject that it has got, if it has."""
         if self.bound.machine.many:
             self._owner()
-        elif self._subject() is not None:
+        elif self.subject() is not None:
             self.load()
 
-    def _subject(self) -> str | None:
+    def subject(self) -> str | None:
         subject_of = self.bound.subject_of
-        return None if subject_of is None else subject_of(self._url_args)
+        return None if subject_of is None else subject_of(self.url_args)
 
-    def _read_session(self) -> SessionData:
+    def read_session(self) -> SessionData:
         several = bool(self.bound.machine.many) or self.bound.by_url
         return SessionData(self.session, self.bound.name, several)
 
     @property
-    def _slot(self) -> str:
+    def slot(self) -> str:
         """What tells the flow apart from others of the same session."""
         locator = self.locator
         if self.bound.by_url and locator.subject is not None:
@@ -248,13 +248,13 @@ class UnitOfWork:
             if KEY.fullmatch(asked) is None:
                 raise _no_such_flow()
             return asked
-        if many not in self._url_args:
+        if many not in self.url_args:
             raise NotFound(
                 f"Machine {self.bound.name!r} has a flow for each {many!r}, and this address has "
                 f"none: ask within a view that has this URL argument.",
                 code="no_key",
             )
-        key = quote(self.bound.text_of(many, self._url_args[many]), safe="")
+        key = quote(self.bound.text_of(many, self.url_args[many]), safe="")
         return key if len(key) <= LONGEST_KEY else digest(key)
 
     @property
@@ -264,7 +264,7 @@ class UnitOfWork:
     @property
     def is_known(self) -> bool:
         """Whether the session names a flow, or its owner has one."""
-        return self._version is not None or self._session_data.text(self._slot) is not None
+        return self.version is not None or self.session_data.text(self.slot) is not None
 
     def load(self) -> None:
         """Read the flow that is meant; a blank one, if there is none."""
@@ -272,20 +272,20 @@ class UnitOfWork:
             self.find()
         machine, locator = self.bound.machine, self.locator
         self.missing_reason = None
-        session_value = self._session_data.text(self._slot)
-        found = self.state.store.load(locator, session_value, self._oldest(), self.bound.choose)
-        self._version = found.version
+        session_value = self.session_data.text(self.slot)
+        found = self.state.store.load(locator, session_value, self.oldest(), self.bound.choose)
+        self.version = found.version
         self.missing_reason = found.missing_reason
         if isinstance(found.missing_reason, SnapshotError):
             log.warning("%s", found.missing_reason, exc_info=found.missing_reason.__cause__)
         if found.previous_id is not None:
             assert found.snapshot is not None
-            self._session_data.set_previous_id(
-                self._slot, f"{found.previous_id} {root_id(found.snapshot.id)}"
+            self.session_data.set_previous_id(
+                self.slot, f"{found.previous_id} {root_id(found.snapshot.id)}"
             )
-            self._notify_moved_away(channel_key(found.previous_id))
+            self.notify_moved_away(channel_key(found.previous_id))
         if found.missing_reason is None and found.session_value != session_value:
-            self._session_data.set_text(self._slot, found.session_value)
+            self.session_data.set_text(self.slot, found.session_value)
         snapshot = found.snapshot
         if snapshot is None:
             unknown = found.missing_reason is None and found.version is None
@@ -301,9 +301,9 @@ class UnitOfWork:
     def _take_all_along(self, owner: FlowLocator) -> None:
         """Let all flows of a session that has got a subject be that subject's."""
         store = self.state.require_record_store(f"many={self.bound.machine.many!r}")
-        theirs = owner._replace(subject=None, secret=self._session_data.secret)
-        begun = dict(store.owner_flows(theirs, self._oldest()))
-        together = [*begun.values(), *dict(store.owner_flows(owner, self._oldest())).values()]
+        theirs = owner._replace(subject=None, secret=self.session_data.secret)
+        begun = dict(store.owner_flows(theirs, self.oldest()))
+        together = [*begun.values(), *dict(store.owner_flows(owner, self.oldest())).values()]
         times = sorted(found.snapshot.updated for found in together if found.snapshot)
         surplus = len(times) - self.state.config.flows_per_subject
         if surplus > 0:  # the oldest are left behind, whoever had them
@@ -313,9 +313,9 @@ class UnitOfWork:
                 if found.snapshot is not None and found.snapshot.updated >= times[surplus]
             }
         all_here = True
-        for key in {**begun, **self._session_data.texts}:
+        for key in {**begun, **self.session_data.texts}:
             mine = owner._replace(key=key)
-            text = self._session_data.text(key)
+            text = self.session_data.text(key)
             moved: LoadResult | None = None
             if key in begun:
                 at = theirs._replace(key=key)
@@ -326,20 +326,20 @@ class UnitOfWork:
             elif text is not None:
                 moved = store.adopt_unstarted(mine, text)
             if moved is not None:
-                self._session_data.set_text(key, moved.session_value)
+                self.session_data.set_text(key, moved.session_value)
                 if moved.previous_id is not None and moved.snapshot is not None:
-                    self._session_data.set_previous_id(
+                    self.session_data.set_previous_id(
                         key, f"{moved.previous_id} {root_id(moved.snapshot.id)}"
                     )
-                    self._notify_moved_away(channel_key(moved.previous_id))
+                    self.notify_moved_away(channel_key(moved.previous_id))
         if all_here:
-            self._session_data.forget_secret()
+            self.session_data.forget_secret()
 
     def _blank(self, id: str | None, started: int | None = None) -> Snapshot:
         machine = self.bound.machine
         now = int(self.state.clock()) if started is None else started
         page = self.bound.pages.get(machine.initial)
-        args = None if page is None else page.args(self._url_args)
+        args = None if page is None else page.args(self.url_args)
         new = blank(machine, now, id=id, subject=self.locator.subject)
         return new.beginning_at(root(machine.initial, args))
 
@@ -347,7 +347,7 @@ class UnitOfWork:
         """Wait until no other request of this flow is served in this process."""
         if not hasattr(self, "locator"):
             self.find()
-        name = self.state.store.lock_name(self.locator, self._session_data.text(self._slot))
+        name = self.state.store.lock_name(self.locator, self.session_data.text(self.slot))
         return (
             nullcontext()
             if name is None
@@ -356,13 +356,13 @@ class UnitOfWork:
 
     def forget(self) -> None:
         """Let the session name no flow."""
-        self._session_data.set_text(self._slot, None)
+        self.session_data.set_text(self.slot, None)
 
     def remember(self) -> None:
         """Let the session name this flow, although nothing is committed yet."""
-        if self._session_data.text(self._slot) is None:
+        if self.session_data.text(self.slot) is None:
             text = self.state.store.session_value(self.locator, self.flow.snapshot)
-            self._session_data.set_text(self._slot, text)
+            self.session_data.set_text(self.slot, text)
 
     def renew(self) -> None:
         """Let the session name this flow, or a new one in place of one that is gone."""
@@ -374,7 +374,7 @@ class UnitOfWork:
     @property
     def previous_id(self) -> str | None:
         """The id that the flow had before its session logged in, until the next commit."""
-        was, _, id = (self._session_data.previous_id(self._slot) or "").partition(" ")
+        was, _, id = (self.session_data.previous_id(self.slot) or "").partition(" ")
         return was if id == root_id(self.persisted.id) else None
 
     def start_next_run(self) -> None:
@@ -391,95 +391,21 @@ class UnitOfWork:
             return [("", self.persisted)] if self.persisted.rev else []
         return [
             (key, found.snapshot)
-            for key, found in store.owner_flows(owner, self._oldest())
+            for key, found in store.owner_flows(owner, self.oldest())
             if found.snapshot is not None
         ]
 
-    def _oldest(self) -> float:
+    def oldest(self) -> float:
         lifetime = self.state.config.flow_lifetime
         return -inf if lifetime is None else self.state.clock() - lifetime
-
-    # -- going on elsewhere -------------------------------------------------------------
-
-    def link_target(self) -> tuple[str, str, str]:
-        """Return what a link says to find this flow again; it opens nothing without a signature."""
-        store = self.state.require_record_store("fsm.resume_link()")
-        if not self.persisted.rev:
-            error = FSMError(
-                "This flow has not begun, so there is nothing to continue elsewhere.",
-                flow=self.flow.id,
-                code="not_begun",
-            )
-            error.status = 409
-            raise error
-        return store.link_target(self.locator, self.persisted)
-
-    def follow_link(self, owner: str, key: str, mark: str, new_id: str, *, confirmed: bool) -> None:
-        """Find the flow of a link; if that is `confirmed`, let it go on in this session.
-
-        `new_id` is the same whenever this session uses the link, so that it finds the flow again if
-        the answer was lost. Raises FlowGone if the link was used elsewhere, NotFound if the flow is
-        somebody else's.
-        """
-        store = self.state.require_record_store("fsm.resume_link()")
-        if confirmed and not self.bound.machine.many and self._has_followed(new_id):
-            return
-        machine = self.bound.machine
-        address, found = store.find_by_link(machine, owner, key, mark, self._oldest())
-        old = found.snapshot
-        assert old is not None
-        self.needs_key = False
-        self._url_args = {}
-        for node in nodes_back(old.tip):
-            if node[1] in self.bound.pages:
-                self._url_args |= self.bound.pages[node[1]].values(node[2])
-        many = bool(machine.many)
-        self._session_data = self._read_session()
-        subject = self._subject()
-        if old.subject not in (None, subject):
-            raise NotFound("There is no such page.", code="no_flow")
-        secret = self._session_data.secret if many and subject is None else None
-        self.locator = FlowLocator(machine, subject, secret, key)
-        if not confirmed:
-            return
-        # Whoever confirms has said what is to go on here, whatever else there is.
-        try:
-            moved = store.move_to(address, found, self.locator, lambda old, own: old, id=new_id)
-        except FlowBusy:
-            raise
-        except StaleFlow as error:
-            raise link_used() from error
-        self._session_data.set_previous_id(self._slot, None)
-        self._session_data.set_text(self._slot, moved.session_value)
-        # Who has the flow of nobody is told by its id, so the owner is that of its channel too.
-        self._notify_moved_away(owner)
-        self.load()
-
-    def _has_followed(self, id: str) -> bool:
-        """Tell whether this session has the flow of a link already; let it go on then."""
-        store = self.state.require_record_store("fsm.resume_link()")
-        self._session_data = self._read_session()
-        self.locator = FlowLocator(self.bound.machine)
-        snapshot = blank(self.bound.machine, 0, id=id)
-        found = store.load(
-            self.locator,
-            store.session_value(self.locator, snapshot),
-            self._oldest(),
-            self.bound.choose,
-        )
-        if found.snapshot is None or not found.snapshot.rev:
-            return False
-        self._session_data.set_text(self._slot, found.session_value)
-        self.load()
-        return True
 
     # -- claims -------------------------------------------------------------------------
 
     def acquire_lease(self) -> None:
         """Claim the flow for this request, before its view runs.
 
-        While another request has it, wait up to FSM_LOCK_TIMEOUT; raises FlowBusy then, and StaleFlow if
-        the flow has moved on meanwhile.
+        While another request has it, wait up to FSM_LOCK_TIMEOUT; raises FlowBusy then, and
+        StaleFlow if the flow has moved on meanwhile.
         """
         store = self.state.require_record_store("once=True")
         lease = secrets.token_urlsafe(12)
@@ -489,8 +415,8 @@ class UnitOfWork:
                 until = int(self.state.clock() + self.state.config.once_lease)
                 self.remember()
                 self.lease = lease  # whether or not the answer arrives
-                self._version = store.acquire_lease(
-                    self.locator, self._version, self.flow.snapshot, lease, until
+                self.version = store.acquire_lease(
+                    self.locator, self.version, self.flow.snapshot, lease, until
                 )
                 return
             except FlowBusy:
@@ -501,10 +427,10 @@ class UnitOfWork:
 
     def release_lease(self) -> None:
         """Give up a claim that led to no commit."""
-        if self.lease and self._version is not None:
+        if self.lease and self.version is not None:
             store = self.state.require_record_store("once=True")
             lease, self.lease = self.lease, ""
-            store.release_lease(self.locator, self.flow.snapshot, self._version, lease)
+            store.release_lease(self.locator, self.flow.snapshot, self.version, lease)
 
     # -- committing ---------------------------------------------------------------------
 
@@ -530,7 +456,7 @@ class UnitOfWork:
             within = None if transaction is None else transaction.connection
             committed = self.state.store.commit(
                 self.locator,
-                self._version,
+                self.version,
                 after,
                 location(flow),
                 lease=self.lease,
@@ -560,7 +486,7 @@ class UnitOfWork:
         else:
             transaction.join(tell, unsay, moves=False)
 
-    def _notify_moved_away(self, key: str) -> None:
+    def notify_moved_away(self, key: str) -> None:
         self._notify_listeners(lambda observer: observer.moved_away(key))
 
     def _notify_listeners(self, tell: Callable[[CommitListener], None]) -> None:
@@ -578,19 +504,19 @@ class UnitOfWork:
 
     def _undoing(self) -> Callable[[], None]:
         """Return what brings everything back to where it is now."""
-        slot, version, stored, claimed = self._slot, self._version, self.persisted, self.lease
+        slot, version, stored, claimed = self.slot, self.version, self.persisted, self.lease
         session_value, was, before = (
-            self._session_data.text(slot),
-            self._session_data.previous_id(slot),
+            self.session_data.text(slot),
+            self.session_data.previous_id(slot),
             self.flow.snapshot,
         )
         unsay = self.flow.unsaying()
 
         def undo() -> None:
             unsay()
-            self._session_data.set_text(slot, session_value)
-            self._session_data.set_previous_id(slot, was)
-            self._version, self.persisted, self.lease = version, stored, claimed
+            self.session_data.set_text(slot, session_value)
+            self.session_data.set_previous_id(slot, was)
+            self.version, self.persisted, self.lease = version, stored, claimed
             self.flow.set_snapshot(before)
 
         return undo
@@ -636,9 +562,9 @@ class UnitOfWork:
 
     def _rebase(self, committed: CommitResult) -> None:
         """Go on from what was committed."""
-        self._session_data.set_text(self._slot, committed.session_value, first=self.locator.owned)
-        self._session_data.set_previous_id(self._slot, None)
-        self._version = committed.version
+        self.session_data.set_text(self.slot, committed.session_value, first=self.locator.owned)
+        self.session_data.set_previous_id(self.slot, None)
+        self.version = committed.version
         self.lease = ""
         self.persisted = committed.snapshot
         self.flow.set_snapshot(committed.snapshot)
@@ -668,16 +594,16 @@ class UnitOfWork:
             within = None if transaction is None else transaction.connection
             buried = self.state.store.write_tombstone(
                 self.locator,
-                self._version,
+                self.version,
                 previous,
                 receipt,
                 location,
                 lease=self.lease,
                 within=within,
             )
-            self._version = buried if self.locator.owned else None
+            self.version = buried if self.locator.owned else None
             self.lease = ""
-        self._session_data.set_text(self._slot, None)
+        self.session_data.set_text(self.slot, None)
         fresh = self._blank(None)
         self.persisted = fresh
         self.flow.set_snapshot(fresh)
@@ -701,76 +627,10 @@ class UnitOfWork:
             return None
         current = content.flow in (id, self.previous_id)
         rev = content.rev
-        if gone is not None and gone.code == "reset" and self._version is not None:
-            rev = max(rev, self._version.rev - 1)  # of a run that was given up, only that counts
-        asked = SubmissionQuery(id, content.flow, rev, receipt.nonce, self._version, current)
+        if gone is not None and gone.code == "reset" and self.version is not None:
+            rev = max(rev, self.version.rev - 1)  # of a run that was given up, only that counts
+        asked = SubmissionQuery(id, content.flow, rev, receipt.nonce, self.version, current)
         return self.state.store.stored_reply(self.locator, asked)
-
-    # -- addresses ----------------------------------------------------------------------
-
-    def url(self, state: str, extra: Mapping[str, Any] | None = None) -> str:
-        """Return the URL of the page `state` with the path's URL arguments, or the request's."""
-        page = self.bound.pages[state]
-        on_path = page.values(self.flow.args(state))
-        values = {**page.take(on_path, self._url_args), **(extra or {})}
-        return self.bound.url(page, values, self.locator.key)
-
-    def url_of(self, snapshot: Snapshot, key: str | None = None) -> str | None:
-        """Return the URL of the page that a snapshot is at, or None if it is at none."""
-        page = self.bound.pages.get(snapshot.state)
-        if page is None:
-            return None
-        return self.bound.url(
-            page, page.values(snapshot.tip[2]), self.locator.key if key is None else key
-        )
-
-    def url_or_none(self, snapshot: Snapshot, key: str) -> str | None:
-        """Return the URL of the page that a snapshot is at, or None if it can't be built now."""
-        try:
-            return self.url_of(snapshot, key)
-        except (MissingArguments, NotFound):
-            return None
-
-    def current_page(self) -> str | None:
-        """Return the furthest page that may be opened, or None if no state of the path is one."""
-        if self.flow.current in self.bound.pages:
-            return self.flow.current
-        return next(
-            (
-                state
-                for state in reversed(tuple(self.flow.path))
-                if state in self.bound.pages and self.flow.is_open(state)
-            ),
-            None,
-        )
-
-    def current_url(self) -> str | None:
-        """Return the URL of the furthest page that may be opened, or None if there is none."""
-        if self.bound.machine.many is True and (
-            self.needs_key or (self.missing_reason is not None and self._version is None)
-        ):
-            return self.start_url()  # under this key there is nothing to go on with
-        state = self.current_page()
-        return None if state is None else self._url_or_none(state)
-
-    def start_url(self) -> str | None:
-        """Return the URL of the initial page, or None if it can't be built."""
-        initial = self.bound.machine.initial
-        page = self.bound.pages.get(initial)
-        if page is None:
-            return None
-        if not self.loaded or self.bound.machine.many is True:
-            try:
-                return page.url(page.take(self._url_args))  # where a new flow gets its key
-            except (MissingArguments, NotFound):
-                return None
-        return self._url_or_none(initial)
-
-    def _url_or_none(self, state: str) -> str | None:
-        try:
-            return self.url(state)
-        except (MissingArguments, NotFound):
-            return None
 
 
 def channel_key(id: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis
 import valkey as valkey_py
-from flask_fsm.bus.redis.bus import RedisBus
 
 from flask_fsm.bus import Bus, MemoryBus
+from flask_fsm.bus.redis.bus import RedisBus
 
 Make = Callable[..., Any]
 

@@ -11,11 +11,11 @@ import pytest
 import redis
 import redis.asyncio
 import valkey as valkey_py
-from flask_fsm.bus.redis.bus import RedisBus
 from redis.cluster import RedisCluster
 
 from flask_fsm import ConfigError
 from flask_fsm.bus import MemoryBus, open_bus
+from flask_fsm.bus.redis.bus import RedisBus
 
 from ..servers import LOOPBACK, Valkey
 from .recorder import Recorder, wait_until

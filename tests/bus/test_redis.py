@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import redis
-from flask_fsm.bus.redis.bus import QUEUE, SENDERS, Item, RedisBus
 
 from flask_fsm import StoreUnavailable
 from flask_fsm.bus import Order, Position
+from flask_fsm.bus.redis.bus import QUEUE, SENDERS, Item, RedisBus
 
 from ..children import LOOPBACK, PATIENCE, free_port
 from ..proxy import Proxy

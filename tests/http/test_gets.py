@@ -290,7 +290,7 @@ def test_with_a_manual_reset_the_initial_page_stays_closed(asking: str) -> None:
 def test_an_expired_run_leads_to_the_first_page_with_a_notice(
     visitor: Visitor, stored: Shop, asking: str
 ) -> None:
-    """A page opened after FSM_FLOW_LIFETIME leads to the first one, which tells why and is blank."""
+    """A page opened after FSM_FLOW_LIFETIME leads to the first, which says why and is blank."""
     visitor.walk("cart", "address")
     state = stored.app.extensions["fsm"]
     now = state.clock

@@ -296,7 +296,7 @@ def test_a_token_without_a_session_is_410(visitor: Visitor, stored: Shop, asking
 
 
 def test_an_expired_run_is_410(visitor: Visitor, stored: Shop, asking: str) -> None:
-    """A form sent after FSM_FLOW_LIFETIME, with or without token, is over; the next GET starts anew."""
+    """A form sent after FSM_FLOW_LIFETIME, token or none, is over; the next GET starts anew."""
     visitor.walk("cart", "address")
     token = visitor.token("delivery")
     state = stored.app.extensions["fsm"]

@@ -211,7 +211,7 @@ def test_pages_open_while_a_form_is_served(visitor: Visitor, stored: Shop) -> No
 
 
 def test_the_wait_for_a_slow_form_is_bounded(shop: Callable[..., Shop], store: str) -> None:
-    """After FSM_LOCK_TIMEOUT seconds a second form is told to try again, with 409 and Retry-After."""
+    """After FSM_LOCK_TIMEOUT seconds a second form gets a 409 with Retry-After."""
     made = Shop({**shop(store).app.config, "FSM_LOCK_TIMEOUT": 0.05})
     visitor = made.visitor().walk("cart")
     (tab,) = tabs(visitor, made, 1)

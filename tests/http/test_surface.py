@@ -352,7 +352,7 @@ def test_a_refusal_raises_with_data_and_the_view_may_catch_it() -> None:
 
 
 def test_an_edit_may_resume_the_old_path(shop: Callable[..., Shop]) -> None:
-    """advance(fast_forward=True) walks on after an edit, in one commit, as far as the rules hold."""
+    """advance(fast_forward=True) walks on after an edit, in one commit, while the rules hold."""
     app = new_app()
     fsm = FlaskFSM(app, LINE)
     for page in "abcd":

@@ -12,8 +12,6 @@ import sys
 from typing import Any
 
 from flask import Flask, request
-from flask_fsm.live.protocol.websocket import Deflate, Handshake, WebSocket
-from flask_fsm.runtime.state import app_state, unwrap
 from flask_sock import Sock
 from wsproto.events import TextMessage
 from wsproto.extensions import PerMessageDeflate
@@ -22,9 +20,11 @@ from flask_fsm import FlaskFSM, Machine, State
 from flask_fsm.live.client.presence import Membership
 from flask_fsm.live.client.session import Conversation
 from flask_fsm.live.client.subscriber import Subscriber
+from flask_fsm.live.protocol.websocket import Deflate, Handshake, WebSocket
 from flask_fsm.live.routes.doors import Opened
 from flask_fsm.live.server.engine import Wake
 from flask_fsm.live.server.transport import SocketPeer
+from flask_fsm.runtime.state import app_state, unwrap
 
 from .apps import SECRET, VARIABLE
 

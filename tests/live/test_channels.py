@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from cachelib import SimpleCache
 from flask import Flask, request
-from flask_fsm.live.channels.app_channels import Envelope, LiveChannel
-from flask_fsm.live.channels.listener import Connection
-from flask_fsm.runtime.state import app_state, unwrap
 from flask_session import Session
 
 from flask_fsm import FlaskFSM, FSMError, Machine
 from flask_fsm.bus import Position, Receiver
 from flask_fsm.bus.memory import MemoryBus
 from flask_fsm.errors import StoreUnavailable
+from flask_fsm.live.channels.app_channels import Envelope, LiveChannel
+from flask_fsm.live.channels.listener import Connection
 from flask_fsm.live.client.session import Conversation
 from flask_fsm.live.client.subscriber import Frame, Job, Subscriber
+from flask_fsm.runtime.state import app_state, unwrap
 
 from ..children import PATIENCE
 from .serving import until

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask_fsm.live.protocol.frames import InvalidPayload, parse
 from jsonschema import Draft7Validator, ValidationError
 
 from flask_fsm import EventStatus
+from flask_fsm.live.protocol.frames import InvalidPayload, parse
 
 from .frames import checked, document, refused, validator
 

@@ -20,19 +20,6 @@ from typing import Any
 
 import pytest
 from flask import Flask, request
-from flask_fsm.live.channels.channel import (
-    Channel,
-    ChannelContainer,
-    Connection,
-    Listener,
-    MemoryConnections,
-    Message,
-    MessageQueue,
-    MessageStream,
-    SignedMessage,
-    SSEChannel,
-    UniqueMessage,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.serving import make_server
@@ -46,6 +33,19 @@ from flask_fsm.errors import (
     QueueFull,
     UnknownChannel,
     UnknownListener,
+)
+from flask_fsm.live.channels.channel import (
+    Channel,
+    ChannelContainer,
+    Connection,
+    Listener,
+    MemoryConnections,
+    Message,
+    MessageQueue,
+    MessageStream,
+    SignedMessage,
+    SSEChannel,
+    UniqueMessage,
 )
 from flask_fsm.live.server.handoff import end_silence
 

@@ -7,13 +7,13 @@ from itertools import cycle, pairwise
 from types import SimpleNamespace
 from typing import Any
 
-from flask_fsm.live.channels.stream import SILENCE
-from flask_fsm.live.protocol.websocket import Boundary, WebSocket
 from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.frames import Opcode
 
+from flask_fsm.live.channels.stream import SILENCE
 from flask_fsm.live.client.subscriber import Subscriber
+from flask_fsm.live.protocol.websocket import Boundary, WebSocket
 from flask_fsm.live.server.transport import BACKLOG, BEATS, SocketPeer
 
 from .rawsocket import framed

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from flask import Flask, request
-from flask_fsm.runtime.state import app_state, unwrap
 
 from flask_fsm import FlaskFSM, Flow, Machine, Result, Transition
 from flask_fsm.live.client.session import Conversation
 from flask_fsm.live.client.subscriber import Frame, Job, Subscriber
+from flask_fsm.runtime.state import app_state, unwrap
 from flask_fsm.signals import transitioned
 
 

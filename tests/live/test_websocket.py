@@ -7,10 +7,11 @@ import zlib
 from typing import Any
 
 import pytest
-from flask_fsm.live.protocol.websocket import Handshake, WebSocket
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Opcode
+
+from flask_fsm.live.protocol.websocket import Handshake, WebSocket
 
 from .rawsocket import framed, packed
 

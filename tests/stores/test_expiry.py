@@ -95,7 +95,7 @@ def user(request: pytest.FixtureRequest) -> str | None:
     return found
 
 
-# -- FSM_FLOW_LIFETIME ---------------------------------------------------------------------------------
+# -- FSM_FLOW_LIFETIME --------------------------------------------------------------
 
 
 def test_a_flow_lives_for_its_lifetime_from_its_last_commit(store: str, user: str | None) -> None:

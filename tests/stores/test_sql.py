@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from flask_fsm.stores.sql.records import SQLRecords
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
 from flask_fsm import ConfigError, FlaskFSM, Machine, StoreUnavailable
+from flask_fsm.stores.sql.records import SQLRecords
 
 from ..apps import Visitor, flask_app, seen, show
 

@@ -1,0 +1,89 @@
+"""The flow behind a resume link: named by its first device, continued in another session."""
+
+from __future__ import annotations
+
+from ..core.flow import blank
+from ..core.path import nodes_back
+from ..errors import FlowBusy, FSMError, NotFound, StaleFlow
+from ..stores import FlowLocator
+from ..stores.records.store import link_used
+from .unit_of_work import UnitOfWork
+
+__all__ = ["follow_link", "link_target"]
+
+
+def link_target(work: UnitOfWork) -> tuple[str, str, str]:
+    """Return what a link says to find this flow again; it opens nothing without a signature."""
+    store = work.state.require_record_store("fsm.resume_link()")
+    if not work.persisted.rev:
+        error = FSMError(
+            "This flow has not begun, so there is nothing to continue elsewhere.",
+            flow=work.flow.id,
+            code="not_begun",
+        )
+        error.status = 409
+        raise error
+    return store.link_target(work.locator, work.persisted)
+
+
+def follow_link(
+    work: UnitOfWork, owner: str, key: str, mark: str, new_id: str, *, confirmed: bool
+) -> None:
+    """Find the flow of a link; if that is `confirmed`, continue it in this session.
+
+    `new_id` is the same whenever this session uses the link, so that it finds the flow again if
+    the answer was lost. Raises FlowGone if the link was used elsewhere, NotFound if the flow is
+    somebody else's.
+    """
+    store = work.state.require_record_store("fsm.resume_link()")
+    machine = work.bound.machine
+    if confirmed and not machine.many and _has_followed(work, new_id):
+        return
+    address, found = store.find_by_link(machine, owner, key, mark, work.oldest())
+    old = found.snapshot
+    assert old is not None
+    work.needs_key = False
+    url_args: dict[str, object] = {}
+    for node in nodes_back(old.tip):
+        if node[1] in work.bound.pages:
+            url_args |= work.bound.pages[node[1]].values(node[2])
+    work.url_args = url_args
+    work.session_data = work.read_session()
+    subject = work.subject()
+    if old.subject not in (None, subject):
+        raise NotFound("There is no such page.", code="no_flow")
+    secret = work.session_data.secret if machine.many and subject is None else None
+    work.locator = FlowLocator(machine, subject, secret, key)
+    if not confirmed:
+        return
+    # The visitor has confirmed which flow is to go on here, whatever else this session has.
+    try:
+        moved = store.move_to(address, found, work.locator, lambda old, own: old, id=new_id)
+    except FlowBusy:
+        raise
+    except StaleFlow as error:
+        raise link_used() from error
+    work.session_data.set_previous_id(work.slot, None)
+    work.session_data.set_text(work.slot, moved.session_value)
+    # A flow without a subject is located by its id, so `owner` is also the key of its channel.
+    work.notify_moved_away(owner)
+    work.load()
+
+
+def _has_followed(work: UnitOfWork, id: str) -> bool:
+    """Return whether this session has followed the link already; if so, load its flow."""
+    store = work.state.require_record_store("fsm.resume_link()")
+    work.session_data = work.read_session()
+    work.locator = FlowLocator(work.bound.machine)
+    snapshot = blank(work.bound.machine, 0, id=id)
+    found = store.load(
+        work.locator,
+        store.session_value(work.locator, snapshot),
+        work.oldest(),
+        work.bound.choose,
+    )
+    if found.snapshot is None or not found.snapshot.rev:
+        return False
+    work.session_data.set_text(work.slot, found.session_value)
+    work.load()
+    return True
