@@ -36,6 +36,7 @@ def main() -> None:
             tables("core", options.quick),
             "### A guarded POST",
             tables("post", options.quick),
+            tables("path_length", options.quick),
             "### Stores on a server",
             tables("stores", options.quick),
             "### The cookie",
