@@ -8,6 +8,7 @@ from .core.path import Path
 from .core.rules import guard, hook, pre_transition, validator
 from .core.snapshot import Snapshot
 from .errors import (
+    Code,
     ConfigError,
     DefinitionError,
     DuplicateChannel,
@@ -57,6 +58,7 @@ from .refusal import Refusal
 __all__ = [
     "Channel",
     "ChannelContainer",
+    "Code",
     "ConfigError",
     "Connection",
     "DefinitionError",

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from .codes import Code
+
 __all__ = [
+    "Code",
     "ConfigError",
     "DefinitionError",
     "DuplicateChannel",
@@ -47,7 +50,10 @@ __all__ = [
 
 
 class Reason(NamedTuple):
-    """Why an edge can't be taken: a `code` for programs and a `text` for people."""
+    """Why an edge can't be taken: a `code` for programs and a `text` for people.
+
+    `code` is a `Code`, or a `str` of the app's own.
+    """
 
     code: str
     text: str
@@ -57,14 +63,15 @@ class FSMError(Exception):
     """Base of all errors of this package.
 
     `flow` is the flow's id, or None; `source` and `target` are state names, or None; `allowed`
-    names the states that may follow; `code` is machine-readable; `reasons` lists every `Reason`.
+    names the states that may follow; `code` is a `Code`, or a `str` of the app's own; `reasons`
+    lists every `Reason`.
     """
 
     status: int = 500
     """The HTTP status that a guarded page answers with."""
     retry_after: ClassVar[int | None] = None
     """After how many seconds the same request may succeed, if that is known."""
-    default_code: ClassVar[str] = "error"
+    default_code: ClassVar[Code] = Code.ERROR
 
     def __init__(
         self,
@@ -83,7 +90,7 @@ class FSMError(Exception):
         self.source = source
         self.target = target
         self.allowed: tuple[str, ...] = tuple(allowed)
-        self.code = code or self.default_code
+        self.code: str = code or self.default_code
         self.reasons: tuple[Reason, ...] = tuple(reasons) or (Reason(self.code, message),)
 
     @property
@@ -101,7 +108,7 @@ class FSMError(Exception):
 class DefinitionError(FSMError):
     """A machine, or the way an app uses it, is faulty; `faults` holds every fault found."""
 
-    default_code = "definition"
+    default_code = Code.DEFINITION
 
     def __init__(
         self, message: str = "", *, faults: Sequence[DefinitionError] = (), **context: Any
@@ -133,38 +140,38 @@ class DefinitionError(FSMError):
 class DuplicateState(DefinitionError):
     """Two states of one machine have the same name."""
 
-    default_code = "duplicate_state"
+    default_code = Code.DUPLICATE_STATE
 
 
 class DuplicateEvent(DefinitionError):
     """Two handlers or edges of one state listen to the same event."""
 
-    default_code = "duplicate_event"
+    default_code = Code.DUPLICATE_EVENT
 
 
 class DuplicateEndpoint(DefinitionError):
     """Two functions answer at the same path."""
 
-    default_code = "duplicate_endpoint"
+    default_code = Code.DUPLICATE_ENDPOINT
 
 
 class UnknownState(DefinitionError):
     """A name that is no state of the machine."""
 
-    default_code = "unknown_state"
+    default_code = Code.UNKNOWN_STATE
     status = 400
 
 
 class Unreachable(DefinitionError):
     """No walk from the initial state arrives at this state."""
 
-    default_code = "unreachable"
+    default_code = Code.UNREACHABLE
 
 
 class ConfigError(FSMError):
     """A setting of the app is missing or can't be used; the text names the key and the remedy."""
 
-    default_code = "config"
+    default_code = Code.CONFIG
 
 
 # -- a transition ---------------------------------------------------------------------------
@@ -173,38 +180,38 @@ class ConfigError(FSMError):
 class InvalidTransition(FSMError):
     """The machine has no such edge from here."""
 
-    default_code = "no_edge"
+    default_code = Code.NO_EDGE
     status = 409
 
 
 class DuplicateTransition(InvalidTransition):
     """The edge has been taken in this run, and the machine says `repeat=False`."""
 
-    default_code = "taken"
+    default_code = Code.TAKEN
 
 
 class SkippedTransition(InvalidTransition):
     """The machine says `ordered=True`, and a transition declared before this one is missing."""
 
-    default_code = "skipped"
+    default_code = Code.SKIPPED
 
 
 class NotAPage(InvalidTransition):
     """The state exists but no view shows it, so `advance()` has nowhere to send the visitor."""
 
-    default_code = "not_a_page"
+    default_code = Code.NOT_A_PAGE
 
 
 class MissingArguments(FSMError):
     """URL arguments of a page that neither the call nor the request gives; the text names them."""
 
-    default_code = "missing_arguments"
+    default_code = Code.MISSING_ARGUMENTS
 
 
 class GuardRefused(FSMError):
     """A guard judged the edge and said no (or raised, which is logged)."""
 
-    default_code = "guard"
+    default_code = Code.GUARD
     status = 409
 
 
@@ -215,7 +222,7 @@ class ValidationFailed(FSMError):
     a text and `field=`.
     """
 
-    default_code = "validation"
+    default_code = Code.VALIDATION
     status = 422
 
     def __init__(
@@ -250,13 +257,13 @@ class ValidationFailed(FSMError):
 class InvalidData(ValidationFailed):
     """Data that can't be kept as it is, because JSON has no form for it; `fields` names it."""
 
-    default_code = "invalid_data"
+    default_code = Code.INVALID_DATA
 
 
 class RuleError(FSMError):
     """A rule raised what is no refusal: a fault of the app. The cause is chained."""
 
-    default_code = "crashed"
+    default_code = Code.CRASHED
 
 
 # -- the run --------------------------------------------------------------------------------
@@ -265,42 +272,42 @@ class RuleError(FSMError):
 class StaleFlow(FSMError):
     """The flow has moved on: an old form, a page that is not on the path, or a lost race."""
 
-    default_code = "stale"
+    default_code = Code.STALE
     status = 409
 
 
 class FlowBusy(StaleFlow):
     """Another request of this flow is being served, and the wait for it was over."""
 
-    default_code = "busy"
+    default_code = Code.BUSY
     retry_after = 1
 
 
 class FlowFinished(FSMError):
     """The run has ended, so nothing more can be taken in it."""
 
-    default_code = "finished"
+    default_code = Code.FINISHED
     status = 410
 
 
 class FlowGone(FSMError):
     """The run is not there any more: expired, evicted, or made by a definition that is gone."""
 
-    default_code = "gone"
+    default_code = Code.GONE
     status = 410
 
 
 class NotFound(FSMError):
     """A machine, flow or page that isn't there, or isn't yours."""
 
-    default_code = "not_found"
+    default_code = Code.NOT_FOUND
     status = 404
 
 
 class StoreUnavailable(FSMError):
     """The server that keeps the flows can't be reached, or did not answer in time."""
 
-    default_code = "unavailable"
+    default_code = Code.UNAVAILABLE
     status = 503
     retry_after = 1
 
@@ -308,21 +315,21 @@ class StoreUnavailable(FSMError):
 class InvalidToken(FSMError):
     """The form's token is missing, empty, or was not signed by this app."""
 
-    default_code = "bad_token"
+    default_code = Code.BAD_TOKEN
     status = 400
 
 
 class SnapshotError(FSMError):
     """A stored text that is no snapshot of this machine."""
 
-    default_code = "bad_snapshot"
+    default_code = Code.BAD_SNAPSHOT
     status = 410
 
 
 class SnapshotTooLarge(FSMError):
     """The snapshot doesn't fit its store. `size` and `limit` are in bytes."""
 
-    default_code = "too_large"
+    default_code = Code.TOO_LARGE
     status = 413
 
     def __init__(self, message: str = "", *, size: int = 0, limit: int = 0, **context: Any) -> None:
@@ -337,28 +344,28 @@ class SnapshotTooLarge(FSMError):
 class NoMessages(FSMError):
     """The queue is empty, or its listener has not been started."""
 
-    default_code = "no_messages"
+    default_code = Code.NO_MESSAGES
 
 
 class QueueFull(FSMError):
     """As many messages wait as the queue may hold, and none of them may be dropped."""
 
-    default_code = "queue_full"
+    default_code = Code.QUEUE_FULL
 
 
 class UnknownListener(FSMError):
     """The channel has no listener of this id."""
 
-    default_code = "unknown_listener"
+    default_code = Code.UNKNOWN_LISTENER
 
 
 class UnknownChannel(FSMError):
     """There is no channel of this id."""
 
-    default_code = "unknown_channel"
+    default_code = Code.UNKNOWN_CHANNEL
 
 
 class DuplicateChannel(FSMError):
     """There is a channel of this id already."""
 
-    default_code = "duplicate_channel"
+    default_code = Code.DUPLICATE_CHANNEL

@@ -11,7 +11,7 @@ from flask import Request, Response, current_app, render_template, request
 from werkzeug.exceptions import HTTPException, default_exceptions
 from werkzeug.http import HTTP_STATUS_CODES
 
-from .errors import FSMError, ValidationFailed
+from .errors import Code, FSMError, ValidationFailed
 
 __all__ = ["Refusal", "RefusalContext", "ResubmitForm", "preferred_format"]
 
@@ -21,7 +21,16 @@ JSON_TYPES: Final = ("application/json", "application/problem+json")
 HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
 TEMPLATES: Final = {409: "conflict", 410: "gone", 422: "refused"}
 REFUSED_CODES: Final = frozenset(
-    ("no_edge", "taken", "skipped", "guard", "guard_raised", "ambiguous", "not_a_page", "no_event")
+    (
+        Code.NO_EDGE,
+        Code.TAKEN,
+        Code.SKIPPED,
+        Code.GUARD,
+        Code.GUARD_RAISED,
+        Code.AMBIGUOUS,
+        Code.NOT_A_PAGE,
+        Code.NO_EVENT,
+    )
 )
 TITLES: Final = {
     "refused": "This step is not possible now",

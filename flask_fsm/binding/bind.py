@@ -18,7 +18,7 @@ from flask import Flask
 
 from ..core.machine import Edge, Machine
 from ..core.rules import is_async
-from ..errors import DefinitionError, UnknownState
+from ..errors import Code, DefinitionError, UnknownState
 from ..pages.api import MachineViews
 from ..pages.guard import Check, checks_of
 from .bound_machine import Bound, Page, newest, resolve
@@ -158,7 +158,7 @@ def _faults_of_use(bound: Bound, surface: MachineViews, served: bool) -> list[De
                 f"machine {machine.name!r}: {each} needs a store on a server, and FSM_STORE_URL is "
                 f"'session'. Set it to the URL of a database or of Redis."
                 + (" In the session a subject can only be the user." if "subject" in each else ""),
-                code="needs_store",
+                code=Code.NEEDS_STORE,
             )
             for each in asked
         ]

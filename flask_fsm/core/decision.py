@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import FlowFinished, FSMError, GuardRefused, Reason, StaleFlow, ValidationFailed
+from ..errors import Code, FlowFinished, FSMError, GuardRefused, Reason, StaleFlow, ValidationFailed
 from .answers import mapping
 from .path import Node
 from .reasons import (
@@ -112,7 +112,7 @@ def _reasons_of_guards(flow: Flow, edge: Edge) -> list[Reason]:
                 reasons += error.reasons
                 continue
         except Exception:
-            code = "guard_raised"
+            code = Code.GUARD_RAISED
             logger.exception(
                 "The guard %s raised, which refuses %s -> %s of machine %r.",
                 title(guard), edge.source, edge.target, flow.machine.name,

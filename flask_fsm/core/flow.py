@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import (
+    Code,
     FSMError,
     GuardRefused,
     InvalidTransition,
@@ -434,7 +435,7 @@ class Flow:
                 "transmit() belongs into the handler of an event. From elsewhere, use "
                 "fsm.live.flow(id).transmit().",
                 flow=self.id,
-                code="no_client",
+                code=Code.NO_CLIENT,
             )
         check_status(status)
         self._sent.append(Sent(status, data, None))

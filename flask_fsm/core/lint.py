@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..errors import DefinitionError, Unreachable
+from ..errors import Code, DefinitionError, Unreachable
 
 __all__ = ["faults_of_graph"]
 
@@ -50,7 +50,7 @@ def faults_of_graph(
             f"or take the state out of `final`.",
             source=state,
             target=ahead[state][0],
-            code="final_with_way_out",
+            code=Code.FINAL_WITH_WAY_OUT,
         )
         for state in ends
         if state in ahead
@@ -62,7 +62,7 @@ def faults_of_graph(
                 f"from state {state!r} no final state can be reached: add an edge, or name it in "
                 f"`final`.",
                 source=state,
-                code="dead_end",
+                code=Code.DEAD_END,
             )
             for state in states
             if state not in finishing

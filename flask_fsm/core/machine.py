@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from ..errors import DefinitionError, DuplicateEvent, DuplicateState, RuleError, UnknownState
+from ..errors import Code, DefinitionError, DuplicateEvent, DuplicateState, RuleError, UnknownState
 from .event import Handler
 from .flow import Clock, Flow
 from .graph import collect_states, expand_edges, list_transitions
@@ -166,7 +166,7 @@ class Machine(Ruled):
             tracks_edges=ordered or not repeat,
         )
         self._define(_Given(listed, named, initial, finals), faults, bool(malformed))
-        if any(fault.code != "no_initial" for fault in self._faults):
+        if any(fault.code != Code.NO_INITIAL for fault in self._faults):
             raise DefinitionError.of(f"Machine {name!r}", self._faults)
 
     def _define(self, given: _Given, faults: list[DefinitionError], malformed: bool) -> None:
@@ -186,7 +186,7 @@ class Machine(Ruled):
         elif first is None:
             faults.append(
                 DefinitionError(
-                    "there is no initial state: list transitions or states.", code="no_initial"
+                    "there is no initial state: list transitions or states.", code=Code.NO_INITIAL
                 )
             )
         elif not any(isinstance(fault, UnknownState) for fault in faults):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
-from ..errors import SnapshotError
+from ..errors import Code, SnapshotError
 
 __all__ = ["Migration", "Renamed", "StoredPage", "migrated"]
 
@@ -88,5 +88,5 @@ def _asked(migration: Migration, name: str, machine: str) -> str | None:
             f"The migrate() of machine {machine!r} raised {error!r} for the state {name!r} of a "
             f"stored flow: let it return a name, or None.",
             source=name,
-            code="definition",
+            code=Code.DEFINITION,
         ) from error

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import (
+    Code,
     DuplicateTransition,
     FlowFinished,
     FSMError,
@@ -85,7 +86,7 @@ def error_of_move(flow: Flow, target: str) -> FSMError:
             f"move it in the view, or in a hook.",
             flow=flow.id,
             target=target,
-            code="moved_by_rule",
+            code=Code.MOVED_BY_RULE,
         )
     return FlowFinished(
         f"This run of {flow.machine.name!r} has ended at {flow.current!r}; "
@@ -114,7 +115,7 @@ def error_of_edit(flow: Flow, source: str, target: str | None, node: Node | None
         source=source,
         target=target,
         allowed=tuple(flow.path),
-        code="not_on_path" if node is None else "closed",
+        code=Code.NOT_ON_PATH if node is None else Code.CLOSED,
     )
 
 
@@ -127,7 +128,7 @@ def error_of_event(flow: Flow, event: str) -> InvalidTransition:
         flow=flow.id,
         source=flow.current,
         allowed=names,
-        code="no_event",
+        code=Code.NO_EVENT,
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..errors import SnapshotError, SnapshotTooLarge
+from ..errors import Code, SnapshotError, SnapshotTooLarge
 from .answers import load_answers
 from .history import Archive, Entry, History, Log, Mark, Packed, entered, fresh_entries, pack
 from .migration import StoredPage, migrated
@@ -288,7 +288,7 @@ def _known(name: str, machine: Machine, flow: str) -> str:
             f"state until the flows that know it have ended, or let them start again.",
             flow=flow,
             source=name,
-            code="definition",
+            code=Code.DEFINITION,
         )
     return name
 

@@ -11,7 +11,7 @@ from flask import current_app, has_request_context
 
 from ..core.event import EventStatus, check_status
 from ..core.flow import Flow
-from ..errors import ConfigError, DefinitionError, DuplicateEndpoint, FSMError, NotFound
+from ..errors import Code, ConfigError, DefinitionError, DuplicateEndpoint, FSMError, NotFound
 from ..runtime.state import app_state
 from ..runtime.unit_of_work import UnitOfWork
 from .channels.app_channels import LiveChannel
@@ -98,7 +98,7 @@ class LiveFlow:
             f"fsm.live.flow() can't find the flow {self.id!r}: {who}. One that was not moved yet "
             f"is not kept; and of the store 'session', a process knows those that it has moved.",
             flow=self.id,
-            code="no_flow",
+            code=Code.NO_FLOW,
         )
 
     @staticmethod
@@ -175,7 +175,7 @@ class Live:
             raise FSMError(
                 f"A group has a printable name of at most {LONGEST_GROUP} characters, not "
                 f"{name!r:.80}.",
-                code="bad_group",
+                code=Code.BAD_GROUP,
             )
         return Group(_service("fsm.live.group()"), name)
 

@@ -13,6 +13,7 @@ from ..binding.bound_machine import Page
 from ..core.answers import mapping
 from ..core.flow import Flow
 from ..errors import (
+    Code,
     FSMError,
     GuardRefused,
     InvalidTransition,
@@ -46,7 +47,7 @@ def advance(
         raise FSMError(
             f"advance() was called while a {method} was served, and a {method} "
             f"never advances: call it for a POST, or let the edge be taken by visit=True.",
-            code="get_advances",
+            code=Code.GET_ADVANCES,
         )
     if data is not None:
         data = own_answers(data, {page_request.state.config.token_field, csrf_field()})
@@ -141,7 +142,7 @@ def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] |
     raise InvalidTransition(
         f"Several ways lead on from {source!r}: {', '.join(open_ways)}. Name one in advance(), or "
         f"let the form say it in its field {page_request.state.config.to_field!r}.",
-        code="ambiguous",
+        code=Code.AMBIGUOUS,
         **context,
     )
 

@@ -16,7 +16,7 @@ from ..core.flow import Flow, Progress, Result
 from ..core.history import History
 from ..core.machine import Machine
 from ..core.snapshot import Snapshot
-from ..errors import ConfigError, DefinitionError, NotFound, Reason
+from ..errors import Code, ConfigError, DefinitionError, NotFound, Reason
 from ..reports.funnel import Funnel, LogEntry
 from ..runtime.state import app_state
 from ..runtime.unit_of_work import UnitOfWork
@@ -152,7 +152,7 @@ class MachineViews:
             raise NotFound(
                 f"Whose flow of machine {self.name!r} is meant depends on the URL argument "
                 f"{', '.join(missing)}, which this address does not have.",
-                code="no_key",
+                code=Code.NO_KEY,
             )
         subject = function(**{name: url_args[name] for name in names})
         if subject is None:
@@ -275,7 +275,7 @@ class MachineViews:
         name = page_request.flow.current if state is None else self._state(state)
         if name not in page_request.bound.pages:
             raise DefinitionError(
-                f"{name!r} is no page of machine {self.name!r}.", target=name, code="not_a_page"
+                f"{name!r} is no page of machine {self.name!r}.", target=name, code=Code.NOT_A_PAGE
             )
         return page_request.urls.url(name, url_args)
 

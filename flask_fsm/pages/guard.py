@@ -13,6 +13,7 @@ from flask import current_app
 from werkzeug.exceptions import HTTPException
 
 from ..errors import (
+    Code,
     DefinitionError,
     FlowBusy,
     FSMError,
@@ -116,7 +117,7 @@ def serve(
         log.error("%s", error, exc_info=error)
         raise page_request.refuse(error) from error
     except StaleFlow as error:
-        answer = page_request.replay() if error.code == "lost_race" else None
+        answer = page_request.replay() if error.code == Code.LOST_RACE else None
         if answer is not None:
             return answer
         raise page_request.refuse(error) from error

@@ -22,6 +22,7 @@ from ..core.flow import Flow, Result
 from ..core.machine import Edge
 from ..core.snapshot import Receipt
 from ..errors import (
+    Code,
     FlowFinished,
     FlowGone,
     FSMError,
@@ -170,7 +171,7 @@ class PageRequest:
                 self.transition(edge.target, None, edge.source, args)
             except StaleFlow as error:
                 self.work.load()  # another process may have taken the same edge
-                if error.code != "lost_race" or not self.flow.is_open(edge.target):
+                if error.code != Code.LOST_RACE or not self.flow.is_open(edge.target):
                     raise
 
     def redirect_away(self, error: FSMError) -> Response:
@@ -185,7 +186,7 @@ class PageRequest:
                 "There is no page to go on with: the flow is at none, or the page where it is "
                 "needs URL arguments that this address does not have.",
                 flow=self.flow.id,
-                code="no_page",
+                code=Code.NO_PAGE,
             )
         asked = preferred_format(self.request)
         if asked == "htmx":
@@ -232,7 +233,7 @@ class PageRequest:
             raise FlowGone(
                 "Your browser no longer knows this run: its cookie is gone. "
                 "Please start again from the first page.",
-                code="no_session",
+                code=Code.NO_SESSION,
             )
         theirs = (flow.id, work.previous_id)
         if flow.finished or (claim is not None and claim.flow == work.persisted.id != flow.id):
@@ -242,18 +243,18 @@ class PageRequest:
                 source=work.persisted.state,
             )
         if reused:
-            raise self._stale("reused_token")
+            raise self._stale(Code.REUSED_TOKEN)
         if claim is None:
             if page != flow.current:
-                raise self._stale("not_current" if flow.is_on_path(page) else "not_on_path")
+                raise self._stale(Code.NOT_CURRENT if flow.is_on_path(page) else Code.NOT_ON_PATH)
         elif claim.flow not in theirs:
-            raise self._stale("other_flow")
+            raise self._stale(Code.OTHER_FLOW)
         elif claim.rev != flow.rev:
-            raise self._stale("old_rev")
+            raise self._stale(Code.OLD_REV)
         elif claim.state != page:
-            raise self._stale("other_page")
+            raise self._stale(Code.OTHER_PAGE)
         elif not flow.is_open(page):
-            raise self._stale("closed" if flow.is_on_path(page) else "not_on_path")
+            raise self._stale(Code.CLOSED if flow.is_on_path(page) else Code.NOT_ON_PATH)
         if self._is_once(page):
             work.acquire_lease()
         return None
@@ -299,7 +300,7 @@ class PageRequest:
                 return StoredReply(digest, self.urls.url_of(stored))
         return kept
 
-    def _stale(self, code: str) -> StaleFlow:
+    def _stale(self, code: Code) -> StaleFlow:
         flow = self.flow
         return StaleFlow(
             STALE[code],
@@ -311,7 +312,7 @@ class PageRequest:
         )
 
     def _not_open(self, page: str) -> StaleFlow:
-        return self._stale("closed" if self.flow.is_on_path(page) else "not_on_path")
+        return self._stale(Code.CLOSED if self.flow.is_on_path(page) else Code.NOT_ON_PATH)
 
     # -- views that are no pages --------------------------------------------------------
 
@@ -460,13 +461,13 @@ class PageRequest:
 
 
 STALE: Final = {
-    "not_current": "You have gone on from this page since it was opened.",
-    "not_on_path": "This page is not open: other pages come before it.",
-    "closed": "This page is closed: what was sent on it can't be changed any more.",
-    "other_flow": "This form belongs to an earlier run, which has been replaced.",
-    "old_rev": "This form was opened before your latest step, perhaps in another tab.",
-    "other_page": "This form belongs to another page.",
-    "reused_token": "This form was sent before, with other contents.",
+    Code.NOT_CURRENT: "You have gone on from this page since it was opened.",
+    Code.NOT_ON_PATH: "This page is not open: other pages come before it.",
+    Code.CLOSED: "This page is closed: what was sent on it can't be changed any more.",
+    Code.OTHER_FLOW: "This form belongs to an earlier run, which has been replaced.",
+    Code.OLD_REV: "This form was opened before your latest step, perhaps in another tab.",
+    Code.OTHER_PAGE: "This form belongs to another page.",
+    Code.REUSED_TOKEN: "This form was sent before, with other contents.",
 }
 
 
@@ -485,7 +486,7 @@ def _moved_by_htmx(location: str) -> Response:
 
 
 def _notice_of(error: FSMError) -> str:
-    if error.code == "expired":
+    if error.code == Code.EXPIRED:
         return "This form was left for too long and has been closed. Please start again."
     return "This form is no longer open. Please start again."
 

@@ -21,7 +21,7 @@ from flask import (
 from flask.typing import ResponseReturnValue
 from itsdangerous import BadData, URLSafeSerializer
 
-from ..errors import FlowGone, NotFound
+from ..errors import Code, FlowGone, NotFound
 from ..refusal import Refusal, RefusalContext
 from ..runtime.link import follow_link, link_target
 from ..runtime.state import app_state, secret_keys
@@ -66,7 +66,7 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
     try:
         if until < state.clock():
             raise FlowGone(
-                "This link was made for a short time, which is over.", code="link_expired"
+                "This link was made for a short time, which is over.", code=Code.LINK_EXPIRED
             )
         confirmed = request.method == "POST" and _is_ours()
         follow_link(work, owner, key, mark, _new_id(link), confirmed=confirmed)

@@ -11,7 +11,7 @@ from flask import Request
 
 from ..config import Config
 from ..core.snapshot import Receipt
-from ..errors import InvalidToken
+from ..errors import Code, InvalidToken
 from ..security.tokens import TokenContent, Tokens
 from ..stores.base import root_id
 
@@ -42,7 +42,7 @@ class Submission:
             raise InvalidToken(
                 f"This form came without its token: put {{{{ fsm.token() }}}} into the form, or "
                 f"send the header {TOKEN_HEADER}.",
-                code="no_token",
+                code=Code.NO_TOKEN,
             )
         self.contents = [tokens().read(text) for text in texts]
         self.content: TokenContent | None = self.contents[0] if self.contents else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.flow import blank
 from ..core.path import nodes_back
-from ..errors import FlowBusy, FSMError, NotFound, StaleFlow
+from ..errors import Code, FlowBusy, FSMError, NotFound, StaleFlow
 from ..stores import FlowLocator
 from ..stores.records.store import link_used
 from .unit_of_work import UnitOfWork
@@ -19,7 +19,7 @@ def link_target(work: UnitOfWork) -> tuple[str, str, str]:
         error = FSMError(
             "This flow has not begun, so there is nothing to continue elsewhere.",
             flow=work.flow.id,
-            code="not_begun",
+            code=Code.NOT_BEGUN,
         )
         error.status = 409
         raise error
@@ -51,7 +51,7 @@ def follow_link(
     work.session_data = work.read_session()
     subject = work.subject()
     if old.subject not in (None, subject):
-        raise NotFound("There is no such page.", code="no_flow")
+        raise NotFound("There is no such page.", code=Code.NO_FLOW)
     secret = work.session_data.secret if machine.many and subject is None else None
     work.locator = FlowLocator(machine, subject, secret, key)
     if not confirmed:

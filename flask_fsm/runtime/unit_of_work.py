@@ -22,6 +22,7 @@ from ..core.flow import Flow, Result, blank, successor
 from ..core.path import root
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import (
+    Code,
     ConfigError,
     FlowBusy,
     FSMError,
@@ -113,7 +114,7 @@ class StoredFlow(Flow):
             "fast_forward() belongs to the commit of the edit: call "
             "fsm.advance(..., fast_forward=True).",
             flow=self.id,
-            code="resume_too_late",
+            code=Code.RESUME_TOO_LATE,
         )
 
     def reset(self) -> None:
@@ -126,7 +127,7 @@ class StoredFlow(Flow):
                 "This flow belongs to a request that is over, or was read before its turn came: "
                 "take it from fsm.flow where it is needed.",
                 flow=self.id,
-                code="request_over",
+                code=Code.REQUEST_OVER,
             )
         return run
 
@@ -252,7 +253,7 @@ class UnitOfWork:
             raise NotFound(
                 f"Machine {self.bound.name!r} has a flow for each {many!r}, and this address has "
                 f"none: ask within a view that has this URL argument.",
-                code="no_key",
+                code=Code.NO_KEY,
             )
         key = quote(self.bound.text_of(many, self.url_args[many]), safe="")
         return key if len(key) <= LONGEST_KEY else digest(key)
@@ -627,7 +628,7 @@ class UnitOfWork:
             return None
         current = content.flow in (id, self.previous_id)
         rev = content.rev
-        if gone is not None and gone.code == "reset" and self.version is not None:
+        if gone is not None and gone.code == Code.RESET and self.version is not None:
             rev = max(rev, self.version.rev - 1)  # of a run that was given up, only that counts
         asked = SubmissionQuery(id, content.flow, rev, receipt.nonce, self.version, current)
         return self.state.store.stored_reply(self.locator, asked)
@@ -640,4 +641,4 @@ def channel_key(id: str) -> str:
 
 def _no_such_flow() -> NotFound:
     """Return the one error of a flow that is not there and of one that is somebody else's."""
-    return NotFound("There is no such page.", code="no_flow")
+    return NotFound("There is no such page.", code=Code.NO_FLOW)

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from ..core.machine import Machine
 from ..core.snapshot import Receipt, Snapshot
-from ..errors import FlowGone, FSMError
+from ..errors import Code, FlowGone, FSMError
 
 __all__ = [
     "Choose",
@@ -163,16 +163,17 @@ class Store(Protocol):
 
 
 GONE: Final = {
-    "reset": "This run was given up, and another one begun.",
-    "moved": "This run goes on elsewhere: after a login, or on another device.",
-    "expired": "This run was left for too long and has expired.",
-    "evicted": "This run is not in the store any more.",
+    Code.RESET: "This run was given up, and another one begun.",
+    Code.MOVED: "This run goes on elsewhere: after a login, or on another device.",
+    Code.EXPIRED: "This run was left for too long and has expired.",
+    Code.EVICTED: "This run is not in the store any more.",
 }
 
 
 def flow_gone(id: str | None, code: str) -> FlowGone:
     """Return the error of a flow that is not there any more."""
-    return FlowGone(GONE[code], flow=id, code=code)
+    known = Code(code)  # a tombstone has it as plain text
+    return FlowGone(GONE[known], flow=id, code=known)
 
 
 def root_id(id: str) -> str:

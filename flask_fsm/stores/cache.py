@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Final
 
 from ..core.snapshot import Receipt, Snapshot
-from ..errors import FlowBusy, FSMError, StaleFlow
+from ..errors import Code, FlowBusy, FSMError, StaleFlow
 from .base import StoredReply, Version, flow_gone, order_key, root_id
 
 __all__ = ["FlowCache", "FlowLock"]
@@ -63,7 +63,7 @@ class CachedFlow:
                 + (f": it is at {now.state!r} now." if now else ", and began a new run."),
                 flow=version.flow,
                 source=now.state if now else None,
-                code="lost_race",
+                code=Code.LOST_RACE,
             )
 
 
@@ -188,7 +188,7 @@ class FlowCache:
                     "done with it by fsm.live.flow() meanwhile: call flow.transition() in the "
                     "handler of an event, and fsm.transition() in a view.",
                     flow=id,
-                    code="in_turn",
+                    code=Code.IN_TURN,
                 )
             flow.users += 1
         if flow.lock.acquire(timeout=wait):

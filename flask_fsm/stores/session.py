@@ -14,7 +14,7 @@ from flask.sessions import SecureCookieSessionInterface, SessionMixin
 
 from ..core.machine import Machine
 from ..core.snapshot import Receipt, Snapshot
-from ..errors import FlowGone, SnapshotError, SnapshotTooLarge, StaleFlow
+from ..errors import Code, FlowGone, SnapshotError, SnapshotTooLarge, StaleFlow
 from ..runtime.session_data import SESSION_KEY
 from .base import (
     Choose,
@@ -74,7 +74,7 @@ class SessionStore:
             return LoadResult()  # somebody else's, who was here before
         if snapshot.updated < oldest:
             return LoadResult(
-                version=_version(snapshot), missing_reason=flow_gone(snapshot.id, "expired")
+                version=_version(snapshot), missing_reason=flow_gone(snapshot.id, Code.EXPIRED)
             )
         return (
             LoadResult(snapshot, text, _version(snapshot))
@@ -89,7 +89,7 @@ class SessionStore:
             self._cache.write_tombstone(_version(old), moved_to=new.id)
         except StaleFlow:
             return self._moved(locator, old.id) or LoadResult(
-                missing_reason=flow_gone(old.id, "moved")
+                missing_reason=flow_gone(old.id, Code.MOVED)
             )
         text = self.session_value(locator, new)
         return LoadResult(*self._cache.adopt(new, text), _version(new), previous_id=old.id)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import flask_fsm
-from flask_fsm.pages.page_request import STALE
+from flask_fsm import Code
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,24 +33,30 @@ def test_the_architecture_names_every_module() -> None:
     assert set(re.findall(r"^``([\w.]+)``", table, re.M)) == modules
 
 
-def test_the_http_contract_names_every_reason() -> None:
-    """Every code that a refusal can have stands in the HTTP contract."""
-    told = set(re.findall(r"``(\w+)``", page("http")))
-    codes = {
-        code
-        for path in (ROOT / "flask_fsm").rglob("*.py")
-        for code in re.findall(r'(?:\bcode=|default_code = )"(\w+)"', path.read_text())
-    }
-    codes |= set(STALE)
-    faults = {
-        # of a definition
-        "definition",
-        *("duplicate_state", "duplicate_event", "duplicate_endpoint", "unreachable", "no_initial"),
-        *("final_with_way_out", "dead_end"),
-        # of the app: a 500
-        *("error", "config", "missing_arguments", "get_advances", "moved_by_rule", "no_client"),
-        *("no_messages", "queue_full", "unknown_listener", "unknown_channel", "duplicate_channel"),
-        # of a base class, or of what no page does
-        *("stale", "gone"),
-    }
-    assert codes - faults - told == set()
+def test_the_http_contract_names_every_code() -> None:
+    """Every code that an error can have stands in the HTTP contract, and no other in its tables."""
+    text = page("http")
+    assert set(Code) <= set(re.findall(r"``(\w+)``", text))
+    rows = re.findall(r"^   \* - (.*?)(?=^   \* - |^\S|\Z)", text, re.M | re.S)
+    last_cells = [
+        cells[-1] for row in rows if len(cells := re.split(r"^     - ?", row, flags=re.M)) > 1
+    ]
+    named = {word for cell in last_cells for word in re.findall(r"``([a-z_]+)``", cell)}
+    assert named <= set(Code)
+
+
+def test_every_code_says_what_it_means() -> None:
+    """Each code has a docstring with its HTTP status and with who can do something about it."""
+    source = (ROOT / "flask_fsm" / "codes.py").read_text()
+    documented = re.findall(
+        r'^    (\w+) = "\w+".*\n    """(?:\d{3}|In a frame)[^,]*, (?:client|developer|operator): ',
+        source,
+        re.M,
+    )
+    assert documented == list(Code.__members__)
+
+
+def test_no_code_is_a_bare_string() -> None:
+    """Errors take their codes from `Code`, so that none is missing in the contract."""
+    for path in (ROOT / "flask_fsm").rglob("*.py"):
+        assert not re.search(r'\b(?:code=|default_code = )"', path.read_text()), path

@@ -20,7 +20,7 @@ from ...core.event import SAME, EventStatus, Sent, check_status, dump_reply
 from ...core.flow import Flow, Result
 from ...core.machine import Machine
 from ...core.snapshot import Snapshot
-from ...errors import FSMError, StaleFlow, StoreUnavailable, UnknownState
+from ...errors import Code, FSMError, StaleFlow, StoreUnavailable, UnknownState
 from ...runtime.listeners import Sender
 from ...runtime.session_data import OWNER_KEY, SESSION_KEY, WAS_KEY
 from ...runtime.state import AppState, unwrap
@@ -93,7 +93,7 @@ def check_rev(asked: ClientEvent, flow: Flow) -> None:
             f"The event was sent at rev {asked.rev}, and the flow is at rev {flow.rev}.",
             flow=flow.id,
             source=flow.current,
-            code="stale_rev",
+            code=Code.STALE_REV,
         )
 
 
@@ -105,7 +105,7 @@ def crash(error: BaseException, machine: str, event: str | None = None) -> str:
     what = "Something after an event" if event is None else f"The handler of the event {event!r}"
     log.error("%s of machine %r failed.", what, machine, exc_info=error)
     return data_frame(
-        {"reason": "crashed", "message": "This event could not be handled."},
+        {"reason": Code.CRASHED, "message": "This event could not be handled."},
         EventStatus.ServerRuntimeError,
     )
 
@@ -132,7 +132,7 @@ def unhandled(
 def aborted(error: HTTPException) -> str:
     """Return the frame of an event whose flow this client may not have, as `abort()` has said."""
     status = EventStatus.Unauthorized if error.code in (401, 403) else EventStatus.Error
-    return data_frame({"reason": "aborted", "message": error.description}, status)
+    return data_frame({"reason": Code.ABORTED, "message": error.description}, status)
 
 
 def as_it_is(channel: str, message: Envelope) -> Envelope:

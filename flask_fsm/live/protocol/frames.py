@@ -17,7 +17,7 @@ from ...core.event import dump_reply as dumps
 from ...core.flow import Flow
 from ...core.machine import Machine
 from ...core.snapshot import Snapshot
-from ...errors import FSMError, InvalidTransition, StaleFlow, ValidationFailed
+from ...errors import Code, FSMError, InvalidTransition, StaleFlow, ValidationFailed
 
 __all__ = [
     "ClientEvent",
@@ -53,7 +53,7 @@ class ClientEvent(NamedTuple):
 class InvalidPayload(FSMError):
     """What a client sent is no frame; `ref` is what it called it, as far as that can be told."""
 
-    default_code = "invalid_payload"
+    default_code = Code.INVALID_PAYLOAD
     status = 400
     ref: Any = None
 
@@ -181,7 +181,7 @@ def error_status(error: FSMError) -> EventStatus:
     """Return the status of the frame that answers an error."""
     if isinstance(error, InvalidPayload):
         return EventStatus.InvalidPayload
-    if isinstance(error, InvalidTransition) and error.code == "no_event":
+    if isinstance(error, InvalidTransition) and error.code == Code.NO_EVENT:
         return EventStatus.InvalidEvent
     return EventStatus.Error if error.status < 500 else EventStatus.ServerRuntimeError
 

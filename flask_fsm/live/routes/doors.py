@@ -19,7 +19,7 @@ from werkzeug.routing import Rule
 from ...binding.bound_machine import Bound
 from ...core.event import EventStatus
 from ...core.flow import Flow
-from ...errors import DuplicateEndpoint, FSMError, NotFound, StoreUnavailable
+from ...errors import Code, DuplicateEndpoint, FSMError, NotFound, StoreUnavailable
 from ...refusal import Refusal, RefusalContext
 from ...runtime.state import AppState, app_state, unwrap
 from ...runtime.unit_of_work import UnitOfWork
@@ -93,7 +93,7 @@ class Refused(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     @classmethod
-    def of(cls, status: int, reason: str, text: str, **headers: str) -> Refused:
+    def of(cls, status: int, reason: Code, text: str, **headers: str) -> Refused:
         """Say with which status, and why."""
         error = FSMError(text, code=reason)
         error.status = status
@@ -269,7 +269,7 @@ def no_websocket(machine: str) -> ResponseReturnValue:
     except FSMError as error:
         return refused(error).answer()
     # Where each websocket has a flow of its own, no stream and no POST can take its place.
-    reason = "bad_handshake" if bound.machine.scope == "subject" else "websocket_only"
+    reason = Code.BAD_HANDSHAKE if bound.machine.scope == "subject" else Code.WEBSOCKET_ONLY
     text = f"At this address is the websocket of {machine!r}, which a handshake opens."
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
     return Refused.of(426, reason, text, Sec_WebSocket_Version=VERSION, **upgrade).answer()
@@ -277,7 +277,7 @@ def no_websocket(machine: str) -> ResponseReturnValue:
 
 def _check_socket() -> None:
     if not has_socket(request.environ):
-        raise Refused.of(501, "no_socket", "This server lets no websocket be opened.")
+        raise Refused.of(501, Code.NO_SOCKET, "This server lets no websocket be opened.")
 
 
 def websocket(machine: str) -> ResponseReturnValue:
@@ -286,7 +286,7 @@ def websocket(machine: str) -> ResponseReturnValue:
         state, bound, service = _found(machine)
         protocol = request.environ.get("SERVER_PROTOCOL")
         if request.method != "GET" or protocol == "HTTP/1.0":
-            raise Refused.of(400, "bad_handshake", "A handshake is a GET of HTTP/1.1.")
+            raise Refused.of(400, Code.BAD_HANDSHAKE, "A handshake is a GET of HTTP/1.1.")
         try:
             shake = Handshake(
                 request.headers.get("Sec-WebSocket-Key"),
@@ -297,7 +297,7 @@ def websocket(machine: str) -> ResponseReturnValue:
             version = request.headers.get("Sec-WebSocket-Version")
             status = 400 if version == VERSION else 426
             raise Refused.of(
-                status, "bad_handshake", str(error), Sec_WebSocket_Version=VERSION
+                status, Code.BAD_HANDSHAKE, str(error), Sec_WebSocket_Version=VERSION
             ) from None
         _check_socket()
         engine = _engine(service)
@@ -339,7 +339,7 @@ def _found(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Service]:
     state = app_state()
     bound = state.bound.get(name)
     if bound is None:
-        raise Refused.of(404, "not_found", "There is no such machine.")
+        raise Refused.of(404, Code.NOT_FOUND, "There is no such machine.")
     service: Service = state.live
     if not is_allowed_origin(request, state.config):
         if not has_no_origin(request):
@@ -347,13 +347,13 @@ def _found(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Service]:
             service.warn_of_site(site, request.host)
             raise Refused.of(
                 403,
-                "origin",
+                Code.ORIGIN,
                 f"Pages of {site} may not do that at {request.host}, unless the server's "
                 f"FSM_ALLOWED_ORIGINS allows them.",
             )
         if opens:
             text = "A program sends no Origin, and may not do that where FSM_REQUIRE_ORIGIN is on."
-            raise Refused.of(403, "origin", text)
+            raise Refused.of(403, Code.ORIGIN, text)
     apart = isinstance(state.store, RecordStore) and state.config.store_url != "memory://"
     service.warn_of_processes(request.environ, apart)
     return state, bound, service
@@ -368,7 +368,7 @@ def _engine(service: Service) -> Engine:
             "served meanwhile. Run gunicorn with --threads or --worker-class gevent, or set "
             "FSM_LIVE_ENGINE to 'auto', which needs no thread where TLS is not the worker's."
         )
-        raise Refused.of(503, "one_thread", "This server can't keep a connection open.")
+        raise Refused.of(503, Code.ONE_THREAD, "This server can't keep a connection open.")
     if engine.full:
         raise full()
     return engine
@@ -377,23 +377,23 @@ def _engine(service: Service) -> Engine:
 def full() -> Refused:
     """Return how a connection is refused that would be one too many."""
     text = "This server serves as many connections as it can."
-    return Refused.of(503, "full", text, Retry_After="5")
+    return Refused.of(503, Code.FULL, text, Retry_After="5")
 
 
 def _groups(service: Service) -> dict[str, dict[str, Any]]:
     """Return the groups that are asked for, and what the app says of this client in each."""
     names = list(dict.fromkeys(request.args.getlist("group_id")))
     if len(names) > MAX_GROUPS:
-        raise Refused.of(400, "too_many_groups", f"A client joins at most {MAX_GROUPS} groups.")
+        raise Refused.of(400, Code.TOO_MANY_GROUPS, f"A client joins at most {MAX_GROUPS} groups.")
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         if not is_group(name):
             raise Refused.of(
-                400, "bad_group", f"A group has a name of at most {LONGEST_GROUP} signs."
+                400, Code.BAD_GROUP, f"A group has a name of at most {LONGEST_GROUP} signs."
             )
         allowed = service.authorize(name)
         if not allowed and not isinstance(allowed, Mapping):
-            raise Refused.of(403, "group", "You may not join this group.")
+            raise Refused.of(403, Code.GROUP, "You may not join this group.")
         found[name] = dict(allowed) if isinstance(allowed, Mapping) else {}
     return found
 
@@ -473,13 +473,13 @@ def send_event(machine: str) -> ResponseReturnValue:
         state, bound, service = _found(machine)
         if request.mimetype != "application/json":
             # A form of another site can't send this type without being asked (CORS).
-            raise Refused.of(415, "not_json", "An event is sent as application/json.")
+            raise Refused.of(415, Code.NOT_JSON, "An event is sent as application/json.")
         limit = service.config.max_message_size
         if (request.content_length or 0) > limit:
-            raise Refused.of(413, "too_large", f"An event takes at most {limit} bytes.")
+            raise Refused.of(413, Code.TOO_LARGE, f"An event takes at most {limit} bytes.")
         body = request.stream.read(limit + 1)
         if len(body) > limit:
-            raise Refused.of(413, "too_large", f"An event takes at most {limit} bytes.")
+            raise Refused.of(413, Code.TOO_LARGE, f"An event takes at most {limit} bytes.")
     except Refused as closed:
         return closed.answer()
     ref: Any = None

@@ -23,6 +23,7 @@ from ...core.history import Entry
 from ...core.machine import Machine
 from ...core.snapshot import NAMELESS, Receipt, Snapshot
 from ...errors import (
+    Code,
     ConfigError,
     FlowBusy,
     FlowGone,
@@ -261,7 +262,7 @@ def lost_race(state: str | None = None) -> StaleFlow:
         "Another request of this flow was faster"
         + (f": it is at {state!r} now." if state else "."),
         source=state,
-        code="lost_race",
+        code=Code.LOST_RACE,
     )
 
 
@@ -282,7 +283,7 @@ def longest_lease(lease: float) -> int:
 
 def link_used() -> FlowGone:
     """Return the error of a link whose flow has got another id since, or has ended."""
-    return FlowGone("This link has been used, or what it led to has ended.", code="link_used")
+    return FlowGone("This link has been used, or what it led to has ended.", code=Code.LINK_USED)
 
 
 def unavailable() -> StoreUnavailable:
@@ -392,7 +393,7 @@ class RecordStore:
             return LoadResult(missing_reason=unreadable)
         if record is None:
             if parsed is not None and (parsed.begun or "~" in parsed.id):
-                return LoadResult(missing_reason=flow_gone(parsed.id, "evicted"))
+                return LoadResult(missing_reason=flow_gone(parsed.id, Code.EVICTED))
             return self._blank(locator, parsed, None)
         named = parsed is not None and (
             not locator.owned or record.flow == digest(parsed.id) or parsed.begun
@@ -404,7 +405,7 @@ class RecordStore:
             id = self._id(locator, parsed, record)
             snapshot = self._snapshot(address, record, machine, id)
             if snapshot.updated < oldest:
-                raise flow_gone(None, "expired")
+                raise flow_gone(None, Code.EXPIRED)
             return LoadResult(snapshot, self.session_value(locator, snapshot), record.version)
         except SnapshotError as unreadable:
             if not named:
