@@ -146,8 +146,8 @@ def test_two_apps_with_prefixes_of_their_own_share_a_server(redis_url: str) -> N
         assert recorder.until_count(1) == ["to one"]
         assert two.enter("g", "ann", "", 10**10)
         assert one.members("g") == {}
-        assert one.once("key", 10)
-        assert two.once("key", 10)
+        assert one.acquire_once("key", 10)
+        assert two.acquire_once("key", 10)
 
 
 def test_databases_of_a_server_are_apart(fresh_store: Any) -> None:

@@ -434,7 +434,7 @@ def test_a_server_that_was_never_there(redis_bus: Make, caplog: pytest.LogCaptur
     for ask in (
         lambda: bus.subscribe("c", Recorder()),
         lambda: bus.since("c", Position("epoch", 1)),
-        lambda: bus.once("key", 10),
+        lambda: bus.acquire_once("key", 10),
         lambda: bus.enter("g", "ann", "", 10**10),
         lambda: bus.leave("g", "ann"),
         lambda: bus.renew("g", ["ann"], 10**10),

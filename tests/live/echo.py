@@ -86,7 +86,7 @@ def create_app() -> Flask:
         conversation = Conversation(
             app, state, state.bound["echo"], unwrap(request), subscriber, []
         )
-        membership = Membership(service.channels, {}, subscriber.id, config.presence_time)
+        membership = Membership(service.channels, {}, subscriber.id, config.presence_ttl)
         socket = EchoSocket(shake.extensions, config.max_message_size)
         peer = EchoPeer(socket, config, subscriber, conversation, membership)
         engine = service.engine_for(request.environ)

@@ -368,7 +368,7 @@ class Conversation:
         """Run an event, or show the state anew; the outcome is queued. Never raises."""
         try:
             live = self._state.live
-            if job.once and not live.channels.bus.once(job.once, live.once_seconds):
+            if job.once and not live.channels.bus.acquire_once(job.once, live.once_seconds):
                 return
             if self._session_is_kept:
                 # The first event makes it, so that those who only listen take no room for it.
