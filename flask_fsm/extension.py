@@ -31,7 +31,11 @@ from .errors import (
 )
 from .live.api import Live
 from .live.client.signout import close_after_change
-from .live.routes import doors
+from .live.routes.endpoints import ENDPOINT, check_endpoints, view_of
+from .live.routes.events import events, watch_streams
+from .live.routes.http import health, send_event, show_state
+from .live.routes.upgrade import release_on_error
+from .live.routes.websocket import explain_websocket, websocket
 from .live.service import Service
 from .pages.api import MachineViews
 from .pages.page_request import page_requests
@@ -147,7 +151,7 @@ class FlaskFSM(MachineViews):
 
     def _bind(self, app: Flask, state: AppState) -> dict[str, Bound]:
         """Bind the machines to the views that there are, none of which may hide an endpoint."""
-        doors.check_endpoints(app)
+        check_endpoints(app)
         for surface in self._surfaces:
             if state.live is not None and (surface.name == "static" or "/" in surface.name):
                 raise ConfigError(
@@ -162,8 +166,8 @@ class FlaskFSM(MachineViews):
         state.live = Service(state.config, lambda group: self.live.allows(group))
         state.listeners.append(state.live)
         app.after_request(close_after_change)
-        app.after_request(doors.watch_streams)
-        got_request_exception.connect(doors.let_go, app)
+        app.after_request(watch_streams)
+        got_request_exception.connect(release_on_error, app)
         blueprint.after_request(_let_read)
         sockets = [surface for surface in self._surfaces if surface._websocket is not None]
         paths = [surface._websocket for surface in sockets]
@@ -173,24 +177,22 @@ class FlaskFSM(MachineViews):
                     f"The websocket of machine {surface.name!r} and another one have the path "
                     f"{surface._websocket!r}: give each its own by websocket=."
                 )
-        blueprint.add_url_rule("/<machine>/ws", "websocket", doors.websocket, websocket=True)
-        blueprint.add_url_rule("/<machine>/ws", "no_websocket", doors.no_websocket)
-        blueprint.add_url_rule("/<machine>/events", "events", doors.events)
-        blueprint.add_url_rule("/<machine>/state", "state", doors.show_state)
-        blueprint.add_url_rule("/<machine>/event", "event", doors.send_event, methods=["POST"])
-        blueprint.add_url_rule("/health", "health", doors.health)
+        blueprint.add_url_rule("/<machine>/ws", "websocket", websocket, websocket=True)
+        blueprint.add_url_rule("/<machine>/ws", "no_websocket", explain_websocket)
+        blueprint.add_url_rule("/<machine>/events", "events", events)
+        blueprint.add_url_rule("/<machine>/state", "state", show_state)
+        blueprint.add_url_rule("/<machine>/event", "event", send_event, methods=["POST"])
+        blueprint.add_url_rule("/health", "health", health)
         for surface in sockets:
             app.add_url_rule(
                 surface._websocket or "",
                 f"fsm.websocket.{surface.name}",
-                doors.websocket,
+                websocket,
                 defaults={"machine": surface.name},
                 websocket=True,
             )
         for path, function in self.live._open().items():
-            app.add_url_rule(
-                path, doors.ENDPOINT + path, doors.answering(app, function), methods=["GET"]
-            )
+            app.add_url_rule(path, ENDPOINT + path, view_of(app, function), methods=["GET"])
 
     # -- the store ----------------------------------------------------------------------
 
@@ -225,7 +227,7 @@ def _set_up(endpoint: str | None, values: dict[str, Any] | None) -> None:
     """Bind the machines to the views before anything of the app serves the first request."""
     if app_state().bind_once() and "csrf" in current_app.extensions:
         # That door asks for a type and an origin that no other site's page can send.
-        current_app.extensions["csrf"].exempt(doors.send_event)
+        current_app.extensions["csrf"].exempt(send_event)
 
 
 def _let_read(response: Response) -> Response:

@@ -21,7 +21,7 @@ from flask_fsm.live.client.presence import Membership
 from flask_fsm.live.client.session import Conversation
 from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.websocket import Deflate, Handshake, WebSocket
-from flask_fsm.live.routes.doors import Opened
+from flask_fsm.live.routes.upgrade import upgrade_response
 from flask_fsm.live.server.engine import Wake
 from flask_fsm.live.server.transport import SocketPeer
 from flask_fsm.runtime.state import app_state, unwrap
@@ -91,7 +91,7 @@ def create_app() -> Flask:
         peer = EchoPeer(socket, config, subscriber, conversation, membership)
         engine = service.engine_for(request.environ)
         assert engine.admit(peer)
-        return Opened(status=101, headers=shake.headers).begin(peer, engine, wake)
+        return upgrade_response(101, shake.headers, peer, engine, wake)
 
     @Sock(app).route("/sock")
     def sock(ws: Any) -> None:

@@ -12,7 +12,7 @@ from .scripted import ScriptClient
 from .serving import Browser, Site
 from .standin import Standin, Stream, Websocket
 
-NO_SOCKET = (501, {"reason": "no_socket", "detail": "This server lets no websocket be opened."})
+NO_SOCKET = (501, {"reason": "no_socket", "detail": "This server does not support websockets."})
 FINAL = [1008, 1009, 1011, 4401, 4403, 4404, 4429]
 
 

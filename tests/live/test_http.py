@@ -337,7 +337,7 @@ def test_an_event_reaches_the_sockets(site: Site) -> None:
 
 
 def test_an_app_that_turns_it_off(sites: Sites) -> None:
-    """With FSM_LIVE=False there are no doors, and pages work as ever."""
+    """With FSM_LIVE=False there are no endpoints, and pages work as ever."""
     browser = sites.get("loop", FSM_LIVE=False).browser()
     assert browser.get("/fsm/lab/state").status == 404
     assert browser.event("lab", "ping").status == 404
@@ -345,7 +345,7 @@ def test_an_app_that_turns_it_off(sites: Sites) -> None:
 
 
 def test_another_prefix(sites: Sites) -> None:
-    """The doors lie under FSM_URL_PREFIX."""
+    """The endpoints lie under FSM_URL_PREFIX."""
     browser = sites.get("loop", FSM_URL_PREFIX="/live").browser()
     assert browser.get("/live/lab/state").status == 200
     assert browser.get("/fsm/lab/state").status == 404

@@ -124,7 +124,7 @@ def test_pages_of_other_sites(loop: Site, door: str, asking: Asking) -> None:
 
 @pytest.mark.parametrize("door", DOORS)
 def test_each_engine_refuses(site: Site, door: str) -> None:
-    """The doors are the same on each engine."""
+    """The endpoints behave the same on each engine."""
     assert knock(site, door, {"Origin": "https://evil.example"}) == 403
     assert knock(site, door, {"Origin": site.origin}) == 200
 

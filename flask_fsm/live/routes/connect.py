@@ -1,0 +1,145 @@
+"""Connect: checks a request for a live endpoint, and registers the client of a new connection."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from flask import current_app, request
+
+from ...binding.bound_machine import Bound
+from ...errors import Code, FSMError
+from ...runtime.state import AppState, app_state, unwrap
+from ...security.origin import has_no_origin, is_allowed_origin, site_of
+from ...stores import RecordStore
+from ..client.presence import LONGEST_GROUP, Membership, is_group
+from ..client.session import Conversation
+from ..client.subscriber import Subscriber
+from ..server.engine import Engine, Wake
+from ..server.gunicorn import threads
+from ..server.transport import Peer
+from ..service import Service
+from .problem import Problem, problem_of
+
+__all__ = ["connect", "find_endpoint", "requested_groups", "select_engine"]
+
+log: Final = logging.getLogger("flask_fsm")
+MAX_GROUPS: Final = 16
+
+
+def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Service]:
+    """Return what an endpoint of the machine `name` needs; raises Problem, as for a foreign Origin.
+
+    The Origin of the request must be this site or be listed in FSM_ALLOWED_ORIGINS. A request
+    without one is refused if FSM_REQUIRE_ORIGIN is set, unless it `opens` and reveals nothing.
+    """
+    state = app_state()
+    bound = state.bound.get(name)
+    if bound is None:
+        raise Problem.of(404, Code.NOT_FOUND, "There is no such machine.")
+    service: Service = state.live
+    if not is_allowed_origin(request, state.config):
+        if not has_no_origin(request):
+            site = site_of(request)
+            service.warn_of_site(site, request.host)
+            raise Problem.of(
+                403,
+                Code.ORIGIN,
+                f"Pages of {site} may not do that at {request.host}, unless the server's "
+                f"FSM_ALLOWED_ORIGINS allows them.",
+            )
+        if opens:
+            text = "Requests without an Origin are refused, because FSM_REQUIRE_ORIGIN is set."
+            raise Problem.of(403, Code.ORIGIN, text)
+    on_server = isinstance(state.store, RecordStore) and state.config.store_url != "memory://"
+    service.warn_of_processes(request.environ, on_server)
+    return state, bound, service
+
+
+def select_engine(service: Service) -> Engine:
+    """Return the engine that serves this request's socket; raises Problem if none can."""
+    environ = request.environ
+    engine = service.engine_for(environ)
+    if engine is service.threads and (threads() == 1 or not environ.get("wsgi.multithread")):
+        log.error(
+            "A socket or stream was refused: this server has one thread, so nothing else would be "
+            "served meanwhile. Run gunicorn with --threads or --worker-class gevent, or set "
+            "FSM_LIVE_ENGINE to 'auto', which needs no thread where TLS is not the worker's."
+        )
+        raise Problem.of(503, Code.ONE_THREAD, "This server can't keep a connection open.")
+    if engine.full:
+        raise full()
+    return engine
+
+
+def full() -> Problem:
+    """Return the refusal of one connection too many."""
+    text = "This server has reached its limit of connections."
+    return Problem.of(503, Code.FULL, text, Retry_After="5")
+
+
+def requested_groups(service: Service) -> dict[str, dict[str, Any]]:
+    """Return the groups of `?group_id=`, each with what the app tells its members of this client.
+
+    Raises Problem if a name is invalid or the app does not authorize a group.
+    """
+    names = list(dict.fromkeys(request.args.getlist("group_id")))
+    if len(names) > MAX_GROUPS:
+        raise Problem.of(400, Code.TOO_MANY_GROUPS, f"A client joins at most {MAX_GROUPS} groups.")
+    groups: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if not is_group(name):
+            raise Problem.of(
+                400,
+                Code.BAD_GROUP,
+                f"A group name has 1 to {LONGEST_GROUP} printable characters.",
+            )
+        allowed = service.authorize(name)
+        if not allowed and not isinstance(allowed, Mapping):
+            raise Problem.of(403, Code.GROUP, "You may not join this group.")
+        groups[name] = dict(allowed) if isinstance(allowed, Mapping) else {}
+    return groups
+
+
+def connect(
+    state: AppState,
+    bound: Bound,
+    service: Service,
+    engine: Engine,
+    wake: Wake,
+    make: Callable[..., Peer],
+    since: str | None,
+) -> Peer:
+    """Subscribe a client to its flow and groups, and return its transport; raises Problem.
+
+    `make` builds the transport, `since` is the id after which missed messages are replayed.
+    """
+    groups = requested_groups(service)
+    config = service.config
+    # Nobody can reconnect to a connection's own flow, but its groups can be replayed.
+    ids = bound.machine.scope == "subject" or bool(groups)
+    subscriber = Subscriber(config.queue_size, wake, ids=ids)
+    membership = Membership(
+        service.channels,
+        {service.group_channel(name): info for name, info in groups.items()},
+        subscriber.id,
+        config.presence_ttl,
+    )
+    try:
+        conversation = Conversation(
+            unwrap(current_app), state, bound, unwrap(request), subscriber, groups
+        )
+        conversation.open(since)
+        membership.enter()
+    except BaseException as error:
+        subscriber.leave()
+        membership.leave()
+        if isinstance(error, FSMError):
+            raise problem_of(error) from error
+        raise
+    peer = make(config, subscriber, conversation, membership)
+    if not engine.admit(peer):  # other clients connected at the same time
+        peer.gone()
+        raise full()
+    return peer

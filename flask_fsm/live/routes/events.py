@@ -1,0 +1,57 @@
+"""Events: streams of server-sent events (WHATWG HTML), ours and those of the app's own views."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Response, request
+from flask.typing import ResponseReturnValue
+
+from ...runtime.state import app_state
+from ..channels.stream import SILENCE, SSEStream
+from ..server.engine import Wake
+from ..server.handoff import end_silence, has_socket, socket_of
+from ..server.transport import StreamPeer
+from ..service import Service
+from .connect import connect, find_endpoint, select_engine
+from .problem import Problem
+from .upgrade import upgrade_response
+
+__all__ = ["events", "watch_streams"]
+
+HEADERS: Final = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+def events(machine: str) -> ResponseReturnValue:
+    """Open a stream of server-sent events of the flow of this session.
+
+    What came after the id in `Last-Event-ID`, or `?since=`, is replayed first.
+    """
+    try:
+        state, bound, service = find_endpoint(machine)
+        if request.method == "HEAD":
+            return Response(headers=HEADERS)
+        engine = select_engine(service)
+        wake = Wake()
+        since = request.headers.get("Last-Event-ID") or request.args.get("since")
+        peer = connect(state, bound, service, engine, wake, StreamPeer, since)
+    except Problem as problem:
+        return problem.response()
+    greeting = b"retry: %d\n\n" % service.config.sse_retry
+    # Without access to the socket, the server decides about keep-alive itself.
+    connection = {"Connection": "close"} if has_socket(request.environ) else {}
+    return upgrade_response(200, {**HEADERS, **connection}, peer, engine, wake, greeting)
+
+
+def watch_streams(response: Response) -> Response:
+    """End the streams of the app's own views when their client or this process goes away."""
+    stream = response.response
+    if isinstance(stream, SSEStream):
+        end_silence(socket_of(request.environ), stream.heartbeat * SILENCE)
+        service: Service = app_state().live
+        service.threads.accompany(stream)
+    return response

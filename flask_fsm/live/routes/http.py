@@ -1,0 +1,126 @@
+"""HTTP: a flow's state and events by plain requests, for programs without a websocket."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flask import Response, current_app, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from ...binding.bound_machine import Bound
+from ...core.event import EventStatus
+from ...core.flow import Flow
+from ...errors import Code, FSMError, NotFound
+from ...runtime.state import AppState, app_state
+from ...runtime.unit_of_work import UnitOfWork
+from ..client.session import check_rev, crash, unhandled, url_arguments
+from ..protocol.frames import (
+    InvalidPayload,
+    data_frame,
+    dumps,
+    frames_of,
+    listed,
+    parse,
+    refusal,
+    stamped,
+    state_frame,
+)
+from ..service import Service
+from .connect import find_endpoint
+from .problem import Problem, problem_of
+
+__all__ = ["health", "send_event", "show_state"]
+
+# Seconds that an answer waits until its messages are on their way to other processes.
+FLUSH_TIMEOUT: Final = 0.5
+
+
+def _json_response(body: str, status: int = 200) -> Response:
+    response: Response = current_app.response_class(body, status, content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    response.vary.add("Cookie")
+    return response
+
+
+def _unit_of_work(state: AppState, bound: Bound) -> UnitOfWork:
+    if bound.machine.scope == "connection":
+        raise NotFound("Each websocket of this machine has a flow of its own.")
+    return UnitOfWork(state, bound, url_arguments(bound, request.args))
+
+
+def show_state(machine: str) -> ResponseReturnValue:
+    """Answer with the state frame of the flow of this session."""
+    try:
+        state, bound, _ = find_endpoint(machine)
+        work = _unit_of_work(state, bound)
+        work.load()
+        work.renew()
+    except Problem as problem:
+        return problem.response()
+    except FSMError as error:
+        return problem_of(error).response()
+    return _json_response(state_frame(bound.machine, work.flow.snapshot))
+
+
+def send_event(machine: str) -> ResponseReturnValue:
+    """Run an event on the flow of this session, and answer with the frames of its handler."""
+    try:
+        state, bound, service = find_endpoint(machine)
+        if request.mimetype != "application/json":
+            # A form of another site can't send this type without a CORS preflight.
+            raise Problem.of(415, Code.NOT_JSON, "Send an event as application/json.")
+        body = _body(service.config.max_message_size)
+    except Problem as problem:
+        return problem.response()
+    ref: Any = None
+    event: str | None = None
+    flow: Flow | None = None
+    try:
+        asked = parse(body)
+        ref, event = asked.ref, asked.event
+        work = _unit_of_work(state, bound)
+        with work.lock():
+            work.load()
+            missing = work.missing_reason
+            work.renew()
+            if missing is not None:
+                raise missing  # the event was for the old flow; the next one may be for the new
+            flow = work.flow
+            check_rev(asked, flow)
+            sent = flow.handle(asked.event, asked.data)
+        # A message sent after this answer, perhaps by another process, must arrive later, too.
+        service.channels.bus.flush(FLUSH_TIMEOUT)
+    except InvalidPayload as error:
+        return _json_response(stamped(refusal(error), error.ref), 400)
+    except FSMError as error:
+        frame = unhandled(error, flow, state, machine, event)
+        answer = _json_response(stamped(frame, ref), error.status)
+        if error.retry_after is not None:
+            answer.headers["Retry-After"] = str(error.retry_after)
+        return answer
+    except KeyboardInterrupt:
+        raise
+    except HTTPException as error:
+        if flow is None:
+            raise  # the app's function that finds the subject called abort(), as for a page
+        return _json_response(stamped(crash(error, machine, event), ref), 500)
+    except BaseException as error:  # CancelledError, a timeout, SystemExit
+        return _json_response(stamped(crash(error, machine, event), ref), 500)
+    frames = frames_of(bound.machine, sent) or [data_frame(None, EventStatus.NoContent)]
+    return _json_response(stamped(listed(frames), ref))
+
+
+def _body(limit: int) -> bytes:
+    if (request.content_length or 0) <= limit:
+        body = request.stream.read(limit + 1)
+        if len(body) <= limit:
+            return body
+    raise Problem.of(413, Code.TOO_LARGE, f"An event has at most {limit} bytes.")
+
+
+def health() -> ResponseReturnValue:
+    """Answer that this process serves requests, with its number of live connections."""
+    service: Service = app_state().live
+    connections = len(service.loop) + len(service.threads)
+    return _json_response(dumps({"status": "ok", "connections": connections}))

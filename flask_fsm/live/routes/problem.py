@@ -1,0 +1,58 @@
+"""Problem: why an endpoint refuses a request, answered as application/problem+json (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Final
+
+from flask import Response, current_app
+
+from ...errors import Code, FSMError, StoreUnavailable
+from ...refusal import Refusal, RefusalContext
+from ..protocol.frames import dumps
+
+__all__ = ["Problem", "problem_of"]
+
+log: Final = logging.getLogger("flask_fsm")
+
+
+class Problem(Exception):
+    """An endpoint refuses a request because of an error; `response()` is the answer."""
+
+    def __init__(self, error: FSMError, **headers: str) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    @classmethod
+    def of(cls, status: int, reason: Code, text: str, **headers: str) -> Problem:
+        """Return a problem with this HTTP status, code and text."""
+        error = FSMError(text, code=reason)
+        error.status = status
+        return cls(error, **headers)
+
+    def response(self) -> Response:
+        """Return the problem document, the same as a page's for a client that accepts JSON."""
+        status = self.error.status
+        document = Refusal.of(self.error, RefusalContext()).to_dict()
+        document["title"] = HTTPStatus(status).phrase
+        response: Response = current_app.response_class(
+            dumps(document), status, content_type="application/problem+json"
+        )
+        if self.error.retry_after is not None:
+            response.headers["Retry-After"] = str(self.error.retry_after)
+        response.headers.update(self.headers)
+        # Clients decide by this response whether and how to reconnect, so it must be fresh.
+        response.headers["Cache-Control"] = "no-store"
+        response.vary.add("Cookie")
+        return response
+
+
+def problem_of(error: FSMError) -> Problem:
+    """Return the problem of an error, or raise the error again if the app is at fault (5xx)."""
+    if isinstance(error, StoreUnavailable):
+        log.error("%s", error, exc_info=error)
+    elif error.status >= 500:
+        raise error
+    return Problem(error)

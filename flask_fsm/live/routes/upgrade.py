@@ -1,0 +1,135 @@
+"""Upgrade: the response after which a live engine serves the client's socket."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Final
+
+from flask import Flask, Response, current_app, request
+
+from ..server.engine import Engine, Wake
+from ..server.handoff import Handed, has_socket
+from ..server.transport import Peer
+
+__all__ = ["release_on_error", "upgrade_response"]
+
+# The key of a request's environ that holds the callback which releases an unserved client.
+RELEASE: Final = "flask_fsm.release"
+# Headers of a response with a body, which 101 Switching Protocols does not have.
+BODY_HEADERS: Final = ("content-type", "content-length")
+
+
+class UpgradeResponse(Response):
+    """The response that opens a websocket or a stream: afterwards an engine serves the socket."""
+
+    _peer: Peer
+    _engine: Engine
+    _wake: Wake
+    _greeting = b""
+    _release: weakref.finalize[[Engine, Peer], UpgradeResponse]
+
+    def begin(self, peer: Peer, engine: Engine, wake: Wake, greeting: bytes) -> UpgradeResponse:
+        """Set the client's transport, the engine that serves it, and the first bytes to send."""
+        self._peer, self._engine, self._wake, self._greeting = peer, engine, wake, greeting
+        # The app may fail, or replace this response by another one without telling us.
+        self._release = weakref.finalize(self, release_later, engine, peer)
+        request.environ[RELEASE] = self._release
+        return self
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        environ.pop(RELEASE, None)
+        self._release.detach()
+        if not has_socket(environ):
+            self.response = StreamIterator(self._engine, self._peer, self._greeting)
+            return super().__call__(environ, start_response)
+        phrase = HTTPStatus(self.status_code).phrase
+        lines = [f"HTTP/1.1 {self.status_code} {phrase}"]
+        switched = self.status_code == HTTPStatus.SWITCHING_PROTOCOLS
+        lines += [
+            f"{name}: {value}"
+            for name, value in self.headers
+            if not (switched and name.lower() in BODY_HEADERS) and name.lower() != "content-length"
+        ]
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + self._greeting
+
+        def serve(sock: Any) -> None:
+            self._engine.serve(sock, self._peer, head, self._wake)
+
+        # Only for the server's access log: the server's own output does not reach the client.
+        start_response(f"{self.status_code} {phrase}", [("Connection", "close")])
+        return Handed(environ, serve, lambda: self._engine.dismiss(self._peer))
+
+
+class StreamIterator(Iterator[bytes]):
+    """An event stream as a WSGI iterable, for servers that give no access to the socket."""
+
+    def __init__(self, engine: Engine, peer: Peer, greeting: bytes) -> None:
+        self._engine = engine
+        self._peer = peer
+        self._greeting = greeting
+        self._beat_at = peer.first_beat()
+
+    def __next__(self) -> bytes:
+        peer = self._peer
+        if self._greeting:
+            greeting, self._greeting = self._greeting, b""
+            return greeting
+        while True:
+            while peer.jobs:
+                peer.do(peer.jobs.popleft())
+            out = b""
+            if (now := time.monotonic()) >= self._beat_at:
+                # Even on a busy stream, since the heartbeat also renews presence in groups.
+                self._beat_at = peer.next_beat()
+                out = peer.beat()
+            if out := out + peer.outgoing():
+                return out
+            if peer.ended:
+                raise StopIteration
+            if not peer.jobs:
+                peer.subscriber.queue.wait(self._beat_at - now)
+
+    def close(self) -> None:
+        self._engine.dismiss(self._peer)
+
+
+@lru_cache(maxsize=8)
+def response_class_for(response_class: Any) -> type[UpgradeResponse]:
+    """Return an UpgradeResponse that is also the app's response class, so Flask keeps it as is."""
+    if issubclass(UpgradeResponse, response_class):
+        return UpgradeResponse
+    return type("UpgradeResponse", (UpgradeResponse, response_class), {})
+
+
+def upgrade_response(
+    status: int,
+    headers: Mapping[str, str],
+    peer: Peer,
+    engine: Engine,
+    wake: Wake,
+    greeting: bytes = b"",
+) -> UpgradeResponse:
+    """Return the response after which the engine serves the client."""
+    app_class: Any = current_app.response_class
+    response = response_class_for(app_class)(status=status, headers=dict(headers))
+    return response.begin(peer, engine, wake, greeting)
+
+
+def release_later(engine: Engine, peer: Peer) -> None:
+    """Release a client that will not be served, in a thread: a garbage collection may call this."""
+    threading.Thread(
+        target=engine.dismiss, args=(peer,), name="flask-fsm-release", daemon=True
+    ).start()
+
+
+def release_on_error(app: Flask, exception: BaseException) -> None:
+    """Release a client at once if the app fails after the response for it was made."""
+    # The traceback refers to the response, so the garbage collector alone would come late.
+    release = request.environ.pop(RELEASE, None)
+    if release is not None:
+        release()

@@ -1,0 +1,90 @@
+"""Websocket: the handshake of RFC 6455, and the answer to a plain GET of the same address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import request
+from flask.typing import ResponseReturnValue
+
+from ...errors import Code, FSMError
+from ...runtime.unit_of_work import UnitOfWork
+from ..client.session import subject_of, url_arguments
+from ..protocol.websocket import VERSION, Handshake, WebSocket
+from ..server.engine import Wake
+from ..server.handoff import has_socket
+from ..server.transport import Peer, SocketPeer
+from .connect import connect, find_endpoint, requested_groups, select_engine
+from .problem import Problem, problem_of
+from .upgrade import upgrade_response
+
+__all__ = ["explain_websocket", "websocket"]
+
+
+def websocket(machine: str) -> ResponseReturnValue:
+    """Open a websocket on the flow of this session (RFC 6455)."""
+    try:
+        state, bound, service = find_endpoint(machine)
+        protocol = request.environ.get("SERVER_PROTOCOL")
+        if request.method != "GET" or protocol == "HTTP/1.0":
+            raise Problem.of(400, Code.BAD_HANDSHAKE, "A websocket handshake is a GET of HTTP/1.1.")
+        handshake = _handshake()
+        _check_socket()
+        engine = select_engine(service)
+        wake = Wake()
+
+        def make(*parts: Any) -> Peer:
+            socket = WebSocket(handshake.extensions, service.config.max_message_size)
+            return SocketPeer(socket, *parts)
+
+        peer = connect(state, bound, service, engine, wake, make, request.args.get("since"))
+        return upgrade_response(101, handshake.headers, peer, engine, wake)
+    except Problem as problem:
+        return problem.response()
+
+
+def _handshake() -> Handshake:
+    version = request.headers.get("Sec-WebSocket-Version")
+    try:
+        return Handshake(
+            request.headers.get("Sec-WebSocket-Key"),
+            version,
+            request.headers.get("Sec-WebSocket-Extensions"),
+        )
+    except ValueError as error:
+        status = 400 if version == VERSION else 426
+        raise Problem.of(
+            status, Code.BAD_HANDSHAKE, str(error), Sec_WebSocket_Version=VERSION
+        ) from None
+
+
+def _check_socket() -> None:
+    if not has_socket(request.environ):
+        raise Problem.of(501, Code.NO_SOCKET, "This server does not support websockets.")
+
+
+def explain_websocket(machine: str) -> ResponseReturnValue:
+    """Answer a plain GET with why no websocket can be opened here, or with 426 if one can.
+
+    A browser does not tell its page why a handshake failed, so fsm.js asks here
+    (RFC 9110, section 15.5.22).
+    """
+    try:
+        # This request opens nothing, and browsers send no Origin with a GET of their own site.
+        state, bound, service = find_endpoint(machine, opens=False)
+        _check_socket()
+        select_engine(service)
+        requested_groups(service)
+        if bound.machine.scope == "subject":
+            UnitOfWork(state, bound, url_arguments(bound, request.args)).load()
+        else:
+            subject_of(bound)
+    except Problem as problem:
+        return problem.response()
+    except FSMError as error:
+        return problem_of(error).response()
+    # With scope="connection" neither a stream nor a POST can replace the websocket.
+    reason = Code.BAD_HANDSHAKE if bound.machine.scope == "subject" else Code.WEBSOCKET_ONLY
+    text = f"This is the address of the websocket of {machine!r}: open it by a handshake."
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    return Problem.of(426, reason, text, Sec_WebSocket_Version=VERSION, **upgrade).response()
