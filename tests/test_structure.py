@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import flask_fsm
+import flask_fsm.channels
 
 PACKAGE = Path(flask_fsm.__file__).parent
 
@@ -22,8 +23,9 @@ def test_imports_point_down() -> None:
 
 def test_every_public_name_is_there_and_documented() -> None:
     """What the package exports exists, and says what it is."""
-    for name in flask_fsm.__all__:
-        assert getattr(flask_fsm, name).__doc__, name
+    for module in (flask_fsm, flask_fsm.channels):
+        for name in module.__all__:
+            assert getattr(module, name).__doc__, name
 
 
 def test_no_module_keeps_global_mutable_state() -> None:

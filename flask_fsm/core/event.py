@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable
-from datetime import date
-from decimal import Decimal
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from uuid import UUID
 
 from ..errors import DefinitionError
 from .names import is_name
@@ -17,7 +13,7 @@ from .names import is_name
 if TYPE_CHECKING:
     from .result import Result
 
-__all__ = ["SAME", "Event", "EventStatus", "Handler", "Sent", "check_status", "dump_reply"]
+__all__ = ["SAME", "Event", "EventStatus", "Handler", "Sent", "check_status"]
 
 Handler = Callable[..., Any]
 
@@ -96,25 +92,3 @@ def check_status(status: object) -> None:
         return
     if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 999:
         raise TypeError(f"A status is a number such as EventStatus.OK (200), not {status!r:.80}.")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, date):  # a datetime is one
-        return value.isoformat()
-    if isinstance(value, (Decimal, UUID)):
-        return str(value)
-    raise TypeError(f"{value!r} has no form in JSON")
-
-
-_encoder: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
-
-
-def dump_reply(value: Any) -> str:
-    """Return what clients are told, as JSON: dates, numbers and ids of Python as texts.
-
-    Raises TypeError where there is no such form.
-    """
-    try:
-        return _encoder.encode(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"Clients can't be told {value!r:.80}: {error}.") from error

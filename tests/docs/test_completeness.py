@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 import flask_fsm
+import flask_fsm.channels
 from flask_fsm import Code
 
 ROOT = Path(__file__).parents[2]
@@ -15,10 +19,21 @@ def page(name: str) -> str:
     return (ROOT / "docs" / f"{name}.rst").read_text()
 
 
-def test_the_api_has_every_public_name() -> None:
-    """Every name that the package exports stands on the API page, and no other."""
-    names = re.findall(r"^\.\. auto(?:class|function|exception):: (\w+)$", page("api"), re.M)
-    assert sorted(names) == sorted(flask_fsm.__all__)
+MODULE = re.compile(r"^\.\. currentmodule:: ([\w.]+)$", re.M)
+NAME = re.compile(r"^\.\. auto(?:class|function|exception):: (\w+)$", re.M)
+
+
+@pytest.mark.parametrize("module", [flask_fsm, flask_fsm.channels], ids=lambda it: it.__name__)
+def test_the_api_has_every_public_name(module: ModuleType) -> None:
+    """Every name that a public module exports stands on the API page, and no other."""
+    _, *sections = MODULE.split(page("api"))
+    names = [
+        name
+        for of, text in zip(sections[::2], sections[1::2], strict=True)
+        if of == module.__name__
+        for name in NAME.findall(text)
+    ]
+    assert sorted(names) == sorted(module.__all__)
 
 
 def test_the_architecture_names_every_module() -> None:

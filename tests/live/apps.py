@@ -20,11 +20,11 @@ from flask_fsm import (
     FlaskFSM,
     Flow,
     Machine,
-    Message,
     State,
     Transition,
     ValidationFailed,
 )
+from flask_fsm.channels import Message
 from flask_fsm.pages.api import MachineViews
 
 VARIABLE = "FSM_TEST_CONFIG"

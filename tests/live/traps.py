@@ -18,7 +18,8 @@ from cachelib import SimpleCache
 from flask import Flask, Response, current_app, flash, g, request, session
 from flask_session import Session
 
-from flask_fsm import FlaskFSM, Flow, Machine, SSEChannel, State
+from flask_fsm import FlaskFSM, Flow, Machine, State
+from flask_fsm.channels import SSEChannel
 from flask_fsm.runtime.state import app_state
 
 from .apps import SECRET, VARIABLE

@@ -18,32 +18,15 @@ from .listener import (
     ConnectionsFactory,
     Listener,
     MemoryConnections,
-    MessageQueue,
-    Queue,
 )
-from .message import Message, SignedMessage, UniqueMessage, fresh_id
+from .message import Message, fresh_id
 from .stream import HEARTBEAT, MessageStream, SSEStream
 from .wakeups import LoopCaller
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = [
-    "Channel",
-    "ChannelContainer",
-    "Connection",
-    "ConnectionsFactory",
-    "Listener",
-    "MemoryConnections",
-    "Message",
-    "MessageQueue",
-    "MessageStream",
-    "Queue",
-    "SSEChannel",
-    "SSEStream",
-    "SignedMessage",
-    "UniqueMessage",
-]
+__all__ = ["Channel", "ChannelContainer", "SSEChannel"]
 
 log: Final = logging.getLogger("flask_fsm")
 

@@ -16,7 +16,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
 
 from ...binding.bound_machine import Bound
-from ...core.event import SAME, EventStatus, Sent, check_status, dump_reply
+from ...core.codec import dump_reply
+from ...core.event import SAME, EventStatus, Sent, check_status
 from ...core.flow import Flow, Result
 from ...core.machine import Machine
 from ...core.snapshot import Snapshot

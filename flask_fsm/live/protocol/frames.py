@@ -12,8 +12,8 @@ from functools import lru_cache
 from math import isinf
 from typing import Any, Final, NamedTuple
 
+from ...core.codec import dump_reply as dumps
 from ...core.event import EventStatus, Sent
-from ...core.event import dump_reply as dumps
 from ...core.flow import Flow
 from ...core.machine import Machine
 from ...core.snapshot import Snapshot

@@ -1,0 +1,255 @@
+"""Channels of an app: their listeners, whoever else comes and goes meanwhile."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+from cachelib import SimpleCache
+from flask import Flask, request
+from flask_session import Session
+
+from flask_fsm import FlaskFSM, FSMError, Machine
+from flask_fsm.bus import Position, Receiver
+from flask_fsm.bus.memory import MemoryBus
+from flask_fsm.errors import StoreUnavailable
+from flask_fsm.live.channels.app_channels import Envelope, LiveChannel
+from flask_fsm.live.channels.listener import Connection
+from flask_fsm.live.client.session import Conversation
+from flask_fsm.live.client.subscriber import Frame, Job, Subscriber
+from flask_fsm.runtime.state import app_state, unwrap
+
+from ..children import PATIENCE
+from .serving import until
+
+
+class Overtaken(LiveChannel):
+    """While its last listener leaves, the next one comes."""
+
+    coming: threading.Thread | None = None
+
+    def get_connections(self) -> list[Connection]:
+        found = super().get_connections()
+        if self._changing.locked() and not found and self.coming is None:
+            self.coming = threading.Thread(target=self.come)
+            self.coming.start()
+            self.coming.join(0.2)
+        return found
+
+    def come(self) -> None:
+        self.next = self.add_listener()
+        self.next.start()
+
+
+def test_the_last_one_leaves_while_the_next_one_comes() -> None:
+    """As when a page is loaded anew: who has come hears what is said from then on."""
+    with closing(MemoryBus(10, 60)) as bus:
+        channel = Overtaken("group:ops", bus, 3_000, 10)
+        first = channel.add_listener()
+        channel.remove_listener(first.id)
+        assert channel.coming is not None
+        channel.coming.join()
+        channel.broadcast("hello")
+        assert channel.deliver_next(channel.next.id).payload == "hello"
+
+
+class AwayBus(MemoryBus):
+    """A bus whose server does not answer, until that is known."""
+
+    def __init__(self) -> None:
+        super().__init__(10, 60)
+        self.known = threading.Event()
+        self.asked = 0
+
+    def subscribe(self, channel: str, receiver: Receiver) -> Position:
+        self.asked += 1
+        if self.asked == 1:
+            assert self.known.wait(PATIENCE)
+            raise StoreUnavailable("It did not answer in time.")
+        return super().subscribe(channel, receiver)
+
+
+def test_many_come_while_the_bus_is_away() -> None:
+    """They wait as long as the first of them; who comes after that has another try."""
+    with closing(AwayBus()) as bus:
+        channel = LiveChannel("group:ops", bus, 3_000, 10)
+        with ThreadPoolExecutor(5) as pool:
+            coming = [pool.submit(channel.add_listener) for _ in range(5)]
+            until(lambda: len(channel.get_connections()) == 5)
+            bus.known.set()
+        assert [type(each.exception()) for each in coming] == [StoreUnavailable] * 5
+        assert bus.asked == 1
+        assert channel.get_connections() == []
+        channel.remove_listener(channel.add_listener().id)
+        assert bus.asked == 2
+
+
+@pytest.fixture
+def fsm() -> FlaskFSM:
+    """An extension without an app."""
+    return FlaskFSM(Machine("m", [("a", "b")]))
+
+
+@pytest.fixture
+def app(fsm: FlaskFSM) -> Flask:
+    """An app of that extension."""
+    made = Flask("channels")
+    made.secret_key = "a key"
+    fsm.init_app(made)
+    return made
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", "a\0", None, 5])
+def test_groups_that_nobody_could_join(app: Flask, fsm: FlaskFSM, name: Any) -> None:
+    """They are refused where they are named, with the rule for names."""
+    with app.app_context(), pytest.raises(FSMError, match="printable name"):
+        fsm.live.group(name)
+
+
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [("ping", float("nan")), ("ping", object()), ("", None), (None, None)],
+)
+def test_events_that_nobody_could_send(app: Flask, fsm: FlaskFSM, event: Any, data: Any) -> None:
+    """They are refused here, not at each member."""
+    with app.app_context(), pytest.raises(TypeError):
+        fsm.live.group("ops").send(event, data)
+
+
+def test_a_flow_that_is_none(app: Flask, fsm: FlaskFSM) -> None:
+    """What is neither a flow nor an id is refused at once."""
+    nothing: Any = None
+    with app.app_context(), pytest.raises(TypeError):
+        fsm.live.flow(nothing)
+
+
+# -- answers, and what comes between ---------------------------------------------------------------
+
+
+def answer(subscriber: Subscriber, channel: str, ref: Any) -> Envelope:
+    """An answer that is about to be sent on a channel."""
+    body = '{"status":200,"data":null}'
+    return subscriber.mark(channel, Envelope("data", body, subscriber.id, ref))
+
+
+def refs(subscriber: Subscriber) -> list[Any]:
+    """The refs of the frames that go out now."""
+    found = []
+    while (out := subscriber.take()) is not None:
+        assert isinstance(out, Frame)
+        found.append(json.loads(out.text).get("ref"))
+    return found
+
+
+def test_an_answer_of_a_run_that_was_begun_meanwhile() -> None:
+    """It is told when a later one comes on the old channel, and not again on its own."""
+    with closing(MemoryBus(10, 60)) as bus:
+        old, new = (LiveChannel(name, bus, 3_000, 10) for name in ("flow:old", "flow:new"))
+        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber.join(old)
+        subscriber.switch(new)
+        first, second = (answer(subscriber, f"flow:{name}", name) for name in ("new", "old"))
+        bus.publish("flow:old", second.encode())
+        assert sorted(refs(subscriber)) == ["new", "old"]
+        bus.publish("flow:new", first.encode())
+        assert refs(subscriber) == []
+        assert not subscriber.expecting
+        subscriber.leave()
+
+
+def test_answers_that_a_gap_has_swallowed() -> None:
+    """They are told before the state is asked for; those that come after all are not told again."""
+    with closing(MemoryBus(10, 60)) as bus:
+        channel = LiveChannel("flow:m", bus, 3_000, 10)
+        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber.join(channel)
+        answers = [answer(subscriber, "flow:m", number) for number in range(3)]
+        bus.publish("flow:m", answers[0].encode())
+        assert refs(subscriber) == [0]
+        assert subscriber.expecting
+        channel.gap(channel.position)
+        assert isinstance(subscriber.take(), Job)
+        assert refs(subscriber) == [1, 2]
+        bus.publish("flow:m", answers[2].encode())
+        subscriber.release()
+        assert refs(subscriber) == []
+        assert not subscriber.expecting
+        subscriber.leave()
+
+
+def test_who_leaves_before_all_switches_were_taken() -> None:
+    """Of a client whose flow was begun anew twice meanwhile, no channel keeps anything."""
+    with closing(MemoryBus(10, 60)) as bus:
+        channels = [LiveChannel(f"flow:{name}", bus, 3_000, 10) for name in "abcd"]
+        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber.join(channels[0])
+        subscriber.switch(channels[1])
+        assert refs(subscriber) == []
+        subscriber.switch(channels[2])
+        subscriber.switch(channels[3])
+        assert subscriber.flow_channel == "flow:d"
+        subscriber.leave()
+        assert [channel.get_connections() for channel in channels] == [[], [], [], []]
+
+
+class Sessions(SimpleCache):
+    """Sessions on a server that can be away."""
+
+    away = False
+
+    def get(self, key: str) -> Any:
+        if self.away:
+            raise ConnectionError("The sessions are away.")
+        return super().get(key)
+
+
+def test_a_gap_while_the_sessions_are_away(fsm: FlaskFSM) -> None:
+    """The client can't be told of the gap now: it has to come back, and is told nothing before."""
+    app, sessions = Flask("away"), Sessions()
+    app.config.update(SECRET_KEY="a key", SESSION_TYPE="cachelib", SESSION_CACHELIB=sessions)
+    Session(app)
+    fsm.init_app(app)
+    subscriber = Subscriber(10, lambda: None, ids=True)
+    headers = {"Cookie": "session=of-somebody"}
+    with app.test_request_context("/fsm/m/ws", headers=headers):
+        state = app_state()
+        talk = Conversation(app, state, state.bound["m"], unwrap(request), subscriber, [])
+        talk.open(None)
+        channel = state.live.channels.get(subscriber.flow_channel)
+    assert refs(subscriber) == [None]
+    channel.gap(channel.position)
+    job = subscriber.take()
+    assert isinstance(job, Job)
+    sessions.away = True
+    talk.do(job)
+    channel.bus.publish(channel.id, Envelope("data", '{"status":200,"data":1}').encode())
+    assert refs(subscriber) == []
+    assert talk.closing == 1012
+    subscriber.leave()
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_a_state_that_was_read_before_a_later_one_came(gap: bool) -> None:
+    """Who comes back is shown no state that is older than what was missed; a gap is told."""
+    with closing(MemoryBus(10, 60)) as bus:
+        channel = LiveChannel("flow:m", bus, 3_000, 10)
+        other = channel.add_listener()
+        since = str(channel.position)
+        frames = [f'{{"state":"s{rev}","status":203,"data":{rev},"rev":{rev}}}' for rev in (7, 8)]
+        bus.publish("flow:m", Envelope("state", frames[1], run="1", rev=8).encode())
+        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber.join(channel)
+        assert subscriber.catch_up(since) == []
+        subscriber.greet(frames[0], "1", 7, gap=gap)
+        told = []
+        while isinstance(out := subscriber.take(), Frame):
+            told.append(json.loads(out.text))
+        assert [frame["rev"] for frame in told] == ([8, 8] if gap else [8])
+        if gap:
+            assert (told[1]["gap"], told[1]["status"], told[1]["data"]) == (True, 200, None)
+        subscriber.leave()
+        channel.remove_listener(other.id)
