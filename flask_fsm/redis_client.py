@@ -1,4 +1,4 @@
-"""Driver: what the store and the bus know of redis-py and valkey-py, which have the same names.
+"""Clients of redis-py and valkey-py, for the store and the bus; both have the same names.
 
 Neither is imported before an app names a server.
 """
@@ -12,7 +12,7 @@ from .errors import ConfigError
 __all__ = ["SCHEMES", "is_client", "is_unreachable", "names_of", "open_client"]
 
 SCHEMES: Final = ("redis", "rediss", "unix", "valkey", "valkeys")
-# What the drivers raise when the server is not there, by the names of their classes.
+# Names of the drivers' exceptions that mean that the server can't be reached.
 UNREACHABLE: Final = frozenset(
     {
         "ConnectionError",
@@ -28,7 +28,7 @@ UNREACHABLE: Final = frozenset(
         "ValkeyClusterException",
     }
 )
-# What a server says that is there and can't do it now, by the first word.
+# First words of the errors of a server that is there but can't serve the command now.
 REFUSALS: Final = (
     "NOREPLICAS",
     "MISCONF",
@@ -43,16 +43,17 @@ REFUSALS: Final = (
 
 
 def is_client(source: Any) -> bool:
-    """Tell whether an object is a client of one of them that does not need an event loop."""
+    """Return whether an object is a synchronous client of redis-py or valkey-py."""
     module = type(source).__module__
     of_driver = module.partition(".")[0] in ("redis", "valkey") and ".asyncio" not in module
     return of_driver and hasattr(source, "register_script")
 
 
 def open_client(url: str, timeout: float, key: str) -> Any:
-    """Return a client of the server at `url`, which waits `timeout` seconds at most.
+    """Return a client of the server at `url` that waits at most `timeout` seconds.
 
-    Raises ConfigError naming the config `key` where the URL can't be read, and ImportError.
+    Raises ConfigError naming the config `key` if the URL can't be parsed, and ImportError if the
+    driver is missing.
     """
     from redis import Redis
     from redis.backoff import NoBackoff
@@ -64,7 +65,7 @@ def open_client(url: str, timeout: float, key: str) -> Any:
             address,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
-            # A script whose answer was lost may have run: whoever asked has to look.
+            # A script whose answer was lost may have run: only the caller can repeat it.
             retry=Retry(NoBackoff(), 0),
         )
     except ValueError as error:
@@ -76,7 +77,7 @@ def open_client(url: str, timeout: float, key: str) -> Any:
 
 
 def names_of(error: BaseException) -> set[str]:
-    """Return the names of those of an error's classes that are a driver's."""
+    """Return the names of those classes of an error that are a driver's."""
     return {
         kind.__name__
         for kind in type(error).__mro__
@@ -85,7 +86,7 @@ def names_of(error: BaseException) -> set[str]:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Tell whether an error says that the server is away, or can't do it now."""
+    """Return whether an error means that the server can't be reached or can't serve now."""
     if isinstance(error, OSError):
         return True
     names = names_of(error)

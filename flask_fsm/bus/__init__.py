@@ -1,4 +1,4 @@
-"""What carries messages between processes. `open_bus` turns the value of FSM_BUS_URL into a bus."""
+"""Carries messages between processes. `open_bus` turns the value of FSM_BUS_URL into a bus."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from ..errors import ConfigError
 from ..redis_client import SCHEMES, is_client
-from .base import Bus, Order, Position, Receiver
+from .base import Bus, Position, Receiver, Revision
 from .memory import MemoryBus
 
-__all__ = ["Bus", "MemoryBus", "Order", "Position", "Receiver", "open_bus"]
+__all__ = ["Bus", "MemoryBus", "Position", "Receiver", "Revision", "open_bus"]
 
 REMEDY: Final = (
     "It is 'memory://' (one process), or redis://, rediss://, unix://, valkey:// for several."
@@ -17,10 +17,10 @@ REMEDY: Final = (
 
 
 def open_bus(source: Any, *, prefix: str, replay_limit: int, replay_time: float) -> Bus:
-    """Return the bus at a URL, or on a client of redis-py or valkey-py; or raise ConfigError.
+    """Return the bus at a URL, or on a client of redis-py or valkey-py.
 
-    Names on a server begin with `prefix`. Of each channel `replay_limit` messages are kept, for
-    `replay_time` seconds after the last receiver has left.
+    Keys on a server begin with `prefix`. Of each channel `replay_limit` messages are kept, until
+    `replay_time` seconds after the last receiver has left. Raises ConfigError.
     """
     if source == "memory://":
         return MemoryBus(replay_limit, replay_time)

@@ -1,4 +1,4 @@
-"""What a bus promises: messages, as text, from any process to all that subscribe to a channel."""
+"""The interface of a bus: it carries messages, as text, between processes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..errors import StoreUnavailable
 __all__ = [
     "RUNS",
     "Bus",
-    "Order",
     "Position",
     "Receiver",
+    "Revision",
     "closed",
     "deliver",
     "new_epoch",
@@ -26,14 +26,14 @@ __all__ = [
 
 log: Final = logging.getLogger(__name__)
 LETTERS: Final = string.ascii_letters + string.digits
-# How many runs of a channel are remembered, to tell which of two state messages is the newer one.
+# Runs of a flow that its channel remembers, to find which of two states is the newer one.
 RUNS: Final = 8
 # Offsets are exact in Lua, whose numbers are doubles, and in JavaScript.
 POSITION: Final = re.compile(r"([A-Za-z0-9_]{1,32})-(0|[1-9][0-9]{0,14})")
 
 
 class Position(NamedTuple):
-    """A place in a channel: how many messages (`offset`) came before it since its `epoch` began."""
+    """A place in a channel: the number of messages (`offset`) before it since its `epoch` began."""
 
     epoch: str
     offset: int
@@ -43,13 +43,13 @@ class Position(NamedTuple):
 
     @classmethod
     def parse(cls, text: object) -> Position | None:
-        """Return the position that `str()` gave the text of, or None if it is no such text."""
+        """Return the position that `str()` turned into this text, or None if it is not one."""
         found = POSITION.fullmatch(text) if isinstance(text, str) else None
         return None if found is None else cls(found[1], int(found[2]))
 
 
-class Order(NamedTuple):
-    """Of a state message: the run it is of, at which rev, and which run it ended, if it did."""
+class Revision(NamedTuple):
+    """What makes a state newer than another: its run, its rev, and the run it ended, if any."""
 
     run: str
     rev: int
@@ -57,98 +57,98 @@ class Order(NamedTuple):
 
 
 class Receiver(Protocol):
-    """Takes the messages of a channel; called by one thread at a time, and must not wait.
+    """Receives the messages of a channel; called by one thread at a time, and must not block.
 
-    What it raises is logged, and disturbs nobody. It may call its bus: what it publishes is sent
-    after what is being delivered.
+    Exceptions are logged and do not affect other receivers. A receiver may call its bus: what it
+    publishes is sent after the message that is being delivered.
     """
 
     def receive(self, position: Position, payload: str) -> None:
-        """Take the message that ends at `position`."""
+        """Receive a message; `position` is the place just after it."""
 
     def gap(self, position: Position) -> None:
-        """Learn that messages are lost, and that the next one comes after `position`."""
+        """Receive the notice that messages are lost; the next one comes after `position`."""
 
 
 class Bus(Protocol):
     """Carries messages between the threads of a process, or between processes.
 
-    Where a server is needed and does not answer, StoreUnavailable is raised, but not by `publish`,
+    Methods that need a server raise StoreUnavailable if it does not answer, except for `publish`,
     `unsubscribe`, `flush` and `close`.
     """
 
     synchronous: bool
-    """Whether what is published has been received when `publish` returns."""
+    """Whether all receivers have a message by the time `publish` returns."""
 
     def has_subscribers(self, channel: str) -> bool:
-        """Tell whether anybody may hear what is published on a channel, without asking a server."""
+        """Return whether a channel may have receivers, without asking a server."""
 
-    def publish(self, channel: str, payload: str, order: Order | None = None) -> None:
+    def publish(self, channel: str, payload: str, revision: Revision | None = None) -> None:
         """Send a message to all receivers of a channel, without waiting for a server.
 
-        One with an order is dropped if it is late: its run has been sent at this or a later rev,
-        or has been ended by another one.
+        A message with a revision is dropped if it is late: its run was sent at this rev or a later
+        one, or another run has ended it.
         """
 
     def subscribe(self, channel: str, receiver: Receiver) -> Position:
-        """Return the position after which every message reaches the receiver, in order and once.
+        """Add a receiver; return the position after which it gets every message, in order, once.
 
-        Some may reach it before this returns. A receiver that has subscribed already stays so.
+        Some may arrive before this returns. To add a receiver again changes nothing.
         """
 
     def unsubscribe(self, channel: str, receiver: Receiver) -> None:
-        """Send it no more; one that is being delivered may still arrive."""
+        """Remove a receiver; a message that is being delivered may still arrive."""
 
     def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
         """Return the messages after a position, or None if some of them are not kept any more."""
 
     def acquire_once(self, key: str, seconds: int) -> bool:
-        """Return True to the first of all processes that asks, and to nobody for some seconds."""
+        """Return whether the caller is the first of all processes to ask in `seconds` seconds."""
 
     def enter(self, group: str, member: str, info: str, until: float) -> bool:
-        """Put a member into a group until a time (of time.time()); tell whether it is new there."""
+        """Put a member into a group until a time (of time.time()); return whether it is new."""
 
     def leave(self, group: str, member: str) -> bool:
-        """Take a member out of a group, and tell whether it was there."""
+        """Remove a member from a group; return whether it was there."""
 
     def renew(self, group: str, members: Iterable[str], until: float) -> list[str]:
-        """Let members stay until a time, and return those that are not there any more."""
+        """Extend the stay of members until a time; return those that are not there any more."""
 
     def members(self, group: str) -> dict[str, str]:
-        """Return the info of each member whose time is not over."""
+        """Return the info of each member whose stay has not expired."""
 
     def expired(self, group: str) -> list[tuple[str, str]]:
-        """Remove those whose time is over, and return them and their infos to this caller only."""
+        """Remove the members whose stay has expired; return them, with their infos, once."""
 
     def flush(self, timeout: float) -> bool:
-        """Wait some seconds until what was published before is out, and tell whether it is."""
+        """Wait at most `timeout` seconds for all published by now to be sent; return success."""
 
     def close(self) -> None:
-        """End what runs in the background; a closed bus carries nothing."""
+        """Stop the threads of the bus; a closed bus carries nothing."""
 
 
 def closed() -> StoreUnavailable:
-    """Return the error of who would listen on a closed bus."""
+    """Return the error of a subscription on a closed bus."""
     return StoreUnavailable("The bus is closed.")
 
 
 def raw(value: str) -> bytes:
-    """Return a text as it is sent; JSON may hold halves of surrogate pairs."""
+    """Encode a text for the wire; JSON may hold halves of surrogate pairs."""
     return value.encode("utf-8", "surrogatepass")
 
 
 def text(value: bytes | str) -> str:
-    """Return what was sent as a text."""
+    """Decode a text from the wire."""
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 
 
 def new_epoch() -> str:
-    """Return a name for a count of messages that begins now; 71 random bits."""
+    """Return a random name (71 bits) for a count of messages that begins now."""
     return "".join(secrets.choice(LETTERS) for _ in range(12))
 
 
 def deliver(channel: str, receiver: Receiver, position: Position, payload: str | None) -> None:
-    """Give a receiver a message, or a gap if there is none; log what it raises."""
+    """Give a receiver a message, or a gap if `payload` is None; log its exceptions."""
     try:
         if payload is None:
             receiver.gap(position)

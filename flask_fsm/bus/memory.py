@@ -9,27 +9,27 @@ from heapq import heappop, heappush
 from threading import Lock, local
 from typing import NamedTuple
 
-from .base import RUNS, Order, Position, Receiver, closed, deliver, new_epoch
+from .base import RUNS, Position, Receiver, Revision, closed, deliver, new_epoch
 
 __all__ = ["MemoryBus"]
 
 
 class Runs:
-    """The runs that a channel has sent states of; the last few are remembered."""
+    """The latest runs of which a channel has sent states."""
 
     def __init__(self) -> None:
-        # A run that is over has no rev.
+        # None: the run is over.
         self._revs: OrderedDict[str, int | None] = OrderedDict()
 
-    def admit(self, order: Order) -> bool:
-        """Tell whether nothing newer was admitted before, and remember it."""
-        rev = self._revs.get(order.run, -1)
-        new = rev is not None and order.rev > rev
+    def admit(self, revision: Revision) -> bool:
+        """Return whether nothing newer was admitted before, and remember it."""
+        rev = self._revs.get(revision.run, -1)
+        new = rev is not None and revision.rev > rev
         if new:
-            self._remember(order.run, order.rev)
-        # A late message tells the truth about the run that it ended.
-        if order.ended is not None:
-            self._remember(order.ended, None)
+            self._remember(revision.run, revision.rev)
+        # Also if the message is late: the run that it ended is over.
+        if revision.ended is not None:
+            self._remember(revision.ended, None)
         return new
 
     def _remember(self, run: str, rev: int | None) -> None:
@@ -49,7 +49,7 @@ class ChannelLog:
         self.runs = Runs()
         # By their ids, since a receiver need not be hashable; replaced, never changed.
         self.receivers: dict[int, Receiver] = {}
-        self.turn = Lock()
+        self.delivery_lock = Lock()
 
     @property
     def position(self) -> Position:
@@ -57,23 +57,23 @@ class ChannelLog:
 
 
 class Member(NamedTuple):
-    """Who is in a group, and until when."""
+    """A member of a group, and the time at which its stay expires."""
 
     info: str
     until: float
 
 
-class Later(local):
-    """What a thread publishes while it delivers; None: it does not."""
+class Deferred(local):
+    """What a thread publishes while it delivers; None: it does not deliver."""
 
-    messages: deque[tuple[str, str, Order | None]] | None = None
+    messages: deque[tuple[str, str, Revision | None]] | None = None
 
 
 class MemoryBus:
     """Keeps `replay_limit` messages of each channel that has receivers.
 
     It keeps them for another `replay_time` seconds (of `clock`) after the last receiver has left.
-    What is published on a channel that has neither is gone.
+    Messages on a channel without receivers or kept messages are dropped.
     """
 
     synchronous = True
@@ -89,13 +89,13 @@ class MemoryBus:
         self._replay_time = replay_time
         self._clock = clock
         self._channels: dict[str, ChannelLog] = {}
-        # Channels without receivers, and until when they are kept: those that end first come first.
+        # Channels without receivers, and when they expire; the first to expire comes first.
         self._idle: OrderedDict[str, float] = OrderedDict()
         # Held for a moment only, never while a receiver runs.
         self._mutex = Lock()
-        self._later = Later()
-        self._claims: dict[str, float] = {}
-        self._ends: list[tuple[float, str]] = []
+        self._deferred = Deferred()
+        self._acquired: dict[str, float] = {}
+        self._expiries: list[tuple[float, str]] = []
         self._groups: dict[str, dict[str, Member]] = {}
         self._closed = False
 
@@ -104,29 +104,29 @@ class MemoryBus:
     def has_subscribers(self, channel: str) -> bool:
         return channel in self._channels
 
-    def publish(self, channel: str, payload: str, order: Order | None = None) -> None:
+    def publish(self, channel: str, payload: str, revision: Revision | None = None) -> None:
         if channel not in self._channels:
             return
-        # A thread that delivers holds the turn of a channel. It takes no second one, or two
+        # A thread that delivers holds the lock of a channel. It takes no second lock, or two
         # threads could wait for each other.
-        if self._later.messages is not None:
-            self._later.messages.append((channel, payload, order))
+        if self._deferred.messages is not None:
+            self._deferred.messages.append((channel, payload, revision))
             return
-        waiting = self._later.messages = deque([(channel, payload, order)])
+        waiting = self._deferred.messages = deque([(channel, payload, revision)])
         try:
             while waiting:
                 self._send(*waiting.popleft())
         finally:
-            self._later.messages = None
+            self._deferred.messages = None
 
-    def _send(self, name: str, payload: str, order: Order | None) -> None:
+    def _send(self, name: str, payload: str, revision: Revision | None) -> None:
         channel = self._channels.get(name)
         if channel is None:
             return
-        with channel.turn:
+        with channel.delivery_lock:
             with self._mutex:
-                self._forget()
-                if order is not None and not channel.runs.admit(order):
+                self._drop_idle()
+                if revision is not None and not channel.runs.admit(revision):
                     return
                 channel.offset += 1
                 channel.kept.append(payload)
@@ -135,8 +135,8 @@ class MemoryBus:
                 if key in channel.receivers:
                     deliver(name, receiver, position, payload)
 
-    def _forget(self) -> None:
-        """Drop the channels whose time is over."""
+    def _drop_idle(self) -> None:
+        """Drop the idle channels that have expired."""
         now = self._clock()
         while self._idle:
             name, end = next(iter(self._idle.items()))
@@ -148,7 +148,7 @@ class MemoryBus:
         with self._mutex:
             if self._closed:
                 raise closed()
-            self._forget()
+            self._drop_idle()
             self._idle.pop(channel, None)
             found = self._channels.get(channel)
             if found is None:
@@ -158,7 +158,7 @@ class MemoryBus:
 
     def unsubscribe(self, channel: str, receiver: Receiver) -> None:
         with self._mutex:
-            self._forget()
+            self._drop_idle()
             found = self._channels.get(channel)
             if found is None or id(receiver) not in found.receivers:
                 return
@@ -169,7 +169,7 @@ class MemoryBus:
 
     def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
         with self._mutex:
-            self._forget()
+            self._drop_idle()
             found = self._channels.get(channel)
             if found is None or found.epoch != position.epoch:
                 return None
@@ -182,17 +182,17 @@ class MemoryBus:
             for offset, payload in enumerate(payloads, position.offset + 1)
         ]
 
-    # -- claims and groups --------------------------------------------------------------
+    # -- leases and groups --------------------------------------------------------------
 
     def acquire_once(self, key: str, seconds: int) -> bool:
         now = self._clock()
         with self._mutex:
-            while self._ends and self._ends[0][0] <= now:
-                del self._claims[heappop(self._ends)[1]]
-            if key in self._claims:
+            while self._expiries and self._expiries[0][0] <= now:
+                del self._acquired[heappop(self._expiries)[1]]
+            if key in self._acquired:
                 return False
-            self._claims[key] = now + seconds
-            heappush(self._ends, (now + seconds, key))
+            self._acquired[key] = now + seconds
+            heappush(self._expiries, (now + seconds, key))
             return True
 
     def enter(self, group: str, member: str, info: str, until: float) -> bool:
@@ -245,5 +245,11 @@ class MemoryBus:
     def close(self) -> None:
         with self._mutex:
             self._closed = True
-            for kept in (self._channels, self._idle, self._claims, self._ends, self._groups):
+            for kept in (
+                self._channels,
+                self._idle,
+                self._acquired,
+                self._expiries,
+                self._groups,
+            ):
                 kept.clear()

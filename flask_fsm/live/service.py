@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import Any, Final
 
-from ..bus import Bus, Order, open_bus
+from ..bus import Bus, Revision, open_bus
 from ..config import Config
 from ..core.event import EventStatus
 from ..core.flow import Flow, Result
@@ -176,7 +176,7 @@ class Service:
         ended = None if not run else "" if run == "1" else str(int(run) - 1)
         if sender is None:
             envelope = Envelope("state", body, run=run, rev=snapshot.rev)
-            self.channels.publish(name, envelope, Order(run, snapshot.rev, ended))
+            self.channels.publish(name, envelope, Revision(run, snapshot.rev, ended))
         else:
             # It is answered, even if another process has told of a later state before.
             envelope = Envelope("state", body, sender.id, sender.ref, run, snapshot.rev)

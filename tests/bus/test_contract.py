@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_fsm import StoreUnavailable
-from flask_fsm.bus import Bus, Order, Position
+from flask_fsm.bus import Bus, Position, Revision
 from flask_fsm.bus.base import RUNS
 
 from ..children import PATIENCE
@@ -347,51 +347,51 @@ def test_of_a_position_of_somewhere_else_nothing_is_known(bus: Bus) -> None:
 # -- state messages -------------------------------------------------------------------------------
 
 
-def sent(bus: Bus, *orders: Order) -> list[Order]:
+def sent(bus: Bus, *revisions: Revision) -> list[Revision]:
     """Publish messages with these orders, and return those of the ones that arrived."""
     recorder = Recorder()
     channel = f"order {secrets.token_hex(8)}"
     bus.subscribe(channel, recorder)
-    for number, order in enumerate(orders):
-        bus.publish(channel, str(number), order)
+    for number, revision in enumerate(revisions):
+        bus.publish(channel, str(number), revision)
     bus.publish(channel, "end")
     arrived = recorder.until_payload("end")
     assert numbers(recorder.log) == list(range(1, len(arrived) + 1))
     bus.unsubscribe(channel, recorder)
-    return [orders[int(payload)] for payload in arrived[:-1]]
+    return [revisions[int(payload)] for payload in arrived[:-1]]
 
 
 def test_a_late_message_is_dropped(bus: Bus) -> None:
     """One of the same run at the same or an earlier rev, or of a run that is over."""
-    one, two, three = Order("a", 1), Order("a", 2), Order("a", 3)
+    one, two, three = Revision("a", 1), Revision("a", 2), Revision("a", 3)
     assert sent(bus, one, three, two, three, one) == [one, three]
-    new = Order("b", 0, ended="a")
-    assert sent(bus, one, new, two, three, Order("b", 1)) == [one, new, Order("b", 1)]
+    new = Revision("b", 0, ended="a")
+    assert sent(bus, one, new, two, three, Revision("b", 1)) == [one, new, Revision("b", 1)]
 
 
 def test_a_run_that_nobody_knows_is_accepted(bus: Bus) -> None:
     """At any rev, also one lower than that of another run."""
-    orders = (Order("a", 7), Order("b", 3), Order("c", 0, ended="b"), Order("a", 8))
-    assert sent(bus, *orders) == list(orders)
+    revisions = (Revision("a", 7), Revision("b", 3), Revision("c", 0, ended="b"), Revision("a", 8))
+    assert sent(bus, *revisions) == list(revisions)
 
 
 def test_a_late_message_still_tells_which_run_is_over(bus: Bus) -> None:
     """The second message of the new run has overtaken its first, which ended the old one."""
-    orders = (Order("a", 4), Order("b", 1), Order("b", 0, ended="a"), Order("a", 5))
-    assert sent(bus, *orders) == list(orders[:2])
+    revisions = (Revision("a", 4), Revision("b", 1), Revision("b", 0, ended="a"), Revision("a", 5))
+    assert sent(bus, *revisions) == list(revisions[:2])
 
 
 def test_a_message_may_end_its_own_run(bus: Bus) -> None:
     """It is the last one."""
-    last = Order("a", 2, ended="a")
-    assert sent(bus, Order("a", 1), last, Order("a", 3)) == [Order("a", 1), last]
+    last = Revision("a", 2, ended="a")
+    assert sent(bus, Revision("a", 1), last, Revision("a", 3)) == [Revision("a", 1), last]
 
 
 def test_the_last_few_runs_are_remembered(bus: Bus) -> None:
     """Odd names are names like others."""
     names = ["", '"', "[]", "\0", "ö", "\ud800", "over", "run"]
     assert len(names) == RUNS
-    first = [Order(name, 5) for name in names]
+    first = [Revision(name, 5) for name in names]
     assert sent(bus, *first, *first) == first
 
 
@@ -401,12 +401,12 @@ class Model:
     def __init__(self) -> None:
         self.known: list[tuple[str, float]] = []
 
-    def admits(self, order: Order) -> bool:
-        admitted = order.rev > dict(self.known).get(order.run, -1)
+    def admits(self, revision: Revision) -> bool:
+        admitted = revision.rev > dict(self.known).get(revision.run, -1)
         if admitted:
-            self.note(order.run, order.rev)
-        if order.ended is not None:
-            self.note(order.ended, float("inf"))
+            self.note(revision.run, revision.rev)
+        if revision.ended is not None:
+            self.note(revision.ended, float("inf"))
         return admitted
 
     def note(self, run: str, rev: float) -> None:
@@ -416,7 +416,7 @@ class Model:
 
 ORDERS = st.lists(
     st.builds(
-        Order,
+        Revision,
         st.sampled_from("abcdefghijkl"),
         st.integers(0, 6),
         st.none() | st.sampled_from("abcdefghijkl"),
@@ -427,10 +427,10 @@ ORDERS = st.lists(
 
 @given(ORDERS)
 @settings(max_examples=60)
-def test_the_rule_is_that_of_the_model(bus: Bus, orders: list[Order]) -> None:
+def test_the_rule_is_that_of_the_model(bus: Bus, revisions: list[Revision]) -> None:
     """Any orders, more runs than are remembered."""
     model = Model()
-    assert sent(bus, *orders) == [order for order in orders if model.admits(order)]
+    assert sent(bus, *revisions) == [revision for revision in revisions if model.admits(revision)]
 
 
 def test_racing_publishers_end_with_the_newest(bus_of: Make) -> None:
@@ -439,21 +439,21 @@ def test_racing_publishers_end_with_the_newest(bus_of: Make) -> None:
     recorder = Recorder()
     buses[0].subscribe("c", recorder)
     runs = [f"run {number}" for number in range(3)]
-    orders = [
-        Order(run, rev, ended=runs[place - 1] if place and rev == 0 else None)
+    revisions = [
+        Revision(run, rev, ended=runs[place - 1] if place and rev == 0 else None)
         for place, run in enumerate(runs)
         for rev in range(60)
     ]
 
     def publish(number: int) -> None:
         dice = random.Random(number)
-        late: list[Order] = []
-        for order in orders:
+        late: list[Revision] = []
+        for revision in revisions:
             # A little late, as the commits of other processes are. The first of a run is not.
-            if order.ended is None and dice.random() < 0.5:
-                late.append(order)
+            if revision.ended is None and dice.random() < 0.5:
+                late.append(revision)
             else:
-                buses[number].publish("c", f"{order.run} {order.rev}", order)
+                buses[number].publish("c", f"{revision.run} {revision.rev}", revision)
             if len(late) > 5:
                 for each in dice.sample(late, len(late)):
                     buses[number].publish("c", f"{each.run} {each.rev}", each)
@@ -462,7 +462,7 @@ def test_racing_publishers_end_with_the_newest(bus_of: Make) -> None:
     run_at_once(*[lambda number=number: publish(number) for number in range(4)])
     for bus in buses:
         assert bus.flush(PATIENCE)
-    buses[0].publish("c", "run 2 100", Order("run 2", 100))
+    buses[0].publish("c", "run 2 100", Revision("run 2", 100))
     arrived = [payload.rsplit(" ", 1) for payload in recorder.until_payload("run 2 100")]
     seen = [(run, int(rev)) for run, rev in arrived]
     assert seen == sorted(seen)

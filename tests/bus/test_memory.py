@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flask_fsm.bus import MemoryBus, Order
+from flask_fsm.bus import MemoryBus, Revision
 
 from .recorder import Recorder
 
@@ -75,10 +75,10 @@ def test_a_channel_is_forgotten_when_its_time_is_over(
 
 def test_what_is_published_for_nobody_leaves_nothing(bus: MemoryBus) -> None:
     """Neither a message nor a run."""
-    bus.publish("c", "a", Order("run", 7))
+    bus.publish("c", "a", Revision("run", 7))
     recorder = Recorder()
     assert bus.subscribe("c", recorder).offset == 0
-    bus.publish("c", "b", Order("run", 1))
+    bus.publish("c", "b", Revision("run", 1))
     assert recorder.payloads == ["b"]
 
 

@@ -160,4 +160,4 @@ def test_databases_of_a_server_are_apart(fresh_store: Any) -> None:
         other.until_count(1)
         one.publish("c", "to one")
         assert recorder.until_count(1) == ["to one"]
-    assert one._wire("c") != two._wire("c")
+    assert one.client.wire_name("c") != two.client.wire_name("c")

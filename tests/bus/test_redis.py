@@ -17,8 +17,9 @@ import pytest
 import redis
 
 from flask_fsm import StoreUnavailable
-from flask_fsm.bus import Order, Position
-from flask_fsm.bus.redis.bus import QUEUE, SENDERS, Item, RedisBus
+from flask_fsm.bus import Position, Revision
+from flask_fsm.bus.redis.bus import SENDERS, RedisBus
+from flask_fsm.bus.redis.outbox import QUEUE_SIZE, Item
 
 from ..children import LOOPBACK, PATIENCE, free_port
 from ..proxy import Proxy
@@ -283,7 +284,7 @@ def test_what_others_publish_there_is_no_message(
         until_in_step(bus, recorder)
     assert len(recorder.log) == 1
     assert_whole(recorder)
-    assert "is no message" in caplog.text
+    assert "not a message" in caplog.text
     assert len(client.client_list(_type="pubsub")) >= 1
 
 
@@ -446,16 +447,16 @@ def test_a_server_that_was_never_there(redis_bus: Make, caplog: pytest.LogCaptur
     bus.unsubscribe("c", Recorder())
 
 
-@pytest.mark.parametrize("order", [None, Order("run", 7)])
+@pytest.mark.parametrize("revision", [None, Revision("run", 7)])
 def test_a_message_whose_answer_is_lost_is_sent_once(
-    behind: Make, proxy: Proxy, redis_bus: Make, order: Order | None
+    behind: Make, proxy: Proxy, redis_bus: Make, revision: Revision | None
 ) -> None:
     """It is sent again, and the server knows that it is there already."""
     bus, other = behind(), redis_bus()
     recorder = Recorder()
     other.subscribe("c", recorder)
     lost = proxy.drop_reply_to(b"the lost one")
-    bus.publish("c", "the lost one", order)
+    bus.publish("c", "the lost one", revision)
     assert lost.wait()
     bus.publish("c", "the next one")
     assert recorder.until_payload("the next one") == ["the lost one", "the next one"]
@@ -474,7 +475,7 @@ def test_what_arrives_late_from_a_broken_connection_is_dropped(
         other.publish("c", payload)
     recorder.until_count(3)
     (sender,) = [field for field in client.hgetall(KEY) if field.startswith("from ")]
-    call = other._call_of(Item("c", b"b", None, 2))
+    call = other.outbox.call_for(Item("c", b"b", None, 2))
     assert sender == f"from {call.arguments[3]}"
     client.execute_command(*call.command(whole=True))
     other.publish("c", "d")
@@ -490,7 +491,7 @@ def test_senders_are_forgotten(redis_bus: Make, client: redis.Redis) -> None:
     for number in range(2 * SENDERS):
         client.hset(KEY, f"from {number}", 1)
     until_in_step(bus, recorder)
-    assert sorted(client.hkeys(KEY))[:2] == ["epoch", f"from {bus._name_of_process}"]
+    assert sorted(client.hkeys(KEY))[:2] == ["epoch", f"from {bus.outbox.sender_id}"]
     assert client.hlen(KEY) == 3
 
 
@@ -549,7 +550,7 @@ def test_the_queue_is_bounded_and_what_is_lost_is_told(
     behind: Make, proxy: Proxy, redis_bus: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At once to the own receivers, and in its place to all when the server is back."""
-    bus, other = behind(replay_limit=QUEUE), redis_bus(replay_limit=QUEUE)
+    bus, other = behind(replay_limit=QUEUE_SIZE), redis_bus(replay_limit=QUEUE_SIZE)
     mine, theirs, quiet = Recorder(), Recorder(), Recorder()
     bus.subscribe("c", mine)
     other.subscribe("c", theirs)
@@ -559,7 +560,7 @@ def test_the_queue_is_bounded_and_what_is_lost_is_told(
     assert bus.flush(PATIENCE)
     proxy.refuse()
     with caplog.at_level(logging.ERROR):
-        for number in range(QUEUE):
+        for number in range(QUEUE_SIZE):
             bus.publish("c", str(number))
         for _ in range(10):
             bus.publish("c", "lost")
@@ -572,7 +573,7 @@ def test_the_queue_is_bounded_and_what_is_lost_is_told(
     quiet.until_payload(GAP)
     assert bus.flush(PATIENCE)
     bus.publish("c", "after")
-    assert theirs.until_payload("after")[1:] == [*map(str, range(QUEUE)), GAP, "after"]
+    assert theirs.until_payload("after")[1:] == [*map(str, range(QUEUE_SIZE)), GAP, "after"]
     assert quiet.payloads == [GAP]
     epoch, _ = theirs.log[-2][0]
     assert epoch != theirs.log[0][0].epoch
@@ -586,16 +587,16 @@ def test_the_queue_is_bounded_and_what_is_lost_is_told(
 def test_each_loss_is_noted_in_its_place(redis_bus: Make) -> None:
     """Though the news of an earlier one of the same channel still waits."""
     bus = redis_bus(f"redis://{LOOPBACK}:{free_port()}", timeout=0.2)
-    for _ in range(QUEUE + 2):
+    for _ in range(QUEUE_SIZE + 2):
         bus.publish("c", "a")
     # As if two had been sent.
-    with bus._changed:
-        bus._queue.popleft()
-        bus._queue.popleft()
+    with bus.outbox.changed:
+        bus.outbox.queue.popleft()
+        bus.outbox.queue.popleft()
     for payload in "bcd":
         bus.publish("c", payload)
-    waiting = [item.payload for item in bus._queue]
-    assert waiting == [b"a"] * (QUEUE - 2) + [None, b"b", None]
+    waiting = [item.payload for item in bus.outbox.queue]
+    assert waiting == [b"a"] * (QUEUE_SIZE - 2) + [None, b"b", None]
 
 
 # -- a server that is started again ---------------------------------------------------------------
@@ -675,7 +676,7 @@ def test_close_ends_the_threads(redis_bus: Make, client: redis.Redis) -> None:
     recorder = Recorder()
     bus.subscribe("c", recorder)
     until_in_step(bus, recorder)
-    threads = bus._sender, bus._reader
+    threads = bus.outbox.thread, bus.inbox.thread
     assert all(thread is not None and thread.is_alive() and thread.daemon for thread in threads)
     bus.close()
     assert not any(thread is not None and thread.is_alive() for thread in threads)

@@ -1,4 +1,4 @@
-"""The scripts of the bus on Redis: each is run by the server as a whole."""
+"""The Lua scripts of the bus on Redis: the server runs each of them atomically."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import hashlib
 from typing import Any, Final, NamedTuple
 
 __all__ = [
+    "ALL",
     "ENTER",
     "EXPIRED",
     "LEAVE",
     "MEMBERS",
     "PUBLISH",
     "RENEW",
+    "REPORT_LOSS",
     "SINCE",
     "SYNC",
-    "TEAR",
     "Call",
     "Script",
 ]
 
 
 class Script:
-    """A script of the server, which is sent once and named by its digest from then on."""
+    """A script, which is sent to the server once and named by its digest from then on."""
 
     def __init__(self, text: str, **constants: int) -> None:
         for name, value in constants.items():
@@ -92,8 +93,8 @@ redis.call('EXPIRE', KEYS[2], TTL)
 if admitted then redis.call('PUBLISH', ARGV[1], epoch .. ' ' .. offset .. ' ' .. ARGV[3]) end
 """
 )
-# Begins an epoch, so that everybody learns that a message of the channel is lost.
-TEAR: Final = """
+# Begins an epoch, so that all receivers learn that messages of the channel are lost.
+REPORT_LOSS: Final = """
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'offset', 0)
 redis.call('EXPIRE', KEYS[1], TTL)
@@ -189,10 +190,11 @@ end
 return found
 """
 )
+ALL: Final = (PUBLISH, REPORT_LOSS, SYNC, SINCE, ENTER, RENEW, LEAVE, MEMBERS, EXPIRED)
 
 
 class Call(NamedTuple):
-    """A script with what it is run on."""
+    """A script with its keys and arguments."""
 
     script: Script
     keys: tuple[bytes, ...]

@@ -1,4 +1,4 @@
-"""A channel that a process has subscribed to on a server, and what it may have missed there."""
+"""A channel that a process has subscribed to on a server, and the messages it has missed."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ __all__ = ["Subscription", "contiguous_after", "newest_and_kept"]
 
 
 class Subscription:
-    """A channel of this process, and how far its receivers are."""
+    """A channel that this process receives, and the position its receivers have reached."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.lock = Lock()
-        """Held for a moment only, over what follows."""
+        """Guards what follows, and is held only briefly."""
         self.receivers: dict[int, Receiver] = {}
         self.position: Position | None = None
         self.first: Position | None = None
-        """The position at which the channel was entered."""
+        """The position at which this process joined the channel."""
         self.newest: int | None = None
-        """The hash of the message at the position: a server that has lost its last messages
+        """The hash of the message at the position, since a server that has lost its last messages
         uses their offsets again."""
-        self.turn = Lock()
+        self.delivery_lock = Lock()
         """Held while receivers run."""
         self.ready = Event()
 
     def join(self, receiver: Receiver) -> Position | None:
-        """Add a receiver, and return after which position it gets messages, if that is known."""
+        """Add a receiver; return the position after which it gets messages, if that is known."""
         with self.lock:
             self.receivers = {**self.receivers, id(receiver): receiver}
             return self.position
 
     def drop(self, receiver: Receiver) -> bool:
-        """Remove a receiver, and tell whether none is left."""
+        """Remove a receiver, and return whether none is left."""
         with self.lock:
             left = {key: other for key, other in self.receivers.items() if other is not receiver}
             self.receivers = left
@@ -49,16 +49,22 @@ class Subscription:
 
     def advance(self, position: Position, payload: str | None) -> None:
         """Give all receivers the next message, or a gap if there is none."""
-        with self.turn:
+        with self.delivery_lock:
             with self.lock:
                 self.position = position
                 self.newest = None if payload is None else hash(payload)
                 receivers = self.receivers
             self._deliver(receivers, position, payload)
 
-    def tell_gap(self) -> None:
-        """Tell all receivers that a message is lost which was not even sent."""
-        with self.turn:
+    def matches(self, kept: dict[int, str]) -> bool:
+        """Return whether the server still has the message at the position, or never kept it."""
+        assert self.position is not None
+        same = kept.get(self.position.offset)
+        return same is None or self.newest in (None, hash(same))
+
+    def report_gap(self) -> None:
+        """Tell all receivers that a message is lost which was never sent."""
+        with self.delivery_lock:
             with self.lock:
                 position, receivers = self.position, self.receivers
             if position is not None:
@@ -73,19 +79,19 @@ class Subscription:
 
 
 def newest_and_kept(answer: Any) -> tuple[Position, dict[int, str]]:
-    """Return a channel's newest position, and by their offsets the messages that came along."""
+    """Return a channel's newest position, and the messages sent along with it by their offsets."""
     epoch, offset, entries = answer
     kept = {int(text(id).partition("-")[0]): text(fields[1]) for id, fields in entries}
     return Position(text(epoch), int(offset)), kept
 
 
 def contiguous_after(
-    position: Position, head: Position, kept: dict[int, str]
+    position: Position, newest: Position, kept: dict[int, str]
 ) -> list[tuple[Position, str]] | None:
     """Return all messages after a position up to the newest; None if one of them is missing."""
-    if position.epoch != head.epoch or position.offset > head.offset:
+    if position.epoch != newest.epoch or position.offset > newest.offset:
         return None
-    offsets = range(position.offset + 1, head.offset + 1)
+    offsets = range(position.offset + 1, newest.offset + 1)
     if len(kept) < len(offsets) or not all(offset in kept for offset in offsets):
         return None
-    return [(Position(head.epoch, offset), kept[offset]) for offset in offsets]
+    return [(Position(newest.epoch, offset), kept[offset]) for offset in offsets]

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
-from ...bus import Bus, Order, Position
+from ...bus import Bus, Position, Revision
 from ...errors import StoreUnavailable
 from ..protocol.frames import dumps, group_frame
 from .channel import SSEChannel
@@ -203,6 +203,6 @@ class Channels:
                 self._channels[name] = channel
             return channel
 
-    def publish(self, name: str, envelope: Envelope, order: Order | None = None) -> None:
+    def publish(self, name: str, envelope: Envelope, revision: Revision | None = None) -> None:
         """Send an envelope to the channel of this name, here and elsewhere."""
-        self.bus.publish(name, envelope.encode(), order)
+        self.bus.publish(name, envelope.encode(), revision)

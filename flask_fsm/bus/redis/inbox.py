@@ -1,0 +1,276 @@
+"""What the bus receives: subscriptions, and the thread that reads their messages.
+
+All is received on one connection. A hole in the offsets is filled from the server's stream.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from threading import Event, Lock, Thread
+from typing import Any, Final
+
+from ...redis_client import is_unreachable
+from ..base import Position, Receiver, closed, raw, text
+from .client import BusClient, backoff, start_thread, unavailable
+from .scripts import SINCE, SYNC
+from .subscription import Subscription, contiguous_after, newest_and_kept
+
+__all__ = ["Inbox"]
+
+log: Final = logging.getLogger(__name__)
+# Channels that are brought up to date together.
+BATCH: Final = 100
+# Names in one SUBSCRIBE command.
+NAMES: Final = 1_000
+
+
+class Inbox:
+    """Receives by a thread of its own, which starts with the first subscription.
+
+    `timeout` is how many seconds to wait for the server, and `refresh` is after how many seconds
+    the kept messages of subscribed channels are kept on.
+    """
+
+    def __init__(
+        self,
+        client: BusClient,
+        timeout: float,
+        refresh: float,
+        subscriptions: dict[bytes, Subscription],
+    ) -> None:
+        self._client = client
+        self._timeout = timeout
+        self._refresh = refresh
+        self.thread: Thread | None = None
+        self._mutex = Lock()
+        """Guards all that follows."""
+        self._subscriptions = subscriptions
+        self._connection: Any = None
+        self._unconfirmed = 0
+        """How many SUBSCRIBE commands the server has not confirmed."""
+        self._closing = Event()
+
+    # -- in any thread --------------------------------------------------------------------
+
+    def is_subscribed(self, channel: str) -> bool:
+        """Return whether this process receives a channel."""
+        return self._client.wire_name(channel) in self._subscriptions
+
+    def report_gap(self, channel: str) -> None:
+        """Tell the receivers of a channel that a message is lost which was never sent."""
+        found = self._subscriptions.get(self._client.wire_name(channel))
+        if found is not None:
+            found.report_gap()
+
+    def subscribe(self, channel: str, receiver: Receiver) -> Position:
+        """Add a receiver; return the position after which it gets the messages."""
+        wire = self._client.wire_name(channel)
+        with self._mutex:
+            if self._closing.is_set():
+                raise closed()
+            found = self._subscriptions.get(wire)
+            if found is None:
+                found = self._subscriptions[wire] = Subscription(channel)
+                position = found.join(receiver)
+                self._start()
+                self._command("subscribe", wire)
+            else:
+                position = found.join(receiver)
+        if position is not None:
+            return position
+        if not found.ready.wait(self._timeout) or found.first is None:
+            self.unsubscribe(channel, receiver)
+            raise unavailable()
+        return found.first
+
+    def unsubscribe(self, channel: str, receiver: Receiver) -> None:
+        """Remove a receiver."""
+        wire = self._client.wire_name(channel)
+        with self._mutex:
+            found = self._subscriptions.get(wire)
+            if found is not None and found.drop(receiver):
+                del self._subscriptions[wire]
+                self._command("unsubscribe", wire)
+
+    def _command(self, command: str, wire: bytes) -> None:
+        """Send a command on the reader's connection, if there is one; under the mutex."""
+        if self._connection is None:
+            return
+        try:
+            getattr(self._connection, command)(wire)
+        except Exception:
+            log.debug("The connection of the bus is broken.", exc_info=True)
+            # The reader notices, and connects again.
+            self._connection = None
+        else:
+            self._unconfirmed += command == "subscribe"
+
+    def _start(self) -> None:
+        if self.thread is None:
+            self.thread = start_thread(self._receive_until_closed, "fsm-bus-reader")
+
+    def restart(self) -> None:
+        """Start the thread if there are subscriptions, as after a fork."""
+        if self._subscriptions:
+            with self._mutex:
+                self._start()
+
+    def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
+        """Return the messages after a position, or None if some of them are not kept any more."""
+        call = self._client.channel_call(SINCE, channel, position.epoch, position.offset)
+        newest, kept = newest_and_kept(self._client.ask(call))
+        return contiguous_after(position, newest, kept)
+
+    def stop(self) -> None:
+        """Let the thread end, and release those who wait for a subscription."""
+        self._closing.set()
+        with self._mutex:
+            connection, self._connection = self._connection, None
+            waiting = list(self._subscriptions.values())
+            self._subscriptions.clear()
+        for channel in waiting:
+            channel.ready.set()
+        if connection is not None:
+            # Wakes the reader, which waits for a message.
+            with suppress(Exception):
+                connection.connection.disconnect()
+
+    # -- in the reader's thread -----------------------------------------------------------
+
+    def _receive_until_closed(self) -> None:
+        """Receive until the bus is closed, on one connection after another."""
+        attempt = 0
+        warned = False
+        while not self._closing.is_set():
+            connection = None
+            try:
+                connection = self._connect()
+                for _ in self._receive(connection):
+                    attempt, warned = 0, False
+            except Exception as error:
+                if self._closing.is_set():
+                    break
+                if not is_unreachable(error):
+                    log.exception("The bus can't receive.")
+                elif not warned:
+                    warned = True
+                    log.warning("The bus has lost its server and connects again: %s", error)
+            finally:
+                with self._mutex:
+                    self._connection = None
+                if connection is not None:
+                    with suppress(Exception):
+                        connection.close()
+            attempt += 1
+            self._closing.wait(backoff(attempt))
+
+    def _connect(self) -> Any:
+        connection = self._client.pubsub()
+        try:
+            connection.subscribe(self._client.idle_name())
+            with self._mutex:
+                names = list(self._subscriptions)
+                for start in range(0, len(names), NAMES):
+                    connection.subscribe(*names[start : start + NAMES])
+                self._unconfirmed = len(names)
+                self._connection = connection
+        except BaseException:
+            with suppress(Exception):
+                connection.close()
+            raise
+        return connection
+
+    def _receive(self, connection: Any) -> Iterator[None]:
+        """Handle what comes on a connection until it fails; yield when all is up to date."""
+        confirmed: dict[bytes, Subscription] = {}
+        heard = time.monotonic()
+        refreshed = heard
+        pinged = False
+        while not self._closing.is_set():
+            # Never a much shorter time: some drivers use it for the rest of a message, too.
+            message = connection.get_message(timeout=min(self._timeout, self._refresh))
+            if self._connection is not connection:
+                raise ConnectionError("The connection is broken.")
+            now = time.monotonic()
+            if message is not None:
+                heard, pinged = now, False
+                self._handle(message, confirmed)
+            elif now - heard >= self._timeout:
+                if pinged:
+                    raise TimeoutError("The server is silent.")
+                connection.ping()
+                heard, pinged = now, True
+            if confirmed and (self._unconfirmed <= 0 or len(confirmed) >= BATCH):
+                self._synchronize(list(confirmed.values()))
+                confirmed.clear()
+            if now - refreshed >= self._refresh:
+                refreshed = now
+                channels = list(self._subscriptions.values())
+                for start in range(0, len(channels), BATCH):
+                    self._synchronize(channels[start : start + BATCH])
+            if not confirmed:
+                yield
+
+    def _handle(self, message: dict[str, Any], confirmed: dict[bytes, Subscription]) -> None:
+        kind = message["type"]
+        if kind not in ("message", "subscribe"):
+            return
+        wire = message["channel"]
+        if isinstance(wire, str):
+            wire = raw(wire)
+        channel = self._subscriptions.get(wire)
+        if kind == "message":
+            if channel is not None:
+                self._accept(channel, message["data"])
+            return
+        if b"{" in wire:
+            with self._mutex:
+                self._unconfirmed -= 1
+        if channel is not None:
+            # Also where a driver has connected again by itself.
+            confirmed[wire] = channel
+
+    def _accept(self, channel: Subscription, data: bytes | str) -> None:
+        """Deliver a message, unless it came before or others are missing before it."""
+        position = channel.position
+        if position is None:
+            return  # It comes before the position that is going to be read.
+        try:
+            epoch, offset, payload = text(data).split(" ", 2)
+            arrived = Position(epoch, int(offset))
+        except ValueError:
+            log.warning("The channel %r carried something that is not a message.", channel.name)
+            return
+        if arrived.epoch == position.epoch and arrived.offset <= position.offset:
+            return
+        if arrived == (position.epoch, position.offset + 1):
+            channel.advance(arrived, payload)
+        else:
+            self._synchronize([channel])
+
+    def _synchronize(self, channels: Sequence[Subscription]) -> None:
+        """Bring channels up to what the server has: fill what is missing, or report a gap."""
+        calls = []
+        for channel in channels:
+            epoch, offset = channel.position or ("", 0)
+            calls.append(self._client.channel_call(SYNC, channel.name, epoch, offset))
+        answers = self._client.ask_all(calls)
+        for channel, answer in zip(channels, answers, strict=True):
+            if isinstance(answer, Exception):
+                if is_unreachable(answer):
+                    raise answer
+                log.error("The channel %r can't be read: %s", channel.name, answer)
+                continue
+            newest, kept = newest_and_kept(answer)
+            if channel.position is None:
+                channel.enter(newest)
+                continue
+            missed = contiguous_after(channel.position, newest, kept)
+            if missed is None or not channel.matches(kept):
+                channel.advance(newest, None)
+                continue
+            for position, payload in missed:
+                channel.advance(position, payload)

@@ -1,0 +1,199 @@
+"""What the bus sends: a queue of messages, and the thread that sends them in order."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Sequence
+from threading import Condition, Event, Lock, Thread
+from typing import Final, NamedTuple, Protocol
+
+from ...redis_client import is_unreachable
+from ..base import Revision, raw
+from .client import BusClient, backoff, start_thread
+from .scripts import PUBLISH, REPORT_LOSS, Call
+
+__all__ = ["QUEUE_SIZE", "Item", "LocalReceivers", "Outbox"]
+
+log: Final = logging.getLogger(__name__)
+# Messages that may wait while the server can't be reached.
+QUEUE_SIZE: Final = 10_000
+# Channels whose lost messages are noted beyond that.
+LOST_CHANNELS: Final = 100_000
+# Messages that are sent together.
+BATCH: Final = 100
+
+
+class Item(NamedTuple):
+    """A message that waits to be sent; without payload: the notice that messages are lost."""
+
+    channel: str
+    payload: bytes | None
+    revision: Revision | None
+    number: int
+
+
+class LocalReceivers(Protocol):
+    """The receivers of this process, which learn of lost messages without the server."""
+
+    def is_subscribed(self, channel: str) -> bool: ...
+
+    def report_gap(self, channel: str) -> None: ...
+
+
+class Outbox:
+    """Sends messages by a thread of its own, which starts with the first message."""
+
+    def __init__(self, client: BusClient, receivers: LocalReceivers) -> None:
+        self._client = client
+        self._receivers = receivers
+        self.sender_id = secrets.token_hex(8)
+        """The name of this process in the counts of the server."""
+        self.thread: Thread | None = None
+        self.changed = Condition(Lock())
+        """Guards the queue and all that follows."""
+        self.queue: deque[Item] = deque()
+        self._lost: set[str] = set()
+        """The channels whose newest item in the queue is the notice of a loss."""
+        self._unreported: set[str] = set()
+        """The channels whose receivers in this process are still to learn of a loss."""
+        self._put = 0
+        self._done = 0
+        self._idle = False
+        self._warned = False
+        self._closing = Event()
+
+    # -- in any thread --------------------------------------------------------------------
+
+    def put(self, channel: str, payload: str, revision: Revision | None) -> None:
+        """Queue a message; if too many wait already, note that it is lost."""
+        sent = raw(payload)
+        with self.changed:
+            if self._closing.is_set():
+                return
+            if len(self.queue) < QUEUE_SIZE:
+                self._lost.discard(channel)
+                self._append(channel, sent, revision)
+            else:
+                self._overflow(channel)
+            if self.thread is None:
+                self.thread = start_thread(self._send_until_closed, "fsm-bus-sender")
+
+    def _append(self, channel: str, payload: bytes | None, revision: Revision | None) -> None:
+        self._put += 1
+        self.queue.append(Item(channel, payload, revision, self._put))
+        if self._idle:
+            self._idle = False
+            self.changed.notify_all()
+
+    def _overflow(self, channel: str) -> None:
+        """Note that a message is lost, in its place among those of its channel."""
+        if not self._warned:
+            self._warned = True
+            log.error(
+                "The bus can't send: %d messages wait for its server. New messages are lost until "
+                "it can be reached; their receivers are told of a gap.",
+                QUEUE_SIZE,
+            )
+        if channel not in self._lost and len(self.queue) < QUEUE_SIZE + LOST_CHANNELS:
+            self._lost.add(channel)
+            self._append(channel, None, None)
+        if self._receivers.is_subscribed(channel):
+            self._unreported.add(channel)
+            self.changed.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds until all queued by now is sent; return whether it is."""
+        with self.changed:
+            until = self._put
+            return self.changed.wait_for(
+                lambda: self._done >= until or self._closing.is_set(), timeout
+            ) and (self._done >= until)
+
+    def stop(self) -> None:
+        """Let the thread end; what it has not sent is dropped."""
+        self._closing.set()
+        with self.changed:
+            self.changed.notify_all()
+
+    # -- in the sender's thread -----------------------------------------------------------
+
+    def _send_until_closed(self) -> None:
+        """Send what waits, in order, until the bus is closed."""
+        attempt = 0
+        while not self._closing.is_set():
+            with self.changed:
+                while not (self.queue or self._unreported or self._closing.is_set()):
+                    self._idle = True
+                    self.changed.wait()
+                self._idle = False
+                batch = list(itertools.islice(self.queue, BATCH))
+            self._report_gaps()
+            if not batch or self._closing.is_set():
+                continue
+            try:
+                sent = self._send(batch)
+            except Exception as error:
+                sent = 0
+                if not is_unreachable(error):
+                    log.exception("The bus can't send.")
+            with self.changed:
+                for _ in range(sent):
+                    item = self.queue.popleft()
+                    if item.payload is None:
+                        self._lost.discard(item.channel)
+                self._done += sent
+                self.changed.notify_all()
+            if sent == len(batch):
+                attempt, self._warned = 0, False
+            else:
+                attempt += 1
+                self._pause(attempt)
+
+    def _send(self, batch: Sequence[Item]) -> int:
+        """Return how many items are dealt with; those that follow are to be sent again."""
+        answers = self._client.ask_all([self.call_for(item) for item in batch])
+        for at, (item, answer) in enumerate(zip(batch, answers, strict=True)):
+            if not isinstance(answer, Exception):
+                continue
+            overtaken = any(
+                later.channel == item.channel and not isinstance(outcome, Exception)
+                for later, outcome in zip(batch[at + 1 :], answers[at + 1 :], strict=True)
+            )
+            if overtaken or not is_unreachable(answer):
+                log.error("A message on the channel %r is lost: %s", item.channel, answer)
+                if item.payload is None:
+                    return at + 1
+                with self.changed:
+                    self.queue[at] = item._replace(payload=None, revision=None)
+            return at
+        return len(batch)
+
+    def call_for(self, item: Item) -> Call:
+        """Return the call that sends an item."""
+        if item.payload is None:
+            return self._client.channel_call(REPORT_LOSS, item.channel)
+        revision = item.revision
+        ordered = (
+            () if revision is None else (raw(revision.run), revision.rev, raw(revision.ended or ""))
+        )
+        return self._client.channel_call(
+            PUBLISH, item.channel, item.payload, self.sender_id, item.number, *ordered
+        )
+
+    def _report_gaps(self) -> None:
+        with self.changed:
+            unreported, self._unreported = self._unreported, set()
+        for channel in unreported:
+            self._receivers.report_gap(channel)
+
+    def _pause(self, attempt: int) -> None:
+        """Wait before the next attempt, and report losses meanwhile."""
+        end = time.monotonic() + backoff(attempt)
+        while not self._closing.is_set() and (left := end - time.monotonic()) > 0:
+            with self.changed:
+                self.changed.wait_for(lambda: self._unreported or self._closing.is_set(), left)
+            self._report_gaps()
