@@ -271,7 +271,7 @@ def test_purge_removes_what_has_expired_and_keeps_the_history(sqlite: Shop) -> N
     """The flows of the first two days are over, and what was done in them can still be counted."""
     done(sqlite.app, "init-db")
     visits(sqlite)
-    lifetime = sqlite.app.extensions["fsm"].config.lifetime
+    lifetime = sqlite.app.extensions["fsm"].config.flow_lifetime
     at(sqlite.app, START + 2 * DAY - 1 + lifetime)
     assert done(sqlite.app, "purge") == "Removed 2 flows that had expired.\n"
     assert done(sqlite.app, "purge") == "Removed no flow that had expired.\n"
@@ -286,7 +286,7 @@ def test_purge_keeps_a_flow_to_the_last_second(sqlite: Shop) -> None:
     visitor = sqlite.visitor()
     at(sqlite.app, START)
     visitor.walk("cart")
-    at(sqlite.app, START + sqlite.app.extensions["fsm"].config.lifetime)
+    at(sqlite.app, START + sqlite.app.extensions["fsm"].config.flow_lifetime)
     assert done(sqlite.app, "purge") == "Removed no flow that had expired.\n"
     assert visitor.see("address")["rev"] == 1
 

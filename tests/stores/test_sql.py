@@ -697,7 +697,7 @@ def test_a_pool_without_a_free_connection_is_not_waited_for_longer_than_the_serv
                 stack.enter_context(records(app).engine.connect())
         began = time.monotonic()
         with app.app_context(), pytest.raises(StoreUnavailable):
-            records(app).listed("owner", "line")
+            records(app).owner_records("owner", "line")
         assert time.monotonic() - began < 5
 
 
