@@ -34,6 +34,7 @@ from .errors import (
     StaleFlow,
     StoreUnavailable,
     UnknownState,
+    UnknownTarget,
     Unreachable,
     ValidationFailed,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "StoreUnavailable",
     "Transition",
     "UnknownState",
+    "UnknownTarget",
     "Unreachable",
     "ValidationFailed",
     "guard",

@@ -1,8 +1,15 @@
-"""One tree of errors. Each carries what it is about, and says what happened and what to do.
+"""The errors of this package: one tree under `FSMError`.
 
-Four questions are kept apart: is the name known (`UnknownState`, `SnapshotError`), is the edge
-allowed here and now (`InvalidTransition` and its children), did a rule refuse (`GuardRefused`,
-`ValidationFailed`), or did a rule crash (`RuleError`).
+Each error carries what it is about, and its text says what happened and what to do about it.
+Which class it is tells what kind of problem there is:
+
+- the definition or its use is faulty: `DefinitionError` and its children, `ConfigError`;
+- the request names a state that does not exist: `UnknownTarget`;
+- what is stored can't be read: `SnapshotError`;
+- the transition is not allowed here or now: `InvalidTransition` and its children, `StaleFlow`,
+  `FlowBusy`, `FlowFinished`;
+- a rule refused: `GuardRefused`, `ValidationFailed`;
+- a rule crashed: `RuleError`.
 """
 
 from __future__ import annotations
@@ -44,15 +51,18 @@ __all__ = [
     "UnknownChannel",
     "UnknownListener",
     "UnknownState",
+    "UnknownTarget",
     "Unreachable",
     "ValidationFailed",
 ]
 
 
 class Reason(NamedTuple):
-    """Why an edge can't be taken: a `code` for programs and a `text` for people.
+    """Why an edge can't be taken.
 
-    `code` is a `Code`, or a `str` of the app's own.
+    Attributes:
+        code: For programs: a `Code`, or a `str` of the app's own.
+        text: For people.
     """
 
     code: str
@@ -60,18 +70,34 @@ class Reason(NamedTuple):
 
 
 class FSMError(Exception):
-    """Base of all errors of this package.
+    """Base class of all errors of this package.
 
-    `flow` is the flow's id, or None; `source` and `target` are state names, or None; `allowed`
-    names the states that may follow; `code` is a `Code`, or a `str` of the app's own; `reasons`
-    lists every `Reason`.
+    Args:
+        message: What happened, and what to do about it.
+        flow: The id of the flow, if there is one.
+        source: The name of the state where the transition starts.
+        target: The name of the state where it was to lead.
+        allowed: The names of the states that may follow.
+        code: A `Code`, or a `str` of the app's own; default: the `default_code` of the class.
+        reasons: Every `Reason`; default: one of `code` and `message`.
+        status: The HTTP status; default: the `status` of the class.
+
+    Attributes:
+        message (str): As given.
+        flow (str | None): As given.
+        source (str | None): As given.
+        target (str | None): As given.
+        allowed (tuple[str, ...]): As given.
+        code (str): As given, or the default of the class.
+        reasons (tuple[Reason, ...]): As given; never empty.
     """
 
     status: int = 500
     """The HTTP status that a guarded page answers with."""
     retry_after: ClassVar[int | None] = None
-    """After how many seconds the same request may succeed, if that is known."""
+    """Seconds after which the same request may succeed; None if that is not known."""
     default_code: ClassVar[Code] = Code.ERROR
+    """The code of an error of this class that is given none."""
 
     def __init__(
         self,
@@ -83,6 +109,7 @@ class FSMError(Exception):
         allowed: Iterable[str] = (),
         code: str | None = None,
         reasons: Iterable[Reason] = (),
+        status: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -92,6 +119,8 @@ class FSMError(Exception):
         self.allowed: tuple[str, ...] = tuple(allowed)
         self.code: str = code or self.default_code
         self.reasons: tuple[Reason, ...] = tuple(reasons) or (Reason(self.code, message),)
+        if status is not None:
+            self.status = status
 
     @property
     def reason(self) -> str:
@@ -106,7 +135,16 @@ class FSMError(Exception):
 
 
 class DefinitionError(FSMError):
-    """A machine, or the way an app uses it, is faulty; `faults` holds every fault found."""
+    """A machine, or the way an app uses it, is faulty.
+
+    Args:
+        message: What is wrong, and the remedy.
+        faults: The errors that this one sums up; default: itself alone.
+        **context: As for `FSMError`.
+
+    Attributes:
+        faults (tuple[DefinitionError, ...]): Every fault that was found; never empty.
+    """
 
     default_code = Code.DEFINITION
 
@@ -118,7 +156,7 @@ class DefinitionError(FSMError):
 
     @classmethod
     def of(cls, where: str, faults: Sequence[DefinitionError]) -> DefinitionError:
-        """One error for all `faults`, of the kind of the first, naming each of them."""
+        """Return one error for all `faults`: of the class of the first, its text names each."""
         first = faults[0]
         if len(faults) == 1:
             text = f"{where}: {first.message}"
@@ -126,15 +164,13 @@ class DefinitionError(FSMError):
             text = f"{where} has {len(faults)} faults:" + "".join(
                 f"\n  {number}. {fault.message}" for number, fault in enumerate(faults, 1)
             )
-        error = type(first)(
+        return type(first)(
             text,
             faults=faults,
             source=first.source,
             target=first.target,
             code=first.code,
         )
-        error.status = DefinitionError.status
-        return error
 
 
 class DuplicateState(DefinitionError):
@@ -144,7 +180,7 @@ class DuplicateState(DefinitionError):
 
 
 class DuplicateEvent(DefinitionError):
-    """Two handlers or edges of one state listen to the same event."""
+    """Two handlers or edges of one state have the same event."""
 
     default_code = Code.DUPLICATE_EVENT
 
@@ -156,20 +192,19 @@ class DuplicateEndpoint(DefinitionError):
 
 
 class UnknownState(DefinitionError):
-    """A name that is no state of the machine."""
+    """A definition, a view or `migrate()` names a state that the machine does not have."""
 
     default_code = Code.UNKNOWN_STATE
-    status = 400
 
 
 class Unreachable(DefinitionError):
-    """No walk from the initial state arrives at this state."""
+    """No path leads from the initial state to this state."""
 
     default_code = Code.UNREACHABLE
 
 
 class ConfigError(FSMError):
-    """A setting of the app is missing or can't be used; the text names the key and the remedy."""
+    """A setting of the app is missing or invalid; the text names the key and the remedy."""
 
     default_code = Code.CONFIG
 
@@ -177,49 +212,70 @@ class ConfigError(FSMError):
 # -- a transition ---------------------------------------------------------------------------
 
 
+class UnknownTarget(FSMError):
+    """A request or a call names a target that is not a state of the machine."""
+
+    default_code = Code.UNKNOWN_STATE
+    status = 400
+
+
 class InvalidTransition(FSMError):
-    """The machine has no such edge from here."""
+    """The machine has no such edge from the current state."""
 
     default_code = Code.NO_EDGE
     status = 409
 
 
 class DuplicateTransition(InvalidTransition):
-    """The edge has been taken in this run, and the machine says `repeat=False`."""
+    """The edge was already taken in this run, and the machine has `repeat=False`."""
 
     default_code = Code.TAKEN
 
 
 class SkippedTransition(InvalidTransition):
-    """The machine says `ordered=True`, and a transition declared before this one is missing."""
+    """The machine has `ordered=True`, and an earlier transition is missing."""
 
     default_code = Code.SKIPPED
 
 
 class NotAPage(InvalidTransition):
-    """The state exists but no view shows it, so `advance()` has nowhere to send the visitor."""
+    """The state exists but has no page, so `advance()` has nowhere to send the visitor."""
 
     default_code = Code.NOT_A_PAGE
 
 
 class MissingArguments(FSMError):
-    """URL arguments of a page that neither the call nor the request gives; the text names them."""
+    """The URL of a page needs arguments that neither the call nor the request gives.
+
+    The text names them.
+    """
 
     default_code = Code.MISSING_ARGUMENTS
 
 
 class GuardRefused(FSMError):
-    """A guard judged the edge and said no (or raised, which is logged)."""
+    """A guard refused the edge, or raised an unexpected exception, which is logged."""
 
     default_code = Code.GUARD
     status = 409
 
 
 class ValidationFailed(FSMError):
-    """A validator said why not. `messages` are about the whole, `fields` maps a field to its own.
+    """A validator refused the answers.
 
-    Raise it from a validator with a text, with a mapping of field to text or texts, or with
+    Raise it in a validator with a text, with a mapping of fields to a text or texts, or with
     a text and `field=`.
+
+    Args:
+        message: What is wrong, or a mapping of each field to what is wrong with it.
+        field: The name of the field that the text is about; default: the answers as a whole.
+        messages: Texts about the answers as a whole.
+        fields: Texts by the name of the field.
+        **context: As for `FSMError`.
+
+    Attributes:
+        messages (list[str]): What is wrong with the answers as a whole.
+        fields (dict[str, list[str]]): What is wrong with each field.
     """
 
     default_code = Code.VALIDATION
@@ -255,13 +311,17 @@ class ValidationFailed(FSMError):
 
 
 class InvalidData(ValidationFailed):
-    """Data that can't be kept as it is, because JSON has no form for it; `fields` names it."""
+    """The answers hold a value that can't be stored as JSON; `fields` names it."""
 
     default_code = Code.INVALID_DATA
 
 
 class RuleError(FSMError):
-    """A rule raised what is no refusal: a fault of the app. The cause is chained."""
+    """A rule raised an unexpected exception, which is a fault of the app.
+
+    To refuse, a guard returns False or raises `GuardRefused`, and a validator raises
+    `ValidationFailed` or `ValueError`. The exception that was raised is the `__cause__`.
+    """
 
     default_code = Code.CRASHED
 
@@ -270,42 +330,43 @@ class RuleError(FSMError):
 
 
 class StaleFlow(FSMError):
-    """The flow has moved on: an old form, a page that is not on the path, or a lost race."""
+    """The flow has moved on: a conflict of an old form, a closed page, or a lost race."""
 
     default_code = Code.STALE
     status = 409
 
 
-class FlowBusy(StaleFlow):
-    """Another request of this flow is being served, and the wait for it was over."""
+class FlowBusy(FSMError):
+    """Another request holds the lock or the lease of this flow, and the wait for it timed out."""
 
     default_code = Code.BUSY
+    status = 409
     retry_after = 1
 
 
 class FlowFinished(FSMError):
-    """The run has ended, so nothing more can be taken in it."""
+    """The run has ended, so no further transition is possible in it."""
 
     default_code = Code.FINISHED
     status = 410
 
 
 class FlowGone(FSMError):
-    """The run is not there any more: expired, evicted, or made by a definition that is gone."""
+    """The flow no longer exists: it expired, was reset, moved or evicted."""
 
     default_code = Code.GONE
     status = 410
 
 
 class NotFound(FSMError):
-    """A machine, flow or page that isn't there, or isn't yours."""
+    """A machine, flow or page that does not exist, or belongs to another visitor."""
 
     default_code = Code.NOT_FOUND
     status = 404
 
 
 class StoreUnavailable(FSMError):
-    """The server that keeps the flows can't be reached, or did not answer in time."""
+    """The store's server can't be reached, or did not answer in time."""
 
     default_code = Code.UNAVAILABLE
     status = 503
@@ -320,14 +381,25 @@ class InvalidToken(FSMError):
 
 
 class SnapshotError(FSMError):
-    """A stored text that is no snapshot of this machine."""
+    """What is stored can't be read as a flow of this machine."""
 
     default_code = Code.BAD_SNAPSHOT
     status = 410
 
 
 class SnapshotTooLarge(FSMError):
-    """The snapshot doesn't fit its store. `size` and `limit` are in bytes."""
+    """The snapshot doesn't fit into its store.
+
+    Args:
+        message: What happened, and the remedy.
+        size: Of the snapshot, in bytes.
+        limit: Of the store, in bytes.
+        **context: As for `FSMError`.
+
+    Attributes:
+        size (int): As given.
+        limit (int): As given.
+    """
 
     default_code = Code.TOO_LARGE
     status = 413
@@ -348,24 +420,24 @@ class NoMessages(FSMError):
 
 
 class QueueFull(FSMError):
-    """As many messages wait as the queue may hold, and none of them may be dropped."""
+    """The queue has reached its limit, and none of its messages may be dropped."""
 
     default_code = Code.QUEUE_FULL
 
 
 class UnknownListener(FSMError):
-    """The channel has no listener of this id."""
+    """The channel has no listener with this id."""
 
     default_code = Code.UNKNOWN_LISTENER
 
 
 class UnknownChannel(FSMError):
-    """There is no channel of this id."""
+    """There is no channel with this id."""
 
     default_code = Code.UNKNOWN_CHANNEL
 
 
 class DuplicateChannel(FSMError):
-    """There is a channel of this id already."""
+    """There is already a channel with this id."""
 
     default_code = Code.DUPLICATE_CHANNEL

@@ -15,7 +15,7 @@ from ..errors import (
     RuleError,
     SkippedTransition,
     StaleFlow,
-    UnknownState,
+    UnknownTarget,
 )
 from .path import Node
 from .state import Edge
@@ -47,7 +47,7 @@ _ERRORS: Final[dict[str, type[FSMError]]] = {
 
 def reason_unknown(machine: Machine, target: str) -> Reason:
     """Say that there is no state `target`."""
-    return Reason(UnknownState.default_code, f"Machine {machine.name!r} has no state {target!r}.")
+    return Reason(UnknownTarget.default_code, f"Machine {machine.name!r} has no state {target!r}.")
 
 
 def reason_no_edge(machine: Machine, here: str, target: str) -> Reason:
@@ -102,7 +102,7 @@ def error_of_edge(flow: Flow, here: str, target: str) -> FSMError:
     if target in flow.machine.states:
         return error_of(flow, reason_no_edge(flow.machine, here, target), here, target)
     reason = reason_unknown(flow.machine, target)
-    return UnknownState(reason.text, **where(flow, here, target))
+    return UnknownTarget(reason.text, **where(flow, here, target))
 
 
 def error_of_edit(flow: Flow, source: str, target: str | None, node: Node | None) -> StaleFlow:

@@ -19,7 +19,7 @@ from ..errors import (
     InvalidTransition,
     NotAPage,
     Reason,
-    UnknownState,
+    UnknownTarget,
     ValidationFailed,
 )
 from .page_request import SAFE_METHODS, PageRequest
@@ -114,7 +114,7 @@ def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] |
     if to is not None:
         state = bound.resolve(to, page_request.request.endpoint)
         if state not in bound.machine.states:
-            raise UnknownState(f"Machine {bound.name!r} has no state {to!r}.", source=source)
+            raise UnknownTarget(f"Machine {bound.name!r} has no state {to!r}.", source=source)
         return state
     if page_request.submission is not None and page_request.submission.to is not None:
         return str(page_request.submission.to)

@@ -23,6 +23,7 @@ from ..core.machine import Edge
 from ..core.snapshot import Receipt
 from ..errors import (
     Code,
+    FlowBusy,
     FlowFinished,
     FlowGone,
     FSMError,
@@ -31,7 +32,7 @@ from ..errors import (
     Reason,
     StaleFlow,
     StoreUnavailable,
-    UnknownState,
+    UnknownTarget,
     ValidationFailed,
 )
 from ..refusal import Refusal, RefusalContext, ResubmitForm, preferred_format
@@ -169,7 +170,7 @@ class PageRequest:
                 return
             try:
                 self.transition(edge.target, None, edge.source, args)
-            except StaleFlow as error:
+            except (StaleFlow, FlowBusy) as error:
                 self.work.load()  # another process may have taken the same edge
                 if error.code != Code.LOST_RACE or not self.flow.is_open(edge.target):
                     raise
@@ -276,12 +277,10 @@ class PageRequest:
     def _known_state(self, name: Any) -> str:
         state = self.bound.resolve(name, self.request.endpoint) if isinstance(name, str) else None
         if state is None or state not in self.bound.machine.states:
-            error = UnknownState(
+            raise UnknownTarget(
                 f"The field {self.state.config.to_field!r} names no page to go to.",
                 allowed=tuple(self.bound.machine.ways[self.source]),
             )
-            error.status = 400
-            raise error
         return state
 
     def _stored_reply(self) -> StoredReply | None:
@@ -433,7 +432,7 @@ class PageRequest:
         flow = work.flow
         typed = SubmittedFields([], [])
         resend: ResubmitForm | None = None
-        if self.request.method not in SAFE_METHODS and isinstance(error, StaleFlow):
+        if self.request.method not in SAFE_METHODS and isinstance(error, (StaleFlow, FlowBusy)):
             typed = shown_fields(self.state.config)
             if self.page is not None and not flow.finished and flow.is_open(self.page):
                 resend = renewed_form(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.flow import blank
 from ..core.path import nodes_back
-from ..errors import Code, FlowBusy, FSMError, NotFound, StaleFlow
+from ..errors import Code, FSMError, NotFound, StaleFlow
 from ..stores import FlowLocator
 from ..stores.records.store import link_used
 from .unit_of_work import UnitOfWork
@@ -16,13 +16,12 @@ def link_target(work: UnitOfWork) -> tuple[str, str, str]:
     """Return what a link says to find this flow again; it opens nothing without a signature."""
     store = work.state.require_record_store("fsm.resume_link()")
     if not work.persisted.rev:
-        error = FSMError(
+        raise FSMError(
             "This flow has not begun, so there is nothing to continue elsewhere.",
             flow=work.flow.id,
             code=Code.NOT_BEGUN,
+            status=409,
         )
-        error.status = 409
-        raise error
     return store.link_target(work.locator, work.persisted)
 
 
@@ -59,8 +58,6 @@ def follow_link(
     # The visitor has confirmed which flow is to go on here, whatever else this session has.
     try:
         moved = store.move_to(address, found, work.locator, lambda old, own: old, id=new_id)
-    except FlowBusy:
-        raise
     except StaleFlow as error:
         raise link_used() from error
     work.session_data.set_previous_id(work.slot, None)

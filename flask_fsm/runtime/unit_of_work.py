@@ -323,7 +323,10 @@ class UnitOfWork:
                 at = theirs._replace(key=key)
                 try:
                     moved = store.merge_at_login(mine, at, begun[key], self.bound.choose)
-                except StaleFlow:  # another request is at it: it comes along with the next one
+                except (
+                    StaleFlow,
+                    FlowBusy,
+                ):  # another request is at it: it comes along with the next one
                     all_here = False
             elif text is not None:
                 moved = store.adopt_unstarted(mine, text)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ..config import Config
 from ..core.history import Entry
-from ..errors import SnapshotError, StaleFlow
+from ..errors import FlowBusy, SnapshotError, StaleFlow
 from ..redis_client import is_unreachable
 from ..reports.funnel import Funnel, LogEntry, funnel_of
 from .base import StoredReply, Version
@@ -232,7 +232,7 @@ class RedisRecords:
             rows = [(id, row) for id, row in rows if _order(id) > top]
         try:
             self._put(target, target_version, record, rows, "", now)
-        except StaleFlow:
+        except (StaleFlow, FlowBusy):
             self.release_lease(source, source_version, lease)
             raise
         self._put(source, source_version, tombstone, (), lease, now)

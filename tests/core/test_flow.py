@@ -16,7 +16,7 @@ from flask_fsm.errors import (
     InvalidTransition,
     SkippedTransition,
     StaleFlow,
-    UnknownState,
+    UnknownTarget,
 )
 
 from .clock import START, Clock
@@ -106,7 +106,7 @@ def test_a_decided_step_is_stale_once_the_flow_has_moved() -> None:
 
 def test_an_unknown_target_is_another_error_than_a_missing_edge() -> None:
     flow = checkout().flow()
-    with pytest.raises(UnknownState):
+    with pytest.raises(UnknownTarget):
         flow.transition("nowhere")
     with pytest.raises(InvalidTransition, match="no edge"):
         flow.transition("done")

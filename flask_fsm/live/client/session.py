@@ -21,7 +21,7 @@ from ...core.event import SAME, EventStatus, Sent, check_status
 from ...core.flow import Flow, Result
 from ...core.machine import Machine
 from ...core.snapshot import Snapshot
-from ...errors import Code, FSMError, StaleFlow, StoreUnavailable, UnknownState
+from ...errors import Code, FSMError, StaleFlow, StoreUnavailable, UnknownTarget
 from ...runtime.listeners import Sender
 from ...runtime.session_data import OWNER_KEY, SESSION_KEY, WAS_KEY
 from ...runtime.state import AppState, unwrap
@@ -124,7 +124,7 @@ def unhandled(
     """Return the frame of an event that was refused, unless it failed."""
     if error.status >= 500:
         return crash(error, machine, event)
-    if isinstance(error, UnknownState):
+    if isinstance(error, UnknownTarget):
         # The client may have named it; but it may also be a slip of the handler.
         state.live.warn_of_target(machine, event or "", error)
     return refusal(error, flow)

@@ -17,7 +17,7 @@ from ...core.event import EventStatus, Sent
 from ...core.flow import Flow
 from ...core.machine import Machine
 from ...core.snapshot import Snapshot
-from ...errors import Code, FSMError, InvalidTransition, StaleFlow, ValidationFailed
+from ...errors import Code, FlowBusy, FSMError, InvalidTransition, StaleFlow, ValidationFailed
 
 __all__ = [
     "ClientEvent",
@@ -172,7 +172,7 @@ def refusal(error: FSMError, flow: Flow | None = None) -> str:
         data |= {"messages": error.messages, "fields": error.fields}
     if len(error.reasons) > 1:
         data["reasons"] = [reason._asdict() for reason in error.reasons]
-    if flow is not None and isinstance(error, StaleFlow):
+    if flow is not None and isinstance(error, (StaleFlow, FlowBusy)):
         data |= {"state": flow.current, "rev": flow.rev}
     return data_frame(data, error_status(error))
 

@@ -28,9 +28,7 @@ class Problem(Exception):
     @classmethod
     def of(cls, status: int, reason: Code, text: str, **headers: str) -> Problem:
         """Return a problem with this HTTP status, code and text."""
-        error = FSMError(text, code=reason)
-        error.status = status
-        return cls(error, **headers)
+        return cls(FSMError(text, code=reason, status=status), **headers)
 
     def response(self) -> Response:
         """Return the problem document, the same as a page's for a client that accepts JSON."""

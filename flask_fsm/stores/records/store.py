@@ -298,7 +298,7 @@ def naming_flow(id: str) -> Iterator[None]:
     """Let errors of records, which know no ids, say which flow they are about."""
     try:
         yield
-    except StaleFlow as error:
+    except (StaleFlow, FlowBusy) as error:
         error.flow = id
         raise
 
@@ -661,7 +661,7 @@ class RecordStore:
             if version != record.version:
                 try:
                     self.records.write(address, version, record, (), lease="", now=now, within=None)
-                except StaleFlow:
+                except (StaleFlow, FlowBusy):
                     found = self.records.read(address)
                     if found is None or found.version != record.version:
                         raise
