@@ -1,7 +1,8 @@
-"""The config: what is missing or wrong is told at init_app, by the name of its key."""
+"""The config: an error at init_app names the key that is missing or invalid."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from flask import Flask
 
 from flask_fsm import ConfigError, FlaskFSM, FSMError, Machine
+from flask_fsm.config import PREFIX, Config
 
 from ..apps import SECRET
 
@@ -106,16 +108,23 @@ def test_a_value_of_the_wrong_kind_is_told_by_its_key(key: str, value: object) -
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
-        ("FSM_URL_PREFIX", "fsm", "it is a path that begins with '/' and has no parameters"),
-        ("FSM_TOKEN_FIELD", "", "it is a text, and not an empty one"),
-        ("FSM_CACHE_SIZE", "many", "it is a whole number above 0"),
-        ("FSM_HISTORY_LIMIT", 0, "it is a whole number above 0, or None"),
-        ("FSM_LOCK_TIMEOUT", -1, "it is a number above 0"),
-        ("FSM_FLASH", 1, "it is True or False"),
-        ("FSM_REDACT_FIELDS", "pin", "it is a list of texts"),
-        ("FSM_BUS_URL", 7, "it is a URL, or what the app has itself"),
-        ("FSM_LIVE_WORKERS", 1, "it is at least 2"),
-        ("FSM_HEARTBEAT", 1e9, "it is at most 604,800"),
+        ("FSM_URL_PREFIX", "fsm", "it must be a path that begins with '/' and has no parameters"),
+        ("FSM_TOKEN_FIELD", "", "it must be a non-empty string"),
+        ("FSM_CACHE_SIZE", "many", "it must be a whole number above 0"),
+        ("FSM_HISTORY_LIMIT", 0, "it must be a whole number above 0, or None"),
+        ("FSM_LOCK_TIMEOUT", -1, "it must be a number of seconds above 0"),
+        ("FSM_FLASH", 1, "it must be True or False"),
+        ("FSM_REDACT_FIELDS", "pin", "it must be a list of strings"),
+        (
+            "FSM_BUS_URL",
+            7,
+            "it must be a URL, or an object that the app already has, such as a client of Redis",
+        ),
+        ("FSM_MAX_SNAPSHOT_SIZE", "64k", "it must be a whole number of bytes above 0"),
+        ("FSM_HEARTBEAT", 0.0001, "it must be at least 0.001 seconds"),
+        ("FSM_FLOW_LIFETIME", timedelta(0), "it must be a number of seconds above 0, or None"),
+        ("FSM_LIVE_WORKERS", 1, "it must be at least 2"),
+        ("FSM_HEARTBEAT", 1e9, "it must be at most 604,800 seconds"),
     ],
 )
 def test_the_error_says_what_a_value_is(key: str, value: object, text: str) -> None:
@@ -153,6 +162,13 @@ def test_the_error_says_what_a_value_is(key: str, value: object, text: str) -> N
 def test_values_of_the_right_kind_are_taken(key: str, value: object) -> None:
     """Lists, numbers, timedeltas and None are read where they make sense."""
     assert init(**{key: value}).extensions["fsm"] is not None
+
+
+def test_each_default_could_be_given_by_an_app() -> None:
+    """The defaults pass the checks, and come out as they are."""
+    defaults = Config()
+    given = {PREFIX + each.name.upper(): getattr(defaults, each.name) for each in fields(Config)}
+    assert Config.read(given) == defaults
 
 
 def test_other_keys_of_the_config_are_left_alone() -> None:
