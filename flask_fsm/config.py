@@ -9,7 +9,7 @@ from datetime import timedelta
 from threading import TIMEOUT_MAX
 from typing import Any, Final
 
-from .core.snapshot import MAX_TEXT
+from .core.codec import MAX_TEXT
 from .errors import ConfigError
 
 __all__ = ["Config"]

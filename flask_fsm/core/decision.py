@@ -35,7 +35,7 @@ def judge(
 ) -> dict[str, Any] | None:
     """Run pre_transition rules, guards and validators; return the data as enriched."""
     given = {} if data is None else mapping(data)
-    flow._pending = (node, None if data is None else given)
+    flow._judged, flow._given = node, None if data is None else given
     try:
         for rule in edge.pre_transitions:
             try:
@@ -45,14 +45,14 @@ def judge(
             except Exception as error:
                 raise crashed(flow, "pre_transition", rule, edge, error) from error
             if given:
-                flow._pending = (node, given)
+                flow._given = given
         reasons = _reasons_of_guards(flow, edge)
         if reasons:
             raise _refused(flow, edge, reasons)
         if edge.validators:
             _validate(flow, edge, given)
     finally:
-        flow._pending = None
+        flow._judged = flow._given = None
     return None if data is None and not given else given
 
 
@@ -130,25 +130,25 @@ def reasons_against(
 ) -> list[Reason]:
     """Return every reason why `to` can't be taken now, changing nothing."""
     machine = flow.machine
-    if flow._pending is not None:
+    if flow._judged is not None:
         raise error_of_move(flow, to)
     if flow.finished:
         return [Reason(FlowFinished.default_code, f"This run has ended at {flow.current!r}.")]
     try:
-        node = flow._edited(source or flow._now[3][1], to)
+        node = flow._edited(source or flow._now.tip.state, to)
     except StaleFlow as error:
         return [Reason(error.code, error.message)]
     if to not in machine.states:
         return [reason_unknown(machine, to)]
-    edge = machine.ways[node[1]].get(to)
+    edge = machine.ways[node.state].get(to)
     if edge is None:
-        return [reason_no_edge(machine, node[1], to)]
+        return [reason_no_edge(machine, node.state, to)]
     reasons = []
     skip = reason_to_skip(machine, edge, flow._taken(node)) if machine.tracks_edges else None
     if skip is not None:
         reasons.append(skip)
     given = {} if data is None else dict(data)
-    flow._pending = (node, None if data is None else given)
+    flow._judged, flow._given = node, None if data is None else given
     try:
         reasons += _reasons_of_guards(flow, edge)
         if data is not None:
@@ -156,7 +156,7 @@ def reasons_against(
     except FSMError as error:
         reasons += error.reasons
     finally:
-        flow._pending = None
+        flow._judged = flow._given = None
     return reasons
 
 
@@ -170,7 +170,7 @@ def holds(flow: Flow, edge: Edge) -> bool:
 
 def run_hooks(flow: Flow, result: Result) -> None:
     """Run the hooks of a transition that was made. A failure is logged and undoes nothing."""
-    for rule in result[2].hooks:
+    for rule in result.edge.hooks:
         try:
             answer = rule(flow, result)
             if answer is not None:

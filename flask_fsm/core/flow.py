@@ -20,8 +20,9 @@ from ..errors import (
 from .answers import dump_answers, load_answers
 from .decision import judge, reasons_against, refuse, require_sync_result, run_hooks
 from .event import SAME, EventStatus, Sent, check_status
-from .history import History
-from .path import Node, Path, cut_path, drop_draft, nodes_back
+from .fields import Fields
+from .history import History, LogItem
+from .path import Node, Path, cut_path, data_before, drop_draft, leave_node, nodes_back
 from .progress import Progress, progress_of
 from .reasons import (
     error_of,
@@ -32,7 +33,7 @@ from .reasons import (
     reason_to_skip,
 )
 from .result import Result
-from .snapshot import NO_DRAFTS, Snapshot, blank, data_before, edges_on, leave_node, successor
+from .snapshot import NO_DRAFTS, Snapshot, blank, successor
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -52,10 +53,11 @@ class Flow:
     __slots__ = (
         "_context",
         "_data",
+        "_given",
+        "_judged",
         "_last",
         "_now",
         "_on_path",
-        "_pending",
         "_sent",
         "clock",
         "machine",
@@ -82,13 +84,13 @@ class Flow:
             )
         if snapshot is None:
             snapshot = blank(machine, int(self.clock()), subject=subject)
-        # A snapshot's fields; a plain tuple takes a third of the time to make.
-        self._now: tuple[Any, ...] = snapshot
+        self._now = snapshot.fields
         # The pages of the path, collected when first needed and kept up step by step.
         self._on_path: set[str] | None = None
         self._data: dict[str, Any] | None = None
         # While rules judge: the node that is left, and the data handed over.
-        self._pending: tuple[Node, Mapping[str, Any] | None] | None = None
+        self._judged: Node | None = None
+        self._given: Mapping[str, Any] | None = None
         self._last: Result | None = None
         # While an event is handled: what its handler has said so far.
         self._sent: list[Sent] | None = None
@@ -97,25 +99,24 @@ class Flow:
 
     @property
     def snapshot(self) -> Snapshot:
-        return _new(Snapshot, self._now)
+        return Snapshot(self._now)
 
     @property
     def id(self) -> str:
-        return self._now[0]  # type: ignore[no-any-return]
+        return self._now.run.id
 
     @property
     def subject(self) -> str | None:
-        return self._now[1]  # type: ignore[no-any-return]
+        return self._now.run.subject
 
     @property
     def rev(self) -> int:
-        return self._now[2]  # type: ignore[no-any-return]
+        return self._now.rev
 
     @property
     def current(self) -> str:
         """The name of the state; while rules judge an edit, that of the edited page."""
-        node: Node = self._now[3] if self._pending is None else self._pending[0]
-        return node[1]
+        return (self._judged or self._now.tip).state
 
     @property
     def context(self) -> dict[str, Any]:
@@ -134,7 +135,7 @@ class Flow:
 
     @property
     def finished(self) -> bool:
-        return self._now[9]  # type: ignore[no-any-return]
+        return self._now.finished
 
     @property
     def data(self) -> dict[str, Any]:
@@ -142,18 +143,18 @@ class Flow:
 
         Rules also see the data that was handed to their transition, under the page being left.
         """
-        if self._pending is None:
+        node, given = self._judged, self._given
+        if node is None:
             return self.snapshot.data  # the caller's own: rules judge by another copy
-        node, given = self._pending
-        if node is self._now[3]:
+        if node is self._now.tip:
             if self._data is None:
                 self._data = self.snapshot.data
             data = self._data
         else:
             data = data_before(node)
-            if node[3] is not None:
-                data[node[1]] = load_answers(node[3])
-        return data if given is None else {**data, node[1]: given}
+            if node.answers is not None:
+                data[node.state] = load_answers(node.answers)
+        return data if given is None else {**data, node.state: given}
 
     @property
     def drafts(self) -> dict[str, Any]:
@@ -163,7 +164,9 @@ class Flow:
     def answers(self, page: str) -> dict[str, Any] | None:
         """Return a copy of what was answered on `page`, kept or draft, or None."""
         node = self._node(page)
-        text = self._now[5].get(page) if node is None or node[3] is None else node[3]
+        text = None if node is None else node.answers
+        if text is None:
+            text = self._now.draft_texts.get(page)
         return None if text is None else load_answers(text)
 
     def __repr__(self) -> str:
@@ -173,18 +176,18 @@ class Flow:
 
     def _pages(self) -> set[str]:
         if self._on_path is None:
-            self._on_path = {node[1] for node in nodes_back(self._now[3])}
+            self._on_path = {node.state for node in nodes_back(self._now.tip)}
         return self._on_path
 
     def _node(self, page: str) -> Node | None:
         if page not in self._pages():
             return None
-        return next(node for node in nodes_back(self._now[3]) if node[1] == page)
+        return next(node for node in nodes_back(self._now.tip) if node.state == page)
 
     def args(self, page: str) -> str | None:
         """Return the URL arguments of a page on the path, as JSON text, or None."""
         node = self._node(page)
-        return None if node is None else node[2]
+        return None if node is None else node.args
 
     def is_on_path(self, page: str) -> bool:
         """Tell whether `page` is on the path, open or closed."""
@@ -196,18 +199,19 @@ class Flow:
         return node is not None and self._is_open(node)
 
     def _is_open(self, node: Node) -> bool:
-        tip: Node = self._now[3]
-        return node is tip or not (self.finished or node[6] or node[4] < tip[5])
+        now = self._now
+        tip = now.tip
+        return node is tip or not (now.finished or node.closed or node.depth < tip.barrier)
 
     @contextmanager
     def _judged_by(self, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Let rules judge the current page by `data` in place of its answers."""
-        kept = self._data, self._pending
-        self._data, self._pending = data, (self._now[3], None)
+        kept = self._data, self._judged, self._given
+        self._data, self._judged, self._given = data, self._now.tip, None
         try:
             yield data
         finally:
-            self._data, self._pending = kept
+            self._data, self._judged, self._given = kept
 
     # -- deciding -----------------------------------------------------------------------
 
@@ -238,17 +242,21 @@ class Flow:
     ) -> Result:
         machine = self.machine
         before = self._now
-        id, subject, rev, node, log, drafts, started, updated, taken, finished, _ = before
-        if finished or self._pending is not None:
+        finished = before.finished
+        if finished or self._judged is not None:
             raise error_of_move(self, target)
-        if source is not None and source != node[1]:
+        node = tip = before.tip
+        here = tip.state
+        taken = before.taken
+        if source is not None and source != here:
             node = self._edited(source, target)
-        here = node[1]
-        edge = machine.ways[here].get(target)
-        if edge is None:
-            raise error_of_edge(self, here, target)
+            here = source
+        try:
+            edge = machine.ways[here][target]
+        except KeyError:
+            raise error_of_edge(self, here, target) from None
         if machine.tracks_edges:
-            if node is not before[3]:
+            if node is not tip:
                 taken = self._taken(node)
             bit = 1 << edge.number
             if taken & bit or machine.ordered:
@@ -259,7 +267,8 @@ class Flow:
         if edge.has_rules:
             data = judge(self, edge, node, data)
         elif edge.guards:
-            self._pending = (node, data)
+            self._judged = node
+            self._given = data
             try:
                 for guard in edge.guards:
                     answer = guard(self)
@@ -268,37 +277,40 @@ class Flow:
             except Exception as error:
                 refuse(self, edge, error)
             finally:
-                self._pending = None
-        answers = node[3] if data is None else dump_answers(data)
+                self._judged = self._given = None
+        answers = node.answers if data is None else dump_answers(data)
 
-        behind = node
-        depth, barrier = node[4] + 1, node[5]
+        parent: Node | None = node  # of the new tip
+        depth, barrier = node.depth + 1, node.barrier
         cut: list[Node] | None = None
+        drafts = before.draft_texts
         on_path = self._on_path or self._pages()
-        if target in on_path or node is not before[3]:
+        if target in on_path or node is not tip:
             loop = target in on_path
-            cut, drafts, old = cut_path(before[3], node, target, answers, drafts, loop)
+            cut, drafts, old = cut_path(tip, node, target, answers, drafts, loop)
             if old is not None:
-                behind, depth = old[0], old[4]
-                barrier = min(before[3][5], depth)  # what was closed stays so
+                parent, depth = old.parent, old.depth
+                barrier = min(tip.barrier, depth)  # what was closed stays so
         elif answers is not None and here in drafts:
             drafts = drop_draft(drafts, here)
         if answers is not None or edge.back != "preserve":
-            if behind is node:
-                behind = leave_node(node, edge.back, answers)
+            if parent is node:
+                parent = leave_node(node, edge.back, answers)
             if edge.back == "invalidate":
                 barrier = depth
 
         at = self.clock()
+        updated = before.updated
         now = int(at) if at >= updated + 1 else updated  # a clock may jump back
-        rev += advance
+        rev = before.rev + advance
         if edge.final or (edge.final is None and machine.ends(target, taken)):
             finished = True
             drafts = NO_DRAFTS
-        tip = (behind, target, args, None, depth, barrier, False)
-        log = (log, edge, now, rev)
-        after = (id, subject, rev, tip, log, drafts, started, now, taken, finished, None)
-        return Result((after, before, edge, data, cut))
+        tip = Node(parent, target, args, None, depth, barrier, False)
+        # This way to make a named tuple takes half of the time of the usual one.
+        log = _new(LogItem, (before.log, edge, now, rev))
+        after = Fields(before.run, rev, tip, log, drafts, now, taken, finished, None)
+        return Result(after, before, edge, data, cut)
 
     def _edited(self, source: str, target: str | None) -> Node:
         """Return the node of a page that is edited, if it may be."""
@@ -309,8 +321,8 @@ class Flow:
 
     def _taken(self, node: Node) -> int:
         """Return the edges taken in this run, without those that an edit of `node` gives back."""
-        taken: int = self._now[8]
-        return taken & ~edges_on(self._now[3], self.machine, node)
+        now = self._now
+        return now.taken & ~self.machine.edges_on(now.tip, node)
 
     # -- asking -------------------------------------------------------------------------
 
@@ -346,29 +358,32 @@ class Flow:
 
     def apply(self, result: Result) -> None:
         """Make a decided transition this flow's own, without running its hooks."""
-        after, before, edge, data, cut = result
-        if before is not self._now:
+        edge = result.edge
+        if result.before is not self._now:
             raise StaleFlow(
-                f"{edge.source!r} -> {edge.target!r} was decided at rev {before[2]}, but the "
-                f"flow is at rev {self.rev}: decide again.",
+                f"{edge.source!r} -> {edge.target!r} was decided at rev {result.before.rev}, but "
+                f"the flow is at rev {self.rev}: decide again.",
                 flow=self.id,
                 source=edge.source,
                 target=edge.target,
             )
         on_path = self._on_path or self._pages()
-        if cut is not None:
-            for node in cut:
-                on_path.discard(node[1])
+        if result.cut is not None:
+            for node in result.cut:
+                on_path.discard(node.state)
             self._data = None
-        elif data is not None and self._data is not None:
-            self._data[edge.source] = load_answers(after[3][0][3])
+        elif result.data is not None and self._data is not None:
+            left = result.after.tip.parent
+            assert left is not None
+            assert left.answers is not None
+            self._data[edge.source] = load_answers(left.answers)
         on_path.add(edge.target)
         self._last = result
-        self._now = after
+        self._now = result.after
 
     def run_hooks(self, result: Result) -> None:
         """Run the hooks of a transition that was made. A failure is logged and undoes nothing."""
-        if result[2].hooks:
+        if result.edge.hooks:
             run_hooks(self, result)
 
     def transition(
@@ -391,7 +406,7 @@ class Flow:
         self.apply(result)
         if self._sent is not None:  # before what its hooks say
             self._sent.append(Sent(status, data if reply is SAME else reply, result))
-        if result[2].hooks:
+        if result.edge.hooks:
             run_hooks(self, result)
         return result
 
@@ -462,20 +477,20 @@ class Flow:
         """Make the steps of `resume` one by one, without running their hooks."""
         if self._last is None:
             return
-        _, before, edge, _, cut = self._last
-        if cut is None or edge.source == before[3][1]:
+        cut = self._last.cut
+        if cut is None or self._last.source == self._last.before.tip.state:
             return
         # The path as it was, from the page that was edited.
-        after = {node[0][1]: node for node in cut if node[0] is not None}
+        after = {node.parent.state: node for node in cut if node.parent is not None}
         while not self.finished:
-            state = self._now[3][1]
+            state = self._now.tip.state
             following = after.pop(state, None)
             if following is None:
                 return
-            draft = self._now[5].get(state)
+            draft = self._now.draft_texts.get(state)
             data = None if draft is None else load_answers(draft)
             try:
-                result = self._decide(following[1], data, None, following[2], 0)
+                result = self._decide(following.state, data, None, following.args, 0)
             except REFUSALS:
                 return
             self.apply(result)
@@ -490,7 +505,7 @@ class Flow:
 
     def set_snapshot(self, snapshot: Snapshot) -> None:
         """Stand where `snapshot` stands, whatever was decided since."""
-        self._now = snapshot
+        self._now = snapshot.fields
         self._on_path = self._data = self._last = None
 
     # -- progress -----------------------------------------------------------------------

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Archive",
+    "Checkpoint",
     "Entry",
     "History",
     "Log",
     "LogItem",
-    "Mark",
     "Packed",
     "entered",
     "entries_of",
@@ -48,26 +48,31 @@ class Entry(NamedTuple):
     rev: int
 
 
-class Mark(NamedTuple):
-    """Where an entry is counted from: the state before it, its time, its rev."""
+class Checkpoint(NamedTuple):
+    """What the text of an entry counts from: the state, time and rev before it."""
 
     state: str
     at: int
     rev: int
 
 
-# (before, edge, at, rev)
-LogItem: TypeAlias = tuple["Log", "Edge", int, int]
+class LogItem(NamedTuple):
+    """An entry made in this process, linked to the log before it."""
+
+    parent: Log
+    edge: Edge
+    at: int
+    rev: int
 
 
 class Packed(NamedTuple):
-    """Entries as text, between two marks."""
+    """Entries as text, from the checkpoint `first` to the checkpoint `last`."""
 
     machine: Machine
     text: str
     length: int
-    first: Mark
-    last: Mark
+    first: Checkpoint
+    last: Checkpoint
 
 
 class Archive(NamedTuple):
@@ -117,17 +122,17 @@ def _numbers(text: str) -> Iterator[int]:
         raise ValueError("the last number is cut off")
 
 
-def entry_of(logged: LogItem) -> Entry:
-    """Return what a node of the log says."""
-    _, edge, at, rev = logged
-    return Entry(edge.source, edge.target, edge.event, at, rev)
+def entry_of(item: LogItem) -> Entry:
+    """Return the entry that an item of the log stands for."""
+    edge = item.edge
+    return Entry(edge.source, edge.target, edge.event, item.at, item.rev)
 
 
 def _unpacked(log: Log) -> tuple[Packed | Archive | None, list[LogItem]]:
     fresh = []
-    while log is not None and not isinstance(log, (Packed, Archive)):
+    while isinstance(log, LogItem):
         fresh.append(log)
-        log = log[0]
+        log = log.parent
     fresh.reverse()
     return log, fresh
 
@@ -150,9 +155,11 @@ def entered(log: Log, started: int) -> int:
     return base.at if isinstance(base, Archive) else base.last.at if base else started
 
 
-def _encode(machine: Machine, mark: Mark, entries: Sequence[Entry]) -> tuple[str, Mark]:
+def _encode(
+    machine: Machine, first: Checkpoint, entries: Sequence[Entry]
+) -> tuple[str, Checkpoint]:
     ways, numbers = machine.ways, machine.numbers
-    state, at, rev = mark
+    state, at, rev = first
     parts = []
     for entry in entries:
         out = ways[state]
@@ -167,14 +174,14 @@ def _encode(machine: Machine, mark: Mark, entries: Sequence[Entry]) -> tuple[str
                 _write(numbers[entry.target]),
                 _write(entry.rev - rev),
             )
-        _, state, _, at, rev = entry
-    return "".join(parts), Mark(state, at, rev)
+        state, at, rev = entry.target, entry.at, entry.rev
+    return "".join(parts), Checkpoint(state, at, rev)
 
 
-def pack(machine: Machine, log: Log, first: Mark, limit: int | None = None) -> Packed:
+def pack(machine: Machine, log: Log, first: Checkpoint, limit: int | None = None) -> Packed:
     """Return `log` as text, at most the newest `limit` entries of it.
 
-    `first` is the mark of a log that nothing was cut from. Past the limit a quarter is dropped at
+    `first` is where a log begins that nothing was cut from. Past the limit a quarter is dropped at
     once, so that the rest is not written anew at every step.
     """
     if type(log) is Packed and log.machine is machine and (limit is None or log.length <= limit):
@@ -199,8 +206,8 @@ def pack(machine: Machine, log: Log, first: Mark, limit: int | None = None) -> P
         cut = len(entries) - kept
         before = entries[cut - 1]
         entries = entries[cut:]
-        mark = Mark(before.target, before.at, before.rev)
-        packed = Packed(machine, "", 0, mark, mark)
+        first = Checkpoint(before.target, before.at, before.rev)
+        packed = Packed(machine, "", 0, first, first)
         count = kept
     text, last = _encode(machine, packed.last, entries)
     return Packed(machine, packed.text + text, count, packed.first, last)
@@ -272,7 +279,7 @@ class History(Sequence[Entry]):
 
     def __contains__(self, item: object) -> bool:
         if isinstance(item, tuple) and len(item) == 2:
-            return any(entry[:2] == item for entry in self.entries)
+            return any((entry.source, entry.target) == item for entry in self.entries)
         return item in self.entries
 
     def __eq__(self, other: object) -> bool:

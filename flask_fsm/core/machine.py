@@ -16,7 +16,7 @@ from .graph import collect_states, expand_edges, list_transitions
 from .lint import faults_of_graph
 from .migration import Migration, Renamed
 from .names import faults_of_names, is_name, several
-from .path import Node, root
+from .path import Node, nodes_back, root
 from .rules import Function, Ruled, Wrap, compile_rules, only_sync
 from .serialization import dump_machine, load_machine
 from .snapshot import Snapshot
@@ -381,6 +381,18 @@ class Machine(Ruled):
     def ends(self, state: str, taken: int) -> bool:
         """Tell whether arriving at `state`, after the `taken` edges of a run, ends it."""
         return self.complete(state) or self.exhausted(state, taken)
+
+    def edges_on(self, tip: Node, start: Node | None = None) -> int:
+        """Return the bits of the edges between the pages of a path, or of those after `start`."""
+        taken = 0
+        if self.tracks_edges:
+            for node in nodes_back(tip):
+                if node is start or node.parent is None:
+                    break
+                edge = self.ways[node.parent.state].get(node.state)
+                if edge is not None:
+                    taken |= 1 << edge.number
+        return taken
 
     def events_of(self, state: str, finished: bool = False) -> tuple[str, ...]:
         """Return the events that a client may send in `state`: of handlers, and of edges.

@@ -1,26 +1,61 @@
 """The path: the pages from the initial one to the current, as linked nodes, loops cut.
 
-A node is a plain tuple that points to the node before it, so that a step adds one node whatever
-the length, and every snapshot of a flow shares what it has in common with the others.
+A node points to the node before it, so that a step adds one node however long the path is, and
+the snapshots of a flow share the nodes they have in common.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias, overload
+from typing import Any, Final, overload
 
 from .answers import load_answers
 
-__all__ = ["Node", "Path", "cut_path", "drop_draft", "nodes_back", "root"]
+__all__ = [
+    "Node",
+    "Path",
+    "cut_path",
+    "data_before",
+    "drop_draft",
+    "leave_node",
+    "nodes_back",
+    "root",
+]
 
-# (before, state, args, answers, depth, barrier, closed); args and answers are JSON text or None.
-# Nodes whose depth is below the barrier of the last one can't be reopened, nor can closed ones.
-Node: TypeAlias = tuple["Node | None", str, str | None, str | None, int, int, bool]
+
+class Node:
+    """One page of a path. It never changes, and shares the nodes before it with other paths.
+
+    `args` (URL arguments) and `answers` are JSON text or None. `depth` counts the nodes before
+    this one. A page can't be reopened if its node is `closed`, or if its depth is below the
+    `barrier` of the last node of the path.
+    """
+
+    # Not a named tuple: a step reads a node ten times and makes one, and slots are read faster.
+    __slots__ = ("answers", "args", "barrier", "closed", "depth", "parent", "state")
+
+    def __init__(
+        self,
+        parent: Node | None,
+        state: str,
+        args: str | None,
+        answers: str | None,
+        depth: int,
+        barrier: int,
+        closed: bool,
+    ) -> None:
+        self.parent: Final = parent
+        self.state: Final = state
+        self.args: Final = args
+        self.answers: Final = answers
+        self.depth: Final = depth
+        self.barrier: Final = barrier
+        self.closed: Final = closed
 
 
 def root(state: str, args: str | None = None) -> Node:
-    """Return the node with which a path begins."""
-    return (None, state, args, None, 0, 0, False)
+    """Return the first node of a path."""
+    return Node(None, state, args, None, 0, 0, False)
 
 
 def nodes_back(tip: Node) -> Iterator[Node]:
@@ -28,7 +63,7 @@ def nodes_back(tip: Node) -> Iterator[Node]:
     node: Node | None = tip
     while node is not None:
         yield node
-        node = node[0]
+        node = node.parent
 
 
 def cut_path(
@@ -44,30 +79,44 @@ def cut_path(
     later: Node | None = tip
     while later is not node and later is not None:
         cut.append(later)
-        if later[3] is not None:
-            fresh[later[1]] = later[3]
-        if later[1] == target:
+        if later.answers is not None:
+            fresh[later.state] = later.answers
+        if later.state == target:
             loop = False
-        later = later[0]
+        later = later.parent
     while loop and later is not None:
         cut.append(later)
-        kept = answers if later is node else later[3]
+        kept = answers if later is node else later.answers
         if kept is not None:
-            fresh[later[1]] = kept
-        loop = later[1] != target
-        later = later[0]
+            fresh[later.state] = kept
+        loop = later.state != target
+        later = later.parent
     if fresh:
         drafts = {**drafts, **fresh}
     if later is not node:
         return cut, drafts, cut[-1]
-    if answers is not None and node[1] in drafts:
-        drafts = drop_draft(drafts, node[1])
+    if answers is not None and node.state in drafts:
+        drafts = drop_draft(drafts, node.state)
     return cut, drafts, None
 
 
 def drop_draft(drafts: dict[str, str], page: str) -> dict[str, str]:
     """Return the drafts of all pages but one."""
     return {other: text for other, text in drafts.items() if other != page}
+
+
+def leave_node(node: Node, back: str, answers: str | None) -> Node:
+    """Return `node` with its answers, closed if the edge it is left by has such a back policy."""
+    closed = back != "preserve"
+    return Node(node.parent, node.state, node.args, answers, node.depth, node.barrier, closed)
+
+
+def data_before(node: Node) -> dict[str, Any]:
+    """Return the answers of the pages before `node` on its path, by page."""
+    nodes = [before for before in nodes_back(node) if before.answers is not None]
+    if nodes and nodes[0] is node:
+        del nodes[0]
+    return {before.state: load_answers(before.answers or "") for before in reversed(nodes)}
 
 
 class Path(Sequence[str]):
@@ -79,10 +128,10 @@ class Path(Sequence[str]):
         self._tip = tip
 
     def __iter__(self) -> Iterator[str]:
-        return reversed([node[1] for node in nodes_back(self._tip)])
+        return reversed([node.state for node in nodes_back(self._tip)])
 
     def __len__(self) -> int:
-        return self._tip[4] + 1
+        return self._tip.depth + 1
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -92,7 +141,7 @@ class Path(Sequence[str]):
         return tuple(self)[index]
 
     def __contains__(self, state: object) -> bool:
-        return any(node[1] == state for node in nodes_back(self._tip))
+        return any(node.state == state for node in nodes_back(self._tip))
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, (Path, tuple, list)):
@@ -108,6 +157,6 @@ class Path(Sequence[str]):
     def args(self, state: str) -> dict[str, Any]:
         """Return the URL arguments with which the page `state` of this path was reached."""
         for node in nodes_back(self._tip):
-            if node[1] == state:
-                return load_answers(node[2]) if node[2] else {}
+            if node.state == state:
+                return load_answers(node.args) if node.args else {}
         raise KeyError(f"The page {state!r} is not on this path: {' -> '.join(self)}.")

@@ -80,7 +80,7 @@ def reason_to_skip(machine: Machine, edge: Edge, taken: int) -> Reason | None:
 
 def error_of_move(flow: Flow, target: str) -> FSMError:
     """Return the error of moving a flow that a rule is judging, or whose run has ended."""
-    if flow._pending is not None:
+    if flow._judged is not None:
         return FSMError(
             f"A rule of machine {flow.machine.name!r} tried to move the flow that it judges: "
             f"move it in the view, or in a hook.",

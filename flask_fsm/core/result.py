@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from .history import Entry, entry_of
+from .fields import Fields
+from .history import Entry, LogItem, entry_of
+from .path import Node
 from .snapshot import Snapshot
 from .state import Edge
 
 __all__ = ["Result"]
 
-_new: Final = tuple.__new__
 
+class Result:
+    """A decided transition.
 
-class Result(tuple[Any, ...]):
-    """A decided transition: what the flow becomes, and from what.
-
-    `snapshot` and `previous`; `source`, `target`, `event`; `data`, what was kept under the source,
-    or None; `entry`; `edge`; `finished`.
+    Attributes:
+        snapshot: What the flow becomes.
+        previous: What it was when this was decided.
+        edge: The edge that is taken; `source`, `target` and `event` are its own.
+        data: The answers kept under the source, or None if none were given.
+        cut: The nodes that were cut off the path by an edit or a loop, last one first, or None.
+        rev: The revision of `snapshot`.
+        finished: Whether this ends the run.
+        entry: The entry of the history.
     """
 
-    __slots__ = ()
+    __slots__ = ("after", "before", "cut", "data", "edge")
+
+    def __init__(
+        self,
+        after: Fields,
+        before: Fields,
+        edge: Edge,
+        data: Mapping[str, Any] | None,
+        cut: list[Node] | None,
+    ) -> None:
+        self.after: Final = after
+        self.before: Final = before
+        self.edge: Final = edge
+        self.data: Final = data
+        self.cut: Final = cut
 
     @property
     def snapshot(self) -> Snapshot:
-        return _new(Snapshot, self[0])
+        return Snapshot(self.after)
 
     @property
     def previous(self) -> Snapshot:
-        return _new(Snapshot, self[1])
-
-    @property
-    def edge(self) -> Edge:
-        return self[2]  # type: ignore[no-any-return]
-
-    @property
-    def data(self) -> dict[str, Any] | None:
-        return self[3]  # type: ignore[no-any-return]
+        return Snapshot(self.before)
 
     @property
     def source(self) -> str:
@@ -52,15 +66,17 @@ class Result(tuple[Any, ...]):
 
     @property
     def rev(self) -> int:
-        return self[0][2]  # type: ignore[no-any-return]
+        return self.after.rev
 
     @property
     def finished(self) -> bool:
-        return self[0][9]  # type: ignore[no-any-return]
+        return self.after.finished
 
     @property
     def entry(self) -> Entry:
-        return entry_of(self[0][4])
+        item = self.after.log
+        assert isinstance(item, LogItem)
+        return entry_of(item)
 
     def __repr__(self) -> str:
         return f"Result({self.source!r} -> {self.target!r}, rev={self.rev})"

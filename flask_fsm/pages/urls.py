@@ -34,7 +34,7 @@ class FlowURLs:
         if page is None:
             return None
         return self._bound.url(
-            page, page.values(snapshot.tip[2]), self._work.locator.key if key is None else key
+            page, page.values(snapshot.tip.args), self._work.locator.key if key is None else key
         )
 
     def url_or_none(self, snapshot: Snapshot, key: str) -> str | None:

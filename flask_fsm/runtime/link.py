@@ -44,8 +44,8 @@ def follow_link(
     work.needs_key = False
     url_args: dict[str, object] = {}
     for node in nodes_back(old.tip):
-        if node[1] in work.bound.pages:
-            url_args |= work.bound.pages[node[1]].values(node[2])
+        if node.state in work.bound.pages:
+            url_args |= work.bound.pages[node.state].values(node.args)
     work.url_args = url_args
     work.session_data = work.read_session()
     subject = work.subject()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from ...core.codec import dump_reply
+from ...core.reply import dump_reply
 from ...errors import NoMessages, QueueFull
 from .listener import Connection, MessageQueue
 from .message import Message

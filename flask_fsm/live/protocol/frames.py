@@ -12,10 +12,10 @@ from functools import lru_cache
 from math import isinf
 from typing import Any, Final, NamedTuple
 
-from ...core.codec import dump_reply as dumps
 from ...core.event import EventStatus, Sent
 from ...core.flow import Flow
 from ...core.machine import Machine
+from ...core.reply import dump_reply as dumps
 from ...core.snapshot import Snapshot
 from ...errors import Code, FlowBusy, FSMError, InvalidTransition, StaleFlow, ValidationFailed
 
