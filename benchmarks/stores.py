@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from flask_fsm import FlaskFSM, Machine
-from flask_fsm.pages.page_request import page_requests
+from flask_fsm.pages.decisions import page_requests
 from tests.servers import Postgres, PostgresDatabases, RedisDatabases, Valkey
 
 from . import byhand

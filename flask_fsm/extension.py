@@ -38,7 +38,7 @@ from .live.routes.upgrade import release_on_error
 from .live.routes.websocket import explain_websocket, websocket
 from .live.service import Service
 from .pages.api import MachineViews
-from .pages.page_request import page_requests
+from .pages.decisions import page_requests
 from .pages.resume_link import resume
 from .refusal import Refusal, RefusalContext
 from .runtime.session_data import has_session_data

@@ -22,8 +22,8 @@ from ..errors import (
     UnknownTarget,
     ValidationFailed,
 )
-from .page_request import SAFE_METHODS, PageRequest
-from .redaction import csrf_field
+from .decisions import PageRequest
+from .submission import SAFE_METHODS, csrf_field
 
 if TYPE_CHECKING:
     from wtforms import BaseForm
@@ -70,11 +70,17 @@ def advance(
             raise error
         return _go(page_request, page, data, fast_forward, url_args)
     except (GuardRefused, ValidationFailed) as error:
-        if form is None or not page_request.refused_by_rule(error):
+        if form is None or not _is_refused_by_rule(error):
             raise
         page_request.deny(error)
         add_form_errors(form, error)
         return None
+
+
+def _is_refused_by_rule(error: FSMError) -> bool:
+    return isinstance(error, GuardRefused) or (
+        isinstance(error, ValidationFailed) and error.code == ValidationFailed.default_code
+    )
 
 
 def _go(

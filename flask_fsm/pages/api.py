@@ -22,8 +22,8 @@ from ..runtime.state import app_state
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token
 from .advance import advance
+from .decisions import PageRequest, page_requests
 from .guard import Check, guarded, names
-from .page_request import PageRequest, page_requests
 from .resume_link import resume_link
 from .urls import FlowURLs
 

@@ -22,7 +22,8 @@ from ..errors import (
     StoreUnavailable,
 )
 from ..runtime.state import app_state
-from .page_request import SAFE_METHODS, PageRequest, page_requests
+from .decisions import PageRequest, page_requests
+from .submission import SAFE_METHODS
 
 __all__ = ["Check", "checks_of", "guarded"]
 

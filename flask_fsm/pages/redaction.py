@@ -11,9 +11,9 @@ from flask import current_app, request
 
 from ..config import Config
 from ..refusal import ResubmitForm
-from .submission import json_object
+from .submission import csrf_field, json_object
 
-__all__ = ["SubmittedFields", "csrf_field", "identical_form", "renewed_form", "shown_fields"]
+__all__ = ["SubmittedFields", "identical_form", "renewed_form", "shown_fields"]
 
 MAX_SHOWN: Final = 100
 # Matched against the name in lower case, its words between underscores: `_card_number_`.
@@ -44,12 +44,6 @@ _WORD_ENDS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
 _DIGITS: Final = re.compile(r"\d(?:[ ._/-]?\d){12,22}", re.ASCII)
 # A checksum is one tenth of all numbers, so only what is as long as a card's number counts.
 CARD_LENGTHS: Final = range(13, 20)
-
-
-def csrf_field() -> str:
-    """Return the name of Flask-WTF's hidden field."""
-    name: str = current_app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token")
-    return name
 
 
 class SubmittedFields(NamedTuple):

@@ -26,8 +26,8 @@ from ..refusal import Refusal, RefusalContext
 from ..runtime.link import follow_link, link_target
 from ..runtime.state import app_state, secret_keys
 from ..runtime.unit_of_work import UnitOfWork
-from .page_request import no_store
-from .redaction import csrf_field
+from .responses import no_store
+from .submission import csrf_field
 from .urls import FlowURLs
 
 __all__ = ["resume", "resume_link"]

@@ -1,22 +1,32 @@
-"""A submission: what a POST says about itself, before any view reads it."""
+"""A submission: the form or JSON body of a POST, and whether it has been handled before."""
 
 from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from flask import Request
+from flask import Request, current_app
 
 from ..config import Config
 from ..core.snapshot import Receipt
 from ..errors import Code, InvalidToken
+from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import TokenContent, Tokens
-from ..stores.base import root_id
+from ..stores.base import StoredReply, SubmissionQuery, root_id
+from .urls import FlowURLs
 
-__all__ = ["TOKEN_HEADER", "Submission"]
+__all__ = [
+    "SAFE_METHODS",
+    "TOKEN_HEADER",
+    "EarlierReply",
+    "Submission",
+    "csrf_field",
+    "earlier_reply",
+]
 
+SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 TOKEN_HEADER: Final = "X-FSM-Token"  # noqa: S105
 CHUNK: Final = 1 << 16
 
@@ -27,7 +37,7 @@ class Submission:
     A page that several machines guard carries a token of each.
     """
 
-    __slots__ = ("_request", "_token_field", "content", "contents", "to")
+    __slots__ = ("_request", "_token_field", "content", "contents", "receipt", "to")
 
     def __init__(self, config: Config, request: Request, tokens: Callable[[], Tokens]) -> None:
         self._request = request
@@ -45,24 +55,73 @@ class Submission:
                 code=Code.NO_TOKEN,
             )
         self.contents = [tokens().read(text) for text in texts]
-        self.content: TokenContent | None = self.contents[0] if self.contents else None
-        """The token that counts."""
+        self.content: TokenContent | None = None
+        """The content of the token that counts for this flow; None if no token was sent."""
+        self.receipt: Receipt | None = None
+        """How this submission is recognised if it is sent again; None without a token."""
         self.to: Any = to
-        """Where the client wants to go, as sent; None if it doesn't say."""
+        """The state that the client names as its target, as sent; None if it names none."""
 
-    def select_token(self, id: str, was: str | None) -> None:
-        """Let the token count that was made for the flow `id`, which `was` another, if one was."""
-        for claim in self.contents if len(self.contents) > 1 else ():
-            if root_id(claim.flow) in (root_id(id), root_id(was or id)):
-                self.content = claim
-                return
+    def select_token(self, id: str, previous_id: str | None) -> None:
+        """Select the token that was made for the flow `id`, whose id was `previous_id` before."""
+        if not self.contents:
+            return
+        self.content = self.contents[0]
+        for content in self.contents if len(self.contents) > 1 else ():
+            if root_id(content.flow) in (root_id(id), root_id(previous_id or id)):
+                self.content = content
+                break
+        self.receipt = Receipt(self.content.nonce, _digest(self._request, self._token_field))
 
-    @property
-    def receipt(self) -> Receipt | None:
-        """What this submission is known by if it comes again; None without a token."""
-        if self.content is None:
-            return None
-        return Receipt(self.content.nonce, _digest(self._request, self._token_field))
+
+class EarlierReply(NamedTuple):
+    """What a token has led to before."""
+
+    location: str | None
+    """Where the first submission was redirected to; None if it ended at no page."""
+    reused: bool
+    """Whether this submission has the token of the first one but another body."""
+
+
+def earlier_reply(
+    submission: Submission | None, work: UnitOfWork, urls: FlowURLs
+) -> EarlierReply | None:
+    """Return the reply that this submission has got before, or None if it is new.
+
+    This is what makes a form idempotent: a double click, a reload of a POST, a retry after a lost
+    answer and the replay after a lost race are all recognised here, by the token and a digest of
+    the body, and get the stored reply instead of a second effect.
+    """
+    if submission is None or submission.receipt is None or not work.is_known:
+        return None
+    receipt, content, stored = submission.receipt, submission.content, work.persisted
+    assert content is not None
+    missing = work.missing_reason
+    if missing is None and content.flow == stored.id and content.rev == stored.rev:
+        return None  # a token as new as the flow itself has had no effect yet
+    found: StoredReply | None = None
+    previous_id = work.previous_id
+    id = (missing.flow if missing is not None else None) or stored.id
+    if root_id(content.flow) in (root_id(id), root_id(previous_id or id)):
+        rev, version = content.rev, work.version
+        if missing is not None and missing.code == Code.RESET and version is not None:
+            rev = max(rev, version.rev - 1)  # of a run that was reset, only the reset counts
+        current = content.flow in (id, previous_id)
+        found = work.state.store.stored_reply(
+            work.locator, SubmissionQuery(id, content.flow, rev, receipt.nonce, version, current)
+        )
+    if found is not None:
+        return EarlierReply(found.location, found.digest != receipt.digest)
+    if stored.receipt is not None and stored.receipt.nonce == receipt.nonce:
+        # Another process may have made the last commit: it led to the page that is current.
+        return EarlierReply(urls.url_of(stored), stored.receipt.digest != receipt.digest)
+    return None
+
+
+def csrf_field() -> str:
+    """Return the name of Flask-WTF's hidden field."""
+    name: str = current_app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token")
+    return name
 
 
 def _read(request: Request, token_field: str, to_field: str) -> tuple[list[Any], Any]:

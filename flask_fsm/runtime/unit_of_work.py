@@ -31,15 +31,12 @@ from ..errors import (
     SnapshotError,
     StaleFlow,
 )
-from ..security.tokens import TokenContent
 from ..signals import emit, finished, reset, transitioned
 from ..stores import (
     CommitResult,
     FlowLocator,
     FlowLock,
     LoadResult,
-    StoredReply,
-    SubmissionQuery,
     Version,
     root_id,
 )
@@ -622,20 +619,6 @@ class UnitOfWork:
             tell()
         else:
             transaction.join(tell, undo)
-
-    def stored_reply(self, content: TokenContent, receipt: Receipt) -> StoredReply | None:
-        """Return what is kept of a submission with that token, if it has had its effect."""
-        gone = self.missing_reason
-        id = (gone.flow if gone is not None else None) or self.persisted.id
-        ids = {root_id(id), root_id(self.previous_id or id)}
-        if root_id(content.flow) not in ids:
-            return None
-        current = content.flow in (id, self.previous_id)
-        rev = content.rev
-        if gone is not None and gone.code == Code.RESET and self.version is not None:
-            rev = max(rev, self.version.rev - 1)  # of a run that was given up, only that counts
-        asked = SubmissionQuery(id, content.flow, rev, receipt.nonce, self.version, current)
-        return self.state.store.stored_reply(self.locator, asked)
 
 
 def channel_key(id: str) -> str:

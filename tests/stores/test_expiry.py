@@ -263,7 +263,7 @@ def test_a_claim_outlives_no_jump_of_the_clock(served: str) -> None:
             return show("a", fsm)
         if "die" in request.form:
             # As if the process were killed: the claim is not given up.
-            from flask_fsm.pages.page_request import page_requests
+            from flask_fsm.pages.decisions import page_requests
 
             page_requests().of["m"].work.lease = ""
             raise RuntimeError

@@ -1,56 +1,62 @@
-"""A visit: one request at one machine's pages, judged by the tables of the HTTP contract."""
+"""Decisions: what a request to a guarded page gets, by the tables of the HTTP contract.
+
+The rows of docs/http.rst stand here in the same order: the answer to a GET, and for a POST whether
+its form was handled before (a double click), its run has ended (410 Gone), or it conflicts with
+what has happened since the form was opened (409 Conflict).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from flask import (
-    Request,
-    Response,
-    after_this_request,
-    current_app,
-    flash,
-    g,
-    jsonify,
-    request,
-)
-from flask.sessions import SecureCookieSessionInterface
+from flask import Request, Response, after_this_request, g, request
 
 from ..binding.bound_machine import Bound
 from ..core.flow import Flow, Result
 from ..core.machine import Edge
-from ..core.snapshot import Receipt
 from ..errors import (
     Code,
     FlowBusy,
     FlowFinished,
     FlowGone,
     FSMError,
-    GuardRefused,
     NotFound,
     Reason,
     StaleFlow,
-    StoreUnavailable,
     UnknownTarget,
-    ValidationFailed,
 )
-from ..refusal import Refusal, RefusalContext, ResubmitForm, preferred_format
+from ..refusal import Refusal, preferred_format
 from ..runtime.state import AppState, unwrap
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token, TokenContent, new_nonce
 from ..signals import denied, emit
-from ..stores import RecordStore, StoredReply
-from .redaction import SubmittedFields, identical_form, renewed_form, shown_fields
-from .submission import Submission
+from ..stores import RecordStore
+from .refusal import refusal_context
+from .responses import (
+    add_step_cookie,
+    flash_once,
+    htmx_redirect,
+    no_store,
+    see_other,
+    success_response,
+)
+from .submission import Submission, earlier_reply
 from .urls import FlowURLs
 
-__all__ = ["SAFE_METHODS", "PageRequest", "PageRequests", "no_store", "page_requests"]
+__all__ = ["PageRequest", "PageRequests", "page_requests"]
 
-SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
-FLASH_CATEGORY: Final = "fsm"
 PREFETCH: Final = "prefetch"
-STEP_COOKIE: Final = "fsm_step"
+# Why a form conflicts with the flow, by the code of the refusal.
+STALE: Final = {
+    Code.NOT_CURRENT: "You have gone on from this page since it was opened.",
+    Code.NOT_ON_PATH: "This page is not open: other pages come before it.",
+    Code.CLOSED: "This page is closed: what was sent on it can't be changed any more.",
+    Code.OTHER_FLOW: "This form belongs to an earlier run, which has been replaced.",
+    Code.OLD_REV: "This form was opened before your latest step, perhaps in another tab.",
+    Code.OTHER_PAGE: "This form belongs to another page.",
+    Code.REUSED_TOKEN: "This form was sent before, with other contents.",
+}
 
 
 class PageRequest:
@@ -58,7 +64,6 @@ class PageRequest:
 
     __slots__ = (
         "_begun_at",
-        "_receipt",
         "_token",
         "active",
         "bound",
@@ -81,9 +86,8 @@ class PageRequest:
         self.submission: Submission | None = None
         self._token: tuple[TokenContent, Token] | None = None
         self._begun_at: tuple[str, int] | None = None
-        self._receipt: Receipt | None = None
         self.active = False
-        """Whether the guard of this visit is at work, so that an inner one has not to judge."""
+        """Whether a guard of this machine is already at work, so that an inner one decides less."""
         self.request: Request = unwrap(request)
         self.work = UnitOfWork(state, bound, url_args)
         self.urls = FlowURLs(self.work)
@@ -113,10 +117,10 @@ class PageRequest:
             # The address of a new flow; that of the page which asks for one would begin another
             # when the visitor comes back to it.
             work.remember()
-            return _see_other(self.urls.url(page, self.url_args))
+            return see_other(self.urls.url(page, self.url_args))
         if work.missing_reason is not None:
             work.forget()
-            self.flash_once(_notice_of(work.missing_reason))
+            self._flash(_notice_of(work.missing_reason))
             if page != initial:
                 return self.redirect_away(work.missing_reason)
         self._begin_again(page)
@@ -135,9 +139,7 @@ class PageRequest:
                 refusal = error
         if refusal is None:
             refusal = self._not_open(page)
-        self.flash_once(
-            refusal.message if edge else "That page is not open yet; please go on here."
-        )
+        self._flash(refusal.message if edge else "That page is not open yet; please go on here.")
         return self.redirect_away(refusal)
 
     def _begin_again(self, page: str) -> None:
@@ -189,13 +191,16 @@ class PageRequest:
                 flow=self.flow.id,
                 code=Code.NO_PAGE,
             )
-        asked = preferred_format(self.request)
-        if asked == "htmx":
-            return _moved_by_htmx(location)
-        if asked == "json":
-            where = self.refusal_context(error)
-            return Refusal.of(error, where).as_redirect(location)
-        return _see_other(location)
+        wanted = preferred_format(self.request)
+        if wanted == "htmx":
+            return htmx_redirect(location)
+        if wanted == "json":
+            return self._refusal(error).as_redirect(location)
+        return see_other(location)
+
+    def _flash(self, text: str) -> None:
+        if self.state.config.flash and preferred_format(self.request) == "html":
+            flash_once(self.work.session, text)
 
     # -- unsafe requests ----------------------------------------------------------------
 
@@ -220,24 +225,22 @@ class PageRequest:
             work.missing_reason.flow if work.missing_reason is not None else None
         ) or work.persisted.id
         submission.select_token(named, work.previous_id)
-        claim, self._receipt = submission.content, submission.receipt
-        kept = self._stored_reply() if work.is_known else None
-        reused = (
-            kept is not None and self._receipt is not None and (kept.digest != self._receipt.digest)
-        )
-        if kept is not None and kept.location is not None and not reused:
-            return self.success_response(kept.location)
+        earlier = earlier_reply(submission, work, self.urls)
+        reused = earlier is not None and earlier.reused
+        if earlier is not None and earlier.location is not None and not reused:
+            return self.success_response(earlier.location)
         if work.missing_reason is not None:
             work.forget()
             raise work.missing_reason
-        if claim is not None and not work.is_known:
+        content = submission.content
+        if content is not None and not work.is_known:
             raise FlowGone(
                 "Your browser no longer knows this run: its cookie is gone. "
                 "Please start again from the first page.",
                 code=Code.NO_SESSION,
             )
         theirs = (flow.id, work.previous_id)
-        if flow.finished or (claim is not None and claim.flow == work.persisted.id != flow.id):
+        if flow.finished or (content is not None and content.flow == work.persisted.id != flow.id):
             raise FlowFinished(
                 f"This run of {machine.name!r} has ended; nothing was changed.",
                 flow=work.persisted.id,
@@ -245,14 +248,14 @@ class PageRequest:
             )
         if reused:
             raise self._stale(Code.REUSED_TOKEN)
-        if claim is None:
+        if content is None:
             if page != flow.current:
                 raise self._stale(Code.NOT_CURRENT if flow.is_on_path(page) else Code.NOT_ON_PATH)
-        elif claim.flow not in theirs:
+        elif content.flow not in theirs:
             raise self._stale(Code.OTHER_FLOW)
-        elif claim.rev != flow.rev:
+        elif content.rev != flow.rev:
             raise self._stale(Code.OLD_REV)
-        elif claim.state != page:
+        elif content.state != page:
             raise self._stale(Code.OTHER_PAGE)
         elif not flow.is_open(page):
             raise self._stale(Code.CLOSED if flow.is_on_path(page) else Code.NOT_ON_PATH)
@@ -267,12 +270,12 @@ class PageRequest:
         return any(edge.once for edge in ways.values())
 
     def replay(self) -> Response | None:
-        """After a lost race: the winner's answer, if the same submission has won it."""
+        """After a lost race: return the winner's answer, if the winner was the same submission."""
         self.work.load()
-        kept = self._stored_reply()
-        if kept is None or kept.location is None or self._receipt is None:
+        earlier = earlier_reply(self.submission, self.work, self.urls)
+        if earlier is None or earlier.reused or earlier.location is None:
             return None
-        return self.success_response(kept.location) if kept.digest == self._receipt.digest else None
+        return self.success_response(earlier.location)
 
     def _known_state(self, name: Any) -> str:
         state = self.bound.resolve(name, self.request.endpoint) if isinstance(name, str) else None
@@ -282,22 +285,6 @@ class PageRequest:
                 allowed=tuple(self.bound.machine.ways[self.source]),
             )
         return state
-
-    def _stored_reply(self) -> StoredReply | None:
-        """Find what is kept of this submission, if it has had its effect."""
-        submission, stored = self.submission, self.work.persisted
-        if submission is None or submission.content is None or self._receipt is None:
-            return None
-        claim = submission.content
-        if self.work.missing_reason is None and (claim.flow, claim.rev) == (stored.id, stored.rev):
-            return None  # it is not older than the flow is
-        kept = self.work.stored_reply(claim, self._receipt)
-        if kept is None and stored.receipt is not None:
-            # Another process may have made the last commit: it led to the page that is current.
-            nonce, digest = stored.receipt
-            if nonce == self._receipt.nonce:
-                return StoredReply(digest, self.urls.url_of(stored))
-        return kept
 
     def _stale(self, code: Code) -> StaleFlow:
         flow = self.flow
@@ -355,40 +342,23 @@ class PageRequest:
                 results += flow.fast_forward_steps()
             return results
 
-        result = self.work.commit(decide, self._receipt, location)[0]
+        receipt = None if self.submission is None else self.submission.receipt
+        work = self.work
+        result = work.commit(decide, receipt, location)[0]
         if isinstance(self.state.store, RecordStore):
-            after_this_request(self._set_step_cookie)
+            after_this_request(
+                lambda response: add_step_cookie(work.app, response, work.persisted.rev)
+            )
         return result
-
-    def _set_step_cookie(self, response: Response) -> Response:
-        """Let a cookie change with each step, where the session does not.
-
-        Chromium keeps pages for its Back button, `no-store` or not, until an HttpOnly cookie
-        changes; the form on such a page would be out of date.
-        """
-        app, interface = self.work.app, self.work.app.session_interface
-        flags = "; HttpOnly" if interface.get_cookie_httponly(app) else ""
-        flags += "; Secure" if interface.get_cookie_secure(app) else ""
-        path = interface.get_cookie_path(app)
-        response.headers.add(
-            "Set-Cookie",
-            f"{STEP_COOKIE}={self.work.persisted.rev}; Path={path}; SameSite=Lax{flags}",
-        )
-        return response
 
     def reset(self) -> None:
         """Begin a new run; the same submission, sent again, leads to its first page."""
-        self.work.reset(self._receipt, self.urls.start_url())
+        receipt = None if self.submission is None else self.submission.receipt
+        self.work.reset(receipt, self.urls.start_url())
 
     def success_response(self, location: str) -> Response:
-        """Say where the flow goes on, in the way the client asks for."""
-        asked = preferred_format(self.request)
-        if asked == "htmx":
-            return _moved_by_htmx(location)
-        if asked == "json":
-            stored = self.work.persisted
-            return jsonify(state=stored.state, rev=stored.rev, location=location)
-        return _see_other(location)
+        """Return where the flow goes on, in the format that the client asks for."""
+        return success_response(self.request, location, self.work.persisted)
 
     def token(self) -> Token:
         """Return the token for a form of this page; one for each rendering."""
@@ -397,17 +367,10 @@ class PageRequest:
         flow = self.flow
         page = self.page or flow.current
         if self._token is None or self._token[0][:2] != (flow.id, flow.rev):
-            claim = TokenContent(flow.id, flow.rev, new_nonce(), page)
-            text = self.state.tokens(self.work.app).sign(claim)
-            self._token = claim, Token.of(text, self.state.config.token_field)
+            content = TokenContent(flow.id, flow.rev, new_nonce(), page)
+            text = self.state.tokens(self.work.app).sign(content)
+            self._token = content, Token.of(text, self.state.config.token_field)
         return self._token[1]
-
-    def flash_once(self, text: str) -> None:
-        """Flash `text`, unless the same notice is waiting to be shown."""
-        if self.state.config.flash and preferred_format(self.request) == "html":
-            pending = self.work.session.get("_flashes") or ()
-            if not any(tuple(item) == (FLASH_CATEGORY, text) for item in pending):
-                flash(text, FLASH_CATEGORY)
 
     def deny(self, error: FSMError) -> None:
         """Tell the observers of a refusal."""
@@ -417,71 +380,11 @@ class PageRequest:
     def refuse(self, error: FSMError) -> Refusal:
         """Return the HTTP exception for `error`."""
         self.deny(error)
-        return Refusal.of(error, self.refusal_context(error))
+        return self._refusal(error)
 
-    def refusal_context(self, error: FSMError) -> RefusalContext:
-        work = self.work
-        if isinstance(error, StoreUnavailable) and self.request.method not in SAFE_METHODS:
-            # Whether it was taken may not be known; the same form again settles it.
-            sent = shown_fields(self.state.config)
-            return RefusalContext(
-                self.bound.name, submitted=sent.fields, resubmit=identical_form(sent)
-            )
-        if not work.loaded:
-            return RefusalContext(machine=self.bound.name)
-        flow = work.flow
-        typed = SubmittedFields([], [])
-        resend: ResubmitForm | None = None
-        if self.request.method not in SAFE_METHODS and isinstance(error, (StaleFlow, FlowBusy)):
-            typed = shown_fields(self.state.config)
-            if self.page is not None and not flow.finished and flow.is_open(self.page):
-                resend = renewed_form(
-                    self.state.config, self.urls.url(self.page), typed.fields, self.token().value
-                )
-        # After an end that only a reset undoes, the first page would lead back to the last.
-        over = error.status == 410 and (
-            not isinstance(error, FlowFinished) or self.bound.machine.reset == "auto"
-        )
-        return RefusalContext(
-            machine=self.bound.name,
-            state=flow.current,
-            rev=flow.rev,
-            current_url=None if work.missing_reason is not None else self.urls.current_url(),
-            start_url=self.urls.start_url() if over else None,
-            submitted=typed.fields,
-            omitted=typed.omitted,
-            resubmit=resend,
-        )
-
-    def refused_by_rule(self, error: FSMError) -> bool:
-        return isinstance(error, GuardRefused) or (
-            isinstance(error, ValidationFailed) and error.code == ValidationFailed.default_code
-        )
-
-
-STALE: Final = {
-    Code.NOT_CURRENT: "You have gone on from this page since it was opened.",
-    Code.NOT_ON_PATH: "This page is not open: other pages come before it.",
-    Code.CLOSED: "This page is closed: what was sent on it can't be changed any more.",
-    Code.OTHER_FLOW: "This form belongs to an earlier run, which has been replaced.",
-    Code.OLD_REV: "This form was opened before your latest step, perhaps in another tab.",
-    Code.OTHER_PAGE: "This form belongs to another page.",
-    Code.REUSED_TOKEN: "This form was sent before, with other contents.",
-}
-
-
-def _see_other(location: str) -> Response:
-    response: Response = current_app.response_class(
-        "", 303, content_type="text/html; charset=utf-8"
-    )
-    response.headers["Location"] = location
-    return response
-
-
-def _moved_by_htmx(location: str) -> Response:
-    response: Response = current_app.response_class(b"", 204)
-    response.headers["HX-Redirect"] = location
-    return response
+    def _refusal(self, error: FSMError) -> Refusal:
+        context = refusal_context(error, self.request, self.work, self.urls, self.page, self.token)
+        return Refusal.of(error, context)
 
 
 def _notice_of(error: FSMError) -> str:
@@ -506,15 +409,6 @@ class PageRequests:
         if not self._private:
             self._private = True
             after_this_request(no_store)
-
-
-def no_store(response: Response) -> Response:
-    """Keep an answer out of every cache."""
-    response.headers["Cache-Control"] = "no-store"
-    # Flask's own sessions say so themselves, for this one has been read.
-    if not isinstance(current_app.session_interface, SecureCookieSessionInterface):
-        response.vary.add("Cookie")
-    return response
 
 
 def page_requests() -> PageRequests:
