@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INPUTS ?= 200000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest chromium curl check docs fuzz bench bench-live clean
+.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest chromium curl check docs fuzz bench bench-live bench-compare clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ bench: $(VENV)/benchmark ## print the ratios that stand in the README
 
 bench-live: $(VENV)/benchmark ## measure sockets and streams beside automata-ws, eric-sse and gevent
 	$(BIN)/python -m benchmarks.live $(QUICK)
+
+bench-compare: $(VENV)/benchmark ## measure this checkout beside another one (OLD=path/to/checkout)
+	$(BIN)/python -m benchmarks.compare $(OLD)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(LOWEST) .venv-rivals docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
