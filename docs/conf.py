@@ -14,7 +14,9 @@ author = "the flask_fsm authors"
 copyright = "2026, the flask_fsm authors"
 version = release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
-extensions = ["sphinx.ext.autodoc"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # what an "Attributes" section lists may have a docstring of its own
 exclude_patterns = ["_build"]
 # In the docstrings, `a name` is code.
 default_role = "code"

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..errors import Code, SnapshotError, SnapshotTooLarge
 from .answers import load_answers
+from .definition import Definition
 from .fields import Fields, Receipt, Run
 from .history import Checkpoint, Packed, pack
 from .migration import StoredPage, migrated
 from .path import Node, nodes_back
-
-if TYPE_CHECKING:
-    from .machine import Machine
 
 __all__ = ["MAX_TEXT", "decode", "encode"]
 
@@ -40,7 +38,7 @@ _HISTORY = re.compile(r"(\d{1,9})(?:~(\d{1,9})~(\d{1,12})~(\d{1,15}))?~([\w-]*)"
 _COUNT = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 
 
-def encode(flow: Fields, machine: Machine) -> str:
+def encode(flow: Fields, machine: Definition) -> str:
     """Return the text that `decode` reads with the same machine, or raise SnapshotTooLarge."""
     run, tip = flow.run, flow.tip
     begin = Checkpoint(machine.initial, run.started, 0)
@@ -79,7 +77,7 @@ def encode(flow: Fields, machine: Machine) -> str:
     return text
 
 
-def decode(text: str, machine: Machine) -> Fields:
+def decode(text: str, machine: Definition) -> Fields:
     """Read what `encode` returned, or raise SnapshotError.
 
     After a change of the definition the history is dropped (it is written in the numbers of the
@@ -93,7 +91,7 @@ def decode(text: str, machine: Machine) -> Fields:
         ) from error
 
 
-def _decode(text: str, machine: Machine) -> Fields:
+def _decode(text: str, machine: Definition) -> Fields:
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         raise ValueError(f"it is not a text of at most {MAX_TEXT} characters")
     head, id, subject, numbers, receipt, history, size, *rest = text.split("|")
@@ -147,7 +145,7 @@ def _stored_page(text: str, args: str, answers: str) -> StoredPage:
     return StoredPage(_unquoted(text), args, answers, closed, fenced)
 
 
-def _linked(path: list[StoredPage], machine: Machine, flow: str) -> Node:
+def _linked(path: list[StoredPage], machine: Definition, flow: str) -> Node:
     """Return the last node of a stored path.
 
     Its edges may be missing, and it may begin elsewhere than at the initial state: definitions
@@ -170,7 +168,7 @@ def _linked(path: list[StoredPage], machine: Machine, flow: str) -> Node:
     return node
 
 
-def _packed(text: str, machine: Machine, started: int, last: Checkpoint) -> Packed:
+def _packed(text: str, machine: Definition, started: int, last: Checkpoint) -> Packed:
     count, state, at, rev, entries = _matched(_HISTORY, text, "history").groups()
     first = (
         Checkpoint(machine.initial, started, 0)
@@ -180,7 +178,7 @@ def _packed(text: str, machine: Machine, started: int, last: Checkpoint) -> Pack
     return Packed(machine, entries, int(count), first, last)
 
 
-def _known(name: str, machine: Machine, flow: str) -> str:
+def _known(name: str, machine: Definition, flow: str) -> str:
     if name not in machine.states:
         raise SnapshotError(
             f"A stored flow of machine {machine.name!r} is at the state {name!r}, which the "

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from ..errors import Code, FlowFinished, FSMError, GuardRefused, Reason, StaleFlow, ValidationFailed
 from .answers import mapping
+from .flow_base import FlowBase
 from .path import Node
 from .reasons import (
     crashed,
+    error_of_edit,
     error_of_move,
     placed,
     reason_no_edge,
@@ -19,23 +21,36 @@ from .reasons import (
     title,
     where,
 )
+from .result import Result
 from .state import Edge
 
-if TYPE_CHECKING:
-    from .flow import Flow
-    from .result import Result
-
-__all__ = ["holds", "judge", "reasons_against", "refuse", "require_sync_result", "run_hooks"]
+__all__ = [
+    "holds",
+    "judge",
+    "node_to_edit",
+    "reasons_against",
+    "refuse",
+    "require_sync_result",
+    "run_hooks",
+]
 
 logger = logging.getLogger("flask_fsm")
 
 
+def node_to_edit(flow: FlowBase, source: str, target: str | None) -> Node:
+    """Return the node of a page to edit, or raise StaleFlow if it is closed or not on the path."""
+    node = flow.node_of(source)
+    if node is not None and flow.can_reopen(node):
+        return node
+    raise error_of_edit(flow, source, target, node)
+
+
 def judge(
-    flow: Flow, edge: Edge, node: Node, data: Mapping[str, Any] | None
+    flow: FlowBase, edge: Edge, node: Node, data: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
     """Run pre_transition rules, guards and validators; return the data as enriched."""
     given = {} if data is None else mapping(data)
-    flow._judged, flow._given = node, None if data is None else given
+    flow.begin_judging(node, None if data is None else given)
     try:
         for rule in edge.pre_transitions:
             try:
@@ -45,18 +60,18 @@ def judge(
             except Exception as error:
                 raise crashed(flow, "pre_transition", rule, edge, error) from error
             if given:
-                flow._given = given
+                flow.begin_judging(node, given)
         reasons = _reasons_of_guards(flow, edge)
         if reasons:
             raise _refused(flow, edge, reasons)
         if edge.validators:
             _validate(flow, edge, given)
     finally:
-        flow._judged = flow._given = None
+        flow.end_judging()
     return None if data is None and not given else given
 
 
-def refuse(flow: Flow, edge: Edge, error: Exception) -> NoReturn:
+def refuse(flow: FlowBase, edge: Edge, error: Exception) -> NoReturn:
     """Raise GuardRefused with every reason; all guards are asked again, for they are pure."""
     reasons = _reasons_of_guards(flow, edge)
     if not reasons:  # a guard that is not pure, and says yes when asked twice
@@ -66,12 +81,12 @@ def refuse(flow: Flow, edge: Edge, error: Exception) -> NoReturn:
     raise _refused(flow, edge, reasons) from cause
 
 
-def _refused(flow: Flow, edge: Edge, reasons: list[Reason]) -> GuardRefused:
+def _refused(flow: FlowBase, edge: Edge, reasons: list[Reason]) -> GuardRefused:
     text, code = reasons[0].text, reasons[0].code
     return GuardRefused(text, code=code, reasons=reasons, **where(flow, edge.source, edge.target))
 
 
-def _validate(flow: Flow, edge: Edge, data: dict[str, Any]) -> None:
+def _validate(flow: FlowBase, edge: Edge, data: dict[str, Any]) -> None:
     """Run all validators and raise one ValidationFailed with all that they say."""
     messages: list[str] = []
     fields: dict[str, list[str]] = {}
@@ -99,7 +114,7 @@ def _validate(flow: Flow, edge: Edge, data: dict[str, Any]) -> None:
         )
 
 
-def _reasons_of_guards(flow: Flow, edge: Edge) -> list[Reason]:
+def _reasons_of_guards(flow: FlowBase, edge: Edge) -> list[Reason]:
     """Ask all guards and return the reasons of those that refuse; one that raises refuses."""
     reasons: list[Reason] = []
     for guard in edge.guards:
@@ -126,16 +141,16 @@ def _reasons_of_guards(flow: Flow, edge: Edge) -> list[Reason]:
 
 
 def reasons_against(
-    flow: Flow, to: str, data: Mapping[str, Any] | None, source: str | None
+    flow: FlowBase, to: str, data: Mapping[str, Any] | None, source: str | None
 ) -> list[Reason]:
     """Return every reason why `to` can't be taken now, changing nothing."""
     machine = flow.machine
-    if flow._judged is not None:
+    if flow.is_judged:
         raise error_of_move(flow, to)
     if flow.finished:
         return [Reason(FlowFinished.default_code, f"This run has ended at {flow.current!r}.")]
     try:
-        node = flow._edited(source or flow._now.tip.state, to)
+        node = node_to_edit(flow, source or flow.current, to)
     except StaleFlow as error:
         return [Reason(error.code, error.message)]
     if to not in machine.states:
@@ -144,11 +159,11 @@ def reasons_against(
     if edge is None:
         return [reason_no_edge(machine, node.state, to)]
     reasons = []
-    skip = reason_to_skip(machine, edge, flow._taken(node)) if machine.tracks_edges else None
+    skip = reason_to_skip(machine, edge, flow.taken_before(node)) if machine.tracks_edges else None
     if skip is not None:
         reasons.append(skip)
     given = {} if data is None else dict(data)
-    flow._judged, flow._given = node, None if data is None else given
+    flow.begin_judging(node, None if data is None else given)
     try:
         reasons += _reasons_of_guards(flow, edge)
         if data is not None:
@@ -156,11 +171,11 @@ def reasons_against(
     except FSMError as error:
         reasons += error.reasons
     finally:
-        flow._judged = flow._given = None
+        flow.end_judging()
     return reasons
 
 
-def holds(flow: Flow, edge: Edge) -> bool:
+def holds(flow: FlowBase, edge: Edge) -> bool:
     """Tell whether all guards say yes, without a word about those that raise."""
     try:
         return all(require_sync_result(guard(flow)) for guard in edge.guards)
@@ -168,7 +183,7 @@ def holds(flow: Flow, edge: Edge) -> bool:
         return False
 
 
-def run_hooks(flow: Flow, result: Result) -> None:
+def run_hooks(flow: FlowBase, result: Result) -> None:
     """Run the hooks of a transition that was made. A failure is logged and undoes nothing."""
     for rule in result.edge.hooks:
         try:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final
 
 from ..errors import DefinitionError
 from .names import is_name
 
-if TYPE_CHECKING:
-    from .result import Result
-
-__all__ = ["SAME", "Event", "EventStatus", "Handler", "Sent", "check_status"]
+__all__ = ["SAME", "Event", "EventStatus", "Handler", "check_status"]
 
 Handler = Callable[..., Any]
 
@@ -76,14 +73,6 @@ class Same:
 
 
 SAME: Final = Same()
-
-
-class Sent(NamedTuple):
-    """What a handler said: a transition that it made, or with None, data without moving."""
-
-    status: int
-    data: Any
-    result: Result | None
 
 
 def check_status(status: object) -> None:

@@ -1,11 +1,14 @@
-"""Flow: a snapshot on its machine. `step` is the one place where a transition is decided."""
+"""Flow: one run of a machine. `step` is the one place where a transition is decided.
+
+Words: an *edit* is a transition from a page on the path other than the current one; it cuts the
+path there. A *fast-forward* walks the old path on after an edit. The *back policy* of an edge says
+whether the page it leaves can be edited later.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from ..errors import (
     Code,
@@ -13,205 +16,66 @@ from ..errors import (
     GuardRefused,
     InvalidTransition,
     Reason,
-    SnapshotError,
     StaleFlow,
     ValidationFailed,
 )
 from .answers import dump_answers, load_answers
-from .decision import judge, reasons_against, refuse, require_sync_result, run_hooks
-from .event import SAME, EventStatus, Sent, check_status
-from .fields import Fields
-from .history import History, LogItem
-from .path import Node, Path, cut_path, data_before, drop_draft, leave_node, nodes_back
-from .progress import Progress, progress_of
-from .reasons import (
-    error_of,
-    error_of_edge,
-    error_of_edit,
-    error_of_event,
-    error_of_move,
-    reason_to_skip,
+from .decision import (
+    judge,
+    node_to_edit,
+    reasons_against,
+    refuse,
+    require_sync_result,
+    run_hooks,
 )
-from .result import Result
+from .definition import Definition
+from .event import SAME, EventStatus, check_status
+from .fields import Fields
+from .flow_base import Clock, FlowBase
+from .history import LogItem
+from .path import Node, cut_path, drop_draft, leave_node
+from .progress import Progress, progress_of
+from .reasons import error_of, error_of_edge, error_of_event, error_of_move, reason_to_skip
+from .result import Result, Sent
 from .snapshot import NO_DRAFTS, Snapshot, blank, successor
-
-if TYPE_CHECKING:
-    from .machine import Machine
 
 __all__ = ["Clock", "Flow", "Progress", "Result", "blank", "successor"]
 
-Clock = Callable[[], float]
-# What stops `resume`: the old path can't be walked on. A crash is none of these.
+# What ends a fast-forward. An exception in a rule is none of these, and is raised.
 REFUSALS: Final = (InvalidTransition, GuardRefused, ValidationFailed)
 
 _new: Final = tuple.__new__
 
 
-class Flow:
-    """One run of a machine. It belongs to one thread; what is shared is its snapshot."""
+class Flow(FlowBase):
+    """One run of a machine. It belongs to one thread; what threads can share is its snapshot.
 
-    __slots__ = (
-        "_context",
-        "_data",
-        "_given",
-        "_judged",
-        "_last",
-        "_now",
-        "_on_path",
-        "_sent",
-        "clock",
-        "machine",
-    )
+    Args:
+        machine: The machine, sealed; `machine.flow()` is the usual way to make a flow.
+        snapshot: Where to go on from. By default a blank run begins.
+        subject: Whose run it is, if a blank one begins. By default nobody's.
+        context: What rules share, such as a database session; it is never stored.
+        clock: Returns seconds since 1970. By default `time.time`.
+
+    Raises:
+        SnapshotError: `snapshot` does not belong to this machine.
+    """
+
+    __slots__ = ("_last", "_sent")
 
     def __init__(
         self,
-        machine: Machine,
+        machine: Definition,
         snapshot: Snapshot | None = None,
         *,
         subject: str | None = None,
         context: dict[str, Any] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.machine = machine
-        self.clock: Clock = time.time if clock is None else clock
-        self._context = context
-        if snapshot is not None and (
-            not isinstance(snapshot, Snapshot) or snapshot.state not in machine.states
-        ):
-            raise SnapshotError(
-                f"Machine {machine.name!r} can't go on from {snapshot!r}: it takes a Snapshot of "
-                f"its own, as Snapshot.decode(text, machine) returns it."
-            )
-        if snapshot is None:
-            snapshot = blank(machine, int(self.clock()), subject=subject)
-        self._now = snapshot.fields
-        # The pages of the path, collected when first needed and kept up step by step.
-        self._on_path: set[str] | None = None
-        self._data: dict[str, Any] | None = None
-        # While rules judge: the node that is left, and the data handed over.
-        self._judged: Node | None = None
-        self._given: Mapping[str, Any] | None = None
+        super().__init__(machine, snapshot, subject=subject, context=context, clock=clock)
         self._last: Result | None = None
-        # While an event is handled: what its handler has said so far.
+        # While an event is handled: what its handler has sent so far.
         self._sent: list[Sent] | None = None
-
-    # -- what it is ---------------------------------------------------------------------
-
-    @property
-    def snapshot(self) -> Snapshot:
-        return Snapshot(self._now)
-
-    @property
-    def id(self) -> str:
-        return self._now.run.id
-
-    @property
-    def subject(self) -> str | None:
-        return self._now.run.subject
-
-    @property
-    def rev(self) -> int:
-        return self._now.rev
-
-    @property
-    def current(self) -> str:
-        """The name of the state; while rules judge an edit, that of the edited page."""
-        return (self._judged or self._now.tip).state
-
-    @property
-    def context(self) -> dict[str, Any]:
-        """What rules share (a database session, a user); it is never stored."""
-        if self._context is None:
-            self._context = {}
-        return self._context
-
-    @property
-    def path(self) -> Path:
-        return self.snapshot.path
-
-    @property
-    def history(self) -> History:
-        return self.snapshot.history
-
-    @property
-    def finished(self) -> bool:
-        return self._now.finished
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The answers of the pages on the path before the current one, by page.
-
-        Rules also see the data that was handed to their transition, under the page being left.
-        """
-        node, given = self._judged, self._given
-        if node is None:
-            return self.snapshot.data  # the caller's own: rules judge by another copy
-        if node is self._now.tip:
-            if self._data is None:
-                self._data = self.snapshot.data
-            data = self._data
-        else:
-            data = data_before(node)
-            if node.answers is not None:
-                data[node.state] = load_answers(node.answers)
-        return data if given is None else {**data, node.state: given}
-
-    @property
-    def drafts(self) -> dict[str, Any]:
-        """The answers of all other pages, by page: they fill forms again and decide nothing."""
-        return self.snapshot.drafts
-
-    def answers(self, page: str) -> dict[str, Any] | None:
-        """Return a copy of what was answered on `page`, kept or draft, or None."""
-        node = self._node(page)
-        text = None if node is None else node.answers
-        if text is None:
-            text = self._now.draft_texts.get(page)
-        return None if text is None else load_answers(text)
-
-    def __repr__(self) -> str:
-        return f"Flow({self.machine.name!r}, {self.current!r}, rev={self.rev})"
-
-    # -- the path -----------------------------------------------------------------------
-
-    def _pages(self) -> set[str]:
-        if self._on_path is None:
-            self._on_path = {node.state for node in nodes_back(self._now.tip)}
-        return self._on_path
-
-    def _node(self, page: str) -> Node | None:
-        if page not in self._pages():
-            return None
-        return next(node for node in nodes_back(self._now.tip) if node.state == page)
-
-    def args(self, page: str) -> str | None:
-        """Return the URL arguments of a page on the path, as JSON text, or None."""
-        node = self._node(page)
-        return None if node is None else node.args
-
-    def is_on_path(self, page: str) -> bool:
-        """Tell whether `page` is on the path, open or closed."""
-        return page in (self._on_path or self._pages())
-
-    def is_open(self, page: str) -> bool:
-        """Tell whether `page` is on the path and may be reopened."""
-        node = self._node(page)
-        return node is not None and self._is_open(node)
-
-    def _is_open(self, node: Node) -> bool:
-        now = self._now
-        tip = now.tip
-        return node is tip or not (now.finished or node.closed or node.depth < tip.barrier)
-
-    @contextmanager
-    def _judged_by(self, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Let rules judge the current page by `data` in place of its answers."""
-        kept = self._data, self._judged, self._given
-        self._data, self._judged, self._given = data, self._now.tip, None
-        try:
-            yield data
-        finally:
-            self._data, self._judged, self._given = kept
 
     # -- deciding -----------------------------------------------------------------------
 
@@ -249,7 +113,7 @@ class Flow:
         here = tip.state
         taken = before.taken
         if source is not None and source != here:
-            node = self._edited(source, target)
+            node = node_to_edit(self, source, target)
             here = source
         try:
             edge = machine.ways[here][target]
@@ -257,7 +121,7 @@ class Flow:
             raise error_of_edge(self, here, target) from None
         if machine.tracks_edges:
             if node is not tip:
-                taken = self._taken(node)
+                taken = self.taken_before(node)
             bit = 1 << edge.number
             if taken & bit or machine.ordered:
                 reason = reason_to_skip(machine, edge, taken)
@@ -311,18 +175,6 @@ class Flow:
         log = _new(LogItem, (before.log, edge, now, rev))
         after = Fields(before.run, rev, tip, log, drafts, now, taken, finished, None)
         return Result(after, before, edge, data, cut)
-
-    def _edited(self, source: str, target: str | None) -> Node:
-        """Return the node of a page that is edited, if it may be."""
-        node = self._node(source)
-        if node is not None and self._is_open(node):
-            return node
-        raise error_of_edit(self, source, target, node)
-
-    def _taken(self, node: Node) -> int:
-        """Return the edges taken in this run, without those that an edit of `node` gives back."""
-        now = self._now
-        return now.taken & ~self.machine.edges_on(now.tip, node)
 
     # -- asking -------------------------------------------------------------------------
 
@@ -411,11 +263,6 @@ class Flow:
         return result
 
     # -- events -------------------------------------------------------------------------
-
-    @property
-    def events(self) -> tuple[str, ...]:
-        """The events that a client may send now."""
-        return self.machine.events_of(self.current, self.finished)
 
     def send(self, event: str, data: Any = None) -> Result | None:
         """Handle an event; return the last transition that was made, or None if there was none."""

@@ -13,13 +13,11 @@ target, steps of rev. So a usual entry takes two characters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias, overload
 
 from ..errors import SnapshotError
-
-if TYPE_CHECKING:
-    from .machine import Machine
-    from .state import Edge
+from .definition import Definition
+from .state import Edge
 
 __all__ = [
     "Archive",
@@ -68,7 +66,7 @@ class LogItem(NamedTuple):
 class Packed(NamedTuple):
     """Entries as text, from the checkpoint `first` to the checkpoint `last`."""
 
-    machine: Machine
+    machine: Definition
     text: str
     length: int
     first: Checkpoint
@@ -156,7 +154,7 @@ def entered(log: Log, started: int) -> int:
 
 
 def _encode(
-    machine: Machine, first: Checkpoint, entries: Sequence[Entry]
+    machine: Definition, first: Checkpoint, entries: Sequence[Entry]
 ) -> tuple[str, Checkpoint]:
     ways, numbers = machine.ways, machine.numbers
     state, at, rev = first
@@ -178,7 +176,7 @@ def _encode(
     return "".join(parts), Checkpoint(state, at, rev)
 
 
-def pack(machine: Machine, log: Log, first: Checkpoint, limit: int | None = None) -> Packed:
+def pack(machine: Definition, log: Log, first: Checkpoint, limit: int | None = None) -> Packed:
     """Return `log` as text, at most the newest `limit` entries of it.
 
     `first` is where a log begins that nothing was cut from. Past the limit a quarter is dropped at

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from ..errors import Code, DefinitionError, DuplicateEvent, DuplicateState, RuleError, UnknownState
-from .event import Handler
+from ..errors import Code, DefinitionError, DuplicateEvent, DuplicateState, UnknownState
+from .definition import Definition
 from .flow import Clock, Flow
 from .graph import collect_states, expand_edges, list_transitions
 from .lint import faults_of_graph
-from .migration import Migration, Renamed
+from .migration import Renamed
 from .names import faults_of_names, is_name, several
-from .path import Node, nodes_back, root
-from .rules import Function, Ruled, Wrap, compile_rules, only_sync
-from .serialization import dump_machine, load_machine
+from .path import root
+from .rules import Function, Ruled, Wrap, compile_rules, end_registration, only_sync, set_rules
+from .serialization import dump_machine, load_definition
 from .snapshot import Snapshot
 from .state import Back, Edge, State, Transition, TransitionLike
 
@@ -36,7 +33,7 @@ class _Given(NamedTuple):
     finals: tuple[str, ...] | None
 
 
-class Machine(Ruled):
+class Machine(Definition):
     """Which states there are and which edges lead between them.
 
     `transitions` holds `Transition` objects or `(source, target)` tuples; `states` names or
@@ -53,61 +50,11 @@ class Machine(Ruled):
     Every fault of the definition is reported in one `DefinitionError`.
     """
 
-    __slots__ = (
-        "_compiled",
-        "_complete",
-        "_faults",
-        "_given",
-        "_offers",
-        "_out",
-        "digest",
-        "edges",
-        "events",
-        "finals",
-        "handlers",
-        "initial",
-        "many",
-        "migration",
-        "name",
-        "names",
-        "numbers",
-        "ordered",
-        "repeat",
-        "reset",
-        "root",
-        "scope",
-        "states",
-        "tracks_edges",
-        "transitions",
-        "ways",
-    )
+    __slots__ = ("_compiled", "_faults", "_given")
 
-    name: str
-    states: Mapping[str, State]
-    transitions: tuple[Transition, ...]
-    edges: tuple[Edge, ...]
-    ways: dict[str, dict[str, Edge]]
-    initial: str
-    finals: frozenset[str]
-    repeat: bool
-    ordered: bool
-    reset: Literal["auto", "manual"]
-    many: bool | str
-    scope: Literal["subject", "connection"]
-    handlers: dict[str, dict[str, Handler]]
-    migration: Migration | None
-    root: Node
-    digest: str
-    names: tuple[str, ...]
-    numbers: dict[str, int]
-    events: tuple[str, ...]
-    tracks_edges: bool
     _compiled: bool
-    _complete: Callable[[str], bool] | None
-    _offers: dict[str, tuple[str, ...]]
-    _out: dict[str, int]
-    _given: _Given
     _faults: list[DefinitionError]
+    _given: _Given
 
     def __init__(
         self,
@@ -161,7 +108,7 @@ class Machine(Ruled):
             many=many,
             scope=scope,
             migration=None,
-            _complete=complete,
+            completion=complete,
             _compiled=False,
             tracks_edges=ordered or not repeat,
         )
@@ -201,7 +148,7 @@ class Machine(Ruled):
             _given=given,
             _faults=faults,
         )
-        self._add_edges(edges)
+        self._set_edges(edges)
 
     def register_state(self, state: State) -> State:
         """Add a state; the first one is the initial, unless another was named. Returns it.
@@ -223,47 +170,6 @@ class Machine(Ruled):
         self._define(self._given._replace(states=states), [], False)
         return state
 
-    def _set(self, **values: Any) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{self!r} is immutable: define another machine.")
-
-    def _add_edges(self, edges: Sequence[Edge]) -> None:
-        """Index `edges`, so that a decision is a look-up whatever the size of the machine."""
-        ways: dict[str, dict[str, Edge]] = {name: {} for name in self.states}
-        out = dict.fromkeys(self.states, 0)
-        for number, edge in enumerate(edges):
-            edge.number = number
-            ways[edge.source][edge.target] = edge
-            edge.code = len(ways[edge.source])
-            if self.repeat and self._complete is None:
-                edge.final = edge.target in self.finals
-            if self.tracks_edges:
-                out[edge.source] |= 1 << number
-        names = tuple(self.states)
-        shape = [
-            names,
-            [(edge.source, edge.target, edge.event) for edge in edges],
-            self.initial,
-            self.repeat,
-            self.ordered,
-        ]
-        digest = hashlib.blake2b(json.dumps(shape).encode(), digest_size=6).digest()
-        self._set(
-            edges=tuple(edges),
-            ways=ways,
-            _out=out,
-            names=names,
-            numbers={name: number for number, name in enumerate(names)},
-            events=tuple(dict.fromkeys(edge.event for edge in edges if edge.event is not None)),
-            digest=base64.urlsafe_b64encode(digest).decode(),
-        )
-
-    def __repr__(self) -> str:
-        return f"Machine({self.name!r}, {len(self.states)} states, {len(self.edges)} edges)"
-
     def seal(self, wrap: Wrap = only_sync) -> Machine:
         """End the registration of rules and fix the order in which each edge runs its own."""
         if not self._compiled:
@@ -274,10 +180,10 @@ class Machine(Ruled):
         """This machine with only the edges that `keep` accepts, its rules wrapped for an app."""
         narrow = Machine.__new__(Machine)
         self._check()
-        for name in (*Ruled.__slots__, *Machine.__slots__):
+        for name in (*Ruled.__slots__, *Definition.__slots__, *Machine.__slots__):
             if hasattr(self, name):
                 object.__setattr__(narrow, name, getattr(self, name))
-        narrow._add_edges([Edge(e.source, e.transition, 0) for e in self.edges if keep(e)])
+        narrow._set_edges([Edge(e.source, e.transition, 0) for e in self.edges if keep(e)])
         narrow._compile(wrap)
         self._end_registration()
         return narrow
@@ -307,19 +213,19 @@ class Machine(Ruled):
             name: {event: wrap(each.handler) for event, each in state.events.items()}
             for name, state in self.states.items()
         }
-        offers = {
+        events_of = {
             name: (
                 *state.events,
                 *(edge.event for edge in self.ways[name].values() if edge.event is not None),
             )
             for name, state in self.states.items()
         }
-        self._set(_compiled=True, handlers=handlers, _offers=offers)
+        self._set(_compiled=True, handlers=handlers, _events_of=events_of)
         self._end_registration()
 
     def _end_registration(self) -> None:
         for owner in (self, *self.states.values(), *(edge.transition for edge in self.edges)):
-            owner._seal()
+            end_registration(owner)
 
     def migrate(self, names: M) -> M:
         """Say what the states of an older definition are called now.
@@ -351,56 +257,6 @@ class Machine(Ruled):
             )
         return names
 
-    def transition(self, source: str, target: str) -> Transition:
-        """Return the declared transition behind the edge `source -> target`, to add rules to it."""
-        try:
-            return self.ways[source][target].transition
-        except KeyError:
-            raise UnknownState(
-                f"Machine {self.name!r} has no edge {source!r} -> {target!r}.",
-                source=source,
-                target=target,
-            ) from None
-
-    def complete(self, state: str) -> bool:
-        """Tell whether arriving at `state` ends the run."""
-        if self._complete is None:
-            return state in self.finals
-        try:
-            return bool(self._complete(state))
-        except Exception as error:
-            raise RuleError(
-                f"Machine {self.name!r}: complete({state!r}) raised {error!r}.", target=state
-            ) from error
-
-    def exhausted(self, state: str, taken: int) -> bool:
-        """Tell whether every way out of `state` is among the `taken` edges of a run."""
-        out = self._out[state]
-        return not self.repeat and taken & out == out
-
-    def ends(self, state: str, taken: int) -> bool:
-        """Tell whether arriving at `state`, after the `taken` edges of a run, ends it."""
-        return self.complete(state) or self.exhausted(state, taken)
-
-    def edges_on(self, tip: Node, start: Node | None = None) -> int:
-        """Return the bits of the edges between the pages of a path, or of those after `start`."""
-        taken = 0
-        if self.tracks_edges:
-            for node in nodes_back(tip):
-                if node is start or node.parent is None:
-                    break
-                edge = self.ways[node.parent.state].get(node.state)
-                if edge is not None:
-                    taken |= 1 << edge.number
-        return taken
-
-    def events_of(self, state: str, finished: bool = False) -> tuple[str, ...]:
-        """Return the events that a client may send in `state`: of handlers, and of edges.
-
-        After the end no edge can be taken, so only those of handlers are left.
-        """
-        return tuple(self.handlers[state]) if finished else self._offers[state]
-
     def flow(
         self,
         snapshot: Snapshot | None = None,
@@ -425,4 +281,15 @@ class Machine(Ruled):
         `rules` holds the functions that the data names: a mapping, or functions by their
         qualified names. A rule that is named but not given is a `DefinitionError`.
         """
-        return load_machine(cls, data, rules)
+        loaded = load_definition(data, rules)
+        try:
+            machine = cls(loaded.name, loaded.transitions, states=loaded.states, **loaded.options)
+        except DefinitionError as error:
+            faults = [*error.faults, *loaded.faults]
+            raise DefinitionError.of(f"Machine {loaded.name!r}", faults) from None
+        set_rules(machine, loaded.rules)
+        if loaded.migration is not None:
+            machine.migrate(loaded.migration)
+        if loaded.faults:
+            raise DefinitionError.of(f"Machine {loaded.name!r}", loaded.faults)
+        return machine

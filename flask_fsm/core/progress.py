@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .decision import holds
-
-if TYPE_CHECKING:
-    from .flow import Flow
+from .flow_base import FlowBase
 
 __all__ = ["Progress", "progress_of"]
 
@@ -29,7 +27,7 @@ class Progress(NamedTuple):
         return (*self.done, self.current, *self.ahead)
 
 
-def progress_of(flow: Flow, page: str | None) -> Progress:
+def progress_of(flow: FlowBase, page: str | None) -> Progress:
     """Return the progress of `flow` as seen from `page`, by default from the current one."""
     path = tuple(flow.path)
     at = path.index(page) if page in path else len(path) - 1
@@ -37,7 +35,7 @@ def progress_of(flow: Flow, page: str | None) -> Progress:
     seen = set(path)
     state = path[-1]
     open_ended = False
-    with flow._judged_by({**flow.drafts, **flow.data}) as data:
+    with flow.judged_by({**flow.drafts, **flow.data}) as data:
         while not flow.finished and not flow.machine.complete(state):
             ways = [edge for edge in flow.machine.ways[state].values() if edge.target not in seen]
             if len(ways) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..errors import (
     Code,
@@ -17,12 +17,10 @@ from ..errors import (
     StaleFlow,
     UnknownTarget,
 )
+from .definition import Definition
+from .flow_base import FlowBase
 from .path import Node
 from .state import Edge
-
-if TYPE_CHECKING:
-    from .flow import Flow
-    from .machine import Machine
 
 __all__ = [
     "crashed",
@@ -45,12 +43,12 @@ _ERRORS: Final[dict[str, type[FSMError]]] = {
 }
 
 
-def reason_unknown(machine: Machine, target: str) -> Reason:
+def reason_unknown(machine: Definition, target: str) -> Reason:
     """Say that there is no state `target`."""
     return Reason(UnknownTarget.default_code, f"Machine {machine.name!r} has no state {target!r}.")
 
 
-def reason_no_edge(machine: Machine, here: str, target: str) -> Reason:
+def reason_no_edge(machine: Definition, here: str, target: str) -> Reason:
     """Say that no edge leads from `here` to `target`, and where edges do lead."""
     ways = ", ".join(map(repr, machine.ways[here])) or "nowhere"
     return Reason(
@@ -59,7 +57,7 @@ def reason_no_edge(machine: Machine, here: str, target: str) -> Reason:
     )
 
 
-def reason_to_skip(machine: Machine, edge: Edge, taken: int) -> Reason | None:
+def reason_to_skip(machine: Definition, edge: Edge, taken: int) -> Reason | None:
     """Say why a machine that counts edges can't take this one after the `taken` ones, or None."""
     if not machine.repeat and taken >> edge.number & 1:
         return Reason(
@@ -78,9 +76,9 @@ def reason_to_skip(machine: Machine, edge: Edge, taken: int) -> Reason | None:
     return None
 
 
-def error_of_move(flow: Flow, target: str) -> FSMError:
+def error_of_move(flow: FlowBase, target: str) -> FSMError:
     """Return the error of moving a flow that a rule is judging, or whose run has ended."""
-    if flow._judged is not None:
+    if flow.is_judged:
         return FSMError(
             f"A rule of machine {flow.machine.name!r} tried to move the flow that it judges: "
             f"move it in the view, or in a hook.",
@@ -97,7 +95,7 @@ def error_of_move(flow: Flow, target: str) -> FSMError:
     )
 
 
-def error_of_edge(flow: Flow, here: str, target: str) -> FSMError:
+def error_of_edge(flow: FlowBase, here: str, target: str) -> FSMError:
     """Return the error of an edge that is not there, or of a `target` that is no state."""
     if target in flow.machine.states:
         return error_of(flow, reason_no_edge(flow.machine, here, target), here, target)
@@ -105,7 +103,7 @@ def error_of_edge(flow: Flow, here: str, target: str) -> FSMError:
     return UnknownTarget(reason.text, **where(flow, here, target))
 
 
-def error_of_edit(flow: Flow, source: str, target: str | None, node: Node | None) -> StaleFlow:
+def error_of_edit(flow: FlowBase, source: str, target: str | None, node: Node | None) -> StaleFlow:
     """Return the error of an edit of a closed page, or of one that has no `node` on the path."""
     return StaleFlow(
         f"{source!r} is not on the path of this run, which is at {flow.current!r}."
@@ -119,7 +117,7 @@ def error_of_edit(flow: Flow, source: str, target: str | None, node: Node | None
     )
 
 
-def error_of_event(flow: Flow, event: str) -> InvalidTransition:
+def error_of_event(flow: FlowBase, event: str) -> InvalidTransition:
     """Return the error of an event that the current state does not know."""
     names = flow.events
     return InvalidTransition(
@@ -132,7 +130,7 @@ def error_of_event(flow: Flow, event: str) -> InvalidTransition:
     )
 
 
-def where(flow: Flow, source: str, target: str) -> dict[str, Any]:
+def where(flow: FlowBase, source: str, target: str) -> dict[str, Any]:
     """Return what an error says about the edge that it is about."""
     return {
         "flow": flow.id,
@@ -143,14 +141,14 @@ def where(flow: Flow, source: str, target: str) -> dict[str, Any]:
 
 
 def error_of(
-    flow: Flow, reason: Reason, source: str, target: str, reasons: Iterable[Reason] = ()
+    flow: FlowBase, reason: Reason, source: str, target: str, reasons: Iterable[Reason] = ()
 ) -> FSMError:
     """Return the error that `reason` stands for."""
     kind = _ERRORS.get(reason.code, InvalidTransition)
     return kind(reason.text, code=reason.code, reasons=reasons, **where(flow, source, target))
 
 
-def placed(flow: Flow, error: FSMError, edge: Edge) -> FSMError:
+def placed(flow: FlowBase, error: FSMError, edge: Edge) -> FSMError:
     """Say where, on an error that a rule raised."""
     for name, value in where(flow, edge.source, edge.target).items():
         if not getattr(error, name):
@@ -159,7 +157,7 @@ def placed(flow: Flow, error: FSMError, edge: Edge) -> FSMError:
 
 
 def crashed(
-    flow: Flow, kind: str, rule: Callable[..., Any], edge: Edge, error: Exception
+    flow: FlowBase, kind: str, rule: Callable[..., Any], edge: Edge, error: Exception
 ) -> RuleError:
     """Return the error of a rule that raised what is no refusal."""
     return RuleError(

@@ -1,9 +1,9 @@
-"""Result: a transition that was decided."""
+"""Result: a transition that was decided; and what an event's handler sent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .fields import Fields
 from .history import Entry, LogItem, entry_of
@@ -11,7 +11,7 @@ from .path import Node
 from .snapshot import Snapshot
 from .state import Edge
 
-__all__ = ["Result"]
+__all__ = ["Result", "Sent"]
 
 
 class Result:
@@ -80,3 +80,11 @@ class Result:
 
     def __repr__(self) -> str:
         return f"Result({self.source!r} -> {self.target!r}, rev={self.rev})"
+
+
+class Sent(NamedTuple):
+    """What the handler of an event sent: data, and the transition it made, if it made one."""
+
+    status: int
+    data: Any
+    result: Result | None

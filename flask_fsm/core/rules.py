@@ -8,7 +8,7 @@ each of these in the order of registration.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar, overload
 
 from ..errors import DefinitionError
@@ -92,9 +92,6 @@ class Ruled:
             return lambda f: self._register(kind, f, order)
         return self._register(kind, function, order)
 
-    def _seal(self) -> None:
-        object.__setattr__(self, "_sealed", True)
-
     @overload
     def guard(self, function: F) -> F: ...
     @overload
@@ -146,6 +143,21 @@ def validator(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
 def hook(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
     """Register a hook on a machine, state or transition that is defined elsewhere."""
     return on.hook(order=order)
+
+
+def end_registration(owner: Ruled) -> None:
+    """Accept no more rules on `owner`: its machine is in use."""
+    object.__setattr__(owner, "_sealed", True)
+
+
+def rules_of(owner: Ruled) -> Mapping[str, list[Rule]]:
+    """Return the rules registered on `owner`, by kind."""
+    return owner._rules
+
+
+def set_rules(owner: Ruled, rules: Mapping[str, list[Rule]]) -> None:
+    """Give `owner` the rules of a stored definition, by kind."""
+    owner._rules.update(rules)
 
 
 def compile_rules(wrap: Wrap, *owners: Ruled) -> Compiled:

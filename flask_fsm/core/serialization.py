@@ -1,21 +1,19 @@
-"""The document: a definition as JSON-able data, and back."""
+"""Serialization: a definition as JSON-able data, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import DefinitionError
+from .definition import Definition
 from .event import Event
 from .graph import list_transitions
 from .migration import Renamed
-from .rules import KINDS, RULE_KEYS, Function, Rule, Ruled, rule_name
+from .rules import KINDS, RULE_KEYS, Function, Rule, Ruled, rule_name, rules_of, set_rules
 from .state import State, Transition
 
-if TYPE_CHECKING:
-    from .machine import Machine
-
-__all__ = ["dump_machine", "load_machine"]
+__all__ = ["LoadedDefinition", "dump_machine", "load_definition"]
 
 P = TypeVar("P", State, Transition)
 OPTIONS = ("initial", "final", "repeat", "ordered", "reset", "many", "scope")
@@ -32,11 +30,23 @@ DEFAULTS = {
 }
 
 
-def dump_machine(machine: Machine) -> dict[str, Any]:
+class LoadedDefinition(NamedTuple):
+    """What the data of a definition says; `faults` are those that don't prevent making it."""
+
+    name: str
+    states: list[str | State]
+    transitions: list[Transition]
+    options: dict[str, Any]
+    rules: dict[str, list[Rule]]
+    migration: Mapping[str, str | None] | Function | None
+    faults: list[DefinitionError]
+
+
+def dump_machine(machine: Definition) -> dict[str, Any]:
     """Return the definition of `machine` as JSON-able data."""
     named: dict[str, Function] = {}
     for edge in machine.edges:
-        if edge.transition not in machine.transitions and any(edge.transition._rules.values()):
+        if edge.transition not in machine.transitions and any(rules_of(edge.transition).values()):
             raise DefinitionError(
                 f"to_dict(): {edge!r} has rules but comes from State(targets=...): list it as "
                 f"a Transition.",
@@ -58,8 +68,8 @@ def dump_machine(machine: Machine) -> dict[str, Any]:
         "scope": machine.scope,
         **_dump_rules(machine, named),
     }
-    if machine._complete is not None:
-        data["complete"] = _name(machine._complete, named)
+    if machine.completion is not None:
+        data["complete"] = _name(machine.completion, named)
     if isinstance(machine.migration, Renamed):
         data["migrate"] = dict(machine.migration.names)
     elif machine.migration is not None:
@@ -67,12 +77,10 @@ def dump_machine(machine: Machine) -> dict[str, Any]:
     return data
 
 
-def load_machine(
-    kind: type[Machine],
-    data: Mapping[str, Any],
-    rules: Iterable[Function] | Mapping[str, Function],
-) -> Machine:
-    """Make a machine from what `dump_machine` returned, or from the same shape written by hand."""
+def load_definition(
+    data: Mapping[str, Any], rules: Iterable[Function] | Mapping[str, Function]
+) -> LoadedDefinition:
+    """Read what `dump_machine` returned, or data of the same shape written by hand."""
     given = (
         dict(rules)
         if isinstance(rules, Mapping)
@@ -101,22 +109,13 @@ def load_machine(
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DefinitionError(
-            f"Machine.from_dict: the data has not the shape of to_dict(): {error!r}."
+            f"Machine.from_dict: the data does not have the shape of to_dict(): {error!r}."
         ) from error
     sound = [state for state in states if state is not None]
     edges = [edge for edge in transitions if edge is not None]
     if len(sound) < len(states) or len(edges) < len(transitions):
         raise DefinitionError.of(f"Machine {name!r}", faults)
-    try:
-        machine = kind(name, edges, states=sound, **arguments)
-    except DefinitionError as error:
-        raise DefinitionError.of(f"Machine {name!r}", [*error.faults, *faults]) from None
-    machine._rules.update(own)
-    if migration is not None:
-        machine.migrate(migration)
-    if faults:
-        raise DefinitionError.of(f"Machine {name!r}", faults)
-    return machine
+    return LoadedDefinition(name, sound, edges, arguments, own, migration, faults)
 
 
 def _parts(data: Mapping[str, Any], key: str) -> Iterable[Any]:
@@ -148,7 +147,7 @@ def _load(
     except DefinitionError as error:
         faults += error.faults
         return None
-    part._rules.update(rules)
+    set_rules(part, rules)
     return part
 
 
@@ -174,14 +173,15 @@ def _name(function: Function, named: dict[str, Function]) -> str:
 
 
 def _dump_rules(owner: Ruled, named: dict[str, Function]) -> dict[str, list[Any]]:
-    """Write down each rule as its name, or as its name and its order."""
+    """Return each rule as its name, or as its name and its order."""
+    rules = rules_of(owner)
     return {
         key: [
             [_name(rule.function, named), rule.order] if rule.order else _name(rule.function, named)
-            for rule in owner._rules[kind]
+            for rule in rules[kind]
         ]
         for kind, key in zip(KINDS, RULE_KEYS, strict=True)
-        if owner._rules[kind]
+        if rules[kind]
     }
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from .answers import load_answers
 from .codec import decode, encode
+from .definition import Definition
 from .fields import Fields, Receipt, Run
 from .history import Archive, Checkpoint, Entry, History, entered, fresh_entries, pack
 from .path import Node, Path, data_before, nodes_back
-
-if TYPE_CHECKING:
-    from .machine import Machine
 
 __all__ = ["NAMELESS", "NO_DRAFTS", "Receipt", "Run", "Snapshot", "blank", "successor"]
 
@@ -180,14 +178,14 @@ class Snapshot:
         fields.log = Archive(read, fields.updated)
         return Snapshot(fields)
 
-    def with_packed_history(self, machine: Machine, limit: int | None = None) -> Snapshot:
+    def with_packed_history(self, machine: Definition, limit: int | None = None) -> Snapshot:
         """Return this snapshot with its history as text, at most the newest `limit` entries."""
         first = Checkpoint(machine.initial, self.started, 0)
         fields = self._fields.copy()
         fields.log = pack(machine, fields.log, first, limit)
         return Snapshot(fields)
 
-    def to_record(self, machine: Machine) -> str:
+    def to_record(self, machine: Definition) -> str:
         """Return the text of this snapshot without its id and its history."""
         fields = self._fields.copy()
         fields.run = Run(NAMELESS + self.id[22:], self.subject, self.started)
@@ -196,7 +194,7 @@ class Snapshot:
 
     @classmethod
     def from_record(
-        cls, text: str, machine: Machine, id: str, read: Callable[[], Sequence[Entry]]
+        cls, text: str, machine: Definition, id: str, read: Callable[[], Sequence[Entry]]
     ) -> Snapshot:
         """Read what `to_record` returned, with the random part of `id`; or raise SnapshotError."""
         fields = decode(text, machine)
@@ -205,7 +203,7 @@ class Snapshot:
         fields.log = Archive(read, fields.updated)
         return cls(fields)
 
-    def encode(self, machine: Machine) -> str:
+    def encode(self, machine: Definition) -> str:
         """Return this snapshot as text.
 
         Args:
@@ -220,7 +218,7 @@ class Snapshot:
         return encode(self._fields, machine)
 
     @classmethod
-    def decode(cls, text: str, machine: Machine) -> Snapshot:
+    def decode(cls, text: str, machine: Definition) -> Snapshot:
         """Read the text of a snapshot.
 
         After a change of the definition the history is dropped, and states are renamed by
@@ -241,7 +239,7 @@ class Snapshot:
 
 
 def blank(
-    machine: Machine, now: int, *, id: str | None = None, subject: str | None = None
+    machine: Definition, now: int, *, id: str | None = None, subject: str | None = None
 ) -> Snapshot:
     """Return the snapshot of a run that has not begun. A new id has 128 random bits."""
     run = Run(secrets.token_urlsafe(16) if id is None else id, subject, now)

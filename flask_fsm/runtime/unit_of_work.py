@@ -17,10 +17,11 @@ from flask import Flask, current_app, g, request, session
 from flask.sessions import SessionMixin
 
 from ..binding.bound_machine import FLOW_ARGUMENT, Bound
-from ..core.event import SAME, EventStatus, Sent, check_status
-from ..core.flow import Flow, Result, blank, successor
+from ..core.event import SAME, EventStatus, check_status
+from ..core.flow import Flow, blank, successor
 from ..core.path import root
 from ..core.reply import dump_reply
+from ..core.result import Result, Sent
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import (
     Code,

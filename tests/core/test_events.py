@@ -23,7 +23,7 @@ from flask_fsm import (
     UnknownState,
     ValidationFailed,
 )
-from flask_fsm.core.event import Sent
+from flask_fsm.core.result import Sent
 
 
 def change(flow: Any, data: Any) -> None:

@@ -16,10 +16,11 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
 
 from ...binding.bound_machine import Bound
-from ...core.event import SAME, EventStatus, Sent, check_status
+from ...core.event import SAME, EventStatus, check_status
 from ...core.flow import Flow, Result
 from ...core.machine import Machine
 from ...core.reply import dump_reply
+from ...core.result import Sent
 from ...core.snapshot import Snapshot
 from ...errors import Code, FSMError, StaleFlow, StoreUnavailable, UnknownTarget
 from ...runtime.listeners import Sender

@@ -12,10 +12,11 @@ from functools import lru_cache
 from math import isinf
 from typing import Any, Final, NamedTuple
 
-from ...core.event import EventStatus, Sent
+from ...core.definition import Definition
+from ...core.event import EventStatus
 from ...core.flow import Flow
-from ...core.machine import Machine
 from ...core.reply import dump_reply as dumps
+from ...core.result import Sent
 from ...core.snapshot import Snapshot
 from ...errors import Code, FlowBusy, FSMError, InvalidTransition, StaleFlow, ValidationFailed
 
@@ -127,7 +128,7 @@ def _checked(frame: dict[str, Any], ref: Any) -> ClientEvent:
 
 
 def state_frame(
-    machine: Machine, snapshot: Snapshot, status: int = EventStatus.OK, data: Any = None
+    machine: Definition, snapshot: Snapshot, status: int = EventStatus.OK, data: Any = None
 ) -> str:
     """Return the frame that tells where a flow is, and what a client may send there."""
     head = _head(snapshot.state, machine.events_of(snapshot.state, snapshot.finished))
@@ -144,7 +145,7 @@ def data_frame(data: Any, status: int = EventStatus.OK) -> str:
     return f'{{"status":{int(status)},"data":{dumps(data)}}}'
 
 
-def frames_of(machine: Machine, sent: Iterable[Sent]) -> list[str]:
+def frames_of(machine: Definition, sent: Iterable[Sent]) -> list[str]:
     """Return the frames of what a handler said, in order."""
     return [
         data_frame(data, status)

@@ -1,0 +1,181 @@
+"""Definition: the states and edges of a machine, indexed for quick look-ups."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from ..errors import RuleError, UnknownState
+from .event import Handler
+from .migration import Migration
+from .path import Node, nodes_back
+from .rules import Ruled
+from .state import Edge, State, Transition
+
+__all__ = ["Definition"]
+
+
+class Definition(Ruled):
+    """What a machine consists of, as flows, snapshots and rules ask for it.
+
+    `Machine` adds how it is made, changed until its first use, and stored.
+    """
+
+    __slots__ = (
+        "_events_of",
+        "_out",
+        "completion",
+        "digest",
+        "edges",
+        "events",
+        "finals",
+        "handlers",
+        "initial",
+        "many",
+        "migration",
+        "name",
+        "names",
+        "numbers",
+        "ordered",
+        "repeat",
+        "reset",
+        "root",
+        "scope",
+        "states",
+        "tracks_edges",
+        "transitions",
+        "ways",
+    )
+
+    name: str
+    states: Mapping[str, State]
+    transitions: tuple[Transition, ...]
+    edges: tuple[Edge, ...]
+    ways: dict[str, dict[str, Edge]]
+    initial: str
+    finals: frozenset[str]
+    repeat: bool
+    ordered: bool
+    reset: Literal["auto", "manual"]
+    many: bool | str
+    scope: Literal["subject", "connection"]
+    completion: Callable[[str], bool] | None
+    migration: Migration | None
+    handlers: dict[str, dict[str, Handler]]
+    root: Node
+    digest: str
+    names: tuple[str, ...]
+    numbers: dict[str, int]
+    events: tuple[str, ...]
+    tracks_edges: bool
+    _events_of: dict[str, tuple[str, ...]]
+    _out: dict[str, int]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{self!r} is immutable: define another machine.")
+
+    def __repr__(self) -> str:
+        return f"Machine({self.name!r}, {len(self.states)} states, {len(self.edges)} edges)"
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _set_edges(self, edges: Sequence[Edge]) -> None:
+        """Index `edges`, so that a decision is a look-up whatever the size of the machine."""
+        ways: dict[str, dict[str, Edge]] = {name: {} for name in self.states}
+        out = dict.fromkeys(self.states, 0)
+        for number, edge in enumerate(edges):
+            edge.number = number
+            ways[edge.source][edge.target] = edge
+            edge.code = len(ways[edge.source])
+            if self.repeat and self.completion is None:
+                edge.final = edge.target in self.finals
+            if self.tracks_edges:
+                out[edge.source] |= 1 << number
+        names = tuple(self.states)
+        shape = [
+            names,
+            [(edge.source, edge.target, edge.event) for edge in edges],
+            self.initial,
+            self.repeat,
+            self.ordered,
+        ]
+        digest = hashlib.blake2b(json.dumps(shape).encode(), digest_size=6).digest()
+        self._set(
+            edges=tuple(edges),
+            ways=ways,
+            _out=out,
+            names=names,
+            numbers={name: number for number, name in enumerate(names)},
+            events=tuple(dict.fromkeys(edge.event for edge in edges if edge.event is not None)),
+            digest=base64.urlsafe_b64encode(digest).decode(),
+        )
+
+    def transition(self, source: str, target: str) -> Transition:
+        """Return the declared transition of an edge, to add rules to it.
+
+        Args:
+            source: The state that the edge leads out of.
+            target: The state that it leads to.
+
+        Returns:
+            The transition; one with several sources serves several edges.
+
+        Raises:
+            UnknownState: There is no such edge.
+        """
+        try:
+            return self.ways[source][target].transition
+        except KeyError:
+            raise UnknownState(
+                f"Machine {self.name!r} has no edge {source!r} -> {target!r}.",
+                source=source,
+                target=target,
+            ) from None
+
+    def complete(self, state: str) -> bool:
+        """Return whether arriving at `state` ends the run, whatever edges were taken before.
+
+        Raises:
+            RuleError: The function given as `complete` raised an exception.
+        """
+        if self.completion is None:
+            return state in self.finals
+        try:
+            return bool(self.completion(state))
+        except Exception as error:
+            raise RuleError(
+                f"Machine {self.name!r}: complete({state!r}) raised {error!r}.", target=state
+            ) from error
+
+    def exhausted(self, state: str, taken: int) -> bool:
+        """Return whether every edge out of `state` is among the `taken` ones of a run (bits)."""
+        out = self._out[state]
+        return not self.repeat and taken & out == out
+
+    def ends(self, state: str, taken: int) -> bool:
+        """Return whether arriving at `state`, after the `taken` edges of a run (bits), ends it."""
+        return self.complete(state) or self.exhausted(state, taken)
+
+    def edges_on(self, tip: Node, start: Node | None = None) -> int:
+        """Return the bits of the edges between the pages of a path, or of those after `start`."""
+        taken = 0
+        if self.tracks_edges:
+            for node in nodes_back(tip):
+                if node is start or node.parent is None:
+                    break
+                edge = self.ways[node.parent.state].get(node.state)
+                if edge is not None:
+                    taken |= 1 << edge.number
+        return taken
+
+    def events_of(self, state: str, finished: bool = False) -> tuple[str, ...]:
+        """Return the events that a client may send in `state`: those of handlers and of edges.
+
+        When the run is `finished` no edge can be taken, so only those of handlers remain.
+        """
+        return tuple(self.handlers[state]) if finished else self._events_of[state]

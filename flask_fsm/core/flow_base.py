@@ -1,0 +1,214 @@
+"""FlowBase: what can be read of a flow, by views, by hooks, and by rules while they judge it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import SnapshotError
+from .answers import load_answers
+from .definition import Definition
+from .fields import Fields
+from .history import History
+from .path import Node, Path, data_before, nodes_back
+from .snapshot import Snapshot, blank
+
+__all__ = ["Clock", "FlowBase"]
+
+Clock = Callable[[], float]
+"""Returns seconds since 1970."""
+
+
+class FlowBase:
+    """The read side of a flow. `Flow` adds what moves it."""
+
+    __slots__ = (
+        "_context",
+        "_data",
+        "_given",
+        "_judged",
+        "_now",
+        "_on_path",
+        "clock",
+        "machine",
+    )
+
+    def __init__(
+        self,
+        machine: Definition,
+        snapshot: Snapshot | None = None,
+        *,
+        subject: str | None = None,
+        context: dict[str, Any] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.machine = machine
+        self.clock: Clock = time.time if clock is None else clock
+        self._context = context
+        if snapshot is not None and (
+            not isinstance(snapshot, Snapshot) or snapshot.state not in machine.states
+        ):
+            raise SnapshotError(
+                f"Machine {machine.name!r} can't go on from {snapshot!r}: pass a Snapshot of this "
+                f"machine, as Snapshot.decode(text, machine) returns it."
+            )
+        if snapshot is None:
+            snapshot = blank(machine, int(self.clock()), subject=subject)
+        self._now: Fields = snapshot.fields
+        # The pages of the path, collected when first needed and updated by each step.
+        self._on_path: set[str] | None = None
+        self._data: dict[str, Any] | None = None
+        # While rules judge a transition: the node that is left, and the data that was passed.
+        self._judged: Node | None = None
+        self._given: Mapping[str, Any] | None = None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The flow as immutable data."""
+        return Snapshot(self._now)
+
+    @property
+    def id(self) -> str:
+        """The id of the run."""
+        return self._now.run.id
+
+    @property
+    def subject(self) -> str | None:
+        """Whose flow it is, or None."""
+        return self._now.run.subject
+
+    @property
+    def rev(self) -> int:
+        """The number of commits so far."""
+        return self._now.rev
+
+    @property
+    def current(self) -> str:
+        """The name of the state; while rules judge an edit, that of the edited page."""
+        return (self._judged or self._now.tip).state
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What rules share, such as a database session or a user; it is never stored."""
+        if self._context is None:
+            self._context = {}
+        return self._context
+
+    @property
+    def path(self) -> Path:
+        """The pages from the initial to the current one."""
+        return Path(self._now.tip)
+
+    @property
+    def history(self) -> History:
+        """The transitions made, oldest first."""
+        return History(self._now.log)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended."""
+        return self._now.finished
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The answers of the pages on the path before the current one, by page.
+
+        Rules also see the data that was passed to their transition, under the page being left.
+        """
+        node, given = self._judged, self._given
+        if node is None:
+            return data_before(self._now.tip)  # the caller's own: rules judge by another copy
+        if node is self._now.tip:
+            if self._data is None:
+                self._data = data_before(node)
+            data = self._data
+        else:
+            data = data_before(node)
+            if node.answers is not None:
+                data[node.state] = load_answers(node.answers)
+        return data if given is None else {**data, node.state: given}
+
+    @property
+    def drafts(self) -> dict[str, Any]:
+        """The answers of all other pages, by page: forms show them again, rules don't see them."""
+        return self.snapshot.drafts
+
+    def answers(self, page: str) -> dict[str, Any] | None:
+        """Return a copy of the answers given on `page`, on the path or draft, or None."""
+        node = self.node_of(page)
+        text = None if node is None else node.answers
+        if text is None:
+            text = self._now.draft_texts.get(page)
+        return None if text is None else load_answers(text)
+
+    def args(self, page: str) -> str | None:
+        """Return the URL arguments of a page on the path, as JSON text, or None."""
+        node = self.node_of(page)
+        return None if node is None else node.args
+
+    def is_on_path(self, page: str) -> bool:
+        """Return whether `page` is on the path, open or closed."""
+        return page in (self._on_path or self._pages())
+
+    def is_open(self, page: str) -> bool:
+        """Return whether `page` is on the path and may be edited: no back policy has closed it."""
+        node = self.node_of(page)
+        return node is not None and self.can_reopen(node)
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """The events that a client may send now."""
+        return self.machine.events_of(self.current, self.finished)
+
+    def __repr__(self) -> str:
+        return f"Flow({self.machine.name!r}, {self.current!r}, rev={self.rev})"
+
+    # -- for the core -------------------------------------------------------------------
+
+    def _pages(self) -> set[str]:
+        if self._on_path is None:
+            self._on_path = {node.state for node in nodes_back(self._now.tip)}
+        return self._on_path
+
+    def node_of(self, page: str) -> Node | None:
+        """Return the node of a page on the path, or None."""
+        if page not in self._pages():
+            return None
+        return next(node for node in nodes_back(self._now.tip) if node.state == page)
+
+    def can_reopen(self, node: Node) -> bool:
+        """Return whether the page of a node on the path may be edited."""
+        now = self._now
+        tip = now.tip
+        return node is tip or not (now.finished or node.closed or node.depth < tip.barrier)
+
+    def taken_before(self, node: Node) -> int:
+        """Return the edges taken in this run, except those that an edit of `node` gives back."""
+        now = self._now
+        return now.taken & ~self.machine.edges_on(now.tip, node)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether rules are judging this flow now."""
+        return self._judged is not None
+
+    def begin_judging(self, node: Node, data: Mapping[str, Any] | None) -> None:
+        """Show rules the flow as it leaves `node` with `data`, until `end_judging()`."""
+        self._judged = node
+        self._given = data
+
+    def end_judging(self) -> None:
+        """Show the flow as it is again."""
+        self._judged = self._given = None
+
+    @contextmanager
+    def judged_by(self, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Let rules judge the current page by `data` instead of its answers."""
+        before = self._data, self._judged, self._given
+        self._data, self._judged, self._given = data, self._now.tip, None
+        try:
+            yield data
+        finally:
+            self._data, self._judged, self._given = before
