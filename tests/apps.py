@@ -11,7 +11,8 @@ from typing import Any
 from flask import Flask, render_template_string, request
 from werkzeug.test import TestResponse
 
-from flask_fsm import FlaskFSM, Machine, Transition, ValidationFailed
+from flask_fsm import FlaskFSM, Machine, Transition, ValidationFailed, testing
+from flask_fsm.testing.html_forms import forms_in
 
 SECRET = "a key for tests"
 
@@ -158,16 +159,12 @@ class Shop:
         return Visitor(self.app)
 
 
-class Visitor:
-    """A browser: it keeps cookies, opens pages, and sends forms with the token of their page."""
-
-    def __init__(self, app: Flask) -> None:
-        self.app = app
-        self.client = app.test_client()
+class Visitor(testing.Visitor):
+    """A visitor of a shop, whose pages are named without the first slash."""
 
     def open(self, page: str, asking: str = "html", **options: Any) -> TestResponse:
         headers = {**ASKING[asking], **options.pop("headers", {})}
-        return self.client.get(f"/{page}", headers=headers, **options)
+        return self.request("GET", f"/{page}", headers=headers, **options)
 
     def see(self, page: str) -> dict[str, Any]:
         """Open a page that must be open, and return what it shows."""
@@ -192,7 +189,7 @@ class Visitor:
         """Send a form as it is, with `token` if there is one."""
         headers = {**ASKING[asking], **options.pop("headers", {})}
         fields = {**(data or {}), **({} if token is None else {"fsm_token": token})}
-        return self.client.post(f"/{page}", data=fields, headers=headers, **options)
+        return self.request("POST", f"/{page}", data=fields, headers=headers, **options)
 
     def send(
         self, page: str, data: Mapping[str, Any] | None = None, asking: str = "html"
@@ -212,16 +209,16 @@ class Visitor:
     @property
     def cookie(self) -> str:
         """The session cookie as it stands."""
-        cookie = self.client.get_cookie("session")
+        cookie = self.session_cookie
         assert cookie is not None
-        return cookie.value
+        return cookie
 
     @cookie.setter
     def cookie(self, value: str) -> None:
-        self.client.set_cookie("session", value)
+        self.session_cookie = value
 
     def drop_cookie(self) -> None:
-        self.client.delete_cookie("session")
+        self.session_cookie = None
 
 
 ANSWERS: dict[str, dict[str, str]] = {
@@ -236,16 +233,21 @@ TO_REVIEW = ("cart", "address", "delivery", "payment")
 
 def token_in(html: str) -> str:
     """The token in a page's form."""
-    match = re.search(r'name="fsm_token" value="([^"]+)"', html)
-    assert match is not None, html
-    return match[1]
+    return fields_in(html)["fsm_token"]
+
+
+def fields_in(html: str) -> dict[str, str]:
+    """What the first form of a page would send, of each field the first value."""
+    forms = forms_in(html) or forms_in(f"<form>{html}")  # a test's page may be less than HTML
+    assert forms, html
+    return {name: values[0] for name, values in forms[0].values().items()}
 
 
 def seen(response: TestResponse) -> dict[str, Any]:
     """What a page of the shop shows of its flow."""
-    match = re.search(r'<script id="seen" type="application/json">(.*)</script>', response.text)
-    assert match is not None, response.text
-    result: dict[str, Any] = json.loads(match[1])
+    _, start, rest = response.text.partition('<script id="seen" type="application/json">')
+    assert start, response.text
+    result: dict[str, Any] = json.loads(rest.partition("</script>")[0])
     return result
 
 

@@ -14,7 +14,7 @@ from example_app import create_app, machines
 from example_app.extensions import fsm
 from flask_fsm import InvalidTransition
 
-from .visitor import ADDRESS, PARCEL, PAYMENT, Visitor, hidden
+from .visitor import ADDRESS, PARCEL, PAYMENT, Visitor
 
 
 @pytest.fixture
@@ -117,14 +117,14 @@ def test_the_light_takes_the_event_of_its_state_only() -> None:
 
 def test_a_posted_button_needs_the_token_against_forgery(app: Flask) -> None:
     """Without a script the light is changed by a form, as any other: with its token."""
-    client = app.test_client()
-    fields = hidden(client.get("/light/").text)
-    change = {"event": "change_to_green"}
-    assert client.post("/light/", data=change).status_code == 400
-    assert client.post("/light/", data={**fields, **change}).status_code == 303
-    assert client.post("/light/", data={**fields, **change}).status_code == 409
-    assert client.post("/light/", data=fields).status_code == 400
-    assert client.get("/fsm/light/state").json["state"] == "green"
+    visitor = Visitor(app, "/light/")
+    visitor.open("")
+    form, change = visitor.form(button="change_to_green"), {"event": "change_to_green"}
+    assert visitor.request("POST", "/light/", data=change).status_code == 400
+    assert form.submit(button="change_to_green").status_code == 303
+    assert form.submit(button="change_to_green").status_code == 409
+    assert form.submit({"event": None}).status_code == 400
+    assert visitor.request("GET", "/fsm/light/state").json["state"] == "green"
 
 
 @pytest.mark.parametrize("kind", ["session", "sqlite", "redis"])

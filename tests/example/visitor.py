@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
-from html import unescape
+from typing import Any
 
 from flask import Flask
 from werkzeug.test import TestResponse
 
 from example_app.catalogue import today
+from flask_fsm import testing
 
 
 def open_day() -> date:
@@ -57,40 +57,34 @@ SIGNUP: dict[str, dict[str, str]] = {
 }
 
 
-def hidden(html: str) -> dict[str, str]:
-    """The hidden fields of the page: tokens against forgery, and of the flow."""
-    inputs = (
-        dict(re.findall(r'([\w-]+)="([^"]*)"', tag)) for tag in re.findall(r"<input\s[^>]*>", html)
-    )
-    return {
-        field["name"]: unescape(field["value"])
-        for field in inputs
-        if field.get("type") == "hidden" and "value" in field
-    }
-
-
-class Visitor:
-    """Somebody with cookies of their own."""
+class Visitor(testing.Visitor):
+    """Somebody with cookies of their own, on the pages below `root`."""
 
     def __init__(self, app: Flask, root: str = "/checkout/") -> None:
-        self.client = app.test_client()
+        super().__init__(app)
         self.root = root
 
     def open(self, name: str) -> TestResponse:
-        return self.client.get(self.root + name)
+        return self.request("GET", self.root + name)
 
-    def form(self, name: str, answers: Mapping[str, str]) -> dict[str, str]:
-        """What the browser would send: the page's hidden fields, and the answers."""
+    def form_of(self, name: str) -> testing.Form:
+        """Open a page that must be open, and return the form with the flow's token."""
         response = self.open(name)
         assert response.status_code == 200, (name, response.status, response.location)
-        return {**hidden(response.text), **answers}
+        return self.form()
 
-    def post(self, name: str, form: Mapping[str, str]) -> TestResponse:
-        return self.client.post(self.root + name, data=form)
+    def fields(self, name: str, answers: Mapping[str, str]) -> dict[str, str]:
+        """Open a page that must be open, and return what its form would send, filled in."""
+        values = self.form_of(name).values
+        return {**{name: value for name, (value, *_) in values.items()}, **answers}
 
-    def send(self, name: str, answers: Mapping[str, str]) -> TestResponse:
+    def post(self, name: str, fields: Mapping[str, str]) -> TestResponse:
+        """Send these fields to a page, whatever it shows."""
+        return self.request("POST", self.root + name, data=fields)
+
+    def send(self, name: str, answers: Mapping[str, Any]) -> TestResponse:
         """Open a page, fill in its form, and send it."""
-        return self.post(name, self.form(name, answers))
+        return self.form_of(name).submit(answers)
 
     def walk(self, way: Mapping[str, Mapping[str, str]], to: str | None = None) -> None:
         """Send the forms of that way, each to where the one before it led, until the page `to`."""

@@ -20,6 +20,7 @@ from ..apps import (
     Visitor,
     assert_private,
     config_for,
+    fields_in,
     flask_app,
     notices,
 )
@@ -330,18 +331,9 @@ def test_send_again_carries_the_csrf_token_of_the_app(shop: Callable[..., Shop])
         "address", {"way": "pickup", "street": "Oak 1", "csrf_token": key}, stale
     )
     assert response.status_code == 409
-    fields = hidden_fields(response.text)
+    fields = fields_in(response.text)
     assert fields.keys() == {"way", "street", "fsm_token", "csrf_token"}
     assert visitor.client.post("/address", data=fields).location == "/pickup"
-
-
-def hidden_fields(html: str) -> dict[str, str]:
-    """The fields of the form behind "send again"."""
-    import re
-    from html import unescape
-
-    pairs = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', html)
-    return {unescape(name): unescape(value) for name, value in pairs}
 
 
 def test_send_again_keeps_every_field_as_it_was_typed(visitor: Visitor) -> None:
@@ -353,7 +345,7 @@ def test_send_again_keeps_every_field_as_it_was_typed(visitor: Visitor) -> None:
     response = visitor.post("address?lang=en", typed, stale)
     assert "<script>alert" not in response.text
     assert 'action="/address?lang=en"' in response.text
-    fields = hidden_fields(response.text)
+    fields = fields_in(response.text)
     hidden = {"fsm_token", "csrf_token"}  # the latter where Flask-WTF is in use
     assert {name: value for name, value in fields.items() if name not in hidden} == typed
 

@@ -1,0 +1,61 @@
+"""A clock of an app that a test sets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flask import Flask
+
+from ..runtime.state import EXTENSION, AppState
+
+__all__ = ["FrozenClock", "frozen_clock", "state_of"]
+
+
+def state_of(app: Flask) -> AppState:
+    """Return what the extension keeps of an app; raises LookupError."""
+    state = app.extensions.get(EXTENSION)
+    if not isinstance(state, AppState):
+        raise LookupError(f"The app {app.name!r} has no FlaskFSM: call fsm.init_app(app).")
+    return state
+
+
+class FrozenClock:
+    """The clock of an app within `frozen_clock`: it moves only when it is told to."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        """Seconds since 1970, which may be set."""
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tick(self, seconds: float = 1) -> float:
+        """Move it by that many seconds (negative: back), and return the new time."""
+        self.now += seconds
+        return self.now
+
+
+@contextmanager
+def frozen_clock(app: Flask, at: float | None = None) -> Iterator[FrozenClock]:
+    """Stop the app's clock, and yield it: flows are stamped, and expire, by what it says.
+
+    It is the clock of flows, leases and resume links. Not of the live part's heartbeats, nor of a
+    server's own: Redis expires keys by its own clock. A connection that is open already keeps the
+    clock that it began with.
+
+    Args:
+        app: The app, after `init_app`.
+        at: Seconds since 1970; by default now.
+
+    Raises:
+        LookupError: The app has no FlaskFSM.
+    """
+    state = state_of(app)
+    before = state.clock
+    state.clock = clock = FrozenClock(time.time() if at is None else at)
+    try:
+        yield clock
+    finally:
+        state.clock = before
