@@ -14,11 +14,11 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from . import checkout, htmx, light, operations, poc, signup
 from .extensions import csrf, fsm
-from .key import kept_key
+from .key import load_or_create_key
 from .ledger import Ledger
 
-# The live pages have scripts, in files of this host, and talk to this host; the others need none.
-# So no script within a page may run, and nothing may come from another host.
+# Scripts are files of this host and connect only to it, so the policy forbids inline scripts and
+# everything from other hosts.
 POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -26,46 +26,46 @@ POLICY = (
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
-    """Make the app; `config` goes over the defaults, as a test wants it."""
+    """Create the app; `config` overrides the defaults, for tests."""
     app = Flask(__name__)
     folder = Path(app.instance_path)
     folder.mkdir(parents=True, exist_ok=True)
     app.config["SECRET_KEY"] = os.environ.get("SECRET_KEY")
     app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
-    # Where the flows live: in the session, unless this names a database or a Redis. Several workers
-    # need one of these.
+    # Where flows are stored: in the session cookie, unless this names a database or Redis. Several
+    # workers need one of these.
     app.config["FSM_STORE_URL"] = os.environ.get("FSM_STORE_URL") or "session"
     app.config["LEDGER"] = folder / "ledger.db"
     app.config.from_mapping(config or {})
-    # What carries live messages between workers: a Redis that keeps the flows can do that too.
+    # What carries live messages between workers: the Redis that stores the flows can do that too.
     store = app.config["FSM_STORE_URL"]
     bus = store if store.startswith(("redis", "rediss", "valkey", "unix")) else "memory://"
     app.config.setdefault("FSM_BUS_URL", os.environ.get("FSM_BUS_URL") or bus)
-    app.config["SECRET_KEY"] = app.config["SECRET_KEY"] or kept_key(folder)
+    app.config["SECRET_KEY"] = app.config["SECRET_KEY"] or load_or_create_key(folder)
     app.extensions["example_ledger"] = Ledger(app.config["LEDGER"])
 
     csrf.init_app(app)
     fsm.init_app(app)
     if app.config["FSM_STORE_URL"] != "session":
-        # Makes the tables, unless they are there. An app with migrations leaves that to them.
+        # Creates missing tables. An app with migrations creates them there instead.
         with app.app_context():
             fsm.init_db()
     for part in (checkout, signup, poc, light, operations, htmx):
         app.register_blueprint(part.pages)
-    operations.follow(app)
+    operations.connect(app)
 
     @app.get("/")
     def home() -> str:
         return render_template("home.html")
 
-    # What the extension refuses has pages of its own. These two come from elsewhere.
+    # The extension's refusals have their own pages. These two errors come from elsewhere.
     @app.errorhandler(CSRFError)
     @app.errorhandler(NotFound)
-    def lost(error: HTTPException) -> ResponseReturnValue:
+    def show_error(error: HTTPException) -> ResponseReturnValue:
         return render_template("error.html", error=error), error.code or 500
 
     @app.after_request
-    def protect(response: Response) -> Response:
+    def add_security_headers(response: Response) -> Response:
         response.headers.setdefault("Content-Security-Policy", POLICY)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Referrer-Policy", "same-origin")

@@ -1,4 +1,4 @@
-"""What the shop sells, where it is, and what an order comes to."""
+"""Products, shops and prices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Shop(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of the bill."""
+    """A line of the invoice."""
 
     text: str
     amount: Decimal
@@ -49,19 +49,19 @@ PAPERS = {
 METHODS = {
     "invoice": "Invoice, within 14 days",
     "transfer": "Bank transfer, in advance",
-    "shop": "In the shop, when picking up",
+    "shop": "In the shop, at pick-up",
 }
 POSTAGE = Decimal("4.90")
 WRAPPING = Decimal("3.00")
 
 
 def today() -> date:
-    """Return the day it is where the shops are: here, as far as this app knows."""
+    """Return today's date in the time zone of the server, which is where the shops are."""
     return datetime.now().astimezone().date()
 
 
 def bill(data: Mapping[str, Any]) -> list[Line]:
-    """Return the lines that the answers so far come to. Prices are the shop's, never the form's."""
+    """Return the invoice lines for the answers so far. Prices never come from the form."""
     cart = data.get("checkout.cart", {})
     lines = [
         Line(

@@ -1,4 +1,4 @@
-"""The extensions, made once and bound to an app in `create_app`."""
+"""The extensions, created once and bound to an app in `create_app`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the forms of this app have in common."""
+"""Helpers shared by the forms of this app."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from wtforms import SelectChoice
 
 
 class Form(FlaskForm):  # type: ignore[misc]  # Flask-WTF has no types
-    """A form with a CSRF token. Its messages stand beside their fields: see `_form.html`."""
+    """A form with a CSRF token. `_form.html` shows its messages beside the fields."""
 
 
 def choices(labels: Mapping[str, str]) -> list[Any]:
-    """Offer each value under its label."""
+    """Build the choices of a select field from a mapping of values to labels."""
     return [SelectChoice(value, label) for value, label in labels.items()]

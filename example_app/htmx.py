@@ -1,4 +1,4 @@
-"""The traffic light once more, by htmx and its extensions for event streams and websockets."""
+"""The traffic light again, with htmx and its extensions for event streams and websockets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def show() -> str:
 
 @pages.get("/light")
 def fragment() -> str:
-    """The light as it is now. The page fetches it whenever the stream says that it has changed."""
+    """Render the current light. The page fetches it on each `state` event of the stream."""
     return render_template("live/_light.html", light=light, flow=light.flow, labels=LABELS)
 
 
 @pages.post("/light")
 def change() -> ResponseReturnValue:
-    """Handle the event of a button; the stream brings what comes of it."""
+    """Send the event of a button to the flow; the result arrives by the stream."""
     light.flow.send(request.form["event"])
     return "", 204

@@ -1,4 +1,4 @@
-"""The key that signs the sessions, where the environment names none."""
+"""The key that signs sessions if SECRET_KEY is not set in the environment."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def kept_key(folder: Path) -> str:
-    """Return the key that lies in a file of that folder; whoever comes first makes it.
+def load_or_create_key(folder: Path) -> str:
+    """Return the key stored in this folder; the first process creates it.
 
-    A key in the source would be known to all, and one for each process would make workers refuse
-    one another's sessions. The file appears whole or not at all, so workers that start at the same
-    moment agree on the first one's key.
+    A key in the source code would be public, and with a key per process, workers would reject one
+    another's sessions. The file is created atomically, so workers that start at the same time agree
+    on one key.
     """
     path = folder / "secret_key"
     if not path.exists():

@@ -1,7 +1,6 @@
-"""What a shop keeps in its database: here orders and members, in a file that all workers share.
+"""The shop's database: orders and members, in an SQLite file that all workers share.
 
-A list in the process would not do: each worker would have its own. And each entry has a key of its
-own, so that what happens twice is kept once.
+Every row has a unique key, so storing it twice has no effect.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ TABLES = (
 
 
 class Ledger:
-    """Orders by the flow that they come from, and members by their email address."""
+    """Orders, keyed by the id of their flow, and members, keyed by email address."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
 
     def place(self, flow: str, answers: Mapping[str, Any]) -> None:
-        """Keep the order that a flow led to, unless it is there."""
+        """Store the order of a flow, unless it is stored already."""
         with self._open() as database:
             database.execute(
                 "INSERT INTO orders VALUES (?, ?) ON CONFLICT DO NOTHING", (flow, _text(answers))
@@ -41,7 +40,7 @@ class Ledger:
         return [json.loads(answers) for (answers,) in rows]
 
     def join(self, email: str, answers: Mapping[str, Any]) -> None:
-        """Keep a member, unless there is one with this address."""
+        """Store a member, unless there is one with this address already."""
         with self._open() as database:
             database.execute(
                 "INSERT INTO members VALUES (?, ?) ON CONFLICT DO NOTHING",
@@ -49,7 +48,7 @@ class Ledger:
             )
 
     def has_member(self, email: str) -> bool:
-        """Tell whether there is a member with this address, in capitals or not."""
+        """Return whether there is a member with this address, ignoring case."""
         with self._open() as database:
             found = database.execute("SELECT 1 FROM members WHERE email = ?", (email.casefold(),))
             return found.fetchone() is not None
@@ -62,7 +61,7 @@ class Ledger:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """Connect for one operation, which is committed at the end, or rolled back if it fails."""
+        """Open a connection for one operation; commit it at the end, or roll back if it fails."""
         with closing(sqlite3.connect(self.path)) as database, database:
             for table in TABLES:
                 database.execute(table)
@@ -70,7 +69,7 @@ class Ledger:
 
 
 def _text(answers: Mapping[str, Any]) -> str:
-    return json.dumps(dict(answers), default=str)  # a day as 2026-05-20
+    return json.dumps(dict(answers), default=str)  # dates as 2026-05-20
 
 
 def ledger() -> Ledger:

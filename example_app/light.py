@@ -1,7 +1,7 @@
-"""The traffic light: one flow, which all windows of a visitor drive at once.
+"""The traffic light: one flow, driven by all windows of a visitor together.
 
-`static/light.js` follows it and sends events. Without a script the form is posted: then the same
-handler runs, and the windows that have a script are told all the same.
+`static/light.js` shows its state and sends events. Without JavaScript the form is posted: the same
+handler runs, and windows with JavaScript are still updated live.
 """
 
 from __future__ import annotations

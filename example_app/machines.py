@@ -1,6 +1,6 @@
-"""The four machines of this app: which states there are, and which way leads from one to another.
+"""The four machines of this app: their states, and the edges between them.
 
-A state that is a page is named like its endpoint. Nothing in this module knows a request.
+A state that is a page has the name of its endpoint. Nothing in this module uses a request.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from flask_fsm import Flow, Machine, Result, State, Transition, ValidationFailed
 from . import catalogue
 from .ledger import ledger
 
-# -- the checkout: two branches, and a page that only a gift needs ------------------------------
+# -- the checkout: two branches, and a page for gifts only --------------------------------------
 
 
 def _answers(flow: Flow, page: str) -> dict[str, Any]:
-    """What was answered on a page of the way so far, and what is being sent just now."""
+    """Return the answers of a page on the path, including those being submitted now."""
     answers: dict[str, Any] = flow.data.get(f"checkout.{page}", {})
     return answers
 
 
-# A guard says whether an edge is open. The first line of its docstring is what a visitor is told.
-def to_the_door(flow: Flow) -> bool:
-    """This is for parcels only, and you chose to pick yours up."""
+# A guard decides whether an edge is open. Its docstring's first line tells the visitor why not.
+def is_parcel(flow: Flow) -> bool:
+    """This step is for parcels only, and you chose to pick up your order."""
     return _answers(flow, "delivery").get("how") == "parcel"
 
 
-def from_the_shop(flow: Flow) -> bool:
-    """This is for picking up in a shop, and you chose a parcel."""
+def is_pickup(flow: Flow) -> bool:
+    """This step is for pick-up only, and you chose a parcel."""
     return _answers(flow, "delivery").get("how") == "pickup"
 
 
-def wrapped(flow: Flow) -> bool:
-    """This is for gifts only."""
+def is_gift(flow: Flow) -> bool:
+    """This step is for gifts only."""
     return bool(_answers(flow, "delivery").get("gift"))
 
 
-def not_wrapped(flow: Flow) -> bool:
-    """Choose the paper for your gift first."""
-    return not wrapped(flow)
+def is_not_gift(flow: Flow) -> bool:
+    """Choose the wrapping paper for your gift first."""
+    return not is_gift(flow)
 
 
-# A validator says why not, in words that stand in the form: of a field, or of the whole.
-def shop_is_open(flow: Flow, data: dict[str, Any]) -> None:
+# A validator explains why not. Its message appears in the form, beside a field or at the top.
+def check_opening_day(flow: Flow, data: dict[str, Any]) -> None:
     answers = _answers(flow, "pickup")
     if not answers:
         return
@@ -54,13 +54,13 @@ def shop_is_open(flow: Flow, data: dict[str, Any]) -> None:
             f"{shop.name} is closed on {day:%A}s. Choose another day.", field="day"
         )
     if day < catalogue.today():
-        raise ValidationFailed("That day has passed. Choose another one.", field="day")
+        raise ValidationFailed("That day is in the past. Choose another day.", field="day")
 
 
-def payable_there(flow: Flow, data: dict[str, Any]) -> None:
-    if data.get("method") == "shop" and not from_the_shop(flow):
+def check_payment_method(flow: Flow, data: dict[str, Any]) -> None:
+    if data.get("method") == "shop" and not is_pickup(flow):
         raise ValidationFailed(
-            "Paying in the shop goes with picking up only. Choose another way.", field="method"
+            "You can pay in the shop only if you pick up your order there.", field="method"
         )
 
 
@@ -68,43 +68,45 @@ checkout = Machine(
     "checkout",
     [
         ("checkout.cart", "checkout.delivery"),
-        Transition("checkout.delivery", "checkout.address", when=to_the_door),
-        Transition("checkout.delivery", "checkout.pickup", when=from_the_shop),
-        Transition("checkout.address", "checkout.wrapping", when=wrapped),
-        Transition("checkout.address", "checkout.payment", when=not_wrapped),
-        Transition("checkout.pickup", "checkout.wrapping", when=wrapped, validators=[shop_is_open]),
+        Transition("checkout.delivery", "checkout.address", when=is_parcel),
+        Transition("checkout.delivery", "checkout.pickup", when=is_pickup),
+        Transition("checkout.address", "checkout.wrapping", when=is_gift),
+        Transition("checkout.address", "checkout.payment", when=is_not_gift),
         Transition(
-            "checkout.pickup", "checkout.payment", when=not_wrapped, validators=[shop_is_open]
+            "checkout.pickup", "checkout.wrapping", when=is_gift, validators=[check_opening_day]
+        ),
+        Transition(
+            "checkout.pickup", "checkout.payment", when=is_not_gift, validators=[check_opening_day]
         ),
         ("checkout.wrapping", "checkout.payment"),
-        Transition("checkout.payment", "checkout.review", validators=[payable_there]),
+        Transition("checkout.payment", "checkout.review", validators=[check_payment_method]),
         ("checkout.review", "checkout.cart"),
-        # Days may lie between choosing and ordering, so the shop is asked about once more.
-        Transition("checkout.review", "checkout.done", validators=[shop_is_open]),
+        # The order may be placed days after the shop was chosen, so check the day again.
+        Transition("checkout.review", "checkout.done", validators=[check_opening_day]),
     ],
 )
 
 
-# A rule of a state belongs to all ways into it.
+# A rule of a state applies to every edge that leads to it.
 @checkout.states["checkout.delivery"].validator
-def something_in_the_cart(flow: Flow, data: dict[str, Any]) -> None:
+def require_items(flow: Flow, data: dict[str, Any]) -> None:
     if not any(_answers(flow, "cart").values()):
-        raise ValidationFailed("Your cart is empty. Choose at least one thing.")
+        raise ValidationFailed("Your cart is empty. Add at least one item.")
 
 
 @checkout.states["checkout.done"].pre_transition
-def number_the_order(flow: Flow, data: dict[str, Any]) -> None:
+def assign_order_number(flow: Flow, data: dict[str, Any]) -> None:
     data["number"] = secrets.token_hex(3).upper()
 
 
-# A hook runs once for each transition that was made, however often the button was pressed. What
-# must not be lost, if the process ends just here, belongs in the transaction of a database instead.
+# A hook runs once for each transition, however often the button was pressed. If the process dies
+# right here, the hook does not run: what must not be lost belongs in a database transaction.
 @checkout.states["checkout.done"].hook
 def place_the_order(flow: Flow, result: Result) -> None:
     ledger().place(flow.id, flow.data)
 
 
-# -- the sign-up: another machine, beside the first ---------------------------------------------
+# -- the sign-up: a second machine in the same app ----------------------------------------------
 
 signup = Machine(
     "signup",
@@ -118,18 +120,18 @@ signup = Machine(
 
 @signup.states["signup.profile"].validator
 @signup.states["signup.welcome"].validator
-def not_a_member_yet(flow: Flow, data: dict[str, Any]) -> None:
+def require_new_email(flow: Flow, data: dict[str, Any]) -> None:
     if ledger().has_member(flow.data["signup.account"]["email"]):
-        raise ValidationFailed("There is an account with this address already.")
+        raise ValidationFailed("There is already an account with this email address.")
 
 
 @signup.states["signup.welcome"].hook
-def make_the_member(flow: Flow, result: Result) -> None:
+def create_member(flow: Flow, result: Result) -> None:
     account = flow.data["signup.account"]
     ledger().join(account["email"], {**account, **flow.data["signup.profile"]})
 
 
-# -- the proof of concept: four states, each edge at most once in a run -------------------------
+# -- the proof of concept: four states, each edge at most once per run --------------------------
 
 poc = Machine(
     "poc",
@@ -142,7 +144,7 @@ poc = Machine(
     repeat=False,
 )
 
-# -- the traffic light: its states are no pages, and its windows send events --------------------
+# -- the traffic light: its states are not pages; clients send events ----------------------------
 
 red = State("red", targets=["green"])
 green = State("green", targets=["yellow"])
@@ -150,8 +152,8 @@ yellow = State("yellow", targets=["red"])
 light = Machine("light", states=[red, green, yellow])
 
 
-# A client may send an event where a state has a handler for it, and nowhere else. What `data` it
-# sends is for the handler to judge; these need none.
+# A client may send an event only in states that have a handler for it. The handler must check the
+# `data` that it receives; these handlers need none.
 @red.event("change_to_green")
 def to_green(flow: Flow, data: Any) -> None:
     flow.transition("green")
@@ -167,7 +169,7 @@ def to_red(flow: Flow, data: Any) -> None:
     flow.transition("red")
 
 
-# What a handler returns, all windows are told.
+# Every client of the flow receives what a handler returns.
 @red.event("ping")
 @green.event("ping")
 @yellow.event("ping")

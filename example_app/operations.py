@@ -1,4 +1,4 @@
-"""The operations page: whoever has it open sees each checkout move, and who else looks on."""
+"""The operations page: shows every move of every checkout live, and who else is watching."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ GROUP = "operations"
 
 @fsm.live.authorize
 def may_join(group: str) -> dict[str, str] | None:
-    """Let everybody into this one group. An app that is no demo asks here who it is."""
+    """Let everyone join this one group. A real app would check the user here."""
     return {"name": session.get("guest", "A program")} if group == GROUP else None
 
 
-def follow(app: Flask) -> None:
-    """Tell the group of each move of a checkout in that app."""
-    transitioned.connect(tell, app)
+def connect(app: Flask) -> None:
+    """Broadcast every move of a checkout in this app to the group."""
+    transitioned.connect(broadcast_move, app)
 
 
-def tell(app: Flask, *, machine: str, flow: Flow, result: Result, **_: Any) -> None:
+def broadcast_move(app: Flask, *, machine: str, flow: Flow, result: Result, **_: Any) -> None:
     if machine == "checkout":
         fsm.live.group(GROUP).broadcast(
             {
@@ -44,7 +44,7 @@ def tell(app: Flask, *, machine: str, flow: Flow, result: Result, **_: Any) -> N
 
 
 def alias(app: Flask, id: str) -> str:
-    """Return a short name for a run. Its id is a secret, and the name does not tell it."""
+    """Return a short name for a flow that does not reveal its id, which is a secret."""
     return hmac.digest(str(app.secret_key).encode(), f"run {id}".encode(), "sha256").hex()[:4]
 
 
@@ -56,5 +56,5 @@ def show() -> str:
 
 @pages.get("/members")
 def members() -> ResponseReturnValue:
-    """Who looks on now; the page asks when it has joined, and hears from then on who comes."""
+    """Return who is watching now. The page asks once, then receives each join and leave live."""
     return fsm.live.group(GROUP).members()

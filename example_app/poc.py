@@ -1,11 +1,12 @@
 """The proof of concept of 2017 (gist 1c03b8325e4a4c731f2a24f6484e0ae9), on this extension.
 
-Four pages, `index -> a -> b -> index` and `b -> c`, each way once in a run. Its decorators named
-ways that its machine did not have; here `accept` and `to` say where a page is reached from and
-where it leads. They could be left out: they narrow the machine, never widen it.
+Four pages, `index -> a -> b -> index` and `b -> c`, each edge at most once per run. `accept` and
+`to` list where a page is reached from and where it leads. Both are optional: they narrow the
+machine, never widen it.
 
-Its index moved on by a GET with `?to=`. A GET never moves a flow here, since browsers, prefetchers
-and mail scanners send them unasked; `?to=` chooses the way of a POST, like a field named `to`.
+The original's index advanced by a GET with `?to=`. Here a GET never moves a flow, since browsers,
+prefetchers and mail scanners send GETs unasked; `?to=` chooses the edge of a POST, like a field
+named `to`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ pages = Blueprint("poc", __name__, url_prefix="/poc")
 @poc.check(accept=["b"], to=["a"])
 def index() -> ResponseReturnValue:
     if request.method == "POST" and (answer := poc.advance()):
-        flash("Did some stuff at the index.")
+        flash("Work done at the index.")
         return answer
     return render_template("poc/index.html")
 
@@ -31,7 +32,7 @@ def index() -> ResponseReturnValue:
 @poc.check(accept=["index"], to=["b"])
 def a() -> ResponseReturnValue:
     if request.method == "POST" and (answer := poc.advance()):
-        flash("Did some stuff at A.")
+        flash("Work done at A.")
         return answer
     return render_template("poc/a.html")
 
@@ -40,7 +41,7 @@ def a() -> ResponseReturnValue:
 @poc.check(accept=["a"], to=["index", "c"])
 def b() -> ResponseReturnValue:
     if request.method == "POST" and (answer := poc.advance()):
-        flash("Did some stuff at B.")
+        flash("Work done at B.")
         return answer
     return render_template("poc/b.html")
 

@@ -1,4 +1,4 @@
-"""The sign-up: a second machine in the same app, and what to do with a password."""
+"""The sign-up: a second machine in the same app, and how to handle a password."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TITLES = {
     "signup.welcome": "Welcome",
 }
 TOPICS = {
-    "none": "No letters, please",
+    "none": "No newsletter",
     "month": "Once a month",
     "new": "When there is something new",
 }
@@ -35,42 +35,42 @@ class AccountForm(Form):
             InputRequired("Enter an email address."),
             Regexp(
                 r"^[^@\s]+@[^@\s]+\.[^@\s]+$",
-                message="That is no address like ada@example.com.",
+                message="Enter an email address, like ada@example.com.",
             ),
         ],
         render_kw={"autocomplete": "email"},
     )
     password = PasswordField(
         "Password",
-        [Length(min=10, max=200, message="At least %(min)d characters, please.")],
+        [Length(min=10, max=200, message="Enter at least %(min)d characters.")],
         render_kw={"autocomplete": "new-password"},
     )
     again = PasswordField(
-        "The same password again",
-        [EqualTo("password", "The two are not the same.")],
+        "Repeat the password",
+        [EqualTo("password", "The two passwords differ.")],
         render_kw={"autocomplete": "new-password"},
     )
 
     def keep_password(self) -> None:
-        """Let the password be left empty, because one was given before."""
+        """Make the password optional, because one was given before."""
         self.password.validators = [Optional(), *self.password.validators]
 
 
 class ProfileForm(Form):
     name = StringField(
-        "What shall we call you?",
+        "What should we call you?",
         [
-            InputRequired("Enter a name. Any will do."),
-            Length(max=60, message="At most %(max)d characters."),
+            InputRequired("Enter a name. Any name will do."),
+            Length(max=60, message="Enter at most %(max)d characters."),
         ],
         render_kw={"autocomplete": "nickname"},
     )
-    letters = SelectField("Letters from the shop", choices=choices(TOPICS))
+    letters = SelectField("Newsletter", choices=choices(TOPICS))
 
 
 class ConfirmForm(Form):
     agreed = BooleanField(
-        "I agree to the terms", [InputRequired("An account needs your agreement to the terms.")]
+        "I agree to the terms", [InputRequired("Agree to the terms to create an account.")]
     )
 
 
@@ -91,8 +91,8 @@ def account() -> ResponseReturnValue:
     if before:
         form.keep_password()
     if form.validate_on_submit():
-        # The session's cookie is signed, not secret: whoever has it reads the answers in it. So
-        # the password itself is never kept, and the form's own data is not handed over.
+        # The session cookie is signed, not encrypted: the visitor can read the answers in it. So
+        # pass only the hash, as data=; with it, form= is used for error messages only.
         password = form.password.data
         hashed = generate_password_hash(password) if password else (before or {})["password_hash"]
         answers = {"email": form.email.data, "password_hash": hashed}

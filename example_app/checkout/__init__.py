@@ -1,4 +1,4 @@
-"""The checkout: eight pages, a branch, a page that comes and goes, and edits from the last one."""
+"""The checkout: eight pages, a branch, an optional page, and edits from the review."""
 
 from .views import pages
 

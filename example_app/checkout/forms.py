@@ -1,4 +1,4 @@
-"""One form for each page. A form knows its fields; rules between pages are the machine's."""
+"""One form for each page. Forms check single fields; rules across pages belong to the machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..forms import Form, choices
 def _count(name: str) -> IntegerField:
     return IntegerField(
         name,
-        [Optional(), NumberRange(0, 9, "Between 0 and 9, please.")],
+        [Optional(), NumberRange(0, 9, "Enter a number from 0 to 9.")],
         default=0,
         filters=[lambda count: 0 if count is None else count],
         render_kw={"inputmode": "numeric", "min": 0, "max": 9},
@@ -42,35 +42,35 @@ def _count(name: str) -> IntegerField:
 def _text(label: str, message: str, autocomplete: str, most: int = 80) -> StringField:
     return StringField(
         label,
-        [InputRequired(message), Length(max=most, message="At most %(max)d characters, please.")],
+        [InputRequired(message), Length(max=most, message="Enter at most %(max)d characters.")],
         filters=[lambda text: text.strip() if text else text],
         render_kw={"autocomplete": autocomplete},
     )
 
 
 class CartForm(Form):
-    notebook = _count("How many notebooks")
-    pencils = _count("How many boxes of pencils")
-    ink = _count("How many bottles of ink")
+    notebook = _count("Number of notebooks")
+    pencils = _count("Number of boxes of pencils")
+    ink = _count("Number of bottles of ink")
 
 
 class DeliveryForm(Form):
     how = RadioField(
-        "How would you like to get it?",
-        [InputRequired("Choose a parcel, or picking it up.")],
+        "How would you like to receive your order?",
+        [InputRequired("Choose delivery by parcel or pick-up.")],
         choices=choices(
             {
-                "parcel": f"As a parcel, in two to three days ({catalogue.POSTAGE} €)",
-                "pickup": "I pick it up in a shop (free)",
+                "parcel": f"By parcel, in two to three days ({catalogue.POSTAGE} €)",
+                "pickup": "Pick-up in a shop (free)",
             }
         ),
     )
-    gift = BooleanField(f"It is a gift: wrap it ({catalogue.WRAPPING} €)")
+    gift = BooleanField(f"This is a gift: please wrap it ({catalogue.WRAPPING} €)")
 
 
 class AddressForm(Form):
     name = _text("Name", "Enter a name.", "name")
-    street = _text("Street and number", "Enter street and number.", "street-address")
+    street = _text("Street and number", "Enter a street and number.", "street-address")
     postcode = StringField(
         "Postcode",
         [
@@ -104,12 +104,12 @@ class PickupForm(Form):
 
 class WrappingForm(Form):
     paper = RadioField(
-        "Which paper?",
-        [InputRequired("Choose a paper.")],
+        "Which wrapping paper?",
+        [InputRequired("Choose a wrapping paper.")],
         choices=choices(catalogue.PAPERS),
     )
     words = TextAreaField(
-        "Words on the card",
+        "Message on the card",
         [Optional(), Length(max=200, message="The card has room for %(max)d characters.")],
         render_kw={"rows": 4},
     )
@@ -122,12 +122,12 @@ class PaymentForm(Form):
         choices=choices(catalogue.METHODS),
     )
     email = EmailField(
-        "Email, for the bill",
+        "Email address for the invoice",
         [
             InputRequired("Enter an email address."),
             Regexp(
                 r"^[^@\s]+@[^@\s]+\.[^@\s]+$",
-                message="That is no email address, like ada@example.com.",
+                message="Enter an email address, like ada@example.com.",
             ),
         ],
         render_kw={"autocomplete": "email"},
@@ -137,6 +137,6 @@ class PaymentForm(Form):
 class ReviewForm(Form):
     agreed = BooleanField(
         "I have read the terms and agree to them",
-        [InputRequired("An order needs your agreement to the terms.")],
+        [InputRequired("Agree to the terms to place the order.")],
     )
     more = SubmitField("Keep shopping")

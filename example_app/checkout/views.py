@@ -1,4 +1,4 @@
-"""The pages of the checkout. Every view has one shape: show the form, or take it and go on."""
+"""The pages of the checkout. Every view shows its form, or handles it and advances."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def shop() -> dict[str, Any]:
 
 
 def page(name: str, form: Form) -> ResponseReturnValue:
-    """Show a page; one that was sent and comes back says by its status that it was not taken."""
+    """Render a page: with status 422 if its form was submitted and has errors."""
     return render_template(f"checkout/{name}.html", form=form), 422 if form.is_submitted() else 200
 
 
@@ -49,8 +49,8 @@ def page(name: str, form: Form) -> ResponseReturnValue:
 @fsm.check()
 def cart() -> ResponseReturnValue:
     form = CartForm(data=fsm.answers())
-    # fast_forward=True: a visitor who comes from the review to change something is led back
-    # there, as far as the rules of the pages between still hold.
+    # fast_forward=True: after a change from the review, go straight back to the review, as far as
+    # the rules of the pages in between still allow.
     if form.validate_on_submit() and (
         answer := fsm.advance("delivery", form=form, fast_forward=True)
     ):
@@ -62,7 +62,7 @@ def cart() -> ResponseReturnValue:
 @fsm.check()
 def delivery() -> ResponseReturnValue:
     form = DeliveryForm(data=fsm.answers())
-    # Without a target, the machine's guards decide: here by the answer that is being sent.
+    # Without a target, the guards choose the edge, here by the answer being submitted.
     if form.validate_on_submit() and (answer := fsm.advance(form=form, fast_forward=True)):
         return answer
     return page("delivery", form)
@@ -110,8 +110,8 @@ def payment() -> ResponseReturnValue:
 @fsm.check()
 def review() -> ResponseReturnValue:
     form = ReviewForm()
-    # A way back that belongs to the machine: the flow is at the cart then, and the later pages
-    # come again, filled in. To change one page only, the review links to it: that is an edit.
+    # An edge back to the cart: the later pages follow again, filled in. To change only one page,
+    # the review links to it, which is an edit.
     if form.more.data and (answer := fsm.advance("cart")):
         return answer
     if form.validate_on_submit() and (answer := fsm.advance("done", form=form)):

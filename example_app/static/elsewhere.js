@@ -1,5 +1,5 @@
-// On each page of the checkout: says so when another window has moved it on. Nothing else changes on
-// the page, so what was typed stays.
+// On each page of the checkout: shows a notice when another window has changed the flow. Nothing
+// else on the page changes, so typed text is kept.
 import { connect } from "../fsm/static/fsm.js";
 
 const notice = document.getElementById("elsewhere");
@@ -8,9 +8,9 @@ const pages = JSON.parse(notice.dataset.pages); // state: [title, address]
 let flow = null;
 let where = "in another window";
 
-function tell(frame) {
+function showNotice(frame) {
   if (frame.rev === Number(rev)) return;
-  // An empty cart after an order begins another one; until it is sent, the flow is at the end.
+  // After an order, the empty cart starts a new one; until it is submitted, the flow is at the end.
   if (rev === "0" && frame.state === "checkout.done") return;
   const [title, address] = pages[frame.state];
   const text = document.createElement("p");
@@ -26,23 +26,23 @@ function tell(frame) {
   notice.replaceChildren(text);
 }
 
-// It listens while the page is seen: as soon as it is seen again, it is told where the checkout is.
-// By a stream, since it sends nothing, and since a page that had a websocket is not kept for Back.
-function listen() {
+// Connect only while the page is visible; on becoming visible again, it receives the current state.
+// Use an event stream: nothing is sent, and a page with a websocket has no back/forward cache.
+function connectIfVisible() {
   flow?.close();
   if (document.visibilityState === "hidden") return;
   flow = connect("checkout", { transport: "sse", reload: false });
-  flow.on("state", tell);
+  flow.on("state", showNotice);
 }
 
-// When the form is sent, what comes next is this window's own move.
+// After the form is submitted, the next change is this window's own.
 addEventListener("submit", () => flow?.close());
 addEventListener("pagehide", () => flow?.close());
-document.addEventListener("visibilitychange", listen);
+document.addEventListener("visibilitychange", connectIfVisible);
 addEventListener("pageshow", (event) => {
   if (!event.persisted) return;
-  // Back onto a page that was kept: loaded anew it would lose what was typed, so it is told.
+  // Restored from the back/forward cache: reloading would lose typed text, so show a notice.
   where = "since you left this page";
-  listen();
+  connectIfVisible();
 });
-listen();
+connectIfVisible();

@@ -1,11 +1,11 @@
-// The traffic light: shows where the flow is, and sends the events of its buttons.
+// The traffic light: shows the state of the flow, and sends the events of its buttons.
 import { connect } from "../fsm/static/fsm.js";
 
 const form = document.getElementById("press");
 const buttons = [...form.querySelectorAll("button")];
 const flow = connect("light");
-const sending = new Set(); // what this window has sent, and is not answered yet
-const own = new Set(); // the revs that it led to
+const sending = new Set(); // events sent by this window that have no answer yet
+const own = new Set(); // the revs that they led to
 
 function say(text) {
   const item = document.createElement("li");
@@ -23,7 +23,7 @@ function show() {
     document.querySelector(".signal").dataset.state = flow.state;
   }
   for (const button of buttons) {
-    // Not `disabled`, by which a button that was just pressed would lose the focus.
+    // Not `disabled`: the button just pressed would lose the focus.
     button.disabled = button.hidden = false;
     button.setAttribute("aria-disabled", String(!flow.connected || !flow.can(button.value)));
   }
@@ -37,12 +37,12 @@ function tellLine(text, kind) {
   show();
 }
 
-let known = null; // the rev of the last state that was told
+let known = null; // the rev of the last state shown
 flow.on("state", async ({ state, rev, gap }) => {
   show();
   const first = known === null;
   known = rev;
-  await Promise.allSettled(sending); // one of them may have led to this
+  await Promise.allSettled(sending); // one of them may have caused this state
   if (first) say(`The light is ${state}.`);
   else if (gap) say(`This window was away for a while. The light is ${state} now.`);
   else say(`${own.has(rev) ? "You" : "Another window"} changed the light to ${state}.`);
@@ -54,7 +54,7 @@ flow.on("open", ({ transport }) => {
 });
 flow.on("close", ({ final, reason }) => {
   say("The connection was lost.");
-  tellLine(final ? `Not live any more. ${reason}` : "Reconnecting…", final ? "over" : "lost");
+  tellLine(final ? `Disconnected. ${reason}` : "Reconnecting…", final ? "over" : "lost");
 });
 
 form.addEventListener("submit", async (event) => {
@@ -66,7 +66,7 @@ form.addEventListener("submit", async (event) => {
     const { rev } = await sent;
     if (rev !== undefined) own.add(rev);
   } catch (error) {
-    say(`That was not done. ${error.message}`);
+    say(`The event was refused. ${error.message}`);
   } finally {
     sending.delete(sent);
   }

@@ -1,9 +1,9 @@
-// The operations page: follows the group "operations", which hears of each move and of who looks on.
+// The operations page: follows the group "operations", which receives every move and who watches.
 import { connect } from "../fsm/static/fsm.js";
 
 const find = (id) => document.getElementById(id);
-const runs = new Map(); // the page at which each run is, by its name
-let members = new Map(); // the name of each window that looks on
+const runs = new Map(); // the current page of each checkout, by its short name
+let members = new Map(); // the name of each watching window
 
 function element(tag, text, more = {}) {
   return Object.assign(document.createElement(tag), { textContent: text }, more);
@@ -16,7 +16,7 @@ function showMove({ run, source, target, at }) {
   const item = document.createElement("li");
   item.append(
     element("time", when.toLocaleTimeString(), { dateTime: when.toISOString() }),
-    element("b", `Run ${run}`),
+    element("b", `Checkout ${run}`),
     element("span", `${source} → ${target}`),
   );
   find("moves").prepend(item);
@@ -37,7 +37,7 @@ function showMembers() {
 }
 
 const flow = connect("checkout", { groups: ["operations"] });
-let changes = []; // who came or left while we ask who is there
+let changes = []; // joins and leaves while the list of members is being fetched
 
 async function askMembers() {
   const since = (changes = []);
@@ -74,6 +74,6 @@ flow.on("open", ({ transport }) => {
   askMembers();
 });
 flow.on("close", ({ final, reason }) => {
-  tellLine(final ? `Not live any more. ${reason}` : "Reconnecting…", final ? "over" : "lost");
+  tellLine(final ? `Disconnected. ${reason}` : "Reconnecting…", final ? "over" : "lost");
 });
 tellLine("Connecting…", "lost");

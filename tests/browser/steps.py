@@ -15,12 +15,12 @@ EMAIL, WORDS = PAYMENT["email"], GIFT["wrapping"]["words"]
 
 
 def fill_cart(page: Page, notebooks: int = 2) -> None:
-    page.get_by_label("How many notebooks").fill(str(notebooks))
+    page.get_by_label("Number of notebooks").fill(str(notebooks))
 
 
-def fill_delivery(page: Page, how: str = "As a parcel", *, gift: bool = False) -> None:
+def fill_delivery(page: Page, how: str = "By parcel", *, gift: bool = False) -> None:
     page.get_by_label(how).check()
-    page.get_by_label("It is a gift").set_checked(gift)
+    page.get_by_label("This is a gift").set_checked(gift)
 
 
 def fill_address(page: Page, street: str = STREET) -> None:
@@ -38,7 +38,7 @@ def fill_pickup(page: Page) -> None:
 
 def fill_wrapping(page: Page, words: str = WORDS) -> None:
     page.get_by_label("Night blue").check()
-    page.get_by_label("Words on the card").fill(words)
+    page.get_by_label("Message on the card").fill(words)
 
 
 def fill_payment(page: Page) -> None:
@@ -49,7 +49,7 @@ def fill_payment(page: Page) -> None:
 def fill_account(page: Page, email: str = EMAIL) -> None:
     page.get_by_label("Email").fill(email)
     page.get_by_label("Password", exact=True).fill(PASSWORD)
-    page.get_by_label("The same password again").fill(PASSWORD)
+    page.get_by_label("Repeat the password").fill(PASSWORD)
 
 
 def button(page: Page, name: str) -> Locator:

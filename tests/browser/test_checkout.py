@@ -72,7 +72,7 @@ def test_a_pick_up_takes_another_way_and_no_script(
     walk(
         page,
         ("delivery", fill_cart),
-        ("pickup", lambda page: fill_delivery(page, "I pick it up in a shop")),
+        ("pickup", lambda page: fill_delivery(page, "Pick-up in a shop")),
         ("payment", fill_pickup),
         ("review", fill_payment),
     )
@@ -88,15 +88,15 @@ def test_the_progress_bar_shows_where_one_is(page: Page, site: Site) -> None:
     expect(progress.get_by_role("link")).to_have_text(["Cart", "Delivery", "Address"])
     progress.get_by_role("link", name="Delivery").click()
     on(page, "delivery")
-    expect(page.get_by_label("As a parcel")).to_be_checked()
+    expect(page.get_by_label("By parcel")).to_be_checked()
 
 
 def test_shopping_on_from_the_review_begins_at_a_filled_cart(page: Page, site: Site) -> None:
     """Keep shopping leads to the cart, and the pages after it come again with their answers."""
     arrive(page, site, PARCEL, at="review")
     send(page, "/checkout/", "Keep shopping")
-    expect(page.get_by_label("How many notebooks")).to_have_value("2")
-    page.get_by_label("How many bottles of ink").fill("1")
+    expect(page.get_by_label("Number of notebooks")).to_have_value("2")
+    page.get_by_label("Number of bottles of ink").fill("1")
     for name in ("delivery", "address", "payment", "review"):
         send(page, f"/checkout/{name}")
     order(page)
@@ -116,7 +116,7 @@ def test_back_twice_and_forward_keeps_the_answers(page: Page, site: Site) -> Non
     expect(page.get_by_label("Name")).to_have_value(NAME)
     page.go_back()
     on(page, "delivery")
-    expect(page.get_by_label("As a parcel")).to_be_checked()
+    expect(page.get_by_label("By parcel")).to_be_checked()
     page.go_forward()
     on(page, "address")
     expect(page.get_by_label("Street and number")).to_have_value(STREET)
@@ -257,7 +257,7 @@ def test_a_changed_branch_leaves_nothing_of_the_old_one(page: Page, site: Site) 
     arrive(page, site, GIFT, at="review")
     page.get_by_role("link", name="Change Delivery").click()
     on(page, "delivery")
-    fill_delivery(page, "I pick it up in a shop")
+    fill_delivery(page, "Pick-up in a shop")
     send(page, "/checkout/pickup")
     for closed in ("address", "wrapping", "review"):
         page.goto(f"/checkout/{closed}")
@@ -276,7 +276,7 @@ def test_a_branch_changed_back_finds_its_answers(page: Page, site: Site) -> None
     """Who tries the pick-up and returns to the parcel need not type the address again."""
     arrive(page, site, PARCEL, at="review")
     page.get_by_role("link", name="Change Delivery").click()
-    fill_delivery(page, "I pick it up in a shop")
+    fill_delivery(page, "Pick-up in a shop")
     send(page, "/checkout/pickup")
     page.go_back()
     on(page, "delivery")

@@ -45,7 +45,7 @@ def test_messages_stand_next_to_their_fields(page: Page, site: Site) -> None:
         expect(page.locator("form").get_by_text(message)).to_be_visible()
     expect(page.get_by_label("Name")).to_have_value(ADDRESS["name"])
     expect(page.get_by_label("Name")).not_to_have_attribute("aria-invalid", "true")
-    expect(page).to_have_title(re.compile("Please look again"))
+    expect(page).to_have_title(re.compile("Please check"))
 
 
 def test_the_summary_leads_to_the_fields(page: Page, site: Site) -> None:
@@ -60,9 +60,9 @@ def test_a_group_of_choices_says_what_it_lacks(page: Page, site: Site) -> None:
     arrive(page, site, PARCEL, at="delivery")
     summary = refused(page)
     group = page.get_by_role("radiogroup").or_(page.get_by_role("group"))
-    expect(group).to_have_accessible_description("Choose a parcel, or picking it up.")
-    summary.get_by_role("link", name="Choose a parcel").click()
-    expect(page.get_by_label("As a parcel")).to_be_focused()
+    expect(group).to_have_accessible_description("Choose delivery by parcel or pick-up.")
+    summary.get_by_role("link", name="Choose delivery").click()
+    expect(page.get_by_label("By parcel")).to_be_focused()
 
 
 def test_a_rule_of_the_flow_speaks_next_to_its_field(page: Page, site: Site) -> None:
@@ -71,7 +71,7 @@ def test_a_rule_of_the_flow_speaks_next_to_its_field(page: Page, site: Site) -> 
     page.get_by_label("In the shop").check()
     page.get_by_label("Email").fill(PAYMENT["email"])
     summary = refused(page)
-    message = "Paying in the shop goes with picking up only. Choose another way."
+    message = "You can pay in the shop only if you pick up your order there."
     expect(summary).to_contain_text(message)
     group = page.get_by_role("radiogroup").or_(page.get_by_role("group"))
     expect(group).to_have_accessible_description(message)
@@ -98,7 +98,7 @@ def test_an_order_needs_the_terms(page: Page, site: Site) -> None:
     arrive(page, site, PARCEL, at="review")
     refused(page, "Place the order")
     expect(page.get_by_label("I have read the terms")).to_have_accessible_description(
-        re.compile("needs your agreement")
+        re.compile("Agree to the terms")
     )
     assert site.orders == []
 
@@ -122,15 +122,15 @@ def test_the_keyboard_is_enough(page: Page, site: Site) -> None:
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
     press("Enter")
-    tab_to(page, page.get_by_label("How many notebooks"))
+    tab_to(page, page.get_by_label("Number of notebooks"))
     press("Control+A")
     type_("2")
     press("Enter")
 
     on(page, "delivery")
-    tab_to(page, page.get_by_label("As a parcel"))
+    tab_to(page, page.get_by_label("By parcel"))
     press("Space")
-    tab_to(page, page.get_by_label("It is a gift"))
+    tab_to(page, page.get_by_label("This is a gift"))
     press("Space")
     tab_to(page, button(page, "Continue"))
     press("Space")
@@ -151,7 +151,7 @@ def test_the_keyboard_is_enough(page: Page, site: Site) -> None:
     on(page, "wrapping")
     tab_to(page, page.get_by_role("radio").first)
     press("Space")
-    tab_to(page, page.get_by_label("Words on the card"))
+    tab_to(page, page.get_by_label("Message on the card"))
     type_(WORDS)
     tab_to(page, button(page, "Continue"))
     press("Enter")

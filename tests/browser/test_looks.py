@@ -145,7 +145,7 @@ def test_the_pages_that_refuse_fit(page: Page, site: Site) -> None:
     look(stale)
 
     stale.goto("/nowhere")
-    expect(stale.get_by_role("heading", level=1)).to_have_text("There is nothing here")
+    expect(stale.get_by_role("heading", level=1)).to_have_text("Page not found")
     look(stale)
 
 
@@ -160,12 +160,12 @@ def test_the_home_page_and_the_sign_up_fit(page: Page) -> None:
     send(page, "/signup/profile")
     look(page)
     look_at_refused(page)
-    page.get_by_label("What shall we call you?").fill("N" * 60)
+    page.get_by_label("What should we call you?").fill("N" * 60)
     send(page, "/signup/confirm")
     look(page)
-    look_at_refused(page, "Make the account")
+    look_at_refused(page, "Create account")
     page.get_by_label("I agree to the terms").check()
-    send(page, "/signup/welcome", "Make the account")
+    send(page, "/signup/welcome", "Create account")
     look(page)
 
 

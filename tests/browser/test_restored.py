@@ -145,9 +145,9 @@ def test_a_kept_page_sent_as_it_was_leads_to_where_it_led(
     moves = site.moves.copy()
     back_onto_a_kept_page(page, site, "delivery")
     back_onto_a_kept_page(page, site, "")
-    expect(page.get_by_label("How many notebooks")).to_have_value("2")
+    expect(page.get_by_label("Number of notebooks")).to_have_value("2")
     send(page, "/checkout/delivery")
-    expect(page.get_by_label("As a parcel")).to_be_checked()
+    expect(page.get_by_label("By parcel")).to_be_checked()
     assert site.moves == moves
     assert {status for _, status in site.posted} == {303}
 
@@ -160,7 +160,7 @@ def test_a_kept_page_that_changes_the_branch_can_be_sent_again(
     arrive(page, site, PARCEL, at="delivery")
     walk(page, ("address", fill_delivery))
     back_onto_a_kept_page(page, site, "delivery")
-    fill_delivery(page, "I pick it up in a shop")
+    fill_delivery(page, "Pick-up in a shop")
     button(page, "Continue").click()
     expect(button(page, "Send again")).to_be_visible()
     send(page, "/checkout/pickup", "Send again")

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from example_app.key import kept_key
+from example_app.key import load_or_create_key
 from example_app.ledger import Ledger
 
 T = TypeVar("T")
@@ -38,9 +38,9 @@ def ledger(tmp_path: Path) -> Ledger:
 @pytest.mark.parametrize("run", range(10))
 def test_all_that_start_at_once_get_one_key(tmp_path: Path, run: int) -> None:
     """However many come first, there is one key, which nobody else may read, and no other file."""
-    keys = set(at_once(8, lambda _: kept_key(tmp_path)))
+    keys = set(at_once(8, lambda _: load_or_create_key(tmp_path)))
     assert len(keys) == 1
-    assert keys == {kept_key(tmp_path)}
+    assert keys == {load_or_create_key(tmp_path)}
     (path,) = tmp_path.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 

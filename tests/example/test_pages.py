@@ -197,11 +197,11 @@ def test_a_refused_form_comes_back_with_its_words(visitor: Visitor) -> None:
 @pytest.mark.parametrize(
     ("name", "answers", "message"),
     [
-        ("", {}, "Your cart is empty. Choose at least one thing."),
-        ("", {"notebook": "-1"}, "Between 0 and 9, please."),
+        ("", {}, "Your cart is empty. Add at least one item."),
+        ("", {"notebook": "-1"}, "Enter a number from 0 to 9."),
         ("delivery", {"how": "drone"}, "Not a valid choice"),
-        ("payment", {"method": "shop", "email": "a@b.cd"}, "goes with picking up only"),
-        ("review", {}, "An order needs your agreement to the terms."),
+        ("payment", {"method": "shop", "email": "a@b.cd"}, "only if you pick up your order"),
+        ("review", {}, "Agree to the terms to place the order."),
     ],
 )
 def test_what_a_form_or_a_rule_refuses_is_told(
@@ -254,7 +254,7 @@ def test_a_sign_up_makes_one_member(app: Flask, ledger: Ledger) -> None:
     assert [member["email"] for member in ledger.members()] == ["ada@example.com"]
     again = Visitor(app, "/signup/").send("", SIGNUP[""])
     assert again.status_code == 422
-    assert "There is an account with this address already." in again.text
+    assert "There is already an account with this email address." in again.text
 
 
 def test_the_cookie_keeps_no_plain_password(app: Flask, ledger: Ledger) -> None:
