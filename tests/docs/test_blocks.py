@@ -158,14 +158,25 @@ def check_command(line: str, where: str) -> None:
     match words:
         case []:
             pass
-        case ["make", target]:
+        case ["make", target, *settings]:
             makefile = (ROOT / "Makefile").read_text()
             assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), where
-        case ["pip", "install", project]:
+            for setting in settings:
+                variable = setting.partition("=")[0]
+                assert re.search(rf"^{variable} \?=", makefile, re.MULTILINE), where
+        case ["python3", "-m", "venv", ".venv"]:
+            pass
+        case ["pip" | ".venv/bin/pip", "install", project] | [
+            ".venv/bin/python",
+            "-m",
+            "pip",
+            "install",
+            project,
+        ]:
             name, _, extra = project.partition("[")
             assert (ROOT / name / "pyproject.toml").is_file(), where
             assert not extra or extra.rstrip("]") in (ROOT / "pyproject.toml").read_text(), where
-        case ["flask", "--app", "example_app", "run"]:
+        case ["flask" | ".venv/bin/flask", "--app", "example_app", "run", *_]:
             assert (ROOT / "example_app" / "__init__.py").is_file(), where
         case ["flask", "--app", "app" | "live", "run"] | ["ulimit", "-n", _]:
             pass
