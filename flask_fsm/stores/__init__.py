@@ -20,7 +20,8 @@ from .base import (
 )
 from .cache import FlowCache, FlowLock
 from .memory import MemoryRecords
-from .records.store import Cipher, Records, RecordStore
+from .records.model import Cipher, Records
+from .records.store import RecordStore
 from .session import SessionStore
 
 __all__ = [

@@ -1,7 +1,8 @@
-"""What every store does, and how runs and revs are ordered."""
+"""What every store does: the protocol `Store`, and what it is asked and answers."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -10,6 +11,8 @@ from ..core.snapshot import Receipt, Snapshot
 from ..errors import Code, FlowGone, FSMError
 
 __all__ = [
+    "ROOT_LENGTH",
+    "SESSION_KEY",
     "Choose",
     "CommitResult",
     "FlowLocator",
@@ -18,20 +21,29 @@ __all__ = [
     "StoredReply",
     "SubmissionQuery",
     "Version",
+    "digest",
     "flow_gone",
     "order_key",
     "root_id",
 ]
 
 Choose = Callable[[Snapshot, Snapshot], Snapshot]
-"""Of the flow of a session that has logged in and the flow that its user has, the one to keep."""
+"""After a login: returns the one to keep of (session's snapshot, subject's snapshot)."""
+SESSION_KEY: Final = "_fsm_"
+"""With a machine's name behind it, the key of Flask's session under which flows are carried."""
+ROOT_LENGTH: Final = 22
+"""How many characters of a flow's id all successive runs share."""
 
 
 class FlowLocator(NamedTuple):
-    """Which flow is meant: of which machine, whose, and under which key.
+    """Which flow is meant.
 
-    It is `subject`'s; with None, of whoever has `secret` in the session; with neither, of whoever
-    has the flow's id there.
+    Args:
+        machine: Its machine.
+        subject: Whose it is. None: the session's.
+        secret: With `subject` None: the secret of the session that owns several flows. None: the
+            flow is located by its id, which the session has.
+        key: Which of its owner's flows, where a machine has `many`; else empty.
     """
 
     machine: Machine
@@ -41,34 +53,48 @@ class FlowLocator(NamedTuple):
 
     @property
     def owned(self) -> bool:
-        """Whether the flow is found by its owner, and not by its id."""
+        """Whether the flow is located by its owner, and not by its id."""
         return self.subject is not None or self.secret is not None
 
 
 class Version(NamedTuple):
-    """What a store had under a place when it was asked: the name of the run, and its rev."""
+    """What a commit has to find in its place: the compare of compare-and-swap.
+
+    Args:
+        flow: Name of the run: its id, or on a server the id's digest.
+        rev: Number of the last commit.
+    """
 
     flow: str
     rev: int
 
 
 class LoadResult(NamedTuple):
-    """What a store knows of a place."""
+    """What a store knows of a flow.
+
+    Args:
+        snapshot: The newest snapshot; None if there is none, or if the flow is gone.
+        session_value: What the session carries for it from now on; None for nothing.
+        version: What a commit has to find in its place.
+        missing_reason: Why the flow that the session names is gone, or can't be read.
+        previous_id: The id that the flow had until its session logged in.
+    """
 
     snapshot: Snapshot | None = None
-    """The newest snapshot; None if there is none, or if it is `gone`."""
     session_value: str | None = None
-    """What the session is to carry for it from now on."""
     version: Version | None = None
-    """What a commit has to find in its place."""
     missing_reason: FSMError | None = None
-    """Why the flow that the session names is not there any more."""
     previous_id: str | None = None
-    """The id that the flow had until its session logged in."""
 
 
 class CommitResult(NamedTuple):
-    """A commit that was kept: the snapshot as it stands, what the session carries, and its mark."""
+    """A commit that was made.
+
+    Args:
+        snapshot: The snapshot as it is stored.
+        session_value: What the session carries for it from now on.
+        version: What the next commit has to find.
+    """
 
     snapshot: Snapshot
     session_value: str
@@ -76,39 +102,60 @@ class CommitResult(NamedTuple):
 
 
 class StoredReply(NamedTuple):
-    """What answers a submission that comes again: its body's digest, and where it led."""
+    """The reply to a submission that was handled, given again to a double click or a replay.
+
+    Args:
+        digest: Digest of the submission's body.
+        location: URL to which it led; None if there is none.
+    """
 
     digest: str
     location: str | None
 
 
 class SubmissionQuery(NamedTuple):
-    """A submission that may have come before: what its token says, and which flow it is about."""
+    """Asks whether a submission was handled before.
+
+    Args:
+        id: The id of the flow now.
+        flow: The id in the token, which may be that of an earlier run, or of before a login.
+        rev: The rev in the token.
+        nonce: The nonce in the token.
+        version: What was loaded.
+        current: Whether the token is of the run that was loaded.
+    """
 
     id: str
-    """The id of the flow now; the token may name the one that it had before, or an earlier run."""
     flow: str
     rev: int
     nonce: str
     version: Version | None
     current: bool
-    """Whether the token is of the run that was seen."""
 
 
 class Store(Protocol):
     """Keeps snapshots. The session carries a text by which a store finds, or reads, its flow."""
 
     def lock_name(self, locator: FlowLocator, session_value: str | None) -> str | None:
-        """Return what names the flow among those whose requests wait for each other, or None."""
+        """Return the name of the lock that requests of this flow share; None if it needs none."""
         ...
 
     def load(
         self, locator: FlowLocator, session_value: str | None, oldest: float, choose: Choose
     ) -> LoadResult:
-        """Return what is known of the flow at `place`; `carried` is what the session has of it.
+        """Return what is known of a flow.
 
-        A flow whose last commit is before `oldest` (seconds since 1970) has expired. A flow of a
-        session that has got a subject since is claimed for it.
+        A session that has logged in since takes its flow along: the flow moves to the subject.
+
+        Args:
+            locator: Which flow.
+            session_value: What the session carries of it.
+            oldest: Expiry: a flow whose last commit is before this time, in seconds since 1970,
+                is gone.
+            choose: After a login, returns which of two flows is kept.
+
+        Raises:
+            StoreUnavailable: The server can't be reached.
         """
         ...
 
@@ -130,12 +177,21 @@ class Store(Protocol):
         lease: str = "",
         within: Any = None,
     ) -> CommitResult:
-        """Put `new` in the place of what was `seen`.
+        """Compare and swap: replace what was loaded by `new`, or raise StaleFlow on a conflict.
 
-        `location` is kept with the receipt of `new`, to answer the same submission again. `claim`
-        is the one that `claim()` set. `within` is a transaction of the caller's, if the store knows
-        such. Raises StaleFlow unless what was seen is still there, FlowBusy if somebody else has a
-        claim on it, and SnapshotTooLarge if `new` doesn't fit.
+        Args:
+            locator: Which flow.
+            version: What was loaded, and has to be there still; None for nothing.
+            new: The new snapshot.
+            location: URL that answers a replay of the submission whose receipt `new` has.
+            lease: The lease that this request holds, or an empty string.
+            within: The connection of the caller's transaction, or None.
+
+        Raises:
+            StaleFlow: A conflict: another request has committed since.
+            FlowBusy: Another request holds the lease.
+            SnapshotTooLarge: `new` does not fit into the store.
+            StoreUnavailable: The server can't be reached.
         """
         ...
 
@@ -150,37 +206,59 @@ class Store(Protocol):
         lease: str = "",
         within: Any = None,
     ) -> Version:
-        """End the flow `old` for good: from now on whatever names it is FlowGone.
+        """End the flow `old` for good: from now on its id leads to FlowGone.
 
-        `receipt` and `location` answer the submission that ended it, should it come again.
-        Raises StaleFlow unless what was seen is still there. Returns what is there now.
+        Args:
+            locator: Which flow.
+            version: What was loaded, and has to be there still.
+            old: The snapshot that was loaded.
+            receipt: Receipt of the submission that ends it, for its replay.
+            location: URL that answers this replay.
+            lease: The lease that this request holds, or an empty string.
+            within: The connection of the caller's transaction, or None.
+
+        Returns:
+            The version of the tombstone.
+
+        Raises:
+            StaleFlow: A conflict: another request has committed since.
+            FlowBusy: Another request holds the lease.
+            StoreUnavailable: The server can't be reached.
         """
         ...
 
     def stored_reply(self, locator: FlowLocator, asked: SubmissionQuery) -> StoredReply | None:
-        """Return what is kept of a submission, if it has had its effect."""
+        """Return the reply to a submission that was handled before, or None.
+
+        This makes submissions idempotent: a double click or a replay has no second effect.
+        """
         ...
 
 
 GONE: Final = {
     Code.RESET: "This run was given up, and another one begun.",
-    Code.MOVED: "This run goes on elsewhere: after a login, or on another device.",
-    Code.EXPIRED: "This run was left for too long and has expired.",
+    Code.MOVED: "This run continues elsewhere: after a login, or on another device.",
+    Code.EXPIRED: "This run was inactive for too long and has expired.",
     Code.EVICTED: "This run is not in the store any more.",
 }
 
 
 def flow_gone(id: str | None, code: str) -> FlowGone:
-    """Return the error of a flow that is not there any more."""
+    """Return the error of a flow that is gone: reset, moved, expired or evicted."""
     known = Code(code)  # a tombstone has it as plain text
     return FlowGone(GONE[known], flow=id, code=known)
 
 
+def digest(text: str) -> str:
+    """Return the SHA-256 of a text in hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def root_id(id: str) -> str:
     """Return the part of a flow's id that all successive runs share."""
-    return id[:22]
+    return id[:ROOT_LENGTH]
 
 
 def order_key(snapshot: Snapshot) -> tuple[int, int]:
-    """Return what orders the snapshots of one lineage: number of the run, rev."""
+    """Return what orders the snapshots of successive runs: number of the run, rev."""
     return int(snapshot.id.partition("~")[2] or 0), snapshot.rev

@@ -1,7 +1,7 @@
-"""Heads: the newest snapshot this process knows of each flow, and whose turn it is.
+"""The cache: the newest snapshot of each flow that this process knows, and the lock of each flow.
 
-A head stands for a lineage, so that a run and its successors share a lock, and a run that was
-reset or replaced can't come back by an old cookie.
+A run and its successors share one cached flow, so that they share a lock, and a run that was reset
+or replaced can't come back by an old cookie.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import Code, FlowBusy, FSMError, StaleFlow
-from .base import StoredReply, Version, flow_gone, order_key, root_id
+from .base import ROOT_LENGTH, StoredReply, Version, flow_gone, order_key
 
 __all__ = ["FlowCache", "FlowLock"]
 
@@ -21,6 +21,8 @@ RECEIPTS: Final = 16
 
 
 class CachedFlow:
+    """The newest snapshot of a flow, its lock, and the replies to its last submissions."""
+
     __slots__ = (
         "ended",
         "holder",
@@ -39,11 +41,11 @@ class CachedFlow:
         self.lock = Lock()
         self.users = 0
         self.holder = 0
-        """The thread whose turn it is, if it is anyone's."""
+        """The thread that holds the lock, or 0."""
         self.ended = ""
-        """Why the flow was ended for good, if it was; the head is then its tombstone."""
+        """Why the flow has ended for good, if it has: then this is a tombstone."""
         self.moved_to: str | None = None
-        """The id under which the flow goes on, if it was claimed."""
+        """The id under which the flow continues after a login."""
 
     @property
     def empty(self) -> bool:
@@ -54,21 +56,24 @@ class CachedFlow:
         if self.ended:
             raise flow_gone(id, self.ended)
 
-    def require_version(self, version: Version) -> None:
-        """Raise StaleFlow unless the newest snapshot is the one that was seen."""
+    def lost_race(self, version: Version) -> StaleFlow:
+        """Return the error of a conflict: this is not the version that was loaded any more."""
         now = self.snapshot
-        if self.ended or (now is not None and (now.id, now.rev) != version):
-            raise StaleFlow(
-                "Another request of this flow was faster"
-                + (f": it is at {now.state!r} now." if now else ", and began a new run."),
-                flow=version.flow,
-                source=now.state if now else None,
-                code=Code.LOST_RACE,
-            )
+        return StaleFlow(
+            "Another request of this flow was faster"
+            + (f": it is at {now.state!r} now." if now else ", and began a new run."),
+            flow=version.flow,
+            source=now.state if now else None,
+            code=Code.LOST_RACE,
+        )
 
 
 class FlowCache:
-    """Keeps the heads of the `size` flows that were used last. A head in use is never dropped."""
+    """Caches the flows that were used last. One in use is never dropped.
+
+    Args:
+        size: FSM_CACHE_SIZE, the number of flows.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -91,7 +96,7 @@ class FlowCache:
         return flow
 
     def _trim(self) -> None:
-        # The oldest first; one that is in use moves behind the others instead of being dropped.
+        # The least recently used first; one in use becomes the newest instead of being dropped.
         for _ in range(len(self._flows) - self._size):
             for _ in range(len(self._flows)):
                 key, flow = next(iter(self._flows.items()))
@@ -101,9 +106,12 @@ class FlowCache:
                 self._flows.move_to_end(key)
 
     def newest(self, id: str) -> tuple[Snapshot, str] | None:
-        """Return the head of the flow's lineage and what its session carries, or None."""
+        """Return the newest snapshot of a flow and what its session carries, or None.
+
+        Raises FlowGone if the flow was reset or has moved.
+        """
         with self._mutex:
-            flow = self._used(root_id(id))
+            flow = self._used(id[:ROOT_LENGTH])
             if flow is None:
                 return None
             if flow.snapshot is None:
@@ -112,11 +120,11 @@ class FlowCache:
             return flow.snapshot, flow.session_value
 
     def adopt(self, snapshot: Snapshot, session_value: str) -> tuple[Snapshot, str]:
-        """Take a snapshot that came from elsewhere, unless it is older; return the head."""
+        """Cache a snapshot from a cookie unless it is older, as in a replay; return the newest."""
         with self._mutex:
-            if order_key(snapshot) == (0, 0) and root_id(snapshot.id) not in self._flows:
+            if order_key(snapshot) == (0, 0) and snapshot.id[:ROOT_LENGTH] not in self._flows:
                 return snapshot, session_value
-            flow = self._made(root_id(snapshot.id))
+            flow = self._made(snapshot.id[:ROOT_LENGTH])
             flow.require_open(snapshot.id)
             if flow.snapshot is None or order_key(flow.snapshot) < order_key(snapshot):
                 flow.snapshot, flow.session_value = snapshot, session_value
@@ -126,10 +134,12 @@ class FlowCache:
     def compare_and_swap(
         self, version: Version, new: Snapshot, session_value: str, location: str | None
     ) -> None:
-        """Put `new` in the place of the head that was seen, or raise StaleFlow if it has gone."""
+        """Replace the snapshot of `version` by `new`; raise StaleFlow on a conflict."""
         with self._mutex:
-            flow = self._made(root_id(version.flow))
-            flow.require_version(version)
+            flow = self._made(version.flow[:ROOT_LENGTH])
+            now = flow.snapshot
+            if flow.ended or (now is not None and (now.id, now.rev) != version):
+                raise flow.lost_race(version)
             flow.snapshot, flow.session_value = new, session_value
             receipt = new.receipt
             if receipt is not None:
@@ -148,15 +158,14 @@ class FlowCache:
         *,
         moved_to: str | None = None,
     ) -> None:
-        """Put a tombstone in the place of the head that was seen, or raise StaleFlow."""
+        """Replace the snapshot of `version` by a tombstone; raise StaleFlow on a conflict."""
         with self._mutex:
-            flow = self._made(root_id(version.flow))
-            flow.require_version(version)
-            flow.snapshot, flow.session_value, flow.ended = (
-                None,
-                "",
-                "moved" if moved_to else "reset",
-            )
+            flow = self._made(version.flow[:ROOT_LENGTH])
+            now = flow.snapshot
+            if flow.ended or (now is not None and (now.id, now.rev) != version):
+                raise flow.lost_race(version)
+            flow.snapshot, flow.session_value = None, ""
+            flow.ended = Code.MOVED if moved_to else Code.RESET
             flow.moved_to = moved_to
             flow.replies.clear()
             if receipt is not None:
@@ -164,24 +173,24 @@ class FlowCache:
             self._trim()
 
     def moved_to(self, id: str) -> str | None:
-        """Return the id under which the flow goes on, if it was claimed."""
+        """Return the id under which a flow continues after a login, or None."""
         with self._mutex:
-            flow = self._flows.get(root_id(id))
+            flow = self._flows.get(id[:ROOT_LENGTH])
             return None if flow is None else flow.moved_to
 
     def stored_reply(self, id: str, nonce: str) -> StoredReply | None:
-        """Return what is kept of the submission with this nonce, or None."""
+        """Return the reply to the submission with this nonce, if it was handled, or None."""
         with self._mutex:
-            flow = self._flows.get(root_id(id))
+            flow = self._flows.get(id[:ROOT_LENGTH])
             return None if flow is None else flow.replies.get(nonce)
 
     def lock(self, id: str, wait: float) -> FlowLock:
-        """Return a context in which no other request of this lineage is served."""
+        """Return the lock of a flow: a context manager that waits up to `wait` seconds."""
         return FlowLock(self, id, wait)
 
     def _enter(self, id: str, wait: float) -> CachedFlow:
         with self._mutex:
-            flow = self._made(root_id(id))
+            flow = self._made(id[:ROOT_LENGTH])
             if flow.holder == threading.get_ident():  # gevent may have put its own there by now
                 raise FSMError(
                     "This request is the one that is served of the flow, so nothing else can be "
@@ -205,26 +214,26 @@ class FlowCache:
         with self._mutex:
             flow.users -= 1
             if not flow.users and flow.empty:
-                self._flows.pop(root_id(id), None)
+                self._flows.pop(id[:ROOT_LENGTH], None)
 
 
 class FlowLock:
-    """The time in which a request is the only one served of its lineage.
+    """The lock of a flow: while a request holds it, this process serves no other of that flow.
 
-    Entering it raises FlowBusy after `wait` seconds.
+    Entering raises FlowBusy after `wait` seconds.
     """
 
-    __slots__ = ("_head", "_heads", "_id", "_wait")
+    __slots__ = ("_cache", "_flow", "_id", "_wait")
 
     def __init__(self, cache: FlowCache, id: str, wait: float) -> None:
-        self._heads = cache
+        self._cache = cache
         self._id = id
         self._wait = wait
 
     def __enter__(self) -> None:
-        self._head = self._heads._enter(self._id, self._wait)
+        self._flow = self._cache._enter(self._id, self._wait)
 
     def __exit__(self, *error: object) -> None:
-        self._head.holder = 0
-        self._head.lock.release()
-        self._heads._leave(self._id, self._head)
+        self._flow.holder = 0
+        self._flow.lock.release()
+        self._cache._leave(self._id, self._flow)

@@ -1,4 +1,4 @@
-"""The records of `memory://`: they live in this process, as many as FSM_CACHE_SIZE says."""
+"""The records of `memory://`: this process keeps FSM_CACHE_SIZE of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ..config import Config
 from ..core.history import Entry
 from ..reports.funnel import Funnel, LogEntry, funnel_of
 from .base import StoredReply, Version
-from .records.store import Address, HistoryRow, Record, leased_elsewhere, longest_lease, lost_race
+from .records.errors import leased_elsewhere, lost_race
+from .records.model import Address, HistoryRow, Record, longest_lease
 
 __all__ = ["MemoryRecords"]
 
@@ -21,7 +22,7 @@ PAST: Final = 100_000
 
 @dataclass
 class Cell:
-    """A record, the claim on it, and the history of its runs."""
+    """A record, its lease, and the history of its runs."""
 
     record: Record
     lease: str = ""
@@ -30,14 +31,19 @@ class Cell:
 
 
 class MemoryRecords:
-    """Keeps the FSM_CACHE_SIZE records that were used last."""
+    """Keeps the records of flows in this process, for development and tests.
+
+    Args:
+        config: FSM_CACHE_SIZE bounds the records, FSM_FLOWS_PER_SUBJECT those of one owner, and
+            FSM_HISTORY_LIMIT the history of each. The least recently used are dropped.
+    """
 
     def __init__(self, config: Config) -> None:
         self._size = config.cache_size
         self._history_limit = config.history_limit
         self._flows_per_owner = config.flows_per_subject
         self._longest_lease = longest_lease(config.once_lease)
-        # What purged flows leave behind.
+        # The history of purged flows.
         self._past: deque[HistoryRow] = deque(maxlen=PAST)
         self._cells: OrderedDict[Address, Cell] = OrderedDict()
         self._mutex = Lock()
@@ -95,7 +101,7 @@ class MemoryRecords:
             cell = self._cells[address] = Cell(record)
             self._trim(address)
         elif address not in self._cells:
-            # It was dropped for others while it was served, and is in use.
+            # It was dropped while a request used it: that request may still commit.
             cell = self._cells[address] = Cell(record)
             self._trim(address)
         else:

@@ -1,4 +1,4 @@
-"""Flows in Redis or Valkey: each change is one script, which the server runs as a whole.
+"""Flows in Redis or Valkey: each change is one script, which the server runs atomically.
 
 All keys of an owner have the same hash tag, so that a cluster keeps them together. A record is a
 hash, the history of a run a stream whose entries have the ids `<rev>-<n>`, and the keys of an
@@ -18,29 +18,21 @@ from ..errors import FlowBusy, SnapshotError, StaleFlow
 from ..redis_client import is_unreachable
 from ..reports.funnel import Funnel, LogEntry, funnel_of
 from .base import StoredReply, Version
-from .records.store import (
-    MOVING,
-    Address,
-    HistoryRow,
-    Record,
-    leased_elsewhere,
-    longest_lease,
-    lost_race,
-    unavailable,
-)
+from .records.errors import leased_elsewhere, lost_race, unavailable
+from .records.model import MOVE_SECONDS, Address, HistoryRow, Record, longest_lease
 
 __all__ = ["RedisRecords"]
 
-# How far behind its form a submission is looked for: one may have made several commits.
+# Among how many commits after its form a submission is looked for: one may have made several.
 SPAN: Final = 16
 BATCH: Final = 1_000
-# Of a record that nobody can read: it is no flow.
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+# The text of a record whose fields can't be parsed: it decodes to no flow.
 UNREADABLE: Final = "?"
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 FIELDS: Final = (
     "flow", "rev", "state", "text", "sealed", "started", "updated", "finished"
 )  # fmt: skip
-# Those that decide; the others are for who looks into the server.
+# Those that are read; the others serve people who inspect the server.
 READ: Final = FIELDS[:5]
 ROW: Final = tuple(name for name in HistoryRow._fields if name not in ("flow", "rev", "n"))
 
@@ -54,11 +46,11 @@ if (found[3] or '') ~= '' and found[3] ~= ARGV[3] and ends >= now and ends <= no
   return {'busy', ''}
 end
 """
-# KEYS: record, history, and if flows have keys, those of the owner. ARGV: flow and rev seen, claim,
-# now, number of rows, then key, second of the record, its text, and what the records of the owner
-# begin with (none of these four without keys), then fields and values of the record, ids and rows
-# of the history. LIFETIME (milliseconds), LIMIT (of the history) and BOUND (of flows) are the
-# app's, 0 for none.
+# Compare and swap. KEYS: the record, its history, and if flows have keys, the set of the owner's
+# keys. ARGV: flow and rev to compare, lease, now, number of rows; if flows have keys also the key,
+# the second of the record, its text, and the prefix of the owner's records; then fields and values
+# of the record, then ids and rows of the history. LIFETIME (expiry in milliseconds), LIMIT (of the
+# history) and BOUND (of flows) are the app's, 0 for none.
 WRITE: Final = (
     _CHECK
     + """
@@ -97,15 +89,15 @@ end
 return {'kept', ''}
 """
 )
-# KEYS: record. ARGV: flow and rev seen, claim, now, until.
-CLAIM: Final = (
+# KEYS: the record. ARGV: flow and rev to compare, lease, now, until.
+ACQUIRE: Final = (
     _CHECK
     + """
 redis.call('HSET', KEYS[1], 'claim', ARGV[3], 'until', ARGV[5])
 return {'kept', ''}
 """
 )
-# KEYS: record. ARGV: claim.
+# KEYS: the record. ARGV: lease.
 RELEASE: Final = """
 if redis.call('HGET', KEYS[1], 'claim') == ARGV[1] then
   redis.call('HSET', KEYS[1], 'claim', '', 'until', 0)
@@ -114,7 +106,13 @@ end
 
 
 class RedisRecords:
-    """Keeps records in Redis 6.2 or later, or in Valkey, by a client of redis-py or valkey-py."""
+    """Keeps records in Redis 6.2 or later, or in Valkey.
+
+    Args:
+        client: A synchronous client of redis-py or valkey-py, of a single server or a cluster.
+        config: FSM_REDIS_PREFIX, FSM_FLOW_LIFETIME, FSM_HISTORY_LIMIT, FSM_ONCE_LEASE and
+            FSM_FLOWS_PER_SUBJECT apply.
+    """
 
     def __init__(self, client: Any, config: Config) -> None:
         self._client = client
@@ -127,7 +125,7 @@ class RedisRecords:
             "BOUND": config.flows_per_subject,
         }
         self._write = client.register_script(_filled(WRITE, constants))
-        self._claim = client.register_script(_filled(CLAIM, constants))
+        self._acquire = client.register_script(_filled(ACQUIRE, constants))
         self._release = client.register_script(RELEASE)
 
     # -- keys ---------------------------------------------------------------------------
@@ -217,22 +215,22 @@ class RedisRecords:
         record: Record,
         now: int,
     ) -> None:
-        # The two owners may live on two machines of a cluster. The source stands still until the
-        # target is there; if the process dies between, the next login finds both and moves on.
+        # The two owners may lie on two servers of a cluster. The source is leased until the target
+        # is written; if the process dies in between, the next login finds both and completes it.
         lease = f"moving {record.sealed}"
-        self.acquire_lease(source, source_version, lease, now, now + MOVING)
+        self.acquire_lease(source, source_version, lease, now, now + MOVE_SECONDS)
         stream = self._stream(source.owner, source.machine, source_version.flow)
         there = self._stream(target.owner, target.machine, record.flow)
         with translated_redis():
             rows = [(_text(id), row[b"row"]) for id, row in self._range(stream)]
-            # A move that was interrupted, or a flow that comes back, has left its entries there.
+            # An interrupted move, or a flow that comes back, has left its entries there.
             last = self._client.xrevrange(there, count=1)
         if last and stream != there:
             top = _order(_text(last[0][0]))
             rows = [(id, row) for id, row in rows if _order(id) > top]
         try:
             self._put(target, target_version, record, rows, "", now)
-        except (StaleFlow, FlowBusy):
+        except (FlowBusy, StaleFlow):
             self.release_lease(source, source_version, lease)
             raise
         self._put(source, source_version, tombstone, (), lease, now)
@@ -243,7 +241,7 @@ class RedisRecords:
     def acquire_lease(
         self, address: Address, version: Version, lease: str, now: int, until: int
     ) -> None:
-        self._run(self._claim, [self._record(address)], [*_raw(version), lease, now, until])
+        self._run(self._acquire, [self._record(address)], [*_raw(version), lease, now, until])
 
     def release_lease(self, address: Address, version: Version, lease: str) -> None:
         with translated_redis():
@@ -291,7 +289,7 @@ class RedisRecords:
     def _runs(
         self, machine: str | None, since: int | None, until: int | None
     ) -> Iterator[LogEntry]:
-        """Walk through the streams, one run after another."""
+        """Iterate over the streams, one run after another."""
         pattern = f"{_escaped(self._prefix)}:{{*}}:history:" + (
             "*" if machine is None else f"{_escaped(machine)}:*"
         )
@@ -370,7 +368,7 @@ def _as_record(values: Sequence[Any]) -> Record | None:
         flow, rev, state, text, sealed = ("" if value is None else _text(value) for value in values)
         return Record(flow, int(rev), state, text, sealed, 0, 0, False)
     except ValueError:
-        # Nobody can read it, but whoever begins anew has to say what is to be replaced.
+        # It can't be read, but the commit that replaces it has to name its version.
         flow, raw = (_lossless(value) for value in values[:2])
         return Record(flow, raw, "", UNREADABLE, "", 0, 0, False)  # type: ignore[arg-type]
 
@@ -380,7 +378,7 @@ def _lossless(value: Any) -> str:
 
 
 def _raw(version: Version | None) -> tuple[bytes, bytes]:
-    """Return what a script compares with what is there, to the byte."""
+    """Return a version as the bytes that a script compares."""
     if version is None:
         return b"", b""
     return version.flow.encode("utf-8", "surrogateescape"), str(version.rev).encode(
@@ -393,7 +391,7 @@ def _dumped(row: HistoryRow) -> str:
 
 
 def _loaded(row: Any) -> dict[str, Any]:
-    """Return a row of the history; an empty one if somebody else has written it."""
+    """Return a row of the history; an empty one if it was not written by this class."""
     try:
         kept: Any = json.loads(_fields(row)[b"row"])
     except (ValueError, KeyError):
@@ -402,7 +400,7 @@ def _loaded(row: Any) -> dict[str, Any]:
 
 
 def _escaped(name: str) -> str:
-    """Return a name as a pattern of Redis that means nothing else."""
+    """Return a name with the characters escaped that mean something in patterns of Redis."""
     return "".join(f"\\{character}" if character in "*?[]\\^" else character for character in name)
 
 

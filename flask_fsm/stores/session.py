@@ -1,6 +1,7 @@
-"""The store `session`: the whole snapshot travels in Flask's signed session.
+"""The store `session`: the whole snapshot travels in Flask's signed session cookie.
 
-The head of a flow decides, and the cookie brings the flow to a process that has no head of it.
+The cache of this process decides which snapshot is the newest, and refuses a cookie that is older:
+such a replay changes nothing. The cookie brings the flow to a process that has not cached it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from ..core.machine import Machine
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import Code, FlowGone, SnapshotError, SnapshotTooLarge, StaleFlow
-from ..runtime.session_data import SESSION_KEY
 from .base import (
+    SESSION_KEY,
     Choose,
     CommitResult,
     FlowLocator,
@@ -27,19 +28,25 @@ from .base import (
     flow_gone,
 )
 from .cache import FlowCache
-from .records.store import check_size
+from .records.errors import snapshot_too_large
 
 __all__ = ["SessionStore"]
 
 # Name and value together: browsers drop more than 4,096 bytes (RFC 6265 section 6.1), and
 # Werkzeug warns past 4,093.
 COOKIE_LIMIT: Final = 4_093
-# Timestamp, signature and their separators, and the marks of compression.
+# Bytes of the timestamp, the signature, their separators, and the marker of compression.
 SIGNED: Final = 48
 
 
 class SessionStore:
-    """Keeps no flow but in the session, and remembers the heads of the newest."""
+    """Keeps flows in the session cookie only, and the newest snapshots in the cache.
+
+    Args:
+        cache: The flows that this process knows.
+        history_limit: FSM_HISTORY_LIMIT, in entries; None for no bound.
+        max_size: FSM_MAX_SNAPSHOT_SIZE in bytes, for sessions that are kept on a server.
+    """
 
     def __init__(self, cache: FlowCache, history_limit: int | None, max_size: int) -> None:
         self._cache = cache
@@ -83,7 +90,7 @@ class SessionStore:
         )
 
     def _taken_along(self, locator: FlowLocator, old: Snapshot) -> LoadResult:
-        """Let the flow of a session that has got a subject be that subject's, under a new id."""
+        """After a login, give the session's flow to its subject, under a new id."""
         new = old.with_id(secrets.token_urlsafe(16), locator.subject)
         try:
             self._cache.write_tombstone(_version(old), moved_to=new.id)
@@ -95,7 +102,7 @@ class SessionStore:
         return LoadResult(*self._cache.adopt(new, text), _version(new), previous_id=old.id)
 
     def _moved(self, locator: FlowLocator, id: str) -> LoadResult | None:
-        """Return the flow as its subject has it, for a request that has not heard of the claim."""
+        """Return the flow as its subject has it, for a request from before the login."""
         moved_to = self._cache.moved_to(id)
         newest = None if moved_to is None else self._cache.newest(moved_to)
         if newest is None or newest[0].subject != locator.subject:
@@ -149,10 +156,13 @@ class SessionStore:
         return CommitResult(new, text, _version(new))
 
     def _check_cookie(self, machine: Machine, snapshot: Snapshot, text: str) -> None:
+        """Raise SnapshotTooLarge if the session cookie would exceed the size that browsers keep."""
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
         interface = app.session_interface
         if not isinstance(interface, SecureCookieSessionInterface):
-            check_size(snapshot, len(text.encode("utf-8", "surrogatepass")), self._max_size)
+            size = len(text.encode("utf-8", "surrogatepass"))
+            if size > self._max_size:
+                raise snapshot_too_large(snapshot, size, self._max_size)
             return
         name = interface.get_cookie_name(app)
         key = SESSION_KEY + machine.name
@@ -160,7 +170,7 @@ class SessionStore:
         others = {other: carrier[other] for other in carrier if other != key}
         bound = _bound(others) if others else 2
         if bound is not None and text.isascii():
-            # Every character may need a backslash; then base64 makes four of three.
+            # Every character may need a backslash; then base64 makes four bytes of three.
             bound += len(key) + 2 * len(text)
             if len(name) + SIGNED + bound * 4 // 3 <= COOKIE_LIMIT:
                 return
@@ -186,7 +196,7 @@ def _version(snapshot: Snapshot) -> Version:
 
 
 def _bound(value: Any) -> int | None:
-    """Return how many bytes `value` takes at most as JSON, or None if that isn't cheap to say."""
+    """Return an upper bound of the bytes that `value` takes as JSON, or None if none is cheap."""
     if type(value) is str:
         return 6 * len(value) + 3
     if value is None or type(value) in (bool, int):

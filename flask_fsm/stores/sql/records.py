@@ -21,15 +21,8 @@ from ...core.history import Entry
 from ...errors import ConfigError, FlowBusy, StaleFlow
 from ...reports.funnel import Funnel, LogEntry, arrange
 from ..base import StoredReply, Version
-from ..records.store import (
-    Address,
-    HistoryRow,
-    Record,
-    leased_elsewhere,
-    longest_lease,
-    lost_race,
-    unavailable,
-)
+from ..records.errors import leased_elsewhere, lost_race, unavailable
+from ..records.model import Address, HistoryRow, Record, longest_lease
 from .engine import lock_at_once, same_database
 from .fast_sql import FastSQL
 from .funnel_sql import count
