@@ -19,6 +19,7 @@ from ..core.snapshot import Snapshot
 from ..errors import Code, ConfigError, DefinitionError, NotFound, Reason
 from ..reports.funnel import Funnel, LogEntry
 from ..runtime.state import app_state
+from ..runtime.transaction import transaction
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token
 from .advance import advance
@@ -398,7 +399,8 @@ class MachineViews:
         the block raises, or makes no transition, it is rolled back. Raises ConfigError where flows
         are not kept in that database.
         """
-        with self._page_request().work.transaction(session) as joined:
+        store = self._page_request().state.require_record_store("fsm.transaction()")
+        with transaction(store, session) as joined:
             yield joined
 
     def reset(self) -> None:

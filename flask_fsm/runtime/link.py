@@ -5,8 +5,10 @@ from __future__ import annotations
 from ..core.flow import blank
 from ..core.path import nodes_back
 from ..errors import Code, FSMError, NotFound, StaleFlow
-from ..stores import FlowLocator
-from ..stores.records.store import link_used
+from ..stores.base import FlowLocator
+from ..stores.records.errors import link_used
+from .locate import find_owner, session_flow
+from .session_data import SessionData
 from .unit_of_work import UnitOfWork
 
 __all__ = ["follow_link", "link_target"]
@@ -22,7 +24,7 @@ def link_target(work: UnitOfWork) -> tuple[str, str, str]:
             code=Code.NOT_BEGUN,
             status=409,
         )
-    return store.link_target(work.locator, work.persisted)
+    return store.links.target(work.locator, work.persisted)
 
 
 def follow_link(
@@ -38,7 +40,7 @@ def follow_link(
     machine = work.bound.machine
     if confirmed and not machine.many and _has_followed(work, new_id):
         return
-    address, found = store.find_by_link(machine, owner, key, mark, work.oldest())
+    address, found = store.links.find(machine, owner, key, mark, work.state.oldest())
     old = found.snapshot
     assert old is not None
     work.needs_key = False
@@ -47,21 +49,20 @@ def follow_link(
         if node.state in work.bound.pages:
             url_args |= work.bound.pages[node.state].values(node.args)
     work.url_args = url_args
-    work.session_data = work.read_session()
-    subject = work.subject()
-    if old.subject not in (None, subject):
+    data = SessionData(work.session, work.bound.name)
+    locator = find_owner(work.bound, url_args, data)._replace(key=key)
+    if old.subject not in (None, locator.subject):
         raise NotFound("There is no such page.", code=Code.NO_FLOW)
-    secret = work.session_data.secret if machine.many and subject is None else None
-    work.locator = FlowLocator(machine, subject, secret, key)
+    work.session_flow = session_flow(work.bound, data, locator)
     if not confirmed:
         return
     # The visitor has confirmed which flow is to go on here, whatever else this session has.
     try:
-        moved = store.move_to(address, found, work.locator, lambda old, own: old, id=new_id)
+        moved = store.login.move_to(address, found, locator, lambda old, own: old, id=new_id)
     except StaleFlow as error:
         raise link_used() from error
-    work.session_data.set_previous_id(work.slot, None)
-    work.session_data.set_text(work.slot, moved.session_value)
+    work.session_flow.set_previous(None)
+    work.session_flow.keep(moved.session_value)
     # A flow without a subject is located by its id, so `owner` is also the key of its channel.
     work.notify_moved_away(owner)
     work.load()
@@ -70,17 +71,18 @@ def follow_link(
 def _has_followed(work: UnitOfWork, id: str) -> bool:
     """Return whether this session has followed the link already; if so, load its flow."""
     store = work.state.require_record_store("fsm.resume_link()")
-    work.session_data = work.read_session()
-    work.locator = FlowLocator(work.bound.machine)
+    data = SessionData(work.session, work.bound.name)
+    locator = FlowLocator(work.bound.machine)
+    work.session_flow = session_flow(work.bound, data, locator)
     snapshot = blank(work.bound.machine, 0, id=id)
     found = store.load(
-        work.locator,
-        store.session_value(work.locator, snapshot),
-        work.oldest(),
+        locator,
+        store.session_value(locator, snapshot),
+        work.state.oldest(),
         work.bound.choose,
     )
     if found.snapshot is None or not found.snapshot.rev:
         return False
-    work.session_data.set_text(work.slot, found.session_value)
+    work.session_flow.keep(found.session_value)
     work.load()
     return True

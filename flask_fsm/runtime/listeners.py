@@ -1,4 +1,4 @@
-"""Observer: what is told of a flow after its commit. The runtime knows no more of its guests."""
+"""Listeners: what is notified after the commit of a flow. The runtime knows none of them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ __all__ = ["CommitListener", "Sender"]
 
 
 class Sender(NamedTuple):
-    """The socket whose event is being handled, and what it called that event."""
+    """The socket whose event is being handled.
+
+    Args:
+        id: Names the socket.
+        ref: The client's name for the event, which its reply repeats.
+        mark: Returns, for a channel and a reply, the message that the channel's listeners get.
+    """
 
     id: str
     ref: Any
     mark: Callable[[str, Any], Any]
-    """Returns a message that answers it as it is to be sent to all who listen to a channel."""
 
 
 class CommitListener(Protocol):
-    """Hears what was committed. What it raises is logged and undoes nothing."""
+    """Is notified of commits. Its exceptions are logged and undo nothing."""
 
     def moved(
         self, flow: Flow, result: Result, status: int, reply: Any, sender: Sender | None
@@ -31,13 +36,13 @@ class CommitListener(Protocol):
         ...
 
     def transmitted(self, flow: Flow, data: Any, status: int, sender: Sender | None) -> None:
-        """A handler has said something without moving the flow."""
+        """A handler has sent something without moving the flow."""
         ...
 
     def replaced(self, previous: Snapshot, flow: Flow) -> None:
-        """The run was given up; `flow` is the blank one in its place."""
+        """The run was reset; `flow` is the blank one in its place."""
         ...
 
     def moved_away(self, key: str) -> None:
-        """The flow with this `channel_key` goes on under another id: a login, or a link."""
+        """The flow with this `channel_key` continues under another id: a login, or a link."""
         ...

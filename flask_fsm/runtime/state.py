@@ -1,10 +1,11 @@
-"""What the extension keeps of one app, in `app.extensions["fsm"]`."""
+"""The state of one app, in `app.extensions["fsm"]`: config, store, cache, machines, signers."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from threading import Lock
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ EXTENSION: Final = "fsm"
 
 @dataclass
 class AppState:
-    """All that the extension keeps of one app."""
+    """All that the extension keeps of one app, and where its parts are put together."""
 
     config: Config
     cache: FlowCache
@@ -35,7 +36,7 @@ class AppState:
     clock: Clock = time.time
     listeners: list[CommitListener] = field(default_factory=list)
     live: Any = None
-    """What the live part keeps of the app, if FSM_LIVE is on."""
+    """The live service of the app, if FSM_LIVE is on."""
     _bound: dict[str, Bound] | None = None
     set_up_lock: Lock = field(default_factory=Lock)
     signers: tuple[tuple[Any, ...], Tokens] | None = None
@@ -55,9 +56,9 @@ class AppState:
         return state
 
     def require_record_store(self, what: str) -> RecordStore:
-        """Return the store if it keeps flows apart from the session; else say that `what` can't be.
+        """Return the store if it keeps flows on a server; else raise ConfigError.
 
-        Raises ConfigError.
+        `what` is named by the error as what needs such a store.
         """
         if isinstance(self.store, RecordStore):
             return self.store
@@ -71,10 +72,18 @@ class AppState:
         """The machines by name, as the views bind them."""
         return self.bind() if self._bound is None else self._bound
 
-    def bind_once(self) -> bool:
-        """Bind the machines for good: from the first request on, no view is added.
+    def oldest(self) -> float:
+        """Return the limit of expiry: a flow whose last commit is before this time has expired.
 
-        Tells whether this call has done it.
+        In seconds since 1970; minus infinity where FSM_FLOW_LIFETIME is None.
+        """
+        lifetime = self.config.flow_lifetime
+        return -inf if lifetime is None else self.clock() - lifetime
+
+    def bind_once(self) -> bool:
+        """Bind the machines to the views for good, at the first request.
+
+        Returns whether this call has done it.
         """
         if self._bound is None:
             with self.set_up_lock:
@@ -84,7 +93,7 @@ class AppState:
         return False
 
     def tokens(self, app: Flask) -> Tokens:
-        """Return what signs with SECRET_KEY and also reads SECRET_KEY_FALLBACKS."""
+        """Return a signer that signs with SECRET_KEY and also verifies with SECRET_KEY_FALLBACKS."""
         keys = secret_keys(app)
         if self.signers is None or self.signers[0] != keys:
             if not app.secret_key:
@@ -111,5 +120,5 @@ def app_state() -> AppState:
 
 
 def unwrap(proxy: Any) -> Any:
-    """Return the object behind one of Flask's proxies, each use of which is a look-up."""
+    """Return the object of a proxy of Flask's; each use of the proxy itself is a look-up."""
     return proxy._get_current_object()

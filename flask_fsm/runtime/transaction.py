@@ -1,15 +1,24 @@
-"""The caller's database transaction, in which transitions take part."""
+"""The caller's database transaction, in which the transitions of a request take part."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
-__all__ = ["Transaction"]
+from flask import g
+
+from ..errors import ConfigError
+from ..stores import RecordStore
+from .state import unwrap
+
+__all__ = ["Transaction", "current_transaction", "transaction"]
+
+ATTRIBUTE: Final = "_fsm_transaction"
 
 
 class Transaction:
-    """Collects what is to be done after the caller's commit, or in case that there is none."""
+    """Collects what is to be done after the caller's commit, or if it is rolled back."""
 
     def __init__(self, session: Any, connect: Callable[[], Any]) -> None:
         self.session = session
@@ -18,8 +27,8 @@ class Transaction:
         """Whether a part of it has failed, so that it must not be committed."""
         self.moved = False
         """Whether a transition was made in it."""
-        self._told: list[Callable[[], None]] = []
-        self._undone: list[Callable[[], None]] = []
+        self._notifications: list[Callable[[], None]] = []
+        self._undos: list[Callable[[], None]] = []
 
     @property
     def connection(self) -> Any:
@@ -27,19 +36,68 @@ class Transaction:
         return self._connect()
 
     def join(
-        self, tell: Callable[[], None], undo: Callable[[], None], *, moves: bool = True
+        self, notify: Callable[[], None], undo: Callable[[], None], *, moves: bool = True
     ) -> None:
-        """Call `tell` after the commit, or `undo` if it fails; `moves`: there is one to make."""
+        """Call `notify` after the commit, or `undo` on a rollback.
+
+        `moves` says whether a transition was made, without which nothing is committed.
+        """
         self.moved |= moves
-        self._told.append(tell)
-        self._undone.append(undo)
+        self._notifications.append(notify)
+        self._undos.append(undo)
 
     def committed(self) -> None:
-        """Tell of everything that was made, in order."""
-        for tell in self._told:
-            tell()
+        """Notify of everything that was committed, in order."""
+        for notify in self._notifications:
+            notify()
 
     def rolled_back(self) -> None:
-        """Undo everything that was made, newest first."""
-        for undo in reversed(self._undone):
+        """Undo everything in memory that was rolled back, newest first."""
+        for undo in reversed(self._undos):
             undo()
+
+
+def current_transaction() -> Transaction | None:
+    """Return the caller's transaction in which commits of this request take part, if any."""
+    found: Transaction | None = unwrap(g).get(ATTRIBUTE)
+    return found
+
+
+@contextmanager
+def transaction(store: RecordStore, session: Any) -> Iterator[Any]:
+    """Commit the transitions of the block with `session`, a new one of the store's if None.
+
+    The session is rolled back if the block raises, or makes no transition.
+    """
+    outer = current_transaction()
+    if outer is not None:
+        if session is not None and session is not outer.session:
+            raise ConfigError(
+                "fsm.transaction() stands within another one, of another session: only one "
+                "can commit with the transitions of a request."
+            )
+        try:
+            yield outer.session
+        except BaseException:
+            outer.failed = True  # also if the outer block catches it: half is not committed
+            raise
+        return
+    with store.transaction(session) as (joined, connect):
+        inner = Transaction(joined, connect)
+        setattr(unwrap(g), ATTRIBUTE, inner)
+        try:
+            yield joined
+            if inner.moved and not inner.failed:
+                store.finish(joined)
+            else:
+                joined.rollback()
+            if inner.failed:
+                inner.rolled_back()
+        except BaseException:
+            joined.rollback()
+            inner.rolled_back()
+            raise
+        finally:
+            unwrap(g).pop(ATTRIBUTE, None)
+    if not inner.failed:
+        inner.committed()

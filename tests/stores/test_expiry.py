@@ -265,7 +265,7 @@ def test_a_claim_outlives_no_jump_of_the_clock(served: str) -> None:
             # As if the process were killed: the claim is not given up.
             from flask_fsm.pages.decisions import page_requests
 
-            page_requests().of["m"].work.lease = ""
+            page_requests().of["m"].work.lease = None
             raise RuntimeError
         return fsm.advance("b", data={})
 

@@ -1,0 +1,55 @@
+"""Login: all flows of a session are taken along to the subject that the session has got."""
+
+from __future__ import annotations
+
+from ..binding.bound_machine import Bound
+from ..errors import FlowBusy, StaleFlow
+from ..stores.base import FlowLocator, LoadResult
+from .locate import session_flow
+from .session_data import SESSION_KEY, SessionData
+from .state import AppState
+
+__all__ = ["take_all_along"]
+
+
+def take_all_along(
+    state: AppState, bound: Bound, data: SessionData, owner: FlowLocator
+) -> list[str]:
+    """Take along all flows of a session to the subject `owner`; return their previous ids.
+
+    Of more than FSM_FLOWS_PER_SUBJECT flows the oldest are left behind.
+    """
+    store = state.require_record_store(f"many={bound.machine.many!r}")
+    anonymous = owner._replace(subject=None, secret=data.secret)
+    oldest = state.oldest()
+    begun = dict(store.owner_flows(anonymous, oldest))
+    together = [*begun.values(), *dict(store.owner_flows(owner, oldest)).values()]
+    times = sorted(found.snapshot.updated for found in together if found.snapshot)
+    surplus = len(times) - state.config.flows_per_subject
+    if surplus > 0:
+        begun = {
+            key: found
+            for key, found in begun.items()
+            if found.snapshot is not None and found.snapshot.updated >= times[surplus]
+        }
+    previous_ids = []
+    complete = True
+    for key in {**begun, **data.pairs(SESSION_KEY)}:
+        flow = session_flow(bound, data, owner._replace(key=key))
+        text = flow.text
+        moved: LoadResult | None = None
+        if key in begun:
+            source = anonymous._replace(key=key)
+            try:
+                moved = store.login.merge(flow.locator, source, begun[key], bound.choose)
+            except (FlowBusy, StaleFlow):  # another request is at it: the next one takes it along
+                complete = False
+        elif text is not None:
+            moved = store.login.adopt_unstarted(flow.locator, text)
+        if moved is not None:
+            flow.keep_result(moved)
+            if moved.previous_id is not None and moved.snapshot is not None:
+                previous_ids.append(moved.previous_id)
+    if complete:
+        data.forget_secret()
+    return previous_ids

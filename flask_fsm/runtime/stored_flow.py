@@ -1,0 +1,112 @@
+"""The flow that views, handlers and hooks of a request hold: its moves are committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+from weakref import ReferenceType
+
+from ..core.event import SAME, EventStatus, Sent, check_status, dump_reply
+from ..core.flow import Flow, Result
+from ..errors import Code, FSMError
+
+__all__ = ["Committer", "StoredFlow"]
+
+
+class Committer(Protocol):
+    """What commits the moves of a flow: its unit of work."""
+
+    @property
+    def current_flow(self) -> Flow:
+        """The flow as the request sees it now."""
+        ...
+
+    def commit(
+        self,
+        decide: Callable[[Flow], Sequence[Result]],
+        *,
+        reply: tuple[int, Any] = ...,
+    ) -> Sequence[Result]:
+        """Commit the steps that `decide` makes."""
+        ...
+
+    def memento(self) -> Any:
+        """Return what a rollback of the caller's transaction restores, if there is one."""
+        ...
+
+    def transmit(self, data: Any, status: int, memento: Any) -> None:
+        """Send something to the clients of the flow."""
+        ...
+
+    def reset(self) -> None:
+        """Begin a new run."""
+        ...
+
+
+class StoredFlow(Flow):
+    """The flow of a request: where a view, a handler or a hook moves it, the move is committed."""
+
+    __slots__ = ("committer",)
+
+    committer: ReferenceType[Committer]
+    """The unit of work, which holds this flow. Set when it is made."""
+
+    def transition(
+        self,
+        to: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        source: str | None = None,
+        status: int = EventStatus.OK,
+        reply: Any = SAME,
+    ) -> Result:
+        def decide(flow: Flow) -> list[Result]:
+            result = flow.step(to, data, source=source)
+            flow.apply(result)
+            return [result]
+
+        sent = self._sent
+        # Outside of an event no client has asked for the data that is kept.
+        body = (data if sent is not None else None) if reply is SAME else reply
+        check_status(status)
+        if sent is None:
+            return self._committer().commit(decide, reply=(status, body))[0]
+        dump_reply(body)  # before the commit: after it nothing can be refused
+        before = len(sent)
+        result = self._committer().commit(decide, reply=(status, body))[0]
+        sent.insert(before, Sent(status, body, result))  # before what its hooks have sent
+        return result
+
+    def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
+        dump_reply(data)  # while it can still be refused
+        committer = self._committer()
+        memento = committer.memento()
+        super().transmit(data, status)
+        committer.transmit(data, status, memento)
+
+    def fast_forward(self) -> list[Result]:
+        raise FSMError(
+            "fast_forward() belongs to the commit of the edit: call "
+            "fsm.advance(..., fast_forward=True).",
+            flow=self.id,
+            code=Code.RESUME_TOO_LATE,
+        )
+
+    def reset(self) -> None:
+        self._committer().reset()
+
+    @property
+    def sent(self) -> list[Sent] | None:
+        """What the handler of the current event has sent so far; None outside of an event."""
+        return self._sent
+
+    def _committer(self) -> Committer:
+        committer = self.committer()
+        if committer is None or committer.current_flow is not self:
+            raise FSMError(
+                "This flow belongs to a request that is over, or was read before the request held "
+                "the flow's lock: take it from fsm.flow where it is needed.",
+                flow=self.id,
+                code=Code.REQUEST_OVER,
+            )
+        return committer
