@@ -93,7 +93,7 @@ class AppState:
         return False
 
     def tokens(self, app: Flask) -> Tokens:
-        """Return a signer that signs with SECRET_KEY and also verifies with SECRET_KEY_FALLBACKS."""
+        """Return a signer for SECRET_KEY, which also verifies with SECRET_KEY_FALLBACKS."""
         keys = secret_keys(app)
         if self.signers is None or self.signers[0] != keys:
             if not app.secret_key:

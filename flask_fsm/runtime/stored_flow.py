@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import ReferenceType
 
-from ..core.event import SAME, EventStatus, Sent, check_status, dump_reply
+from ..core.event import SAME, EventStatus, Sent, check_status
 from ..core.flow import Flow, Result
+from ..core.reply import dump_reply
 from ..errors import Code, FSMError
 
 __all__ = ["Committer", "StoredFlow"]

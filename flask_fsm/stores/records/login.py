@@ -148,6 +148,4 @@ class LoginMerge:
             id=secrets.token_urlsafe(16),
             subject=locator.subject,
         )
-        return LoadResult(
-            new, self._mapper.session_value(locator, new), previous_id=reference.id
-        )
+        return LoadResult(new, self._mapper.session_value(locator, new), previous_id=reference.id)

@@ -162,4 +162,6 @@ class FlowMapper:
         """Return the record that marks a flow as gone, for the reason `code`."""
         flow = digest(old.id) if version is None or old.rev == 0 else version.flow
         now = int(self.clock())
-        return Record(flow, old.rev + 1, str(code), "", "", old.started, max(now, old.updated), True)
+        return Record(
+            flow, old.rev + 1, str(code), "", "", old.started, max(now, old.updated), True
+        )
