@@ -861,7 +861,7 @@ def claimed(shop: Many, key: str, browser: Browser) -> tuple[Any, Any]:
     with browser.client.session_transaction() as cookie:
         secret = cookie["_fsmowner_orders"]
     with app.app_context():
-        at = store._address(FlowLocator(fsm.machine, None, secret, key))
+        at = store.mapper.address(FlowLocator(fsm.machine, None, secret, key))
     record = store.records.read(at)
     store.records.acquire_lease(at, record.version, "elsewhere", NOW, NOW + 60)
     return at, record.version

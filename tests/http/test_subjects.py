@@ -443,7 +443,7 @@ def test_a_flow_that_another_request_has_claimed_comes_along_later(
     visitor = shop.visitor().walk("cart")
     store, id = shop.app.extensions["fsm"].store, visitor.see("address")["id"]
     with shop.app.app_context():
-        at = store._address(FlowLocator(shop.fsm.machine), id)
+        at = store.mapper.address(FlowLocator(shop.fsm.machine), id)
     there = store.records.read(at).version
     store.records.acquire_lease(at, there, "elsewhere", NOW, NOW + 60)
     login(visitor, "ann")

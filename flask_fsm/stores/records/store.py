@@ -54,11 +54,12 @@ class RecordStore:
 
     def __init__(self, records: Records, cipher: Cipher, max_size: int, clock: Clock) -> None:
         self.records = records
-        self._mapper = FlowMapper(records, cipher, max_size, clock)
+        self.mapper = FlowMapper(records, cipher, max_size, clock)
+        """Finds the record of a flow."""
         self._clock = clock
-        self.login = LoginMerge(self._mapper)
+        self.login = LoginMerge(self.mapper)
         """Takes flows along at login."""
-        self.links = LinkedFlows(self._mapper)
+        self.links = LinkedFlows(self.mapper)
         """Finds flows by resume links."""
 
     # -- reading ------------------------------------------------------------------------
@@ -66,17 +67,17 @@ class RecordStore:
     def lock_name(self, locator: FlowLocator, session_value: str | None) -> str | None:
         """Return the name of a flow's lock: of its address, or of the id that the session has."""
         if locator.owned:
-            return digest(repr(self._mapper.address(locator)))
+            return digest(repr(self.mapper.address(locator)))
         reference = SessionReference.read(session_value)
         return None if reference is None else reference.id
 
     def session_value(self, locator: FlowLocator, snapshot: Snapshot) -> str:
         """Return what the session carries of a flow: its id, and whether it has begun."""
-        return self._mapper.session_value(locator, snapshot)
+        return self.mapper.session_value(locator, snapshot)
 
     def session_value_of(self, locator: FlowLocator, id: str) -> str | None:
         """Return what a session would carry of the flow with this id; None if there is none."""
-        mapper = self._mapper
+        mapper = self.mapper
         record = self.records.read(mapper.address(locator, id))
         if record is None or not record.text:
             return None
@@ -96,7 +97,7 @@ class RecordStore:
         if session_value is not None and reference is None and not locator.owned:
             error = SnapshotError("The session carries no flow of a store on a server.")
             return LoadResult(missing_reason=error)
-        mine = self._mapper.owner(locator, "")[:16] if locator.owned else ""
+        mine = self.mapper.owner(locator, "")[:16] if locator.owned else ""
         if reference is not None and reference.owner != mine:
             if reference.owner or locator.subject is None:
                 reference = None  # somebody else's, who was here before
@@ -104,7 +105,7 @@ class RecordStore:
                 return self.login.take_along(locator, reference, oldest, choose)
         if not locator.owned and reference is None:
             return LoadResult()
-        return self._mapper.load(locator, reference, oldest)
+        return self.mapper.load(locator, reference, oldest)
 
     def stored_reply(self, locator: FlowLocator, asked: SubmissionQuery) -> StoredReply | None:
         """Return the reply to a submission that was handled before: a double click, or a replay."""
@@ -113,7 +114,7 @@ class RecordStore:
             if asked.version is not None and asked.current
             else digest(asked.flow)
         )
-        address = self._mapper.address(locator, asked.id)
+        address = self.mapper.address(locator, asked.id)
         return self.records.stored_reply(address, flow, asked.rev, asked.nonce)
 
     # -- writing ------------------------------------------------------------------------
@@ -129,7 +130,7 @@ class RecordStore:
         within: Any = None,
     ) -> CommitResult:
         """Compare and swap: write `new` and its history if `version` is still there."""
-        mapper = self._mapper
+        mapper = self.mapper
         address = mapper.address(locator, new.id)
         # A run is named when it begins, and keeps its name under whatever id.
         flow = digest(new.id) if new.rev == 1 or version is None else version.flow
@@ -159,7 +160,7 @@ class RecordStore:
         within: Any = None,
     ) -> Version:
         """End a flow for good by a record that says so; return the version of that record."""
-        record = self._mapper.tombstone(version, old, Code.RESET)
+        record = self.mapper.tombstone(version, old, Code.RESET)
         nonce, body = receipt or (None, None)
         rows = []
         if old.rev or receipt is not None:
@@ -167,7 +168,7 @@ class RecordStore:
             ends = (old.state, locator.machine.initial, RESET_EVENT, at, at - old.updated)
             rows = [HistoryRow(record.flow, record.rev, 0, name, *ends, nonce, body, location)]
         now = int(self._clock())
-        address = self._mapper.address(locator, old.id)
+        address = self.mapper.address(locator, old.id)
         try:
             self.records.write(address, version, record, rows, lease=lease, now=now, within=within)
         except (FlowBusy, StaleFlow) as error:
@@ -202,10 +203,10 @@ class RecordStore:
             FlowBusy: Another request holds the lease.
         """
         now = int(self._clock())
-        address = self._mapper.address(locator, snapshot.id)
+        address = self.mapper.address(locator, snapshot.id)
         if version is None or not snapshot.rev:
             # A run that has not begun has no record yet, or that of the run before.
-            record = self._mapper.encode(locator, snapshot, digest(snapshot.id))
+            record = self.mapper.encode(locator, snapshot, digest(snapshot.id))
             if version != record.version:
                 try:
                     self.records.write(address, version, record, (), lease="", now=now, within=None)
@@ -226,7 +227,7 @@ class RecordStore:
         self, locator: FlowLocator, snapshot: Snapshot, version: Version, lease: str
     ) -> None:
         """Release a lease that did not lead to a commit."""
-        self.records.release_lease(self._mapper.address(locator, snapshot.id), version, lease)
+        self.records.release_lease(self.mapper.address(locator, snapshot.id), version, lease)
 
     # -- the caller's transaction -------------------------------------------------------
 
@@ -260,14 +261,14 @@ class RecordStore:
 
     def owner_flows(self, locator: FlowLocator, oldest: float) -> list[tuple[str, LoadResult]]:
         """Return the flows of an owner that have not expired, by their keys, newest first."""
-        owner, name, _ = self._mapper.address(locator)
+        owner, name, _ = self.mapper.address(locator)
         found = []
         for key, record in self.records.owner_records(owner, name):
             if record.text and record.rev:
                 at = Address(owner, name, key)
                 try:
-                    id = self._mapper.id_of(locator, None, record)
-                    snapshot = self._mapper.decode(at, record, locator.machine, id)
+                    id = self.mapper.id_of(locator, None, record)
+                    snapshot = self.mapper.decode(at, record, locator.machine, id)
                 except SnapshotError as error:
                     log.warning("%s", error)
                     continue
