@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import ReferenceType
 
-from ..core.event import SAME, EventStatus, Sent, check_status
-from ..core.flow import Flow, Result
+from ..core.event import SAME, EventStatus, check_status
+from ..core.flow import Flow
 from ..core.reply import dump_reply
+from ..core.result import Result, Sent
 from ..errors import Code, FSMError
 
 __all__ = ["Committer", "StoredFlow"]
