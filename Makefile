@@ -49,7 +49,7 @@ test-torture: $(VENV)/test ## race, kill workers and servers, lose replies: the 
 	$(BIN)/python -m pytest tests/torture
 
 torture: $(VENV)/test ## the long form, which takes over an hour
-	FSM_TORTURE=1 $(BIN)/python -m pytest tests/torture tests/live/test_traps.py tests/live/test_autobahn.py
+	FSM_TORTURE=1 $(BIN)/python -m pytest tests/torture tests/live/test_socket_hazards.py tests/live/test_autobahn.py
 
 test-browser: $(VENV)/test chromium ## click through the example (STORE=sqlite, postgres or redis)
 	FSM_TEST_EXAMPLE_STORE=$(STORE) $(BIN)/python -m pytest tests/browser

@@ -39,8 +39,8 @@ from example_app.ledger import Ledger
 from ..children import LOOPBACK
 from ..servers import KINDS, PostgresDatabases
 from ..workers import Gunicorn
-from .watched import PATIENCE as SECONDS
-from .watched import VARIABLE, Record, until, watch
+from .recorded_app import PATIENCE as SECONDS
+from .recorded_app import VARIABLE, Record, until, watch
 
 STORE_VARIABLE = "FSM_TEST_EXAMPLE_STORE"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -194,7 +194,7 @@ class InWorkers(Server):
     def start(self) -> str:
         told = {"folder": str(self.folder), "config": self.config}
         self._gunicorn = Gunicorn(
-            "tests.browser.watched:create_app()",
+            "tests.browser.recorded_app:create_app()",
             {VARIABLE: json.dumps(told)},
             workers=self.workers,
             threads=4,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page
 
+from ..live.fake_server import FakeServer
 from ..live.serving import Site
-from ..live.standin import Standin
 
 pytestmark = pytest.mark.browser
 
@@ -19,19 +19,19 @@ LONG = "() => { Math.random = () => 1; flow.on('close', (told) => window.told = 
 
 
 @pytest.fixture
-def standin() -> Iterator[Standin]:
+def fake_server() -> Iterator[FakeServer]:
     """A server that does what the test says."""
-    server = Standin()
+    server = FakeServer()
     yield server
     server.stop()
 
 
 @pytest.fixture
-def page(chromium: Browser, standin: Standin) -> Iterator[Page]:
+def page(chromium: Browser, fake_server: FakeServer) -> Iterator[Page]:
     """A page with a flow, before its websocket is let in."""
     with chromium.new_context() as context:
         page = context.new_page()
-        page.goto(standin.url)
+        page.goto(fake_server.url)
         yield page
 
 
@@ -41,9 +41,9 @@ def wait(page: Page, *conditions: str) -> None:
         page.wait_for_function(condition)
 
 
-def test_page(page: Page, standin: Standin) -> None:
+def test_page(page: Page, fake_server: FakeServer) -> None:
     """A page finds its server by where the script came from, and sends and is answered."""
-    socket = standin.websocket()
+    socket = fake_server.websocket()
     assert (socket.path, socket.query) == ("/fsm/traffic/ws", {"group_id": ["ops"]})
     socket.accept().send(STATE)
     wait(page, CONNECTED)
@@ -53,36 +53,38 @@ def test_page(page: Page, standin: Standin) -> None:
     wait(page, "() => window.answer?.data === 'pong'")
 
 
-def test_page_stream(page: Page, standin: Standin) -> None:
+def test_page_stream(page: Page, fake_server: FakeServer) -> None:
     """Where no websocket is let through, a page reads a stream, and comes back to it."""
-    standin.why = (426, {})
+    fake_server.why = (426, {})
     for _ in range(2):
-        standin.websocket().answer(403, {})
-    stream = standin.stream().accept()
+        fake_server.websocket().answer(403, {})
+    stream = fake_server.stream().accept()
     stream.send("state", STATE)
     wait(page, CONNECTED)
     page.evaluate("() => void flow.send('next').then((frame) => window.answer = frame)")
-    standin.request().answer(200, {"status": 200, "data": "pong"})
+    fake_server.request().answer(200, {"status": 200, "data": "pong"})
     wait(page, "() => window.answer?.data === 'pong'")
     stream.cut()
-    standin.websocket().answer(403, {})
-    assert standin.stream().since == "e-4"
+    fake_server.websocket().answer(403, {})
+    assert fake_server.stream().since == "e-4"
 
 
-def test_page_stream_refused(page: Page, standin: Standin) -> None:
+def test_page_stream_refused(page: Page, fake_server: FakeServer) -> None:
     """A stream that is refused for good ends the flow of a page, with the server's reason."""
     page.evaluate("() => flow.on('error', (error) => window.fault = error)")
-    standin.why = (426, {})
+    fake_server.why = (426, {})
     for _ in range(2):
-        standin.websocket().answer(403, {})
+        fake_server.websocket().answer(403, {})
     for _ in range(2):
         why = {"status": 403, "reason": "group", "detail": "No group."}
-        standin.stream().answer(403, why)
+        fake_server.stream().answer(403, why)
     wait(page, "() => window.fault?.code === 4403 && window.fault.message === 'No group.'")
 
 
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
-def test_page_of_an_allowed_origin(chromium: Browser, standin: Standin, transport: str) -> None:
+def test_page_of_an_allowed_origin(
+    chromium: Browser, fake_server: FakeServer, transport: str
+) -> None:
     """A page of another origin that the server allows has it all, the script included."""
     connect = f"""async (server) => {{
         const {{ connect }} = await import(`${{server}}/fsm/static/fsm.js`);
@@ -90,12 +92,12 @@ def test_page_of_an_allowed_origin(chromium: Browser, standin: Standin, transpor
         return (await flow.send("start", null, {{ timeout: 5000 }})).state;
     }}"""
     with (
-        Site("loop", FSM_ALLOWED_ORIGINS=[standin.url]) as site,
+        Site("loop", FSM_ALLOWED_ORIGINS=[fake_server.url]) as site,
         Site("loop") as closed,
         chromium.new_context() as context,
     ):
         page = context.new_page()
-        page.goto(standin.url)
+        page.goto(fake_server.url)
         assert page.evaluate(connect, site.origin) == "busy"
         wait(page, "() => flow.state === 'busy'")
         page.reload()
@@ -105,9 +107,9 @@ def test_page_of_an_allowed_origin(chromium: Browser, standin: Standin, transpor
 
 
 @pytest.mark.parametrize("call", ["visibilitychange", "online"])
-def test_called_back(page: Page, standin: Standin, call: str) -> None:
+def test_called_back(page: Page, fake_server: FakeServer, call: str) -> None:
     """A page that is seen again, or whose network is back, doesn't wait until its time is over."""
-    socket = standin.websocket().accept()
+    socket = fake_server.websocket().accept()
     socket.send(STATE)
     wait(page, CONNECTED)
     page.evaluate(LONG)
@@ -115,21 +117,21 @@ def test_called_back(page: Page, standin: Standin, call: str) -> None:
     wait(page, "() => window.told?.code === 1013")
     target = "document" if call == "visibilitychange" else "window"
     page.evaluate(f"() => {target}.dispatchEvent(new Event('{call}'))")
-    assert standin.websocket().since == "e-4"
+    assert fake_server.websocket().since == "e-4"
 
 
-def test_network_back(page: Page, standin: Standin) -> None:
+def test_network_back(page: Page, fake_server: FakeServer) -> None:
     """A websocket that was open before the network went is opened anew when it is back."""
-    standin.websocket().accept().send(STATE)
+    fake_server.websocket().accept().send(STATE)
     wait(page, CONNECTED)
     page.context.set_offline(True)
     page.context.set_offline(False)
-    assert standin.websocket().since == "e-4"
+    assert fake_server.websocket().since == "e-4"
 
 
-def test_network_back_while_nobody_looks(page: Page, standin: Standin) -> None:
+def test_network_back_while_nobody_looks(page: Page, fake_server: FakeServer) -> None:
     """What was open before the network went is not kept because the page was hidden meanwhile."""
-    standin.websocket().accept().send(STATE)
+    fake_server.websocket().accept().send(STATE)
     wait(page, CONNECTED)
     look = "value => Object.defineProperty(document, 'visibilityState', {value, writable: true})"
     page.evaluate(look, "hidden")
@@ -137,23 +139,23 @@ def test_network_back_while_nobody_looks(page: Page, standin: Standin) -> None:
     page.context.set_offline(False)
     page.evaluate("() => { document.visibilityState = 'visible' }")
     page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
-    assert standin.websocket().since == "e-4"
+    assert fake_server.websocket().since == "e-4"
 
 
-def test_restored(restoring: Browser, standin: Standin) -> None:
+def test_restored(restoring: Browser, fake_server: FakeServer) -> None:
     """A page out of the back/forward cache is loaded anew."""
     with restoring.new_context() as context:
         page = context.new_page()
-        page.goto(standin.url)
-        standin.websocket().accept().send(STATE)
+        page.goto(fake_server.url)
+        fake_server.websocket().accept().send(STATE)
         wait(page, CONNECTED)
         # Chromium keeps no page there whose websocket is open.
         page.evaluate(
             "() => { flow.close(); window.old = true; addEventListener('pageshow',"
             " (event) => sessionStorage.restored = event.persisted); }"
         )
-        page.goto(f"{standin.url}/fsm/static/fsm.js")
+        page.goto(f"{fake_server.url}/fsm/static/fsm.js")
         # The load of the restored page ends in another one, so it is not waited for.
         page.evaluate("() => void setTimeout(() => history.back())")
-        standin.websocket().accept().send(STATE)
+        fake_server.websocket().accept().send(STATE)
         wait(page, CONNECTED, "() => !window.old && sessionStorage.restored === 'true'")

@@ -33,7 +33,7 @@ import pytest
 
 from flask_fsm.cli import fsm as commands
 
-from ..live.scripted import node
+from ..live.node_client import node
 
 ROOT = Path(__file__).parents[2]
 FILES = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ..children import LOOPBACK
-from ..torture.sizes import LONG
+from ..torture.durations import LONG
 from .autobahn import ALL, MUST_PASS, run
 from .serving import Site, Sites
 

@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 
 from ..proxy import Proxy
-from .scripted import ScriptClient
+from .fake_server import FakeServer, Stream, Websocket
+from .node_client import ScriptClient
 from .serving import Browser, Site
-from .standin import Standin, Stream, Websocket
 
 NO_SOCKET = (501, {"reason": "no_socket", "detail": "This server does not support websockets."})
 FINAL = [1008, 1009, 1011, 4401, 4403, 4404, 4429]
 
 
 @pytest.fixture
-def standin() -> Iterator[Standin]:
+def fake_server() -> Iterator[FakeServer]:
     """A server that does what the test says."""
-    server = Standin()
+    server = FakeServer()
     yield server
     server.stop()
 
 
 @pytest.fixture
-def client(standin: Standin) -> Iterator[ScriptClient]:
+def client(fake_server: FakeServer) -> Iterator[ScriptClient]:
     """A client that comes back at once, and is not connected yet."""
     client = ScriptClient()
     client.do("hurry")
@@ -49,19 +49,19 @@ def error(reason: str, status: int = 400, **more: Any) -> dict[str, Any]:
     return {"status": status, "data": {"reason": reason, "message": "No."}} | more
 
 
-def joined(standin: Standin, client: ScriptClient, **options: Any) -> Websocket:
+def joined(fake_server: FakeServer, client: ScriptClient, **options: Any) -> Websocket:
     """Connect the client by websocket, and show it the state red."""
-    client.connect(standin.url, **options)
-    socket = standin.websocket().accept()
+    client.connect(fake_server.url, **options)
+    socket = fake_server.websocket().accept()
     socket.send(state("red", 0, "e-0"))
     client.told("state")
     return socket
 
 
-def streaming(standin: Standin, client: ScriptClient, **options: Any) -> Stream:
+def streaming(fake_server: FakeServer, client: ScriptClient, **options: Any) -> Stream:
     """Connect the client by event stream, and show it the state red."""
-    client.connect(standin.url, transport="sse", **options)
-    stream = standin.stream().accept()
+    client.connect(fake_server.url, transport="sse", **options)
+    stream = fake_server.stream().accept()
     stream.send("state", state("red", 0, "e-0"))
     client.told("state")
     return stream
@@ -72,12 +72,12 @@ def streaming(standin: Standin, client: ScriptClient, **options: Any) -> Stream:
 # -- frames ---------------------------------------------------------------------------------------
 
 
-def test_state(standin: Standin, client: ScriptClient) -> None:
+def test_state(fake_server: FakeServer, client: ScriptClient) -> None:
     """The state is null before the first frame, and then what the last frame says."""
-    client.connect(standin.url)
+    client.connect(fake_server.url)
     before = client.look("next")
     assert (before["state"], before["rev"], before["can"]) == (None, None, False)
-    socket = standin.websocket().accept()
+    socket = fake_server.websocket().accept()
     assert client.told("open")["transport"] == "websocket"
     socket.send(state("red", 3))
     client.told("state")
@@ -92,31 +92,31 @@ def test_state(standin: Standin, client: ScriptClient) -> None:
     assert client.look("other")["can"] is False
 
 
-def test_address(standin: Standin, client: ScriptClient) -> None:
+def test_address(fake_server: FakeServer, client: ScriptClient) -> None:
     """Prefix, machine, groups and the rest of the query make the address."""
     client.connect(
-        standin.url,
+        fake_server.url,
         machine="a b",
         prefix="/live/fsm",
         groups=["ops", "x&y"],
         query={"flow": "k=1"},
     )
-    socket = standin.websocket()
+    socket = fake_server.websocket()
     assert socket.path == "/live/fsm/a%20b/ws"
     assert socket.query == {"flow": ["k=1"], "group_id": ["ops", "x&y"]}
     socket.accept()
     client.told("open")
 
 
-def test_own_path(standin: Standin, client: ScriptClient) -> None:
+def test_own_path(fake_server: FakeServer, client: ScriptClient) -> None:
     """A websocket whose path the app has chosen is found there."""
-    client.connect(standin.url, path="/live")
-    assert standin.websocket().path == "/live"
+    client.connect(fake_server.url, path="/live")
+    assert fake_server.websocket().path == "/live"
 
 
-def test_kinds(standin: Standin, client: ScriptClient) -> None:
+def test_kinds(fake_server: FakeServer, client: ScriptClient) -> None:
     """Each kind of frame goes to its own listeners."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     group = {"status": 200, "data": {"member": 1}, "group": "ops", "type": "join"}
     socket.send(data("pong"), error("refused"), group, state("green", 1), data("last"))
     assert client.told("data")["frame"] == data("pong")
@@ -129,15 +129,15 @@ def test_kinds(standin: Standin, client: ScriptClient) -> None:
 
 
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
-def test_unknown(standin: Standin, client: ScriptClient, transport: str) -> None:
+def test_unknown(fake_server: FakeServer, client: ScriptClient, transport: str) -> None:
     """What it doesn't know, whole frames or keys of one, disturbs nothing."""
     strange: list[Any] = [None, 7, "text", [1], {}, {"status": "x"}, {"news": 1}, {"ref": {}}]
     odd = state("green", 1, "e-1", colour="#0f0", events=None)
     if transport == "websocket":
-        socket = joined(standin, client)
+        socket = joined(fake_server, client)
         socket.send(*strange, "no json", odd, data("last"))
     else:
-        stream = streaming(standin, client)
+        stream = streaming(fake_server, client)
         stream.write(b"event: data\ndata: no json\n\nevent: news\ndata: {}\n\n: comment\n\n")
         for frame in strange:
             stream.send("data", frame)
@@ -148,11 +148,11 @@ def test_unknown(standin: Standin, client: ScriptClient, transport: str) -> None
     assert client.look()["events"] == []
 
 
-def test_listeners(standin: Standin, client: ScriptClient) -> None:
+def test_listeners(fake_server: FakeServer, client: ScriptClient) -> None:
     """A listener that raises is told in the console, and one that was ended hears nothing."""
-    client.connect(standin.url)
+    client.connect(fake_server.url)
     client.do("disturb", on="data")
-    socket = standin.websocket().accept()
+    socket = fake_server.websocket().accept()
     socket.send(data(1), data(2))
     client.told("console")
     client.told("console")
@@ -162,9 +162,9 @@ def test_listeners(standin: Standin, client: ScriptClient) -> None:
 # -- events ---------------------------------------------------------------------------------------
 
 
-def test_answers(standin: Standin, client: ScriptClient) -> None:
+def test_answers(fake_server: FakeServer, client: ScriptClient) -> None:
     """Each promise gets the frame that answers it, in whatever order the answers come."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     client.send("a", "next", {"n": 1})
     client.send("b", "ping", rev=0)
     first, second = socket.receive(), socket.receive()
@@ -178,9 +178,9 @@ def test_answers(standin: Standin, client: ScriptClient) -> None:
     assert (answer["as"], answer["state"], answer["rev"]) == ("a", "green", 1)
 
 
-def test_refused(standin: Standin, client: ScriptClient) -> None:
+def test_refused(fake_server: FakeServer, client: ScriptClient) -> None:
     """An error rejects the promise with what the frame says, and listeners are told too."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     client.send("a", "next")
     frame = error("guard", 402, ref=socket.receive()["ref"])
     socket.send(frame)
@@ -190,18 +190,18 @@ def test_refused(standin: Standin, client: ScriptClient) -> None:
     assert (told["message"], told["frame"]) == ("No.", frame)
 
 
-def test_refused_unseen(standin: Standin, client: ScriptClient) -> None:
+def test_refused_unseen(fake_server: FakeServer, client: ScriptClient) -> None:
     """A refusal whose promise nobody awaits is no unhandled rejection."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     client.do("forget", event="next", data=None)
     socket.send(error("guard", ref=socket.receive()["ref"]))
     client.told("error")
     client.look()  # an unhandled one would be found when the client stops
 
 
-def test_nothing_said(standin: Standin, client: ScriptClient) -> None:
+def test_nothing_said(fake_server: FakeServer, client: ScriptClient) -> None:
     """The answer 202 is for the promise only."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     client.send("a", "next")
     nothing = data(None, status=202, ref=socket.receive()["ref"])
     socket.send(nothing)
@@ -209,9 +209,9 @@ def test_nothing_said(standin: Standin, client: ScriptClient) -> None:
     assert client.frames("data") == []
 
 
-def test_several(standin: Standin, client: ScriptClient) -> None:
+def test_several(fake_server: FakeServer, client: ScriptClient) -> None:
     """The first of several answers is the promise's; listeners are told all, an error too."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     client.send("a", "next")
     ref = socket.receive()["ref"]
     socket.send(data(1, "e-1", ref=ref), data(2, "e-2", ref=ref), error("crashed", 405, ref=ref))
@@ -223,28 +223,28 @@ def test_several(standin: Standin, client: ScriptClient) -> None:
     assert [frame["data"] for frame in client.frames("data")] == [1, 2]
 
 
-def test_waits(standin: Standin, client: ScriptClient) -> None:
+def test_waits(fake_server: FakeServer, client: ScriptClient) -> None:
     """Events sent before there is a connection go out in their order once there is one."""
-    client.connect(standin.url)
+    client.connect(fake_server.url)
     for number in range(3):
         client.send(str(number), "ping", number)
-    socket = standin.websocket().accept()
+    socket = fake_server.websocket().accept()
     assert [socket.receive()["data"] for _ in range(3)] == [0, 1, 2]
 
 
-def test_waits_in_vain(standin: Standin, client: ScriptClient) -> None:
+def test_waits_in_vain(fake_server: FakeServer, client: ScriptClient) -> None:
     """An event that finds no connection in time is rejected, and does not go out later."""
-    client.connect(standin.url)
+    client.connect(fake_server.url)
     client.send("a", "ping", 1, timeout=20)
     assert client.told("refusal")["reason"] == "not_sent"
     client.send("b", "ping", 2)
-    socket = standin.websocket().accept()
+    socket = fake_server.websocket().accept()
     assert socket.receive()["data"] == 2
 
 
-def test_no_answer(standin: Standin, client: ScriptClient) -> None:
+def test_no_answer(fake_server: FakeServer, client: ScriptClient) -> None:
     """An event without an answer is rejected; an answer that comes later still tells listeners."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     client.send("a", "ping", timeout=20)
     ref = socket.receive()["ref"]
     assert client.told("refusal")["reason"] == "timeout"
@@ -252,9 +252,9 @@ def test_no_answer(standin: Standin, client: ScriptClient) -> None:
     assert client.told("data")["frame"]["data"] == "late"
 
 
-def test_sent_after_the_end(standin: Standin, client: ScriptClient) -> None:
+def test_sent_after_the_end(fake_server: FakeServer, client: ScriptClient) -> None:
     """An event that is sent after the end is rejected at once."""
-    joined(standin, client)
+    joined(fake_server, client)
     client.do("close")
     client.send("a", "ping")
     assert client.told("refusal")["reason"] == "closed"
@@ -263,29 +263,29 @@ def test_sent_after_the_end(standin: Standin, client: ScriptClient) -> None:
 # -- connections that are lost --------------------------------------------------------------------
 
 
-def test_never_twice(standin: Standin, client: ScriptClient) -> None:
+def test_never_twice(fake_server: FakeServer, client: ScriptClient) -> None:
     """An event whose answer is lost is rejected and not sent again; one that waits goes out."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     client.send("a", "pay")
     socket.receive()
     socket.cut()
     told = client.told("refusal")
     assert (told["as"], told["reason"]) == ("a", "connection_lost")
     client.send("b", "ping")
-    again = standin.websocket().accept()
+    again = fake_server.websocket().accept()
     assert again.receive()["event"] == "ping"
 
 
-def test_resumes(standin: Standin, client: ScriptClient) -> None:
+def test_resumes(fake_server: FakeServer, client: ScriptClient) -> None:
     """After a loss it goes on from the id it has seen, and what is repeated is not told again."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     socket.send(data(1, "e-1"), data(2, "e-2"))
     client.told("data")
     client.told("data")
     socket.cut()
     closed = client.told("close")
     assert (closed["final"], client.look()["connected"]) == (False, False)
-    again = standin.websocket()
+    again = fake_server.websocket()
     assert again.since == "e-2"
     again.accept()
     again.send(data(1, "e-1"), data(2, "e-2"), data(3, "e-3"), state("red", 0, "e-3"))
@@ -296,12 +296,12 @@ def test_resumes(standin: Standin, client: ScriptClient) -> None:
     assert len(client.frames("state")) == 1
 
 
-def test_hundred_cuts(standin: Standin, client: ScriptClient) -> None:
+def test_hundred_cuts(fake_server: FakeServer, client: ScriptClient) -> None:
     """Cut a hundred times, with the last frames repeated each time, it misses and doubles none."""
-    client.connect(standin.url)
+    client.connect(fake_server.url)
     sent = 0
     for turn in range(100):
-        socket = standin.websocket()
+        socket = fake_server.websocket()
         seen = int(socket.since.partition("-")[2]) if socket.since else 0
         assert seen <= sent
         socket.accept()
@@ -309,7 +309,7 @@ def test_hundred_cuts(standin: Standin, client: ScriptClient) -> None:
         sent = max(sent, seen) + 3
         socket.send(*(data(number, f"e-{number}") for number in range(start, sent + 1)))
         socket.cut()
-    socket = standin.websocket().accept()
+    socket = fake_server.websocket().accept()
     seen = int(socket.since.partition("-")[2]) if socket.since else 0
     socket.send(*(data(number, f"e-{number}") for number in range(seen + 1, sent + 2)))
     while client.told("data")["frame"]["data"] != sent + 1:
@@ -317,9 +317,9 @@ def test_hundred_cuts(standin: Standin, client: ScriptClient) -> None:
     assert [frame["data"] for frame in client.frames("data")] == list(range(1, sent + 2))
 
 
-def test_reordered(standin: Standin, client: ScriptClient) -> None:
+def test_reordered(fake_server: FakeServer, client: ScriptClient) -> None:
     """A frame older than one that was told is not told, and does not turn the state back."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     socket.send(state("yellow", 2, "e-2"), state("green", 1, "e-1"), state("yellow", 2, "e-2"))
     socket.send(data("mark"))
     client.told("data")
@@ -327,9 +327,9 @@ def test_reordered(standin: Standin, client: ScriptClient) -> None:
     assert client.look()["state"] == "yellow"
 
 
-def test_groups_apart(standin: Standin, client: ScriptClient) -> None:
+def test_groups_apart(fake_server: FakeServer, client: ScriptClient) -> None:
     """A frame is new if it is so in any of its channels, and each channel's place is kept."""
-    socket = joined(standin, client, groups=["a", "b"])
+    socket = joined(fake_server, client, groups=["a", "b"])
     for id in ["e-1,a-1,b-1", "e-1,a-1,b-2", "e-0,a-2,b-1", "e-1,a-2,b-2", "e-2,a-1,b-1"]:
         socket.send(data(id, id))
     socket.send(data("mark"))
@@ -343,78 +343,78 @@ def test_groups_apart(standin: Standin, client: ScriptClient) -> None:
         "mark",
     ]
     socket.cut()
-    assert standin.websocket().since == "e-2,a-2,b-2"
+    assert fake_server.websocket().since == "e-2,a-2,b-2"
 
 
-def test_new_epoch(standin: Standin, client: ScriptClient) -> None:
+def test_new_epoch(fake_server: FakeServer, client: ScriptClient) -> None:
     """A gap is told with its state, even one that is known, and counting begins anew."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     socket.send(state("green", 5, "e-9"))
     client.told("state")
     socket.cut()
-    again = standin.websocket().accept()
+    again = fake_server.websocket().accept()
     again.send(state("green", 5, "f-0", gap=True), data(1, "f-1"), data(1, "f-1"))
     assert client.told("state")["frame"]["gap"] is True
     client.told("data")
     again.cut()
-    assert standin.websocket().since == "f-1"
+    assert fake_server.websocket().since == "f-1"
     assert len(client.frames("data")) == 1
 
 
-def test_shown_ahead(standin: Standin, client: ScriptClient) -> None:
+def test_shown_ahead(fake_server: FakeServer, client: ScriptClient) -> None:
     """Who comes back is told of a state that is ahead of its channel, though the id is known."""
-    joined(standin, client).cut()
-    again = standin.websocket().accept()
+    joined(fake_server, client).cut()
+    again = fake_server.websocket().accept()
     again.send(state("green", 1, "e-0"), state("green", 1, "e-0"), state("yellow", 2, "e-1"))
     assert client.told("state")["frame"]["rev"] == 1
     assert client.told("state")["frame"]["rev"] == 2
 
 
-def test_no_ids(standin: Standin, client: ScriptClient) -> None:
+def test_no_ids(fake_server: FakeServer, client: ScriptClient) -> None:
     """A flow of the connection's own has no ids: each connection shows its state anew."""
-    client.connect(standin.url)
+    client.connect(fake_server.url)
     for _ in range(2):
-        socket = standin.websocket()
+        socket = fake_server.websocket()
         assert socket.since is None
         socket.accept().send(state("red", 0))
         client.told("state")
         socket.cut()
 
 
-def test_full_jitter(standin: Standin, client: ScriptClient) -> None:
+def test_full_jitter(fake_server: FakeServer, client: ScriptClient) -> None:
     """The longest delay doubles up to half a minute, and a frame begins anew."""
     client.do("dice", value=0.5)
-    client.connect(standin.url, transport="websocket")
+    client.connect(fake_server.url, transport="websocket")
     for _ in range(9):
-        standin.websocket().cut()
+        fake_server.websocket().cut()
     expected = [250.0, 500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000, 15_000]
     assert [client.told("timer")["delay"] for _ in range(9)] == expected
-    socket = standin.websocket().accept()
+    socket = fake_server.websocket().accept()
     socket.send(data(1))
     client.told("data")
     socket.cut()
     assert client.told("timer")["delay"] == 250
     client.do("dice", value=0)
-    standin.websocket().cut()
+    fake_server.websocket().cut()
     assert client.told("timer")["delay"] == 0
 
 
 @pytest.mark.parametrize("code", [1012, 1013])
-def test_sent_away(standin: Standin, client: ScriptClient, code: int) -> None:
+def test_sent_away(fake_server: FakeServer, client: ScriptClient, code: int) -> None:
     """Those sent away with many others come back too, but take their time."""
     client.do("dice", value=0.5)
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     socket.close(code, "later")
     told = client.told("close")
     assert (told["code"], told["reason"], told["final"]) == (code, "later", False)
     assert client.told("timer")["delay"] == 2_000
-    standin.websocket()
+    fake_server.websocket()
 
 
 @pytest.mark.parametrize("code", FINAL)
-def test_final(standin: Standin, client: ScriptClient, code: int) -> None:
+def test_final(fake_server: FakeServer, client: ScriptClient, code: int) -> None:
     """A close code that is final is told as an error and an end, and not tried again."""
-    socket = joined(standin, client)
+    socket = joined(fake_server, client)
     client.send("a", "ping")
     socket.receive()
     socket.close(code, "Gone.")
@@ -426,18 +426,18 @@ def test_final(standin: Standin, client: ScriptClient, code: int) -> None:
     client.send("b", "ping")
     assert client.told("refusal")["reason"] == "closed"
     assert client.all_of("timer") == []
-    assert standin.websockets.empty()
+    assert fake_server.websockets.empty()
 
 
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
-def test_closed(standin: Standin, client: ScriptClient, transport: str) -> None:
+def test_closed(fake_server: FakeServer, client: ScriptClient, transport: str) -> None:
     """close() ends the connection for good, once, and that is no error."""
     if transport == "websocket":
-        socket = joined(standin, client)
+        socket = joined(fake_server, client)
         client.do("close")
         assert socket.receive() is None
     else:
-        streaming(standin, client)
+        streaming(fake_server, client)
         client.do("close")
     told = client.told("close")
     assert (told["code"], told["final"]) == (1000, True)
@@ -445,9 +445,9 @@ def test_closed(standin: Standin, client: ScriptClient, transport: str) -> None:
     assert [r["kind"] for r in client.all_of("error", "close", "timer")] == ["close"]
 
 
-def test_closed_while_it_waits(standin: Standin, client: ScriptClient) -> None:
+def test_closed_while_it_waits(fake_server: FakeServer, client: ScriptClient) -> None:
     """close() also ends the attempts of a client that is not connected, and what waits to go."""
-    client.connect(standin.url)
+    client.connect(fake_server.url)
     client.send("a", "ping")
     client.do("close")
     assert client.told("close")["final"] is True
@@ -458,56 +458,56 @@ def test_closed_while_it_waits(standin: Standin, client: ScriptClient) -> None:
 # -- streams and posts ----------------------------------------------------------------------------
 
 
-def test_falls_back(standin: Standin, client: ScriptClient) -> None:
+def test_falls_back(fake_server: FakeServer, client: ScriptClient) -> None:
     """After two websockets that did not open where HTTP goes through, it reads a stream."""
-    standin.why = (426, {})
-    client.connect(standin.url, groups=["ops"], query={"flow": "k"}, path="/own")
-    standin.websocket().answer(403, {})
-    standin.websocket().cut()
-    stream = standin.stream()
+    fake_server.why = (426, {})
+    client.connect(fake_server.url, groups=["ops"], query={"flow": "k"}, path="/own")
+    fake_server.websocket().answer(403, {})
+    fake_server.websocket().cut()
+    stream = fake_server.stream()
     assert stream.path == "/fsm/traffic/events"
     assert stream.query == {"flow": ["k"], "group_id": ["ops"]}
-    assert {why.path for why in standin.asked_why} == {"/fsm/traffic/ws"}
-    assert [why.query for why in standin.asked_why] == [stream.query] * 2
+    assert {why.path for why in fake_server.asked_why} == {"/fsm/traffic/ws"}
+    assert [why.query for why in fake_server.asked_why] == [stream.query] * 2
     stream.accept()
     assert client.told("open")["transport"] == "sse"
     for _ in range(2):  # and each time that it is lost, a websocket may be possible again
         stream.cut()
-        standin.websocket().cut()
-        stream = standin.stream().accept()
+        fake_server.websocket().cut()
+        stream = fake_server.stream().accept()
     stream.cut()
-    standin.websocket().accept().send(state("red", 0))
+    fake_server.websocket().accept().send(state("red", 0))
     client.told("state")
-    assert standin.streams.empty()
+    assert fake_server.streams.empty()
 
 
-def test_no_sockets(standin: Standin, client: ScriptClient) -> None:
+def test_no_sockets(fake_server: FakeServer, client: ScriptClient) -> None:
     """A server that lets nobody at its sockets says so, and the stream is read at once."""
-    standin.why = NO_SOCKET
-    client.connect(standin.url)
-    standin.websocket().answer(501, {})
-    standin.stream().accept()
+    fake_server.why = NO_SOCKET
+    client.connect(fake_server.url)
+    fake_server.websocket().answer(501, {})
+    fake_server.stream().accept()
     assert client.told("open")["transport"] == "sse"
 
 
-def test_no_sockets_and_nothing_else(standin: Standin, client: ScriptClient) -> None:
+def test_no_sockets_and_nothing_else(fake_server: FakeServer, client: ScriptClient) -> None:
     """Where there is no websocket, and the client may use nothing else, it gives up and says so."""
-    standin.why = NO_SOCKET
-    client.connect(standin.url, transport="websocket")
-    standin.websocket().answer(501, {})
+    fake_server.why = NO_SOCKET
+    client.connect(fake_server.url, transport="websocket")
+    fake_server.websocket().answer(501, {})
     told = client.told("error")
     assert (told["code"], told["message"]) == (4501, NO_SOCKET[1]["detail"])
     assert client.told("close")["final"] is True
 
 
-def test_no_stream_in_place_of_a_websocket(standin: Standin, client: ScriptClient) -> None:
+def test_no_stream_in_place_of_a_websocket(fake_server: FakeServer, client: ScriptClient) -> None:
     """A machine whose flows are websockets' own can't be driven otherwise, so it keeps trying."""
-    standin.why = (426, {"status": 426, "reason": "websocket_only"})
-    client.connect(standin.url)
+    fake_server.why = (426, {"status": 426, "reason": "websocket_only"})
+    client.connect(fake_server.url)
     for _ in range(4):
-        standin.websocket().cut()
-    standin.websocket().accept()
-    assert standin.streams.empty()
+        fake_server.websocket().cut()
+    fake_server.websocket().accept()
+    assert fake_server.streams.empty()
 
 
 @pytest.mark.parametrize(
@@ -517,75 +517,75 @@ def test_no_stream_in_place_of_a_websocket(standin: Standin, client: ScriptClien
         *((409, {"reason": "busy"}), (429, {"reason": "slow down"}), (501, {})),
     ],
 )
-def test_away(standin: Standin, client: ScriptClient, why: tuple[int, Any] | None) -> None:
+def test_away(fake_server: FakeServer, client: ScriptClient, why: tuple[int, Any] | None) -> None:
     """A server that is away, or a proxy whose server is, is no reason for a stream."""
-    standin.why = why
-    client.connect(standin.url)
+    fake_server.why = why
+    client.connect(fake_server.url)
     for _ in range(4):
-        standin.websocket().answer(502, {})
-    socket = standin.websocket().accept()
+        fake_server.websocket().answer(502, {})
+    socket = fake_server.websocket().accept()
     assert client.told("open")["transport"] == "websocket"
     for _ in range(3):
         socket.send(data(1))
         client.told("data")
         socket.cut()
-        socket = standin.websocket().accept()
-    assert standin.streams.empty()
+        socket = fake_server.websocket().accept()
+    assert fake_server.streams.empty()
 
 
-def test_falls_back_later(standin: Standin, client: ScriptClient) -> None:
+def test_falls_back_later(fake_server: FakeServer, client: ScriptClient) -> None:
     """A websocket that was open once may be forbidden now: a laptop goes from net to net."""
-    standin.why = (426, {})
-    joined(standin, client).cut()
-    standin.websocket().cut()
-    socket = standin.websocket().accept()
+    fake_server.why = (426, {})
+    joined(fake_server, client).cut()
+    fake_server.websocket().cut()
+    socket = fake_server.websocket().accept()
     socket.send(state("red", 0, "e-0"))
     socket.send(data(1))
     client.told("data")
     socket.cut()  # that one failure is forgotten
     for _ in range(2):
-        standin.websocket().cut()
-    standin.stream().accept()
+        fake_server.websocket().cut()
+    fake_server.stream().accept()
     assert client.told("open")["transport"] == "sse"
 
 
-def test_nothing_comes_through(standin: Standin, client: ScriptClient) -> None:
+def test_nothing_comes_through(fake_server: FakeServer, client: ScriptClient) -> None:
     """A websocket that opens and brings nothing, as some proxies do it, is none."""
-    standin.why = (426, {})
+    fake_server.why = (426, {})
     client.do("dice", value=0.5)
-    client.connect(standin.url)
-    standin.websocket().accept().close(1000)
-    standin.websocket().accept()  # and says nothing for ten seconds
-    standin.stream().accept()
+    client.connect(fake_server.url)
+    fake_server.websocket().accept().close(1000)
+    fake_server.websocket().accept()  # and says nothing for ten seconds
+    fake_server.stream().accept()
     while client.told("open")["transport"] != "sse":
         pass
     assert [each["transport"] for each in client.all_of("open")] == ["websocket"] * 2 + ["sse"]
     assert [each["delay"] for each in client.all_of("timer")] == [250, 500]
 
 
-def test_who_asks_is_not_known(standin: Standin, client: ScriptClient) -> None:
+def test_who_asks_is_not_known(fake_server: FakeServer, client: ScriptClient) -> None:
     """A websocket of the program's own may say who it is; the global fetch does not."""
-    standin.why = (403, {"status": 403, "reason": "group"})
+    fake_server.why = (403, {"status": 403, "reason": "group"})
     client.do("own_socket")
-    client.connect(standin.url)
+    client.connect(fake_server.url)
     for _ in range(3):
-        standin.websocket().cut()
-    standin.websocket().accept()
+        fake_server.websocket().cut()
+    fake_server.websocket().accept()
     client.told("open")
-    assert standin.asked_why == []
+    assert fake_server.asked_why == []
 
 
 @pytest.mark.parametrize("transport", ["auto", "websocket"])
 @pytest.mark.parametrize(("status", "reason"), [(403, "group"), (404, "not_found"), (401, None)])
 def test_refused_for_good(
-    standin: Standin, client: ScriptClient, transport: str, status: int, reason: str | None
+    fake_server: FakeServer, client: ScriptClient, transport: str, status: int, reason: str | None
 ) -> None:
     """A browser does not say why a handshake was refused, so that is asked for by HTTP."""
     why = {"status": status, "reason": reason, "detail": "You may not join this group."}
-    standin.why = (status, why)
-    client.connect(standin.url, transport=transport)
+    fake_server.why = (status, why)
+    client.connect(fake_server.url, transport=transport)
     client.send("a", "ping", timeout=60_000)
-    standin.websocket().answer(status, why)
+    fake_server.websocket().answer(status, why)
     told = client.told("error")
     assert (told["code"], told["message"]) == (4000 + status, why["detail"])
     assert client.told("close")["final"] is True
@@ -593,11 +593,11 @@ def test_refused_for_good(
     assert client.all_of("timer") == []
 
 
-def test_posts(standin: Standin, client: ScriptClient) -> None:
+def test_posts(fake_server: FakeServer, client: ScriptClient) -> None:
     """Over a stream events are posted; the answer is the promise's, and the stream tells it."""
-    stream = streaming(standin, client, groups=["ops"], query={"flow": "k"})
+    stream = streaming(fake_server, client, groups=["ops"], query={"flow": "k"})
     client.send("a", "next", {"n": 1}, rev=0)
-    post = standin.request()
+    post = fake_server.request()
     assert (post.method, post.path, post.query) == ("POST", "/fsm/traffic/event", {"flow": ["k"]})
     assert post.headers["Content-Type"] == "application/json"
     assert b'"event":"next","data":{"n":1}' in post.body
@@ -610,25 +610,25 @@ def test_posts(standin: Standin, client: ScriptClient) -> None:
     assert client.told("state")["frame"]["rev"] == 1
 
 
-def test_posts_in_order(standin: Standin, client: ScriptClient) -> None:
+def test_posts_in_order(fake_server: FakeServer, client: ScriptClient) -> None:
     """An event is posted once the one before it is answered."""
-    streaming(standin, client)
+    streaming(fake_server, client)
     for number in range(3):
         client.send(str(number), "ping", number)
     for number in range(3):
-        post = standin.request()
+        post = fake_server.request()
         client.look()
-        assert standin.requests.empty()
+        assert fake_server.requests.empty()
         assert f'"data":{number}'.encode() in post.body
         post.answer(200, data(number))
         assert client.told("answer")["as"] == str(number)
 
 
-def test_answer_ahead_of_the_stream(standin: Standin, client: ScriptClient) -> None:
+def test_answer_ahead_of_the_stream(fake_server: FakeServer, client: ScriptClient) -> None:
     """What a stream still brings is told, but does not turn back the state of a later answer."""
-    stream = streaming(standin, client)
+    stream = streaming(fake_server, client)
     client.send("a", "next")
-    standin.request().answer(200, state("yellow", 2))
+    fake_server.request().answer(200, state("yellow", 2))
     client.told("answer")
     stream.send("state", state("green", 1, "e-1"))
     assert client.told("state")["frame"]["rev"] == 1
@@ -640,36 +640,36 @@ def test_answer_ahead_of_the_stream(standin: Standin, client: ScriptClient) -> N
     assert client.look()["rev"] == 0
 
 
-def test_answer_ahead_of_a_new_run(standin: Standin, client: ScriptClient) -> None:
+def test_answer_ahead_of_a_new_run(fake_server: FakeServer, client: ScriptClient) -> None:
     """The first state of a new run counts, though that of the last answer was never brought."""
-    stream = streaming(standin, client)
+    stream = streaming(fake_server, client)
     client.send("a", "next")
-    standin.request().answer(200, state("yellow", 2))
+    fake_server.request().answer(200, state("yellow", 2))
     client.told("answer")
     stream.send("state", state("red", 0, "e-3"))
     client.told("state")
     assert client.look()["rev"] == 0
 
 
-def test_post_refused(standin: Standin, client: ScriptClient) -> None:
+def test_post_refused(fake_server: FakeServer, client: ScriptClient) -> None:
     """A post that is refused rejects the promise, and listeners are told."""
-    streaming(standin, client)
+    streaming(fake_server, client)
     client.send("a", "next")
-    standin.request().answer(409, error("guard", 402))
+    fake_server.request().answer(409, error("guard", 402))
     assert client.told("error")["reason"] == "guard"
     assert client.told("refusal")["status"] == 402
     client.send("b", "next")
-    standin.request().answer(403, {"status": 403, "title": "Forbidden", "reason": "origin"})
+    fake_server.request().answer(403, {"status": 403, "title": "Forbidden", "reason": "origin"})
     told = client.told("refusal")
     assert (told["reason"], told["message"]) == ("origin", "Forbidden")
 
 
-def test_post_several(standin: Standin, client: ScriptClient) -> None:
+def test_post_several(fake_server: FakeServer, client: ScriptClient) -> None:
     """As over a websocket, the first of several frames is the promise's."""
-    stream = streaming(standin, client)
+    stream = streaming(fake_server, client)
     client.send("a", "next")
     frames = [data(1), state("green", 1), data(2, status=400)]
-    standin.request().answer(200, frames[-1] | {"frames": frames})
+    fake_server.request().answer(200, frames[-1] | {"frames": frames})
     answer = client.told("answer")
     assert (answer["frame"], answer["state"]) == (data(1), "green")
     stream.send("data", data(2, "e-3", status=400))
@@ -679,57 +679,57 @@ def test_post_several(standin: Standin, client: ScriptClient) -> None:
 
 
 @pytest.mark.parametrize("fault", ["cut", "html"])
-def test_post_lost(standin: Standin, client: ScriptClient, fault: str) -> None:
+def test_post_lost(fake_server: FakeServer, client: ScriptClient, fault: str) -> None:
     """A post whose answer is lost, or is a proxy's page, is rejected and not posted again."""
-    streaming(standin, client)
+    streaming(fake_server, client)
     client.send("a", "pay")
-    post = standin.request()
+    post = fake_server.request()
     if fault == "cut":
         post.cut()
     else:
         post.answer(502, b"<h1>Bad Gateway</h1>", "text/html")
     assert client.told("refusal")["reason"] == "connection_lost"
     client.send("b", "ping")
-    post = standin.request()
+    post = fake_server.request()
     assert b'"ping"' in post.body
 
 
-def test_post_hangs(standin: Standin, client: ScriptClient) -> None:
+def test_post_hangs(fake_server: FakeServer, client: ScriptClient) -> None:
     """A post without an answer is given up in time, and the next one goes out."""
-    streaming(standin, client)
+    streaming(fake_server, client)
     client.send("a", "ping", timeout=1_000)
-    standin.request()
+    fake_server.request()
     assert client.told("refusal")["reason"] == "timeout"
     client.send("b", "ping", 2)
-    standin.request().answer(200, data("pong"))
+    fake_server.request().answer(200, data("pong"))
     assert client.told("answer")["as"] == "b"
 
 
-def test_post_outlives_stream(standin: Standin, client: ScriptClient) -> None:
+def test_post_outlives_stream(fake_server: FakeServer, client: ScriptClient) -> None:
     """A stream that is lost takes no post with it."""
-    stream = streaming(standin, client)
+    stream = streaming(fake_server, client)
     client.send("a", "next")
-    post = standin.request()
+    post = fake_server.request()
     stream.cut()
     assert client.told("close")["final"] is False
     post.answer(200, data("done"))
     assert client.told("answer")["frame"]["data"] == "done"
 
 
-def test_stream_resumes(standin: Standin, client: ScriptClient) -> None:
+def test_stream_resumes(fake_server: FakeServer, client: ScriptClient) -> None:
     """A stream that is cut or ends goes on from the id that was seen, and tells nothing twice."""
-    stream = streaming(standin, client)
+    stream = streaming(fake_server, client)
     stream.send("data", data(1, "e-1"))
     client.told("data")
     stream.cut()
-    stream = standin.stream()
+    stream = fake_server.stream()
     assert stream.since == "e-1"
     stream.accept()
     for number in (1, 2):
         stream.send("data", data(number, f"e-{number}"))
     client.told("data")
     stream.let_go()
-    stream = standin.stream()
+    stream = fake_server.stream()
     assert stream.since == "e-2"
     stream.accept().send("state", state("red", 0, "e-2"))
     stream.send("data", data(3, "e-3"))
@@ -738,9 +738,9 @@ def test_stream_resumes(standin: Standin, client: ScriptClient) -> None:
     assert len(client.frames("state")) == 1
 
 
-def test_stream_without_ids(standin: Standin, client: ScriptClient) -> None:
+def test_stream_without_ids(fake_server: FakeServer, client: ScriptClient) -> None:
     """A frame without an id is told, though the event of a stream inherits the id before it."""
-    stream = streaming(standin, client)
+    stream = streaming(fake_server, client)
     for number in range(2):
         stream.send("data", data(number))
     client.told("data")
@@ -748,12 +748,12 @@ def test_stream_without_ids(standin: Standin, client: ScriptClient) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
-def test_stream_final(standin: Standin, client: ScriptClient, status: int) -> None:
+def test_stream_final(fake_server: FakeServer, client: ScriptClient, status: int) -> None:
     """A stream that is refused for good is told with the close code of a websocket, and left."""
-    client.connect(standin.url, transport="sse", groups=["ops"])
-    first = standin.stream()
+    client.connect(fake_server.url, transport="sse", groups=["ops"])
+    first = fake_server.stream()
     first.answer(status, {})
-    asked = standin.stream()
+    asked = fake_server.stream()
     assert (asked.path, asked.query) == (first.path, first.query)
     why = {"status": status, "reason": "group", "detail": "You may not join this group."}
     asked.answer(status, why)
@@ -763,17 +763,19 @@ def test_stream_final(standin: Standin, client: ScriptClient, status: int) -> No
     assert client.all_of("timer") == []
 
 
-def test_stream_refused(standin: Standin, client: ScriptClient) -> None:
+def test_stream_refused(fake_server: FakeServer, client: ScriptClient) -> None:
     """After an answer that is no stream, where EventSource gives up, it comes back all the same."""
-    client.connect(standin.url, transport="sse")
+    client.connect(fake_server.url, transport="sse")
     for status in (503, 404, 403, 429):  # without a reason, that may be a proxy's
         for _ in range(2):
-            standin.stream().answer(status, {})  # to EventSource, and to who asks for the status
-    standin.stream().answer(503, {})
-    standin.stream().cut()
-    standin.stream().answer(503, {})
-    standin.stream().accept()
-    standin.stream().accept()
+            fake_server.stream().answer(
+                status, {}
+            )  # to EventSource, and to who asks for the status
+    fake_server.stream().answer(503, {})
+    fake_server.stream().cut()
+    fake_server.stream().answer(503, {})
+    fake_server.stream().accept()
+    fake_server.stream().accept()
     assert client.told("open")["transport"] == "sse"
 
 
@@ -796,19 +798,19 @@ def test_a_transport_that_is_none(client: ScriptClient) -> None:
     assert '"auto", "websocket" and "sse"' in client.told("lack")["message"]
 
 
-def test_transport_not_given(standin: Standin, client: ScriptClient) -> None:
+def test_transport_not_given(fake_server: FakeServer, client: ScriptClient) -> None:
     """As in `transport: condition ? "sse" : null`: it falls back as if nothing was said."""
-    standin.why = NO_SOCKET
-    client.connect(standin.url, transport=None)
-    standin.websocket().answer(501, {})
-    standin.stream().accept()
+    fake_server.why = NO_SOCKET
+    client.connect(fake_server.url, transport=None)
+    fake_server.websocket().answer(501, {})
+    fake_server.stream().accept()
     assert client.told("open")["transport"] == "sse"
 
 
-def test_only_streams(standin: Standin, client: ScriptClient) -> None:
+def test_only_streams(fake_server: FakeServer, client: ScriptClient) -> None:
     """Where there is no WebSocket at all, the stream is found without a word."""
-    client.connect(standin.url, WebSocket=None)
-    standin.stream().accept()
+    client.connect(fake_server.url, WebSocket=None)
+    fake_server.stream().accept()
     assert client.told("open")["transport"] == "sse"
 
 

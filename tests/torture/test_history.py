@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from ..race_app import RING
 from ..workers import Client, Gunicorn
+from .durations import dice, size
 from .records import Token, assert_rows_agree, history_of
-from .sizes import dice, size
 
 FLOWS = size(2, 20)
 CLIENTS = 8

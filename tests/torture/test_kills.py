@@ -17,8 +17,8 @@ from ..race_app import RING, TILL
 from ..servers import Postgres, Server, Valkey, unkillable
 from ..workers import Answer, Client, Gunicorn, persist, see
 from .conftest import Serve
+from .durations import dice, size
 from .records import Token, assert_rows_agree, history_of, marks, open_page
-from .sizes import dice, size
 
 WORKER_KILLS = size(6, 200)
 SERVER_KILLS = size(3, 50)

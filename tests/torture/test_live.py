@@ -21,8 +21,8 @@ from ..children import LOOPBACK, PATIENCE
 from ..live.serving import Browser, Site, Sites, Socket, Stream
 from ..race_app import RING
 from ..servers import RedisDatabases, Valkey, unkillable
-from .followers import GAP, Follower, Log
-from .sizes import dice, size
+from .durations import dice, size
+from .recorders import GAP, Follower, Log
 
 APP: Final = "tests.torture.live_app:create_app()"
 OTHER_USER: Final = 4401

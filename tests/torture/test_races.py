@@ -9,8 +9,8 @@ from pathlib import Path
 from ..race_app import RING
 from ..workers import Answer, Client, Gunicorn, Processes, Shot, Threads
 from .conftest import Racers, Serve
+from .durations import dice, size
 from .records import assert_rows_agree, history_of, marks, open_page
-from .sizes import dice, size
 
 RACES = size(12, 1_000)
 # A flow is raced for from its very first form on, and then for some rounds of the ring.

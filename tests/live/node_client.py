@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ..children import PATIENCE
 from ..servers import package
-from .standin import SCRIPT
+from .fake_server import SCRIPT
 
 DRIVER: Final = Path(__file__).with_name("client.mjs")
 

@@ -20,14 +20,14 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ..children import LOOPBACK, PATIENCE
-from ..torture.sizes import LONG, size
+from ..torture.durations import LONG, size
 from ..workers import Gunicorn
 from .apps import SECRET, VARIABLE
 from .frames import checked
 from .rawsocket import RawSocket, framed, packed
 from .serving import ENGINES, Browser, Site, Sites, Socket, Stream, until
 
-APP: Final = "tests.live.traps:create_app()"
+APP: Final = "tests.live.hazards:create_app()"
 PATH: Final = "/fsm/trap/ws"
 OPS: Final = f"{PATH}?group_id=ops"
 MIB: Final = 1_048_576

@@ -1,4 +1,4 @@
-"""An app with handlers that do what handlers should not, for `tests.live.traps:create_app()`.
+"""An app with handlers that do what handlers should not, for `tests.live.hazards:create_app()`.
 
 FSM_TEST_CONFIG holds the config, as for apps.py.
 """
@@ -117,7 +117,7 @@ class OwnResponse(Response):
 
 def create_app() -> Flask:
     """Make the app; members of `ops` are told what the pages say."""
-    app = Flask("traps")
+    app = Flask("hazards")
     app.response_class = OwnResponse
     app.config.update(SECRET_KEY=SECRET, FSM_STORE_URL="memory://")
     app.config.update(json.loads(os.environ.get(VARIABLE, "{}")))

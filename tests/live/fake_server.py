@@ -164,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        kept = self.server.standin
+        kept = self.server.fake_server
         path = urlsplit(self.path).path
         if path == "/fsm/static/fsm.js":
             Exchange(self).answer(200, SCRIPT.read_bytes(), "text/javascript")
@@ -184,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def leave(self, exchange: Exchange, queue: Queue[Any]) -> None:
         """Leave it to the test, until that is done with it."""
-        self.server.standin.open.append(exchange)
+        self.server.fake_server.open.append(exchange)
         queue.put(exchange)
         exchange.over.wait()
 
@@ -198,8 +198,8 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, standin: Standin) -> None:
-        self.standin = standin
+    def __init__(self, fake_server: FakeServer) -> None:
+        self.fake_server = fake_server
         super().__init__((LOOPBACK, 0), Handler)
 
     def shutdown_request(self, request: Any) -> None:
@@ -210,7 +210,7 @@ class Server(ThreadingHTTPServer):
         pass
 
 
-class Standin:
+class FakeServer:
     """The server, as the test sees it."""
 
     def __init__(self) -> None:

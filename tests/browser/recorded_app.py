@@ -1,6 +1,6 @@
 """The example app with a record of what happens in it, which all its processes write together.
 
-`tests.browser.watched:create_app()` is what gunicorn's workers serve; the environment variable
+`tests.browser.recorded_app:create_app()` is what gunicorn's workers serve; the environment variable
 FSM_TEST_WATCHED tells them, as JSON, the folder of the record and the app's config.
 """
 
@@ -88,7 +88,7 @@ def watch(app: Flask, record: Record) -> None:
     def moved(sender: Flask, *, result: Any, **_: Any) -> None:
         record.note("moved", result.source.split(".")[-1], result.target.split(".")[-1])
 
-    def watched(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def recorded(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         if path.endswith(LIVE):
             return serve(environ, start_response)  # a connection that goes on, or a script's own
@@ -105,7 +105,7 @@ def watch(app: Flask, record: Record) -> None:
             return [b"".join(answer)]
 
     transitioned.connect(moved, app, weak=False)
-    app.wsgi_app = watched  # type: ignore[method-assign]
+    app.wsgi_app = recorded  # type: ignore[method-assign]
 
 
 def create_app() -> Flask:
