@@ -19,10 +19,9 @@ from ..errors import ConfigError, FSMError
 from ..runtime.listeners import Sender
 from ..runtime.unit_of_work import channel_key
 from ..security.origin import check_allowed
-from .channels.app_channels import FLOW, GROUP, ORDERS, SUBJECT, Channels, Envelope
-from .client.session import run_name
-from .client.subscriber import CLOSE_GOING, CLOSE_OTHER_USER
-from .protocol.frames import data_frame, dumps, state_frame
+from .channels.app_channels import FLOW, GROUP, ORDERS, SUBJECT, Channels
+from .protocol.close_codes import CloseCode
+from .protocol.frames import Envelope, EnvelopeKind, data_frame, dumps, run_of, state_frame
 from .server.engine import Engine
 from .server.handoff import is_plain
 from .server.loop import LoopEngine
@@ -171,15 +170,15 @@ class Service:
             return
         snapshot = result.snapshot
         body = state_frame(flow.machine, snapshot, status, reply)
-        run = run_name(snapshot)
+        run = run_of(snapshot)
         # A run that follows another one ends it, so that nothing late of that one comes after.
         ended = None if not run else "" if run == "1" else str(int(run) - 1)
         if sender is None:
-            envelope = Envelope("state", body, run=run, rev=snapshot.rev)
+            envelope = Envelope(EnvelopeKind.STATE, body, run=run, rev=snapshot.rev)
             self.channels.publish(name, envelope, Revision(run, snapshot.rev, ended))
         else:
             # It is answered, even if another process has told of a later state before.
-            envelope = Envelope("state", body, sender.id, sender.ref, run, snapshot.rev)
+            envelope = Envelope(EnvelopeKind.STATE, body, sender.id, sender.ref, run, snapshot.rev)
             self.channels.publish(name, sender.mark(name, envelope))
 
     def _tell_subject(self, subject: str) -> None:
@@ -189,7 +188,7 @@ class Service:
         """
         name = self.subject_channel(subject)
         if self.channels.bus.has_subscribers(name):
-            self.channels.publish(name, Envelope("anew", "null"))
+            self.channels.publish(name, Envelope(EnvelopeKind.RECHECK, "null"))
 
     def transmitted(self, flow: Flow, data: Any, status: int, sender: Sender | None) -> None:
         self.transmit(self.flow_channel(flow.id), data, status, sender)
@@ -202,25 +201,27 @@ class Service:
         if not self.channels.bus.has_subscribers(name):
             return
         if sender is None:
-            self.channels.publish(name, Envelope("data", body))
+            self.channels.publish(name, Envelope(EnvelopeKind.DATA, body))
         else:
-            envelope = Envelope("data", body, sender.id, sender.ref)
+            envelope = Envelope(EnvelopeKind.DATA, body, sender.id, sender.ref)
             self.channels.publish(name, sender.mark(name, envelope))
 
     def replaced(self, previous: Snapshot, flow: Flow) -> None:
         if flow.subject is not None:
             self._tell_subject(flow.subject)
         else:
-            self._close(self.flow_channel(previous.id), "replaced", CLOSE_GOING)
+            self._close(
+                self.flow_channel(previous.id), EnvelopeKind.REPLACED, CloseCode.SERVICE_RESTART
+            )
 
     def moved_away(self, key: str) -> None:
-        self._close(FLOW + key, "left", CLOSE_OTHER_USER)
+        self._close(FLOW + key, EnvelopeKind.LEFT, CloseCode.SUBJECT_CHANGED)
 
     def close_subject(self, subject: str) -> None:
         """End all sockets and streams of a subject, in all processes."""
-        self._close(self.subject_channel(subject), "close", CLOSE_OTHER_USER)
+        self._close(self.subject_channel(subject), EnvelopeKind.CLOSE, CloseCode.SUBJECT_CHANGED)
 
-    def _close(self, name: str, kind: str, code: int) -> None:
+    def _close(self, name: str, kind: EnvelopeKind, code: CloseCode) -> None:
         if self.channels.bus.has_subscribers(name):
             self.channels.publish(name, Envelope(kind, str(code)))
 
@@ -228,5 +229,5 @@ class Service:
         """Let the flow of each member of a group handle an event."""
         if not is_name(event):
             raise TypeError(f"An event has a name, and {event!r} is none.")
-        envelope = Envelope("send", dumps({"event": event, "data": data}))
+        envelope = Envelope(EnvelopeKind.SEND_EVENT, dumps({"event": event, "data": data}))
         self.channels.publish(self.orders_channel(group), envelope)

@@ -18,7 +18,7 @@ from wsproto.extensions import PerMessageDeflate
 
 from flask_fsm import FlaskFSM, Machine, State
 from flask_fsm.live.client.presence import Membership
-from flask_fsm.live.client.session import Conversation
+from flask_fsm.live.client.session import ClientSession
 from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.websocket import Deflate, Handshake, WebSocket
 from flask_fsm.live.routes.upgrade import upgrade_response
@@ -83,7 +83,7 @@ def create_app() -> Flask:
         for extension in shake.extensions:
             extension.__class__ = Eager
         subscriber = Subscriber(config.queue_size, wake, ids=False)
-        conversation = Conversation(
+        conversation = ClientSession(
             app, state, state.bound["echo"], unwrap(request), subscriber, []
         )
         membership = Membership(service.channels, {}, subscriber.id, config.presence_ttl)

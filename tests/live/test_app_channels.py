@@ -17,10 +17,12 @@ from flask_fsm import FlaskFSM, FSMError, Machine
 from flask_fsm.bus import Position, Receiver
 from flask_fsm.bus.memory import MemoryBus
 from flask_fsm.errors import StoreUnavailable
-from flask_fsm.live.channels.app_channels import Envelope, LiveChannel
+from flask_fsm.live.channels.app_channels import LiveChannel
 from flask_fsm.live.channels.listener import Connection
-from flask_fsm.live.client.session import Conversation
-from flask_fsm.live.client.subscriber import Frame, Job, Subscriber
+from flask_fsm.live.client.actions import Frame, Job
+from flask_fsm.live.client.session import ClientSession
+from flask_fsm.live.client.subscriber import Subscriber
+from flask_fsm.live.protocol.frames import Envelope, EnvelopeKind
 from flask_fsm.runtime.state import app_state, unwrap
 
 from ..children import PATIENCE
@@ -133,7 +135,7 @@ def test_a_flow_that_is_none(app: Flask, fsm: FlaskFSM) -> None:
 def answer(subscriber: Subscriber, channel: str, ref: Any) -> Envelope:
     """An answer that is about to be sent on a channel."""
     body = '{"status":200,"data":null}'
-    return subscriber.mark(channel, Envelope("data", body, subscriber.id, ref))
+    return subscriber.track_reply(channel, Envelope(EnvelopeKind.DATA, body, subscriber.id, ref))
 
 
 def refs(subscriber: Subscriber) -> list[Any]:
@@ -151,13 +153,13 @@ def test_an_answer_of_a_run_that_was_begun_meanwhile() -> None:
         old, new = (LiveChannel(name, bus, 3_000, 10) for name in ("flow:old", "flow:new"))
         subscriber = Subscriber(10, lambda: None, ids=True)
         subscriber.join(old)
-        subscriber.switch(new)
+        subscriber.switch_flow(new)
         first, second = (answer(subscriber, f"flow:{name}", name) for name in ("new", "old"))
         bus.publish("flow:old", second.encode())
         assert sorted(refs(subscriber)) == ["new", "old"]
         bus.publish("flow:new", first.encode())
         assert refs(subscriber) == []
-        assert not subscriber.expecting
+        assert not subscriber.has_pending_replies
         subscriber.leave()
 
 
@@ -170,14 +172,14 @@ def test_answers_that_a_gap_has_swallowed() -> None:
         answers = [answer(subscriber, "flow:m", number) for number in range(3)]
         bus.publish("flow:m", answers[0].encode())
         assert refs(subscriber) == [0]
-        assert subscriber.expecting
+        assert subscriber.has_pending_replies
         channel.gap(channel.position)
         assert isinstance(subscriber.take(), Job)
         assert refs(subscriber) == [1, 2]
         bus.publish("flow:m", answers[2].encode())
-        subscriber.release()
+        subscriber.unblock()
         assert refs(subscriber) == []
-        assert not subscriber.expecting
+        assert not subscriber.has_pending_replies
         subscriber.leave()
 
 
@@ -187,10 +189,10 @@ def test_who_leaves_before_all_switches_were_taken() -> None:
         channels = [LiveChannel(f"flow:{name}", bus, 3_000, 10) for name in "abcd"]
         subscriber = Subscriber(10, lambda: None, ids=True)
         subscriber.join(channels[0])
-        subscriber.switch(channels[1])
+        subscriber.switch_flow(channels[1])
         assert refs(subscriber) == []
-        subscriber.switch(channels[2])
-        subscriber.switch(channels[3])
+        subscriber.switch_flow(channels[2])
+        subscriber.switch_flow(channels[3])
         assert subscriber.flow_channel == "flow:d"
         subscriber.leave()
         assert [channel.get_connections() for channel in channels] == [[], [], [], []]
@@ -217,7 +219,7 @@ def test_a_gap_while_the_sessions_are_away(fsm: FlaskFSM) -> None:
     headers = {"Cookie": "session=of-somebody"}
     with app.test_request_context("/fsm/m/ws", headers=headers):
         state = app_state()
-        talk = Conversation(app, state, state.bound["m"], unwrap(request), subscriber, [])
+        talk = ClientSession(app, state, state.bound["m"], unwrap(request), subscriber, [])
         talk.open(None)
         channel = state.live.channels.get(subscriber.flow_channel)
     assert refs(subscriber) == [None]
@@ -225,8 +227,8 @@ def test_a_gap_while_the_sessions_are_away(fsm: FlaskFSM) -> None:
     job = subscriber.take()
     assert isinstance(job, Job)
     sessions.away = True
-    talk.do(job)
-    channel.bus.publish(channel.id, Envelope("data", '{"status":200,"data":1}').encode())
+    talk.handle(job)
+    channel.bus.publish(channel.id, Envelope(EnvelopeKind.DATA, '{"status":200,"data":1}').encode())
     assert refs(subscriber) == []
     assert talk.closing == 1012
     subscriber.leave()
@@ -240,11 +242,11 @@ def test_a_state_that_was_read_before_a_later_one_came(gap: bool) -> None:
         other = channel.add_listener()
         since = str(channel.position)
         frames = [f'{{"state":"s{rev}","status":203,"data":{rev},"rev":{rev}}}' for rev in (7, 8)]
-        bus.publish("flow:m", Envelope("state", frames[1], run="1", rev=8).encode())
+        bus.publish("flow:m", Envelope(EnvelopeKind.STATE, frames[1], run="1", rev=8).encode())
         subscriber = Subscriber(10, lambda: None, ids=True)
         subscriber.join(channel)
-        assert subscriber.catch_up(since) == []
-        subscriber.greet(frames[0], "1", 7, gap=gap)
+        assert subscriber.replay_since(since) == []
+        subscriber.first_state(frames[0], "1", 7, gap=gap)
         told = []
         while isinstance(out := subscriber.take(), Frame):
             told.append(json.loads(out.text))

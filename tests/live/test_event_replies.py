@@ -12,8 +12,9 @@ import pytest
 from flask import Flask, request
 
 from flask_fsm import FlaskFSM, Flow, Machine, Result, Transition
-from flask_fsm.live.client.session import Conversation
-from flask_fsm.live.client.subscriber import Frame, Job, Subscriber
+from flask_fsm.live.client.actions import Frame, Job
+from flask_fsm.live.client.session import ClientSession
+from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.runtime.state import app_state, unwrap
 from flask_fsm.signals import transitioned
 
@@ -35,7 +36,7 @@ class Talk:
     def __init__(self, app: Flask, name: str) -> None:
         self.subscriber = Subscriber(100, lambda: None, ids=False)
         state = app_state()
-        self.talk = Conversation(
+        self.talk = ClientSession(
             app, state, state.bound[name], unwrap(request), self.subscriber, []
         )
         self.talk.open(None)
@@ -48,7 +49,7 @@ class Talk:
         return found
 
     def ask(self, event: str) -> list[dict[str, Any]]:
-        self.talk.do(Job(json.dumps({"event": event, "data": None, "ref": 1})))
+        self.talk.handle(Job(json.dumps({"event": event, "data": None, "ref": 1})))
         return self.frames()
 
 
@@ -60,7 +61,7 @@ def talking(app: Flask, name: str) -> Iterator[Talk]:
         yield made
     finally:
         made.subscriber.leave()
-        made.talk.leave()
+        made.talk.close()
 
 
 def made_app(machine: Machine, **config: Any) -> tuple[Flask, FlaskFSM]:

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from flask_fsm.live.client.subscriber import CLOSE_OVERLOAD, Job, Subscriber
+from flask_fsm.live.client.actions import Job
+from flask_fsm.live.client.subscriber import Subscriber
+from flask_fsm.live.protocol.close_codes import CloseCode
 from flask_fsm.live.server.engine import Wake
 from flask_fsm.live.server.loop import LoopEngine
 from flask_fsm.live.server.transport import StreamPeer
@@ -31,7 +33,7 @@ class Served:
         self.engine = LoopEngine(10, 4)
         self.wake = Wake()
         self.subscriber = Subscriber(100, self.wake, ids=False)
-        self.talk = SimpleNamespace(closing=0, kind=kind, leave=lambda: None)
+        self.talk = SimpleNamespace(closing=0, inline_key=kind, close=lambda: None)
         nothing: Any = SimpleNamespace(groups={}, leave=lambda: None)
         config: Any = SimpleNamespace(heartbeat=30.0, send_timeout=send_timeout)
         talk: Any = self.talk
@@ -68,9 +70,9 @@ def test_a_client_that_takes_nothing_at_all() -> None:
             while True:
                 stalled.server.send(b"x")
         stalled.begin()
-        stalled.subscriber.say("hello")
+        stalled.subscriber.send("hello")
         until(lambda: stalled.peer.ended, 5.0)
-        assert stalled.peer.code == CLOSE_OVERLOAD
+        assert stalled.peer.code == CloseCode.TRY_AGAIN_LATER
 
 
 def test_a_client_that_is_slow_again_and_again() -> None:
@@ -78,7 +80,7 @@ def test_a_client_that_is_slow_again_and_again() -> None:
     with served() as slow:
         slow.begin()
         for _ in range(5):
-            slow.subscriber.say("x" * 1_000_000)
+            slow.subscriber.send("x" * 1_000_000)
             assert slow.heard() > 1_000_000
         assert len(slow.engine._timers) == 2
 
@@ -87,7 +89,7 @@ def test_a_client_that_goes_while_it_is_slow(caplog: pytest.LogCaptureFixture) -
     """Its timers find nothing more to do."""
     with served(send_timeout=0.2) as slow:
         slow.begin()
-        slow.subscriber.say("x" * 1_000_000)
+        slow.subscriber.send("x" * 1_000_000)
         slow.client.recv(1)
         slow.client.close()
         until(lambda: len(slow.engine._timers) == 1)
@@ -105,7 +107,7 @@ def test_a_process_that_ends_while_a_handler_runs(kind: str) -> None:
             time.sleep(0.5)
             done.set()
 
-        one.talk.do = do
+        one.talk.handle = do
         one.begin()
         until(lambda: one.engine._idle > 1)
         one.peer.jobs.append(Job("slow"))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from threading import Lock
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from ...bus import Bus, Position, Revision
 from ...errors import StoreUnavailable
-from ..protocol.frames import dumps, group_frame
+from ..protocol.frames import Envelope, EnvelopeKind, group_frame
 from .channel import SSEChannel
 from .listener import Connection
 from .message import Message
@@ -24,7 +24,6 @@ __all__ = [
     "SUBJECT",
     "Channels",
     "Delivered",
-    "Envelope",
     "Gap",
     "LiveChannel",
 ]
@@ -33,31 +32,6 @@ FLOW: Final = "flow:"
 GROUP: Final = "group:"
 ORDERS: Final = "orders:"
 SUBJECT: Final = "subject:"
-
-
-class Envelope(NamedTuple):
-    """A frame, and what receivers have to know of it."""
-
-    kind: str
-    """`state`, `data` or `message` for clients, `answer` for the one that has asked; `anew`,
-    `replaced`, `left`, `close` and `send` are for us."""
-    body: str
-    sender: str = ""
-    ref: Any = None
-    run: str = ""
-    rev: int = 0
-    number: int = 0
-    """Which answer to its sender it is, or 0."""
-
-    def encode(self) -> str:
-        head = [self.kind, self.sender, self.ref, self.run, self.rev, self.number]
-        return f"{dumps(head)}\n{self.body}"
-
-    @classmethod
-    def decode(cls, text: str) -> Envelope:
-        head, _, body = text.partition("\n")
-        kind, sender, ref, run, rev, number = json.loads(head)
-        return cls(kind, body, sender, ref, run, rev, number)
 
 
 class Delivered:
@@ -70,7 +44,7 @@ class Delivered:
         self.position = position
         self.id = str(position)
         self.envelope = envelope
-        self.latest: str | None = channel if envelope.kind == "state" else None
+        self.latest: str | None = channel if envelope.kind is EnvelopeKind.STATE else None
 
     @property
     def sender_id(self) -> str:
@@ -79,12 +53,16 @@ class Delivered:
     @property
     def type(self) -> str:
         kind = self.envelope.kind
-        return str(json.loads(self.envelope.body)["type"]) if kind == "message" else kind
+        return (
+            str(json.loads(self.envelope.body)["type"])
+            if kind is EnvelopeKind.GROUP_MESSAGE
+            else kind
+        )
 
     @property
     def payload(self) -> Any:
         frame = json.loads(self.envelope.body)
-        return frame["data"] if self.envelope.kind == "message" else frame
+        return frame["data"] if self.envelope.kind is EnvelopeKind.GROUP_MESSAGE else frame
 
 
 class Gap(Message):
@@ -123,7 +101,7 @@ class LiveChannel(SSEChannel):
             message = Message("message", message)
         body = group_frame(self.name, message.type, message.payload)
         sender = getattr(message, "sender_id", None) or ""
-        self.bus.publish(self.id, Envelope("message", body, sender).encode())
+        self.bus.publish(self.id, Envelope(EnvelopeKind.GROUP_MESSAGE, body, sender).encode())
 
     # -- what the bus tells -------------------------------------------------------------
 

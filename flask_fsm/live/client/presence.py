@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ...bus import Bus
-from ..channels.app_channels import Channels, Envelope
-from ..protocol.frames import dumps, group_frame
+from ..channels.app_channels import Channels
+from ..protocol.frames import Envelope, EnvelopeKind, dumps, group_frame
 
 __all__ = ["LONGEST_GROUP", "Membership", "is_group", "members"]
 
@@ -82,4 +82,6 @@ class Membership:
     def _tell(self, name: str, type: str, member: str, info: str) -> None:
         payload = {"member": member, **json.loads(info)}
         group = name.partition(":")[2]
-        self._channels.publish(name, Envelope("message", group_frame(group, type, payload), member))
+        self._channels.publish(
+            name, Envelope(EnvelopeKind.GROUP_MESSAGE, group_frame(group, type, payload), member)
+        )

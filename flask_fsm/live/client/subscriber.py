@@ -1,6 +1,6 @@
-"""Subscriber: what one socket or stream listens to, and what it is to be sent.
+"""Subscriber: the channels that one websocket or stream listens to, and its outgoing queue.
 
-Whatever serves it, threads or a loop, pushes nothing itself: all that goes out lies in one queue.
+An engine pulls from the queue, whether it serves the client by a thread or in a loop.
 """
 
 from __future__ import annotations
@@ -11,100 +11,75 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Final
 
 from ...bus import Position
 from ...errors import QueueFull, UnknownListener
-from ..channels.app_channels import FLOW, Delivered, Envelope, Gap, LiveChannel
+from ..channels.app_channels import FLOW, Delivered, Gap, LiveChannel
 from ..channels.listener import Connection, Listener, MessageQueue
-from ..channels.message import Message
-from ..protocol.frames import dumps, group_frame, stamped
+from ..protocol.close_codes import CloseCode
+from ..protocol.frames import Envelope, EnvelopeKind, FrameKind, dumps, group_frame, stamped
+from .actions import Close, Frame, Job
 
-__all__ = [
-    "CLOSE_GOING",
-    "CLOSE_OTHER_USER",
-    "CLOSE_OVERLOAD",
-    "Close",
-    "Frame",
-    "Job",
-    "Subscriber",
-]
+__all__ = ["Subscriber"]
 
-CLOSE_GOING = 1012
-CLOSE_OVERLOAD = 1013
-CLOSE_OTHER_USER = 4401
-# How many runs are remembered as over.
-RUNS = 8
-
-
-class Frame(NamedTuple):
-    """A frame to write: the event of a stream that it is, its text, and the id up to it."""
-
-    kind: str
-    text: str
-    id: str | None
-
-
-class Close(NamedTuple):
-    """Says that the connection ends, and why."""
-
-    code: int
-
-
-class Job(NamedTuple):
-    """Something that the flow has to be asked for: an event to run, or None for its state."""
-
-    text: str | bytes | None = None
-    once: str = ""
-    """What names it among all processes, if it is to be done by one of them only."""
-    anew: bool = False
-    """Whether the state is of interest only if the flow is another one by now."""
+# How many ended runs are remembered, so that late states of theirs are dropped.
+ENDED_RUNS: Final = 8
+FOR_CLIENTS: Final = (EnvelopeKind.STATE, EnvelopeKind.DATA, EnvelopeKind.GROUP_MESSAGE)
+CLOSING: Final = (EnvelopeKind.REPLACED, EnvelopeKind.LEFT, EnvelopeKind.CLOSE)
+FRAME_KINDS: Final[dict[EnvelopeKind, FrameKind]] = {
+    EnvelopeKind.STATE: FrameKind.STATE,
+    EnvelopeKind.DATA: FrameKind.DATA,
+    EnvelopeKind.GROUP_MESSAGE: FrameKind.GROUP,
+}
 
 
 class Replayed(Delivered):
-    """A message that a client has missed, of a bus that may lag behind the store.
+    """A missed message, replayed by a bus that may lag behind the store.
 
-    The client may have been shown a later state than the bus had, and no state may go back: so
-    the states that were missed are told by the newest one alone.
+    The client may know a later state than the bus, and no state may follow a later one: so one
+    current state replaces the missed states.
     """
 
     __slots__ = ()
 
 
-class Direct(Message):
-    """A frame for this client only."""
+class DirectMessage:
+    """A frame for this client only; `state` is the run and the rev that a state frame shows."""
 
-    __slots__ = ("body", "gap", "ref", "shows")
+    __slots__ = ("body", "gap", "kind", "ref", "state")
+
+    latest: ClassVar[None] = None
 
     def __init__(
         self,
-        kind: str,
+        kind: FrameKind,
         body: str,
         ref: Any = None,
         gap: bool = False,
-        shows: tuple[str, int] | None = None,
+        state: tuple[str, int] | None = None,
     ) -> None:
-        self._type = kind
-        self._payload = self.latest = None
+        self.kind = kind
         self.body = body
         self.ref = ref
         self.gap = gap
-        self.shows = shows
+        self.state = state
 
 
-class Switch(Message):
-    """Says that from here on another channel, at a position, is that of the flow."""
+class SwitchFlow:
+    """From this message on, the channel of the flow is another one, followed from a position."""
 
     __slots__ = ("channel", "position")
 
+    latest: ClassVar[None] = None
+
     def __init__(self, channel: LiveChannel, position: Position) -> None:
-        super().__init__("switch", None)
         self.channel = channel
         self.position = position
 
 
-class PatientQueue(MessageQueue):
-    """A queue that tells of its overflow once, in place of raising at whoever pushes."""
+class ClientQueue(MessageQueue):
+    """A queue that reports its overflow to the engine, instead of raising at the sender."""
 
     __slots__ = ("_size", "overflown")
 
@@ -112,16 +87,17 @@ class PatientQueue(MessageQueue):
         super().__init__(limit, on_push)
         self._size = limit
         self.overflown = False
+        """Whether the client was too slow, so that messages are lost and it must be cut."""
 
-    def stretch(self) -> bool:
-        """Take any number, unless too many wait already; tell whether `settle` is to end that."""
+    def lift_limit(self) -> bool:
+        """Accept any number of messages; return False, and do not, if the queue is full already."""
         if len(self._waiting) >= self._size:
             return False
         self.limit = sys.maxsize
         return True
 
-    def settle(self) -> None:
-        """Take no more than some messages beyond those that wait now."""
+    def restore_limit(self) -> None:
+        """Limit the queue again, with some room beyond the messages that wait now."""
         self.limit = max(self._size, len(self._waiting) + self._size // 2)
 
     def push(self, message: Any) -> None:
@@ -133,41 +109,41 @@ class PatientQueue(MessageQueue):
             self.overflow()
 
     def overflow(self) -> None:
-        """Take nothing more, and call whoever serves this queue, who cuts the client."""
+        """Accept no more messages: the client is too slow, and the engine cuts it."""
         self.overflown = True
-        self.call()
+        self.notify()
 
     def clear(self) -> None:
-        """Forget what waits, and take nothing more."""
+        """Drop all messages, and accept no more."""
         self.overflown = True
         while self.take() is not None:
             pass
 
-    def call(self) -> None:
-        """Call whoever serves this queue, without a message."""
+    def notify(self) -> None:
+        """Wake the engine that serves this queue, without a message."""
         if self.on_push is not None:
             self.on_push()
 
 
 class Subscriber:
-    """Listens to the channel of a flow, of its subject and of groups, as one client."""
+    """Listens to the channels of a flow, of its subject and of groups, for one client."""
 
     __slots__ = (
         "_answered",
-        "_awaited",
+        "_blocked",
         "_channels",
-        "_first",
-        "_held",
-        "_ids",
-        "_next",
-        "_over",
-        "_places",
+        "_ended_runs",
+        "_indexes",
+        "_last_body",
+        "_last_state",
+        "_numbered",
+        "_pending",
+        "_position_texts",
         "_positions",
-        "_reached",
-        "_sent",
-        "_shown",
-        "_shows",
+        "_priority",
         "_silent",
+        "_switched_to",
+        "_with_ids",
         "id",
         "listener",
         "queue",
@@ -175,140 +151,142 @@ class Subscriber:
 
     def __init__(self, limit: int, on_push: Callable[[], None], *, ids: bool) -> None:
         self.id = secrets.token_urlsafe(16)
-        self.queue = PatientQueue(limit, on_push)
+        self.queue = ClientQueue(limit, on_push)
         self.listener = Listener(self.id)
         self.listener.start()
         self._channels: list[LiveChannel] = []
-        self._places: dict[str, int] = {}
-        """Where a channel stands in the lists of channels, of positions and of their texts."""
+        self._indexes: dict[str, int] = {}
+        """The index of each channel in the lists of channels, of positions and of their texts."""
         self._positions: list[Position] = []
-        self._reached: list[str] = []
+        self._position_texts: list[str] = []
         self._silent: list[LiveChannel] = []
-        # Answers to this client that were sent on its flow's channel and have not come yet.
-        self._awaited: deque[tuple[str, Envelope]] = deque()
-        self._sent = 0
+        # Replies that were published on the flow's channel and have not been delivered yet.
+        self._pending: deque[tuple[str, Envelope]] = deque()
+        self._numbered = 0
         self._answered = 0
-        # What comes before all that is queued, as a message may be queued while we still join.
-        self._first: deque[Any] = deque()
-        self._next: deque[LiveChannel] = deque()
-        """The channels that have been switched to, except those that have been left by now."""
-        self._held = False
-        """Whether what is queued waits for the state, since messages are lost."""
-        self._ids = ids
-        self._shown: tuple[str, int] | None = None
-        self._shows = ""
-        """The state frame that was shown last."""
-        self._over: tuple[str, ...] = ()
-        """The runs that others have followed."""
+        # Goes out before the queue, into which messages may come while we still join.
+        self._priority: deque[Any] = deque()
+        self._switched_to: deque[LiveChannel] = deque()
+        """The channels of the flows that the client has switched to, without those it has left."""
+        self._blocked = False
+        """Whether the queue waits for the current state, since messages are lost."""
+        self._with_ids = ids
+        self._last_state: tuple[str, int] | None = None
+        self._last_body = ""
+        """The last state frame that was sent."""
+        self._ended_runs: tuple[str, ...] = ()
 
     # -- joining ------------------------------------------------------------------------
 
     def join(self, channel: LiveChannel, *, silent: bool = False) -> None:
-        """Listen to a channel from now on; one that is `silent` brings orders, and no frames."""
+        """Listen to a channel from now on; a `silent` one brings jobs, and no frames."""
         channel.register_connection(Connection(self.listener, self.queue))
         if silent:
             self._silent.append(channel)
         else:
-            self._places[channel.id] = len(self._channels)
+            self._indexes[channel.id] = len(self._channels)
             self._channels.append(channel)
             self._positions.append(channel.position)
-            self._reached.append(str(channel.position))
+            self._position_texts.append(str(channel.position))
 
-    def catch_up(self, since: str) -> list[str]:
-        """Put what came after the id `since` first; return the names of channels that lost some."""
+    def replay_since(self, since: str) -> list[str]:
+        """Replay, after a reconnect, what came after the id `since`, before all that is queued.
+
+        `since` is the client's Last-Event-ID or `?since=`: a position in each channel. Return the
+        names of the channels that have lost some of it.
+        """
         asked = since.split(",") if since else []
         lost = []
-        for place, channel in enumerate(self._channels):
-            position = Position.parse(asked[place]) if place < len(asked) else None
+        for index, channel in enumerate(self._channels):
+            position = Position.parse(asked[index]) if index < len(asked) else None
             missed = None if position is None else channel.bus.since(channel.id, position)
             if missed is None or position is None:
                 lost.append(channel.id)
                 continue
-            self._reach(place, position)
-            kind = Delivered if channel.bus.synchronous else Replayed
-            self._first.extend(
-                kind(channel.id, at, Envelope.decode(payload)) for at, payload in missed
+            self._advance(index, position)
+            delivered = Delivered if channel.bus.synchronous else Replayed
+            self._priority.extend(
+                delivered(channel.id, at, Envelope.decode(payload)) for at, payload in missed
             )
         return lost
 
-    def switch(self, channel: LiveChannel) -> None:
-        """Listen to another flow from now on; what it says before this call is not told."""
+    def switch_flow(self, channel: LiveChannel) -> None:
+        """Follow another flow from now on; drop its messages from before this call."""
         channel.register_connection(Connection(self.listener, self.queue))
-        self._next.append(channel)
-        self.queue.push(Switch(channel, channel.position))
+        self._switched_to.append(channel)
+        self.queue.push(SwitchFlow(channel, channel.position))
 
     def leave(self) -> None:
-        """Listen to nothing any more."""
+        """Leave all channels."""
         self.listener.stop()
-        for channel in {*self._channels, *self._silent, *self._next}:
-            with suppress(UnknownListener):  # it was cut
+        for channel in {*self._channels, *self._silent, *self._switched_to}:
+            with suppress(UnknownListener):  # the channel has cut it
                 channel.remove_listener(self.listener.id)
         self._channels, self._silent = [], []
-        self._places.clear()
+        self._indexes.clear()
 
-    # -- saying -------------------------------------------------------------------------
+    # -- frames for this client only ----------------------------------------------------
 
-    def say(self, frame: str, ref: Any = None, *, kind: str = "data") -> None:
-        """Queue a frame for this client only."""
-        self.queue.push(Direct(kind, frame, ref))
+    def send(self, frame: str, ref: Any = None, *, kind: FrameKind = FrameKind.DATA) -> None:
+        """Queue a frame."""
+        self.queue.push(DirectMessage(kind, frame, ref))
 
-    def mark(self, channel: str, answer: Envelope) -> Envelope:
-        """Number an answer that is about to be sent on a channel, and keep it until it comes.
+    def send_state(self, frame: str, run: str, rev: int, *, gap: bool = False) -> None:
+        """Queue a state frame; without a gap it is dropped if the client knows that state."""
+        self.queue.push(DirectMessage(FrameKind.STATE, frame, None, gap, (run, rev)))
 
-        Should the channel lose it, it is told from here.
+    def first_state(self, frame: str, run: str, rev: int, *, gap: bool = False) -> None:
+        """Send a state frame before all that is queued, as when joining."""
+        self._priority.append(DirectMessage(FrameKind.STATE, frame, None, gap, (run, rev)))
+
+    def send_gap(self, name: str) -> None:
+        """Tell the client first that messages of a group are lost."""
+        channel = next(channel for channel in self._channels if channel.id == name)
+        self._priority.append(Gap(name, channel.position))
+
+    def unblock(self) -> None:
+        """Go on after a gap, now that the state is queued, or can't be."""
+        if self._blocked:
+            self._blocked = False
+            self.queue.notify()
+
+    def track_reply(self, channel: str, reply: Envelope) -> Envelope:
+        """Number a reply before it is published on a channel, and keep it until its delivery.
+
+        If the channel loses it, it is sent from here.
         """
-        self._sent += 1
-        marked = answer._replace(number=self._sent)
-        self._awaited.append((channel, marked))
-        if len(self._awaited) > self.queue.limit:
+        self._numbered += 1
+        numbered = reply._replace(number=self._numbered)
+        self._pending.append((channel, numbered))
+        if len(self._pending) > self.queue.limit:
             self.queue.overflow()
-        return marked
+        return numbered
 
     @property
-    def expecting(self) -> bool:
-        """Whether such answers are still to come, so that what is said now would come before."""
-        return self._sent > self._answered
+    def has_pending_replies(self) -> bool:
+        """Whether published replies have not come back yet: what is queued now overtakes them."""
+        return self._numbered > self._answered
 
-    def _take_back(self) -> None:
-        """Put the answers that will not come before all that is queued."""
-        while self._awaited:
-            _, answer = self._awaited.popleft()
-            self._answered = answer.number
-            self._first.append(answer)
-
-    def greet(self, frame: str, run: str, rev: int, *, gap: bool = False) -> None:
-        """Put the state frame of joining before all that is queued."""
-        self._first.append(Direct("state", frame, None, gap, (run, rev)))
-
-    def release(self) -> None:
-        """Go on after a gap, now that the state is there, or can't be told."""
-        if self._held:
-            self._held = False
-            self.queue.call()
-
-    def show(self, frame: str, run: str, rev: int, *, gap: bool = False) -> None:
-        """Queue a state frame for this client only, unless it has been shown that state."""
-        self.queue.push(Direct("state", frame, None, gap, (run, rev)))
-
-    def tell_gap(self, name: str) -> None:
-        """Say first that messages of a group are lost."""
-        channel = next(channel for channel in self._channels if channel.id == name)
-        self._first.append(Gap(name, channel.position))
+    def _requeue_replies(self) -> None:
+        """Put the replies that the channel has lost before all that is queued."""
+        while self._pending:
+            _, reply = self._pending.popleft()
+            self._answered = reply.number
+            self._priority.append(reply)
 
     # -- what goes out ------------------------------------------------------------------
 
-    def _id_so_far(self) -> str | None:
-        """Return the id of all that has gone out: the position in each channel."""
-        return ",".join(self._reached) if self._ids else None
-
     def take(self) -> Frame | Close | Job | None:
-        """Return what goes out next, or None if nothing waits."""
-        queue, first = self.queue, self._first
+        """Return what the transport does next, or None if nothing waits.
+
+        That is closing with TRY_AGAIN_LATER for a slow client, whose queue has overflown.
+        """
+        queue, priority = self.queue, self._priority
         while not queue.overflown:
             message: Any
-            if first:
-                message = first.popleft()
-            elif self._held:
+            if priority:
+                message = priority.popleft()
+            elif self._blocked:
                 return None
             else:
                 message = queue.take()
@@ -317,137 +295,138 @@ class Subscriber:
             out: Frame | Close | Job | None
             if isinstance(message, Delivered):
                 out = self._delivered(message)
-            elif isinstance(message, Direct):
+            elif isinstance(message, DirectMessage):
                 out = self._direct(message)
             elif isinstance(message, Envelope):
-                out = self._returned(message)
-            elif isinstance(message, Switch):
+                out = self._lost_reply(message)
+            elif isinstance(message, SwitchFlow):
                 self._switched(message)
                 continue
             else:
-                out = self._lost(message)
+                out = self._on_gap(message)
             if out is not None:
                 return out
-        return Close(CLOSE_OVERLOAD)
+        return Close(CloseCode.TRY_AGAIN_LATER)
 
-    def _direct(self, message: Direct) -> Frame | None:
-        if message.shows is not None:
-            body = message.body
-            if not self._is_late(*message.shows):
-                self._see(*message.shows, body)
-            elif not message.gap:
-                return None
-            elif message.shows != self._shown:
-                # It was read before a later state came with what had been missed.
-                body = dumps({**json.loads(self._shows), "status": 200, "data": None})
-            id = self._id_so_far()
-            return Frame("state", stamped(body, message.ref, id, gap=message.gap), id)
-        return Frame(message._type, stamped(message.body, message.ref), None)
+    def _direct(self, message: DirectMessage) -> Frame | None:
+        if message.state is None:
+            return Frame(message.kind, stamped(message.body, message.ref), None)
+        body = message.body
+        if not self._is_outdated(*message.state):
+            self._note_state(*message.state, body)
+        elif not message.gap:
+            return None
+        elif message.state != self._last_state:
+            # A later state was among the missed messages.
+            body = dumps({**json.loads(self._last_body), "status": 200, "data": None})
+        id = self._current_id()
+        return Frame(FrameKind.STATE, stamped(body, message.ref, id, gap=message.gap), id)
 
-    def _switched(self, message: Switch) -> None:
+    def _switched(self, message: SwitchFlow) -> None:
         old, self._channels[0] = self._channels[0], message.channel
-        del self._places[old.id]
-        self._places[message.channel.id] = 0
-        while self._next[0] is not message.channel:
-            self._next.popleft()  # never the last one: another thread may ask for it
-        self._take_back()
-        self._reach(0, message.position)
+        del self._indexes[old.id]
+        self._indexes[message.channel.id] = 0
+        while self._switched_to[0] is not message.channel:
+            self._switched_to.popleft()  # never the last one: another thread may read it
+        self._requeue_replies()
+        self._advance(0, message.position)
         with suppress(UnknownListener):
             old.remove_listener(self.listener.id)
 
     @property
     def flow_channel(self) -> str:
-        """The channel of the flow; for a flow of this client's own, what stands for it."""
-        if self._next:
-            return self._next[-1].id
+        """The channel of the flow, or this client's id if the flow is its connection's own."""
+        if self._switched_to:
+            return self._switched_to[-1].id
         first = self._channels[0].id if self._channels else ""
         return first if first.startswith(FLOW) else self.id
 
-    def _reach(self, place: int, position: Position) -> None:
-        self._positions[place] = position
-        self._reached[place] = str(position)
+    def _current_id(self) -> str | None:
+        """Return the id of all that has gone out: the position in each channel."""
+        return ",".join(self._position_texts) if self._with_ids else None
+
+    def _advance(self, index: int, position: Position) -> None:
+        self._positions[index] = position
+        self._position_texts[index] = str(position)
 
     def _delivered(self, message: Delivered) -> Frame | Close | Job | None:
         kind, body, sender, ref, run, rev, number = message.envelope
-        place = self._places.get(message.channel)
-        if place is not None:
-            (epoch, offset), seen = message.position, self._positions[place]
-            if epoch == seen.epoch and offset <= seen.offset:
+        index = self._indexes.get(message.channel)
+        if index is not None:
+            (epoch, offset), last = message.position, self._positions[index]
+            if epoch == last.epoch and offset <= last.offset:
                 return None
-            self._positions[place] = message.position
-            self._reached[place] = message.id
-        elif kind == "anew":
-            return Job(anew=True)
-        elif kind in ("state", "data", "message"):
-            return None  # of a flow that this client is about to switch to, or has left
+            self._positions[index] = message.position
+            self._position_texts[index] = message.id
+        elif kind is EnvelopeKind.RECHECK:
+            return Job(if_replaced=True)
+        elif kind in FOR_CLIENTS:
+            return None  # of a flow that the client will switch to, or has left
         if number and sender == self.id:
             if number <= self._answered:
-                return None  # it was told when the channel seemed to have lost it
+                return None  # it was sent when the channel seemed to have lost it
             self._answered = number
-            while self._awaited and self._awaited[0][1].number <= number:
-                channel, answer = self._awaited.popleft()
-                if channel != message.channel:  # of a run that was begun meanwhile
-                    self._first.append(answer)
-        if kind == "answer":
-            return Frame("data", stamped(body, ref), None) if sender == self.id else None
-        if kind == "state":
+            while self._pending and self._pending[0][1].number <= number:
+                channel, reply = self._pending.popleft()
+                if channel != message.channel:  # of a run that has begun meanwhile
+                    self._priority.append(reply)
+        if kind is EnvelopeKind.REPLY:
+            return Frame(FrameKind.DATA, stamped(body, ref), None) if sender == self.id else None
+        if kind is EnvelopeKind.STATE:
             if isinstance(message, Replayed):
                 return None
-            if self._is_late(run, rev):
+            if self._is_outdated(run, rev):
                 asked = sender == self.id and ref is not None
-                return self._answer(body, ref) if asked else None
-            self._see(run, rev, body)
-        elif kind in ("replaced", "left", "close"):
+                return self._overtaken_reply(body, ref) if asked else None
+            self._note_state(run, rev, body)
+        elif kind in CLOSING:
             return Close(int(body))
-        elif kind == "send":
+        elif kind is EnvelopeKind.SEND_EVENT:
             return Job(body, f"{message.channel} {message.id} {self.flow_channel}")
-        id = self._id_so_far()
-        name = "group" if kind == "message" else kind
-        return Frame(name, stamped(body, ref if sender == self.id else None, id), id)
+        id = self._current_id()
+        return Frame(FRAME_KINDS[kind], stamped(body, ref if sender == self.id else None, id), id)
 
-    def _returned(self, message: Envelope) -> Frame | None:
-        """Tell an answer that the channel has lost."""
-        kind, body, _, ref, run, rev, _ = message
-        if kind == "state":
-            if self._is_late(run, rev):
-                return None if ref is None else self._answer(body, ref)
-            self._see(run, rev, body)
-            return Frame(kind, stamped(body, ref), None)
-        return Frame("data", stamped(body, ref), None)
+    def _lost_reply(self, reply: Envelope) -> Frame | None:
+        """Return the frame of a reply that the channel has lost."""
+        kind, body, _, ref, run, rev, _ = reply
+        if kind is EnvelopeKind.STATE:
+            if self._is_outdated(run, rev):
+                return None if ref is None else self._overtaken_reply(body, ref)
+            self._note_state(run, rev, body)
+            return Frame(FrameKind.STATE, stamped(body, ref), None)
+        return Frame(FrameKind.DATA, stamped(body, ref), None)
 
-    def _is_late(self, run: str, rev: int) -> bool:
-        """Tell whether a state is older than the one that was shown."""
-        shown = self._shown
-        if shown is None:
+    def _is_outdated(self, run: str, rev: int) -> bool:
+        """Return whether a state is not newer than the last one that was sent."""
+        last = self._last_state
+        if last is None:
             return False
-        return rev <= shown[1] if run == shown[0] else run in self._over
+        return rev <= last[1] if run == last[0] else run in self._ended_runs
 
-    def _see(self, run: str, rev: int, body: str) -> None:
-        if self._shown is not None and self._shown[0] != run:
-            self._over = (*self._over[1 - RUNS :], self._shown[0])
-        self._shown = (run, rev)
-        self._shows = body
+    def _note_state(self, run: str, rev: int, body: str) -> None:
+        last = self._last_state
+        if last is not None and last[0] != run:
+            self._ended_runs = (*self._ended_runs[1 - ENDED_RUNS :], last[0])
+        self._last_state = (run, rev)
+        self._last_body = body
 
-    def _answer(self, body: str, ref: Any) -> Frame:
-        """Answer an event whose state has been overtaken: by the later one that was shown."""
-        late = json.loads(body)
-        frame = {**json.loads(self._shows), "status": late["status"], "data": late["data"]}
-        id = self._id_so_far()
-        return Frame("state", stamped(dumps(frame), ref, id), id)
+    def _overtaken_reply(self, body: str, ref: Any) -> Frame:
+        """Answer an event with the later state that was sent before its own state came."""
+        reply = json.loads(body)
+        frame = {**json.loads(self._last_body), "status": reply["status"], "data": reply["data"]}
+        id = self._current_id()
+        return Frame(FrameKind.STATE, stamped(dumps(frame), ref, id), id)
 
-    def _lost(self, message: Any) -> Frame | Job | None:
-        """Go on after a gap: the flow is asked for its state, a group is said to have lost some."""
-        place = self._places.get(message.channel) if isinstance(message, Gap) else None
-        if place is None:
+    def _on_gap(self, message: Any) -> Frame | Job | None:
+        """Go on after a gap: look up the state of the flow, or tell of lost group messages."""
+        index = self._indexes.get(message.channel) if isinstance(message, Gap) else None
+        if index is None:
             return None
-        self._reach(place, message.position)
+        self._advance(index, message.position)
         if message.channel.startswith(FLOW):
-            self._take_back()
-            self._held = True
+            self._requeue_replies()
+            self._blocked = True
             return Job()
-        return self._gap_of(place)
-
-    def _gap_of(self, place: int) -> Frame:
-        body = group_frame(self._channels[place].name, "gap", None)
-        id = self._id_so_far()
-        return Frame("group", stamped(body, None, id, gap=True), id)
+        body = group_frame(self._channels[index].name, "gap", None)
+        id = self._current_id()
+        return Frame(FrameKind.GROUP, stamped(body, None, id, gap=True), id)

@@ -1,6 +1,6 @@
-"""The protocol: what clients send and what they are sent, as JSON.
+"""Frames: what clients send and receive, as JSON, and the envelopes of frames on the bus.
 
-A client frame is `{"event": name, "data": any}`, with `"ref"` and `"rev"` if it likes. A state
+A client frame is `{"event": name, "data": any}`, optionally with `"ref"` and `"rev"`. A state
 frame is `{"state", "events", "status", "data", "rev"}`, a data frame `{"status", "data"}`.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from functools import lru_cache
 from math import isinf
 from typing import Any, Final, NamedTuple
@@ -22,6 +23,9 @@ from ...errors import Code, FlowBusy, FSMError, InvalidTransition, StaleFlow, Va
 
 __all__ = [
     "ClientEvent",
+    "Envelope",
+    "EnvelopeKind",
+    "FrameKind",
     "InvalidPayload",
     "data_frame",
     "dumps",
@@ -30,6 +34,7 @@ __all__ = [
     "listed",
     "parse",
     "refusal",
+    "run_of",
     "stamped",
     "state_frame",
 ]
@@ -37,9 +42,9 @@ __all__ = [
 KEYS: Final = frozenset({"event", "data", "ref", "rev"})
 LONGEST_EVENT: Final = 255
 LONGEST_REF: Final = 128
-SPACE: Final = " \t\n\r"
-# How many states' beginnings of a frame are kept, so that they are not encoded for each frame.
-HEADS: Final = 1024
+WHITESPACE: Final = " \t\n\r"
+# How many encoded beginnings of state frames are cached.
+CACHE_SIZE: Final = 1024
 
 
 class ClientEvent(NamedTuple):
@@ -52,7 +57,7 @@ class ClientEvent(NamedTuple):
 
 
 class InvalidPayload(FSMError):
-    """What a client sent is no frame; `ref` is what it called it, as far as that can be told."""
+    """A client sent something that is not a valid frame; `ref` is the frame's own, if readable."""
 
     default_code = Code.INVALID_PAYLOAD
     status = 400
@@ -60,7 +65,7 @@ class InvalidPayload(FSMError):
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _finite(text: str) -> float:
@@ -70,27 +75,27 @@ def _finite(text: str) -> float:
     return number
 
 
-# What Python reads beyond JSON (RFC 8259) is refused, and what it could not say again.
+# Strict JSON (RFC 8259): Python would also read NaN, and 1e999 as infinity.
 _decoder: Final = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 
 def _decoded(text: str) -> Any:
-    # JSONDecoder.decode looks for the space by regular expressions, which takes twice as long.
-    text = text.strip(SPACE)
+    # JSONDecoder.decode strips whitespace by regular expressions, which takes twice as long.
+    text = text.strip(WHITESPACE)
     value, end = _decoder.raw_decode(text)
     if end < len(text):
-        raise ValueError("More follows the JSON.")
+        raise ValueError("Extra data after the JSON.")
     return value
 
 
 def parse(text: str | bytes) -> ClientEvent:
-    """Return the event that a client frame asks for; raises InvalidPayload."""
+    """Return the event in a client frame; raises InvalidPayload if the frame is malformed."""
     try:
         frame = _decoded(text if isinstance(text, str) else text.decode())
     except (ValueError, RecursionError):
-        raise InvalidPayload("A frame is a JSON object, and this is none.") from None
+        raise InvalidPayload("A frame must be a JSON object.") from None
     if not isinstance(frame, dict):
-        raise InvalidPayload('A frame is an object: {"event": name, "data": ...}.')
+        raise InvalidPayload('A frame must be an object: {"event": name, "data": ...}.')
     ref = frame.get("ref")
     try:
         return _checked(frame, ref)
@@ -109,18 +114,22 @@ def _checked(frame: dict[str, Any], ref: Any) -> ClientEvent:
     if not frame.keys() <= KEYS:
         unknown = min(frame.keys() - KEYS)
         raise InvalidPayload(
-            f"A frame has the keys event, data, ref and rev, not {unknown[:40]!r}."
+            f"A frame may have the keys event, data, ref and rev, not {unknown[:40]!r}."
         )
     event = frame.get("event")
     if not isinstance(event, str) or not 0 < len(event) <= LONGEST_EVENT:
-        raise InvalidPayload('A frame names an event: {"event": name, "data": ...}.')
+        raise InvalidPayload('A frame must name an event: {"event": name, "data": ...}.')
     if "data" not in frame:
-        raise InvalidPayload('A frame has data, which may be null: {"event": ..., "data": null}.')
+        raise InvalidPayload(
+            'A frame must have data, which may be null: {"event": ..., "data": null}.'
+        )
     if not _is_ref(ref):
-        raise InvalidPayload(f"ref is a number or a text of at most {LONGEST_REF} characters.")
+        raise InvalidPayload(
+            f"ref must be a number or a string of at most {LONGEST_REF} characters."
+        )
     rev = frame.get("rev")
     if rev is not None and (isinstance(rev, bool) or not isinstance(rev, int) or rev < 0):
-        raise InvalidPayload("rev is a whole number, the one of the last state frame.")
+        raise InvalidPayload("rev must be a whole number, the rev of the last state frame.")
     return ClientEvent(event, frame["data"], ref, rev)
 
 
@@ -130,23 +139,25 @@ def _checked(frame: dict[str, Any], ref: Any) -> ClientEvent:
 def state_frame(
     machine: Definition, snapshot: Snapshot, status: int = EventStatus.OK, data: Any = None
 ) -> str:
-    """Return the frame that tells where a flow is, and what a client may send there."""
-    head = _head(snapshot.state, machine.events_of(snapshot.state, snapshot.finished))
-    return f'{head},"status":{int(status)},"data":{dumps(data)},"rev":{snapshot.rev}}}'
+    """Return the frame of a flow's state, with the names of the events that it handles."""
+    beginning = _state_and_events(
+        snapshot.state, machine.events_of(snapshot.state, snapshot.finished)
+    )
+    return f'{beginning},"status":{int(status)},"data":{dumps(data)},"rev":{snapshot.rev}}}'
 
 
-@lru_cache(maxsize=HEADS)
-def _head(state: str, events: tuple[str, ...]) -> str:
+@lru_cache(maxsize=CACHE_SIZE)
+def _state_and_events(state: str, events: tuple[str, ...]) -> str:
     return f'{{"state":{dumps(state)},"events":{dumps(events)}'
 
 
 def data_frame(data: Any, status: int = EventStatus.OK) -> str:
-    """Return the frame that tells something without a change of state."""
+    """Return the frame of data that is sent without a change of state."""
     return f'{{"status":{int(status)},"data":{dumps(data)}}}'
 
 
 def frames_of(machine: Definition, sent: Iterable[Sent]) -> list[str]:
-    """Return the frames of what a handler said, in order."""
+    """Return the frames of the transitions and data of a handler, in order."""
     return [
         data_frame(data, status)
         if result is None
@@ -156,18 +167,18 @@ def frames_of(machine: Definition, sent: Iterable[Sent]) -> list[str]:
 
 
 def listed(frames: Sequence[str]) -> str:
-    """Return the last of some frames; it lists all of them, if there are several."""
+    """Return the last frame; with several, it lists all of them under `frames`."""
     last = frames[-1]
     return last if len(frames) == 1 else f'{last[:-1]},"frames":[{",".join(frames)}]}}'
 
 
 def group_frame(group: str, type: str, payload: Any) -> str:
-    """Return the frame of a message to a group."""
+    """Return the frame of a message of a group."""
     return dumps({"status": EventStatus.OK, "data": payload, "group": group, "type": type})
 
 
 def refusal(error: FSMError, flow: Flow | None = None) -> str:
-    """Return the frame that answers an event which was refused."""
+    """Return the frame that answers a refused event, with the reason and a message."""
     data: dict[str, Any] = {"reason": error.reason, "message": error.message}
     if isinstance(error, ValidationFailed):
         data |= {"messages": error.messages, "fields": error.fields}
@@ -179,7 +190,7 @@ def refusal(error: FSMError, flow: Flow | None = None) -> str:
 
 
 def error_status(error: FSMError) -> EventStatus:
-    """Return the status of the frame that answers an error."""
+    """Return the EventStatus of the frame that answers an error."""
     if isinstance(error, InvalidPayload):
         return EventStatus.InvalidPayload
     if isinstance(error, InvalidTransition) and error.code == Code.NO_EVENT:
@@ -188,10 +199,79 @@ def error_status(error: FSMError) -> EventStatus:
 
 
 def stamped(body: str, ref: Any = None, id: str | None = None, *, gap: bool = False) -> str:
-    """Add what differs from client to client to a frame that was encoded once for all."""
-    ends = "" if ref is None else f',"ref":{dumps(ref)}'
+    """Add the fields of one client to a frame that was encoded once for all clients."""
+    extra = "" if ref is None else f',"ref":{dumps(ref)}'
     if id is not None:
-        ends += f',"id":"{id}"'
+        extra += f',"id":"{id}"'
     if gap:
-        ends += ',"gap":true'
-    return f"{body[:-1]}{ends}}}" if ends else body
+        extra += ',"gap":true'
+    return f"{body[:-1]}{extra}}}" if extra else body
+
+
+# -- envelopes on the bus --------------------------------------------------------------------------
+
+
+class FrameKind(StrEnum):
+    """The kind of a frame for a client; in an event stream, its `event:` field."""
+
+    STATE = "state"
+    DATA = "data"
+    GROUP = "group"
+
+
+class EnvelopeKind(StrEnum):
+    """What the receiver does with an envelope."""
+
+    STATE = "state"
+    """Send a state frame to the flow's clients."""
+    DATA = "data"
+    """Send a data frame to the flow's clients."""
+    GROUP_MESSAGE = "message"
+    """Send a group frame to the group's members."""
+    REPLY = "answer"
+    """Send a frame to the client that has sent an event, and to no other."""
+    RECHECK = "anew"
+    """Look up the subject's flow: another one may have taken its place."""
+    REPLACED = "replaced"
+    """Close: the session has another flow now."""
+    LEFT = "left"
+    """Close: the flow has moved to a user who logged in, or to another device."""
+    CLOSE = "close"
+    """Close the connections of a subject, after sign-out."""
+    SEND_EVENT = "send"
+    """Let the flows of the group's members handle an event."""
+
+
+# By value, since to call an enum takes much longer.
+KINDS: Final = {kind.value: kind for kind in EnvelopeKind}
+
+
+class Envelope(NamedTuple):
+    """A frame on the bus, with what its receivers need to know: a line of JSON, then the frame."""
+
+    kind: EnvelopeKind
+    body: str
+    """The frame; of a kind that closes, the close code."""
+    sender: str = ""
+    """The id of the client whose event has caused it."""
+    ref: Any = None
+    """The `ref` of that event."""
+    run: str = ""
+    rev: int = 0
+    number: int = 0
+    """The number of the reply among those to its sender, or 0."""
+
+    def encode(self) -> str:
+        head = [self.kind, self.sender, self.ref, self.run, self.rev, self.number]
+        return f"{dumps(head)}\n{self.body}"
+
+    @classmethod
+    def decode(cls, text: str) -> Envelope:
+        head, _, body = text.partition("\n")
+        kind, sender, ref, run, rev, number = json.loads(head)
+        return cls(KINDS[kind], body, sender, ref, run, rev, number)
+
+
+def run_of(snapshot: Snapshot) -> str:
+    """Return the number of a flow's run as text, empty for the first: it orders states of runs."""
+    return snapshot.id.partition("~")[2]

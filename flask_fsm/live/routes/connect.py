@@ -14,7 +14,7 @@ from ...runtime.state import AppState, app_state, unwrap
 from ...security.origin import has_no_origin, is_allowed_origin, site_of
 from ...stores import RecordStore
 from ..client.presence import LONGEST_GROUP, Membership, is_group
-from ..client.session import Conversation
+from ..client.session import ClientSession
 from ..client.subscriber import Subscriber
 from ..server.engine import Engine, Wake
 from ..server.gunicorn import threads
@@ -127,10 +127,10 @@ def connect(
         config.presence_ttl,
     )
     try:
-        conversation = Conversation(
+        session = ClientSession(
             unwrap(current_app), state, bound, unwrap(request), subscriber, groups
         )
-        conversation.open(since)
+        session.open(since)
         membership.enter()
     except BaseException as error:
         subscriber.leave()
@@ -138,7 +138,7 @@ def connect(
         if isinstance(error, FSMError):
             raise problem_of(error) from error
         raise
-    peer = make(config, subscriber, conversation, membership)
+    peer = make(config, subscriber, session, membership)
     if not engine.admit(peer):  # other clients connected at the same time
         peer.gone()
         raise full()

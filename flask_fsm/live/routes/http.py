@@ -14,7 +14,8 @@ from ...core.flow import Flow
 from ...errors import Code, FSMError, NotFound
 from ...runtime.state import AppState, app_state
 from ...runtime.unit_of_work import UnitOfWork
-from ..client.session import check_rev, crash, unhandled, url_arguments
+from ..client.failures import crash_frame, error_frame
+from ..client.session import check_rev, url_arguments
 from ..protocol.frames import (
     InvalidPayload,
     data_frame,
@@ -94,7 +95,7 @@ def send_event(machine: str) -> ResponseReturnValue:
     except InvalidPayload as error:
         return _json_response(stamped(refusal(error), error.ref), 400)
     except FSMError as error:
-        frame = unhandled(error, flow, state, machine, event)
+        frame = error_frame(error, flow, state, machine, event)
         answer = _json_response(stamped(frame, ref), error.status)
         if error.retry_after is not None:
             answer.headers["Retry-After"] = str(error.retry_after)
@@ -104,9 +105,9 @@ def send_event(machine: str) -> ResponseReturnValue:
     except HTTPException as error:
         if flow is None:
             raise  # the app's function that finds the subject called abort(), as for a page
-        return _json_response(stamped(crash(error, machine, event), ref), 500)
+        return _json_response(stamped(crash_frame(error, machine, event), ref), 500)
     except BaseException as error:  # CancelledError, a timeout, SystemExit
-        return _json_response(stamped(crash(error, machine, event), ref), 500)
+        return _json_response(stamped(crash_frame(error, machine, event), ref), 500)
     frames = frames_of(bound.machine, sent) or [data_frame(None, EventStatus.NoContent)]
     return _json_response(stamped(listed(frames), ref))
 

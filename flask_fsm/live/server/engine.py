@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
 from ..channels.stream import SSEStream
-from ..client.subscriber import CLOSE_GOING, CLOSE_OVERLOAD
+from ..protocol.close_codes import CloseCode
 from .gunicorn import is_ending
 from .transport import Peer
 
@@ -61,7 +61,7 @@ class Engine:
 
     def patience_with(self, peer: Peer, pending: bool) -> float:
         """Return for how many seconds an ended connection may still take what is `pending`."""
-        lingers = pending and peer.code == CLOSE_OVERLOAD and not self.going
+        lingers = pending and peer.code == CloseCode.TRY_AGAIN_LATER and not self.going
         return LINGER if lingers else self.patience
 
     @property
@@ -116,7 +116,7 @@ class Engine:
         """
         while not self.going:
             if is_ending():
-                self.tell_all(CLOSE_GOING)
+                self.tell_all(CloseCode.SERVICE_RESTART)
                 return
             time.sleep(LOOK)
 
@@ -131,12 +131,12 @@ class Engine:
             except Exception:  # of a channel of the app's own
                 log.exception("A stream could not be ended.")
         for peer in peers:
-            peer.conversation.closing = code
-            peer.subscriber.queue.call()
+            peer.session.closing = code
+            peer.subscriber.queue.notify()
 
     def stop(self, within: float = 1.0) -> None:
         """End all connections at the end of the process, within that many seconds."""
-        self.tell_all(CLOSE_GOING)
+        self.tell_all(CloseCode.SERVICE_RESTART)
         end = time.monotonic() + within
         while len(self._peers) and time.monotonic() < end:
             time.sleep(0.01)

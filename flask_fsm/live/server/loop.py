@@ -23,7 +23,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
-from ..client.subscriber import CLOSE_GOING
+from ..protocol.close_codes import CloseCode
 from .engine import Engine, Wake
 from .transport import CHUNK, Peer
 
@@ -405,7 +405,7 @@ class Served:
         if peer.ended:
             return
         if self._engine.going:
-            self._write(peer.close(CLOSE_GOING))
+            self._write(peer.close(CloseCode.SERVICE_RESTART))
         elif peer.subscriber.queue.overflown:
             self._write(peer.cut())
         while not self._pending and not peer.ended and not self.closed:

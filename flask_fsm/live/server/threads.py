@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any, Final
 
-from ..client.subscriber import CLOSE_GOING
+from ..protocol.close_codes import CloseCode
 from .engine import Engine, Wake
 from .gunicorn import threads
 from .transport import Peer
@@ -220,7 +220,7 @@ class Served:
 
     def _is_over(self, now: float) -> bool:
         if self._engine.going and not self._peer.ended:
-            self._pending += self._peer.close(CLOSE_GOING)
+            self._pending += self._peer.close(CloseCode.SERVICE_RESTART)
         if not self._peer.ended and self._pending:
             slow = now - self._progress >= self._peer.config.send_timeout
             if slow or self._peer.subscriber.queue.overflown:

@@ -14,9 +14,11 @@ from typing import Any, Final, NamedTuple
 
 from ...config import Config
 from ..channels.stream import SILENCE
+from ..client.actions import Frame, Job
 from ..client.presence import Membership
-from ..client.session import Conversation
-from ..client.subscriber import CLOSE_GOING, CLOSE_OVERLOAD, Frame, Job, Subscriber
+from ..client.session import ClientSession
+from ..client.subscriber import Subscriber
+from ..protocol.close_codes import CloseCode
 from ..protocol.websocket import WebSocket
 from .handoff import end_silence
 
@@ -28,12 +30,12 @@ BACKLOG: Final = 8
 CHUNK: Final = 65_536
 # At so many times within FSM_HEARTBEAT seconds hearts beat.
 BEATS: Final = 64
-REASONS: Final = {
-    CLOSE_GOING: "This server goes: come back.",
-    CLOSE_OVERLOAD: "Too slow: come back.",
-    1011: "No sign of life.",
-    4401: "Another user, or none, has this session now.",
-    4404: "This flow is not there any more.",
+REASONS: Final[dict[int, str]] = {
+    CloseCode.SERVICE_RESTART: "This server goes: come back.",
+    CloseCode.TRY_AGAIN_LATER: "Too slow: come back.",
+    CloseCode.NO_SIGN_OF_LIFE: "No sign of life.",
+    CloseCode.SUBJECT_CHANGED: "Another user, or none, has this session now.",
+    CloseCode.FLOW_GONE: "This flow is not there any more.",
 }
 
 
@@ -49,11 +51,11 @@ class Peer:
     __slots__ = (
         "code",
         "config",
-        "conversation",
         "ended",
         "jobs",
         "membership",
         "resume_at",
+        "session",
         "subscriber",
     )
 
@@ -61,12 +63,12 @@ class Peer:
         self,
         config: Config,
         subscriber: Subscriber,
-        conversation: Conversation,
+        session: ClientSession,
         membership: Membership,
     ) -> None:
         self.config = config
         self.subscriber = subscriber
-        self.conversation = conversation
+        self.session = session
         self.membership = membership
         self.jobs: deque[Job | Presence] = deque()
         self.ended = False
@@ -79,7 +81,7 @@ class Peer:
     @property
     def kind(self) -> str:
         """What names the events that take no store, or nothing if they do."""
-        return self.conversation.kind
+        return self.session.inline_key
 
     @property
     def reading(self) -> bool:
@@ -113,7 +115,7 @@ class Peer:
     def do(self, job: Job | Presence) -> None:
         """Do a job, which may take long; what comes of it is queued."""
         if isinstance(job, Job):
-            self.conversation.do(job)
+            self.session.handle(job)
         elif job.still:
             self.membership.renew()
         else:
@@ -136,10 +138,12 @@ class Peer:
             elif isinstance(out, Job):
                 self.jobs.append(out)
             else:
-                parts.append(self.cut() if out.code == CLOSE_OVERLOAD else self.close(out.code))
+                parts.append(
+                    self.cut() if out.code == CloseCode.TRY_AGAIN_LATER else self.close(out.code)
+                )
                 break
-        if self.conversation.closing and not self.ended and size < CHUNK:
-            parts.append(self.close(self.conversation.closing))
+        if self.session.closing and not self.ended and size < CHUNK:
+            parts.append(self.close(self.session.closing))
         return b"".join(parts)
 
     def frame(self, frame: Frame) -> bytes:
@@ -193,7 +197,7 @@ class Peer:
         """End it as too slow, and free what waits; return the last bytes."""
         self.subscriber.leave()
         self.subscriber.queue.clear()
-        last = self.close(CLOSE_OVERLOAD)
+        last = self.close(CloseCode.TRY_AGAIN_LATER)
         # It may take long until the last bytes are fetched, and it hears nothing any more.
         if self.membership.groups:
             self.jobs.append(Presence(still=False))
@@ -202,7 +206,7 @@ class Peer:
     def gone(self) -> None:
         """Let go of everything: the connection is closed. May wait for a server."""
         self.subscriber.leave()
-        self.conversation.leave()
+        self.session.close()
         self.membership.leave()
 
 
@@ -255,7 +259,9 @@ class SocketPeer(Peer):
         if self.reading:  # else its answers lie unread
             self._silent += 1
         self._renew()
-        return self.close(1011) if self._silent > SILENCE else self._socket.ping()
+        return (
+            self.close(CloseCode.NO_SIGN_OF_LIFE) if self._silent > SILENCE else self._socket.ping()
+        )
 
     def close(self, code: int) -> bytes:
         self._end(code)
