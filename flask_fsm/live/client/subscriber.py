@@ -25,6 +25,11 @@ __all__ = ["Subscriber"]
 
 # How many ended runs are remembered, so that late states of theirs are dropped.
 ENDED_RUNS: Final = 8
+# Each access to a member of an enum takes a call on Python 3.11, so these are looked up once.
+RECHECK: Final = EnvelopeKind.RECHECK
+REPLY: Final = EnvelopeKind.REPLY
+SEND_EVENT: Final = EnvelopeKind.SEND_EVENT
+STATE: Final = EnvelopeKind.STATE
 FOR_CLIENTS: Final = (EnvelopeKind.STATE, EnvelopeKind.DATA, EnvelopeKind.GROUP_MESSAGE)
 CLOSING: Final = (EnvelopeKind.REPLACED, EnvelopeKind.LEFT, EnvelopeKind.CLOSE)
 FRAME_KINDS: Final[dict[EnvelopeKind, FrameKind]] = {
@@ -358,7 +363,7 @@ class Subscriber:
                 return None
             self._positions[index] = message.position
             self._position_texts[index] = message.id
-        elif kind is EnvelopeKind.RECHECK:
+        elif kind is RECHECK:
             return Job(if_replaced=True)
         elif kind in FOR_CLIENTS:
             return None  # of a flow that the client will switch to, or has left
@@ -370,9 +375,9 @@ class Subscriber:
                 channel, reply = self._pending.popleft()
                 if channel != message.channel:  # of a run that has begun meanwhile
                     self._priority.append(reply)
-        if kind is EnvelopeKind.REPLY:
+        if kind is REPLY:
             return Frame(FrameKind.DATA, stamped(body, ref), None) if sender == self.id else None
-        if kind is EnvelopeKind.STATE:
+        if kind is STATE:
             if isinstance(message, Replayed):
                 return None
             if self._is_outdated(run, rev):
@@ -381,7 +386,7 @@ class Subscriber:
             self._note_state(run, rev, body)
         elif kind in CLOSING:
             return Close(int(body))
-        elif kind is EnvelopeKind.SEND_EVENT:
+        elif kind is SEND_EVENT:
             return Job(body, f"{message.channel} {message.id} {self.flow_channel}")
         id = self._current_id()
         return Frame(FRAME_KINDS[kind], stamped(body, ref if sender == self.id else None, id), id)
@@ -389,7 +394,7 @@ class Subscriber:
     def _lost_reply(self, reply: Envelope) -> Frame | None:
         """Return the frame of a reply that the channel has lost."""
         kind, body, _, ref, run, rev, _ = reply
-        if kind is EnvelopeKind.STATE:
+        if kind is STATE:
             if self._is_outdated(run, rev):
                 return None if ref is None else self._overtaken_reply(body, ref)
             self._note_state(run, rev, body)
