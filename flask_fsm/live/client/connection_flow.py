@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ...core.reply import dump_reply
 from ...core.event import SAME, EventStatus, check_status
 from ...core.flow import Flow, Result
 from ...core.machine import Machine
+from ...core.reply import dump_reply
 from ...core.result import Sent
 from ...runtime.state import AppState
 
