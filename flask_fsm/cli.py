@@ -1,4 +1,4 @@
-"""`flask fsm`: the commands of an operator."""
+"""`flask fsm`: commands for operators, to create tables, remove expired flows and show funnels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import click
 from flask.cli import AppGroup
 
 from .errors import FSMError
-from .reports.funnel import as_json, as_svg, as_table
+from .reports.svg import as_svg
+from .reports.table import as_json, as_table
 from .runtime.state import app_state
 
 __all__ = ["fsm"]
@@ -24,12 +25,12 @@ FORMATS: Final = {"table": as_table, "json": as_json, "svg": as_svg}
 
 
 def moment(text: str | datetime) -> datetime:
-    """Read a date, or a date with a time, in ISO 8601; UTC where no zone is given."""
+    """Return the time of a date, or of a date and time, in ISO 8601; by default in UTC."""
     try:
         read = text if isinstance(text, datetime) else datetime.fromisoformat(text)
     except ValueError as error:
         raise click.BadParameter(
-            f"{text!r} is no date in ISO form, such as 2024-05-31 or 2024-05-31T18:30."
+            f"{text!r} is not a date in ISO format, such as 2024-05-31 or 2024-05-31T18:30."
         ) from error
     return read.replace(tzinfo=UTC) if read.tzinfo is None else read
 
@@ -39,8 +40,8 @@ def seconds_of(when: datetime | None) -> int | None:
     return None if when is None else math.ceil(when.timestamp())
 
 
-def told(command: Callable[P, None]) -> Callable[P, None]:
-    """Tell an error of this package as a command does: its text, and no traceback."""
+def errors_shown(command: Callable[P, None]) -> Callable[P, None]:
+    """Decorate a command to show errors of this package without a traceback."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -57,16 +58,16 @@ def _days(number: int) -> str:
 
 
 def _flows(number: int) -> str:
-    return "1 flow" if number == 1 else f"{number:,} flows" if number else "no flow"
+    return "1 flow" if number == 1 else f"{number:,} flows" if number else "no flows"
 
 
-fsm = AppGroup("fsm", help="Look after the flows of this app.")
+fsm = AppGroup("fsm", help="Manage the flows of this app.")
 
 
 @fsm.command("init-db")
-@told
+@errors_shown
 def init_db() -> None:
-    """Create the tables of the store, where they are missing."""
+    """Create the tables of the store that are missing."""
     app_state().require_record_store("flask fsm init-db").init()
     click.echo("The store is ready.")
 
@@ -76,15 +77,15 @@ def init_db() -> None:
     "--older-than",
     type=click.IntRange(1, 1_000_000),
     metavar="DAYS",
-    help="Remove the flows whose last commit is older, instead of those past FSM_FLOW_LIFETIME.",
+    help="Remove flows whose last commit is older, instead of those past FSM_FLOW_LIFETIME.",
 )
 @click.option(
     "--history-older-than",
     type=click.IntRange(1, 1_000_000),
     metavar="DAYS",
-    help="Also remove the entries of the history that are older. By default it is kept.",
+    help="Also remove entries of the history that are older. By default the history is kept.",
 )
-@told
+@errors_shown
 def purge(older_than: int | None, history_older_than: int | None) -> None:
     """Remove the flows that have expired."""
     state = app_state()
@@ -92,8 +93,8 @@ def purge(older_than: int | None, history_older_than: int | None) -> None:
     lifetime = state.config.flow_lifetime if older_than is None else older_than * DAY
     if lifetime is None and history_older_than is None:
         raise click.UsageError(
-            "Flows never expire in this app, since FSM_FLOW_LIFETIME is None: say which ones to "
-            "remove by --older-than DAYS."
+            "Flows never expire in this app, since FSM_FLOW_LIFETIME is None: choose which ones to "
+            "remove with --older-than DAYS."
         )
     now = state.clock()
     before = 0 if lifetime is None else math.floor(now - lifetime)
@@ -102,7 +103,7 @@ def purge(older_than: int | None, history_older_than: int | None) -> None:
         history_before = math.floor(now - history_older_than * DAY)
     removed = _flows(store.purge(before, history_before))
     if lifetime is None:
-        click.echo("Removed no flow, since they never expire (FSM_FLOW_LIFETIME is None).")
+        click.echo("Removed no flows, since they never expire (FSM_FLOW_LIFETIME is None).")
     elif older_than is None:
         click.echo(f"Removed {removed} that had expired.")
     else:
@@ -117,13 +118,13 @@ def purge(older_than: int | None, history_older_than: int | None) -> None:
     "--since",
     type=moment,
     metavar="DATE[THH:MM]",
-    help="Leave out what happened before; in UTC, if no zone is given.",
+    help="Ignore what happened before this time; in UTC, unless a zone is given.",
 )
 @click.option(
     "--until",
     type=moment,
     metavar="DATE[THH:MM]",
-    help="Leave out what happened at that time or later.",
+    help="Ignore what happened at this time or later.",
 )
 @click.option(
     "--format",
@@ -131,20 +132,20 @@ def purge(older_than: int | None, history_older_than: int | None) -> None:
     type=click.Choice(list(FORMATS)),
     default="table",
     show_default=True,
-    help="Text, JSON, or a bar chart.",
+    help="A table of text, JSON, or a bar chart (SVG).",
 )
 @click.option(
     "--output",
     type=click.File("w", encoding="utf-8", lazy=True, atomic=True),
     default="-",
     metavar="FILE",
-    help="Write to a file.",
+    help="Write to a file instead of standard output.",
 )
-@told
+@errors_shown
 def funnel(
     machine: str, since: datetime | None, until: datetime | None, form: str, output: Any
 ) -> None:
-    """Show how far the runs of MACHINE came.
+    """Show how far the runs of MACHINE got.
 
     For each page: how many runs reached it and left it, where they went, and the median time on it.
     """

@@ -1,11 +1,11 @@
 """Blinker signals. The sender is the app; all arguments are keywords.
 
-- `transitioned`: `machine` (name), `flow`, `result`. After the commit and its hooks.
-- `finished`: the same, when the transition ended the run.
-- `reset`: `machine`, `flow` (the blank run), `previous` (the snapshot that was left).
-- `denied`: `machine`, `flow`, `error` (an FSMError). A request was refused or sent elsewhere.
+- `transitioned`, with `machine` (its name), `flow` and `result`: sent after a commit and its hooks.
+- `finished`, with the same arguments: sent as well if the transition ended the run.
+- `reset`, with `machine`, `flow` (the blank run) and `previous` (the snapshot it replaces).
+- `denied`, with `machine`, `flow` and `error` (an FSMError): a request was refused or redirected.
 
-A receiver that raises is logged: nothing after the commit can undo it.
+Exceptions in receivers are logged and change nothing: the commit has been made.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ denied: Final = _signals.signal("fsm-denied")
 
 
 def emit(signal: NamedSignal, app: Any, **arguments: Any) -> None:
-    """Send `signal`, logging what a receiver raises."""
+    """Send `signal`. Exceptions in receivers are logged."""
     if not signal.receivers:
         return
     try:

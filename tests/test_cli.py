@@ -274,7 +274,7 @@ def test_purge_removes_what_has_expired_and_keeps_the_history(sqlite: Shop) -> N
     lifetime = sqlite.app.extensions["fsm"].config.flow_lifetime
     at(sqlite.app, START + 2 * DAY - 1 + lifetime)
     assert done(sqlite.app, "purge") == "Removed 2 flows that had expired.\n"
-    assert done(sqlite.app, "purge") == "Removed no flow that had expired.\n"
+    assert done(sqlite.app, "purge") == "Removed no flows that had expired.\n"
     assert funnel(sqlite.app)["runs"] == 3
     at(sqlite.app, START + 2 * DAY + 1 + lifetime)
     assert done(sqlite.app, "purge") == "Removed 1 flow that had expired.\n"
@@ -287,7 +287,7 @@ def test_purge_keeps_a_flow_to_the_last_second(sqlite: Shop) -> None:
     at(sqlite.app, START)
     visitor.walk("cart")
     at(sqlite.app, START + sqlite.app.extensions["fsm"].config.flow_lifetime)
-    assert done(sqlite.app, "purge") == "Removed no flow that had expired.\n"
+    assert done(sqlite.app, "purge") == "Removed no flows that had expired.\n"
     assert visitor.see("address")["rev"] == 1
 
 
@@ -300,7 +300,7 @@ def test_purge_removes_what_is_older_than_asked_for(sqlite: Shop) -> None:
         "Removed 2 flows whose last commit was more than 1 day ago.\n"
     )
     assert done(sqlite.app, "purge", "--history-older-than", "2") == (
-        "Removed no flow that had expired.\nRemoved the history that was older than 2 days.\n"
+        "Removed no flows that had expired.\nRemoved the history that was older than 2 days.\n"
     )
     assert funnel(sqlite.app)["runs"] == 2
 
@@ -313,6 +313,6 @@ def test_purge_can_remove_history_where_flows_never_expire(tmp_path: Path) -> No
     visits(shop)
     at(shop.app, START + 500 * DAY)
     said = done(shop.app, "purge", "--history-older-than", "100")
-    assert re.fullmatch(r"Removed no flow, .*never expire.*\nRemoved the history .*\n", said)
+    assert re.fullmatch(r"Removed no flows, .*never expire.*\nRemoved the history .*\n", said)
     assert funnel(shop.app)["runs"] == 0
     assert done(shop.app, "purge", "--older-than", "365").startswith("Removed 3 flows ")

@@ -13,18 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_fsm.reports.funnel import (
-    Funnel,
-    LogEntry,
-    Stop,
-    arrange,
-    as_json,
-    as_svg,
-    as_table,
-    funnel_of,
-    human_time,
-    median_of,
-)
+from flask_fsm.reports.funnel import Funnel, LogEntry, Stop, arrange, funnel_of, median_of
+from flask_fsm.reports.svg import as_svg
+from flask_fsm.reports.table import as_json, as_table
+from flask_fsm.reports.text import human_time
 
 STATES = ("cart", "address", "payment", "done")
 SVG = "{http://www.w3.org/2000/svg}"

@@ -27,6 +27,7 @@ __all__ = ["MAX_TEXT", "decode", "encode"]
 VERSION: Final = "1"
 CLOSED: Final = "-"
 BARRIER: Final = "!"
+MISREAD: Final = ('"', CLOSED, BARRIER)
 MAX_TEXT: Final = 1 << 20
 
 _ID = re.compile(r"[\w-]{22}(~[1-9]\d{0,8})?", re.ASCII)
@@ -193,7 +194,7 @@ def _known(name: str, machine: Definition, flow: str) -> str:
 
 def _name(state: str) -> str:
     """Return a state's name without `|`; one that could be misread is written as JSON."""
-    return _quoted(state) if "|" in state or state[0] in f'"{CLOSED}{BARRIER}' else state
+    return _quoted(state) if "|" in state or state.startswith(MISREAD) else state
 
 
 def _quoted(text: str) -> str:

@@ -151,7 +151,7 @@ def expand_edges(
     edges = {
         pair: edge
         for pair, edge in edges.items()
-        if edge.transition.source != ANY or pair[0] not in ends
+        if edge.transition.source != ANY or edge.source not in ends
     }
     if not transitions:
         for state in known.values():

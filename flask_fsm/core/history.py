@@ -144,12 +144,13 @@ def length_of(log: Log) -> int:
 
 def fresh_entries(log: Log) -> list[Entry]:
     """List the entries that were made since the log was loaded, oldest first."""
-    return [entry_of(node) for node in _unpacked(log)[1]]
+    _, fresh = _unpacked(log)
+    return [entry_of(item) for item in fresh]
 
 
 def entered(log: Log, started: int) -> int:
     """Return the time of the last entry that was loaded, or `started` if there is none."""
-    base = _unpacked(log)[0]
+    base, _ = _unpacked(log)
     return base.at if isinstance(base, Archive) else base.last.at if base else started
 
 
