@@ -22,8 +22,7 @@ from flask_fsm.live.client.session import ClientSession
 from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.websocket import Deflate, Handshake, WebSocket
 from flask_fsm.live.routes.upgrade import upgrade_response
-from flask_fsm.live.server.engine import Wake
-from flask_fsm.live.server.transport import SocketPeer
+from flask_fsm.live.server.transport import WebSocketTransport
 from flask_fsm.runtime.state import app_state, unwrap
 
 from .apps import SECRET, VARIABLE
@@ -47,7 +46,7 @@ class EchoSocket(WebSocket):
         return self._connection.send(TextMessage(data=text))
 
 
-class EchoPeer(SocketPeer):
+class EchoPeer(WebSocketTransport):
     """Sends back what it is sent, and reads no events in it."""
 
     def received(self, data: bytes) -> bytes:
@@ -73,7 +72,7 @@ def create_app() -> Flask:
     @app.get("/echo", websocket=True)
     def echo() -> Any:
         state = app_state()
-        service, wake = state.live, Wake()
+        service = state.live
         config = service.config
         shake = Handshake(
             request.headers.get("Sec-WebSocket-Key"),
@@ -82,16 +81,16 @@ def create_app() -> Flask:
         )
         for extension in shake.extensions:
             extension.__class__ = Eager
-        subscriber = Subscriber(config.queue_size, wake, ids=False)
+        subscriber = Subscriber(config.queue_size, ids=False)
         conversation = ClientSession(
             app, state, state.bound["echo"], unwrap(request), subscriber, []
         )
         membership = Membership(service.channels, {}, subscriber.id, config.presence_ttl)
         socket = EchoSocket(shake.extensions, config.max_message_size)
-        peer = EchoPeer(socket, config, subscriber, conversation, membership)
+        transport = EchoPeer(socket, config, subscriber, conversation, membership)
         engine = service.engine_for(request.environ)
-        assert engine.admit(peer)
-        return upgrade_response(101, shake.headers, peer, engine, wake)
+        assert engine.register(transport)
+        return upgrade_response(101, shake.headers, transport, engine)
 
     @Sock(app).route("/sock")
     def sock(ws: Any) -> None:

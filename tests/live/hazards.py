@@ -183,7 +183,11 @@ def create_app() -> Flask:
     def codes() -> list[int]:
         """With which codes the connections end that are still there; 0: it goes on."""
         service = app_state().live
-        return [peer.code for engine in (service.loop, service.threads) for peer in engine._peers]
+        return [
+            transport.code
+            for engine in (service.loop, service.threads)
+            for transport in engine.transports
+        ]
 
     @app.teardown_request
     def teardown(error: BaseException | None) -> None:

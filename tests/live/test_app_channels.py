@@ -151,7 +151,7 @@ def test_an_answer_of_a_run_that_was_begun_meanwhile() -> None:
     """It is told when a later one comes on the old channel, and not again on its own."""
     with closing(MemoryBus(10, 60)) as bus:
         old, new = (LiveChannel(name, bus, 3_000, 10) for name in ("flow:old", "flow:new"))
-        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber = Subscriber(10, ids=True)
         subscriber.join(old)
         subscriber.switch_flow(new)
         first, second = (answer(subscriber, f"flow:{name}", name) for name in ("new", "old"))
@@ -167,7 +167,7 @@ def test_answers_that_a_gap_has_swallowed() -> None:
     """They are told before the state is asked for; those that come after all are not told again."""
     with closing(MemoryBus(10, 60)) as bus:
         channel = LiveChannel("flow:m", bus, 3_000, 10)
-        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber = Subscriber(10, ids=True)
         subscriber.join(channel)
         answers = [answer(subscriber, "flow:m", number) for number in range(3)]
         bus.publish("flow:m", answers[0].encode())
@@ -187,7 +187,7 @@ def test_who_leaves_before_all_switches_were_taken() -> None:
     """Of a client whose flow was begun anew twice meanwhile, no channel keeps anything."""
     with closing(MemoryBus(10, 60)) as bus:
         channels = [LiveChannel(f"flow:{name}", bus, 3_000, 10) for name in "abcd"]
-        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber = Subscriber(10, ids=True)
         subscriber.join(channels[0])
         subscriber.switch_flow(channels[1])
         assert refs(subscriber) == []
@@ -215,7 +215,7 @@ def test_a_gap_while_the_sessions_are_away(fsm: FlaskFSM) -> None:
     app.config.update(SECRET_KEY="a key", SESSION_TYPE="cachelib", SESSION_CACHELIB=sessions)
     Session(app)
     fsm.init_app(app)
-    subscriber = Subscriber(10, lambda: None, ids=True)
+    subscriber = Subscriber(10, ids=True)
     headers = {"Cookie": "session=of-somebody"}
     with app.test_request_context("/fsm/m/ws", headers=headers):
         state = app_state()
@@ -243,7 +243,7 @@ def test_a_state_that_was_read_before_a_later_one_came(gap: bool) -> None:
         since = str(channel.position)
         frames = [f'{{"state":"s{rev}","status":203,"data":{rev},"rev":{rev}}}' for rev in (7, 8)]
         bus.publish("flow:m", Envelope(EnvelopeKind.STATE, frames[1], run="1", rev=8).encode())
-        subscriber = Subscriber(10, lambda: None, ids=True)
+        subscriber = Subscriber(10, ids=True)
         subscriber.join(channel)
         assert subscriber.replay_since(since) == []
         subscriber.first_state(frames[0], "1", 7, gap=gap)

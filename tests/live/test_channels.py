@@ -80,7 +80,7 @@ def thread(work: Callable[[], Any]) -> Iterator[list[Any]]:
 
 def asleep(stream: MessageStream) -> bool:
     """Does somebody sleep who waits for this stream?"""
-    return bool(stream._connection._bell.waiters)
+    return bool(stream._connection.notifier.waiters)
 
 
 def numbers(outputs: list[Any]) -> list[Any]:
@@ -234,7 +234,7 @@ def test_a_key_replaces_only_when_more_than_half_is_taken() -> None:
 
 def test_a_queue_has_room_for_at_least_one() -> None:
     """A limit of none is an error of the app."""
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="at least 1"):
         MessageQueue(0)
 
 
@@ -282,10 +282,10 @@ def test_who_waits_for_a_queue_is_woken_by_a_push() -> None:
     """From another thread, and nobody is left at the bell then."""
     queue = MessageQueue()
     with thread(lambda: queue.wait(PATIENCE)) as result:
-        until(lambda: queue._bell.waiters)
+        until(lambda: queue.notifier.waiters)
         queue.push(Message("n"))
     assert result == [True]
-    assert not queue._bell.waiters
+    assert not queue.notifier.waiters
 
 
 def test_a_wait_for_a_queue_ends_after_its_time() -> None:
@@ -294,7 +294,7 @@ def test_a_wait_for_a_queue_ends_after_its_time() -> None:
     assert queue.wait(0) is False
     assert queue.wait(-1) is False
     assert queue.wait(0.002) is False
-    assert not queue._bell.waiters
+    assert not queue.notifier.waiters
 
 
 def test_threads_share_a_queue() -> None:
@@ -396,7 +396,7 @@ def test_another_listener_of_the_same_id_makes_way() -> None:
     channel.register_listener(before)
     before.start()
     with thread(lambda: rest(channel.message_stream(before))) as result:
-        until(lambda: channel.get_connections()[0]._bell.waiters)
+        until(lambda: channel.get_connections()[0].notifier.waiters)
         channel.register_listener(after)
     assert result == [[]]
     with pytest.raises(UnknownListener, match="another"):
@@ -610,10 +610,10 @@ def test_a_stream_waits_for_the_start_and_for_messages() -> None:
         channel.get_connections()[0].queue.push(Message("n", 3))
         until(lambda: got == [1, 2, 3])
         until(lambda: asleep(stream))
-        assert len(stream._connection._bell.waiters) == 1
+        assert len(stream._connection.notifier.waiters) == 1
         listener.stop()
     assert not asleep(stream)
-    assert not listener._bell.waiters
+    assert not listener.notifier.waiters
 
 
 @pytest.mark.parametrize("end", ["stop", "remove", "close"])
@@ -759,7 +759,7 @@ def test_an_adapt_that_returns_text(caplog: pytest.LogCaptureFixture) -> None:
     tell(channel, 1)
     events = channel.sse_stream(listener)
     assert [next(events), next(events)] == [b"retry: 3000\n\n", b"event: error\ndata: null\n\n"]
-    assert "returns a mapping of event, data, retry and id, and not 'data: 1'" in caplog.text
+    assert "must return a mapping of event, data, retry and id, not 'data: 1'" in caplog.text
 
 
 def test_a_queue_that_can_not_be_read_ends_its_stream(caplog: pytest.LogCaptureFixture) -> None:
@@ -812,17 +812,17 @@ def test_a_channel_may_delay_its_streams() -> None:
     assert next(stream)["data"] == 1
     with thread(lambda: rest(stream)) as result:
         until(lambda: asleep(stream))
-        (waiter,) = stream._connection._bell.waiters
-        assert not stream._connection.queue._bell.waiters  # type: ignore[attr-defined]
+        (waiter,) = stream._connection.notifier.waiters
+        assert not stream._connection.queue.notifier.waiters  # type: ignore[attr-defined]
         tell(channel, 3)
-        assert list(stream._connection._bell.waiters) == [waiter]
+        assert list(stream._connection.notifier.waiters) == [waiter]
         stream.close()
     assert result == [[]]
     channel.stream_delay_seconds = 0.001
     stream = channel.message_stream(listener)
     assert [next(stream)["data"] for _ in range(2)] == [2, 3]
     with thread(lambda: next(stream)) as result:
-        until(lambda: stream._connection.queue._bell.waiters)  # type: ignore[attr-defined]
+        until(lambda: stream._connection.queue.notifier.waiters)  # type: ignore[attr-defined]
         tell(channel, 4)
     assert numbers(result) == [4]
 
@@ -1050,11 +1050,11 @@ def test_a_loop_that_is_gone_disturbs_no_sender() -> None:
     forgotten: list[asyncio.Future[Any]] = []
     other = started(channel)
     loop.run_until_complete(fall_asleep())
-    waiters = dict(stream._connection._bell.waiters)
+    waiters = dict(stream._connection.notifier.waiters)
     forgotten[0].cancel()
     loop.run_until_complete(asyncio.wait(forgotten))
     loop.close()
-    stream._connection._bell.waiters.update(waiters)
+    stream._connection.notifier.waiters.update(waiters)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(tell, channel, 1).result(PATIENCE)
     assert channel.deliver_next(other.id).payload == 1
@@ -1189,14 +1189,14 @@ def test_hearts_that_need_not_beat() -> None:
 def test_hearts_that_can_not_beat(seconds: float) -> None:
     """A heartbeat that would fill the line with comments is refused."""
     channel = SSEChannel()
-    with pytest.raises(ValueError, match="heart"):
+    with pytest.raises(ValueError, match="heartbeat"):
         channel.sse_stream(started(channel), heartbeat=seconds)
 
 
 @pytest.mark.parametrize("make", [Channel, SSEChannel])
 def test_queues_without_room(make: Callable[..., Channel]) -> None:
     """They are refused where they are asked for, not when the first listener comes."""
-    with pytest.raises(ValueError, match="room"):
+    with pytest.raises(ValueError, match="limit"):
         make(queue_size=0)
 
 

@@ -34,7 +34,7 @@ class Talk:
     """One client of a flow, without a socket."""
 
     def __init__(self, app: Flask, name: str) -> None:
-        self.subscriber = Subscriber(100, lambda: None, ids=False)
+        self.subscriber = Subscriber(100, ids=False)
         state = app_state()
         self.talk = ClientSession(
             app, state, state.bound[name], unwrap(request), self.subscriber, []

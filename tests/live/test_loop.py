@@ -15,9 +15,8 @@ import pytest
 from flask_fsm.live.client.actions import Job
 from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.close_codes import CloseCode
-from flask_fsm.live.server.engine import Wake
 from flask_fsm.live.server.loop import LoopEngine
-from flask_fsm.live.server.transport import StreamPeer
+from flask_fsm.live.server.transport import StreamTransport
 
 from ..children import PATIENCE
 from .serving import until
@@ -31,17 +30,16 @@ class Served:
         self.client.settimeout(PATIENCE)
         self.server.setblocking(False)
         self.engine = LoopEngine(10, 4)
-        self.wake = Wake()
-        self.subscriber = Subscriber(100, self.wake, ids=False)
+        self.subscriber = Subscriber(100, ids=False)
         self.talk = SimpleNamespace(closing=0, inline_key=kind, close=lambda: None)
         nothing: Any = SimpleNamespace(groups={}, leave=lambda: None)
         config: Any = SimpleNamespace(heartbeat=30.0, send_timeout=send_timeout)
         talk: Any = self.talk
-        self.peer = StreamPeer(config, self.subscriber, talk, nothing)
+        self.transport = StreamTransport(config, self.subscriber, talk, nothing)
 
     def begin(self) -> None:
-        assert self.engine.admit(self.peer)
-        self.engine.serve(self.server, self.peer, b"", self.wake)
+        assert self.engine.register(self.transport)
+        self.engine.serve(self.server, self.transport, b"")
 
     def heard(self) -> int:
         """Read up to the end of an event, and return how many bytes came."""
@@ -71,8 +69,8 @@ def test_a_client_that_takes_nothing_at_all() -> None:
                 stalled.server.send(b"x")
         stalled.begin()
         stalled.subscriber.send("hello")
-        until(lambda: stalled.peer.ended, 5.0)
-        assert stalled.peer.code == CloseCode.TRY_AGAIN_LATER
+        until(lambda: stalled.transport.ended, 5.0)
+        assert stalled.transport.code == CloseCode.TRY_AGAIN_LATER
 
 
 def test_a_client_that_is_slow_again_and_again() -> None:
@@ -109,10 +107,10 @@ def test_a_process_that_ends_while_a_handler_runs(kind: str) -> None:
 
         one.talk.handle = do
         one.begin()
-        until(lambda: one.engine._idle > 1)
-        one.peer.jobs.append(Job("slow"))
-        one.wake()
+        until(lambda: one.engine.leadership.idle > 1)
+        one.transport.jobs.append(Job("slow"))
+        one.subscriber.queue.notify()
         assert begun.wait(PATIENCE)
-        until(lambda: one.engine._lead == bool(kind))
+        until(lambda: one.engine.leadership.term == bool(kind))
         one.engine.stop(within=0)
         assert done.is_set()

@@ -14,54 +14,56 @@ from websockets.frames import Opcode
 from flask_fsm.live.channels.stream import SILENCE
 from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.websocket import Boundary, WebSocket
-from flask_fsm.live.server.transport import BACKLOG, BEATS, SocketPeer
+from flask_fsm.live.server.lifecycle import HEARTBEAT_SLOTS, first_heartbeat, next_heartbeat
+from flask_fsm.live.server.transport import BACKLOG, WebSocketTransport
 
 from .rawsocket import framed
 
 
-def peer_of(**config: Any) -> SocketPeer:
+def transport_of(**config: Any) -> WebSocketTransport:
     """Return a websocket of nobody."""
     settings: Any = SimpleNamespace(message_rate=1_000, **config)
     talk: Any = SimpleNamespace(closing=0)
     nothing: Any = SimpleNamespace(groups={})
-    subscriber = Subscriber(10, lambda: None, ids=False)
-    return SocketPeer(WebSocket([], 1_000), settings, subscriber, talk, nothing)
+    subscriber = Subscriber(10, ids=False)
+    return WebSocketTransport(WebSocket([], 1_000), settings, subscriber, talk, nothing)
 
 
 def test_hearts_beat_at_their_own_times() -> None:
     """Clients that come at the same time do not get their signs of life at the same time."""
     begun = time.monotonic()
-    firsts = [peer_of(heartbeat=8.0).first_beat() - begun for _ in range(400)]
+    firsts = [first_heartbeat(8.0) - begun for _ in range(400)]
     after = time.monotonic() - begun
-    assert all(0 <= first <= 8 + 8 / BEATS + after for first in firsts)
+    assert all(0 <= first <= 8 + 8 / HEARTBEAT_SLOTS + after for first in firsts)
     assert all(any(second <= first < second + 1 for first in firsts) for second in range(8))
-    assert len({round(begun + first, 6) for first in firsts}) <= BEATS + 1  # some together
+    assert (
+        len({round(begun + first, 6) for first in firsts}) <= HEARTBEAT_SLOTS + 1
+    )  # some together
 
 
 def test_the_next_beat_is_one_heartbeat_later() -> None:
     """However late the one before was, the times of all stay the same few."""
-    peer = peer_of(heartbeat=0.64)
-    first = peer.first_beat()
+    first = first_heartbeat(0.64)
     time.sleep(max(first - time.monotonic(), 0) + 0.002)
     late = time.monotonic() - first
-    assert first + 0.64 - 1e-6 <= peer.next_beat() <= first + 0.64 + late + 0.01 + 1e-6
+    assert first + 0.64 - 1e-6 <= next_heartbeat(0.64) <= first + 0.64 + late + 0.01 + 1e-6
 
 
 def test_silence_of_a_client_that_is_not_read() -> None:
     """Who has sent more than is done yet is not taken for dead, as its pongs wait behind that."""
-    peer = peer_of()
-    peer.received(framed(b"{}") * BACKLOG)
-    assert not peer.reading
+    transport = transport_of()
+    transport.received(framed(b"{}") * BACKLOG)
+    assert not transport.reading
     for _ in range(3 * SILENCE):
-        assert peer.beat()
-        assert not peer.ended
-    peer.jobs.clear()
-    assert peer.reading
+        assert transport.heartbeat()
+        assert not transport.ended
+    transport.jobs.clear()
+    assert transport.reading
     for _ in range(SILENCE):
-        peer.beat()
-        assert not peer.ended
-    peer.beat()
-    assert peer.code == 1011
+        transport.heartbeat()
+        assert not transport.ended
+    transport.heartbeat()
+    assert transport.code == 1011
 
 
 # -- frames, in whichever pieces they come --------------------------------------------------------

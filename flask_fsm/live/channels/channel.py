@@ -1,4 +1,4 @@
-"""Channels of this process: messages wait in the queues of listeners until streams take them."""
+"""Channels of this process: messages wait in queues of listeners until streams take them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,17 @@ log: Final = logging.getLogger("flask_fsm")
 
 
 class Channel:
-    """Tells its listeners what is broadcast on it, and one of them what is dispatched to it.
+    """Delivers messages to listeners: `broadcast` to all of them, `dispatch` to one.
 
-    `stream_delay_seconds` is the least time between two messages of a stream. `queue_size` is how
-    many messages may wait for each listener, unless `connections_factory` makes other queues.
+    Args:
+        channel_id: The id; by default 128 random bits as text.
+        stream_delay_seconds: The least time between two messages of a stream, in seconds.
+        connections_factory: Makes the queue of each listener; by default a queue in memory.
+        queue_size: The number of messages that may wait for each listener, unless
+            `connections_factory` is given. Default: 1000.
+
+    Raises:
+        ValueError: `queue_size` is less than 1.
     """
 
     def __init__(
@@ -52,7 +59,7 @@ class Channel:
         self._connections: dict[str, Connection] = {}
         self._mutex = Lock()
         self._abandoned: deque[Connection] = deque()
-        """Those whose stream was dropped without being closed."""
+        """Connections whose stream was garbage-collected without being closed."""
         self._callers: dict[AbstractEventLoop, LoopCaller] = {}
 
     @property
@@ -62,22 +69,22 @@ class Channel:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id!r}>"
 
-    # -- who listens --------------------------------------------------------------------
+    # -- listeners ----------------------------------------------------------------------
 
     def add_listener(self) -> Listener:
-        """Return a new listener, which has not been started."""
+        """Add a new listener, which is not started, and return it."""
         connection = self._factory.create()
         self.register_connection(connection)
         return connection.listener
 
     def register_listener(self, listener: Listener) -> None:
-        """Let `listener` listen. If it does already, it keeps its queue."""
+        """Add a listener. One that the channel has already keeps its queue."""
         present = self._connections.get(listener.id)
         if present is None or present.listener is not listener:
             self.register_connection(self._factory.create(listener))
 
     def register_connection(self, connection: Connection) -> None:
-        """Let the listener of `connection` listen; another one of the same id makes way."""
+        """Add a listener with its queue; it replaces another listener with the same id."""
         if self._abandoned:
             self._sweep()
         key = connection.listener.id
@@ -85,21 +92,21 @@ class Channel:
             previous = self._connections.get(key)
             self._connections[key] = connection
         if previous is not None and previous is not connection:
-            previous._bell.ring()
+            previous.notifier.notify()
 
     def remove_listener(self, listener_id: str) -> None:
-        """End the streams of a listener, and tell it nothing more; raises UnknownListener."""
+        """Remove a listener and end its streams; raises UnknownListener."""
         connection = self._connections.pop(listener_id, None)
         if connection is None:
             raise self._unknown(listener_id)
-        connection._bell.ring()
+        connection.notifier.notify()
 
     def get_listener(self, listener_id: str) -> Listener:
-        """Return the listener of this id; raises UnknownListener."""
+        """Return the listener with this id; raises UnknownListener."""
         return self._connection(listener_id).listener
 
     def get_connections(self) -> list[Connection]:
-        """Return the connections that there are now."""
+        """Return the connections of all listeners."""
         if self._abandoned:
             self._sweep()
         return list(self._connections.values())
@@ -113,12 +120,13 @@ class Channel:
     def _unknown(self, listener_id: str) -> UnknownListener:
         return UnknownListener(f"The channel {self.id!r} has no listener {listener_id!r}.")
 
-    def _holds(self, connection: Connection) -> bool:
+    def is_connected(self, connection: Connection) -> bool:
+        """Return whether the channel has this connection."""
         return self._connections.get(connection.listener.id) is connection
 
-    def _drop(self, connection: Connection) -> bool:
-        """Remove a connection unless it is gone; return whether it was there."""
-        if not self._holds(connection):
+    def disconnect(self, connection: Connection) -> bool:
+        """Remove a connection and end its streams; return whether the channel had it."""
+        if not self.is_connected(connection):
             return False
         try:
             self.remove_listener(connection.listener.id)
@@ -126,21 +134,44 @@ class Channel:
             return False
         return True
 
+    def abandon(self, connection: Connection) -> None:
+        """Remove a connection at the next use of the channel; takes no lock."""
+        self._abandoned.append(connection)
+
     def _sweep(self) -> None:
         while self._abandoned:
             with suppress(IndexError):  # another thread sweeps too
-                self._drop(self._abandoned.popleft())
+                self.disconnect(self._abandoned.popleft())
 
-    # -- what they are told -------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------
 
     def dispatch(self, listener_id: str, message: Message) -> None:
-        """Tell one listener; raises UnknownListener, or QueueFull, and then it is not told."""
+        """Queue a message for one listener.
+
+        Args:
+            listener_id: The id of the listener.
+            message: The message.
+
+        Raises:
+            UnknownListener: The channel has no listener with this id.
+            QueueFull: Too many messages wait for the listener, so this one is not queued.
+        """
         self._connection(listener_id).push(message)
 
     def broadcast(self, message: Message) -> None:
-        """Tell all listeners. One whose queue takes no more is cut, and the others are served."""
-        if not hasattr(message, "latest"):  # or each queue would fail, and be cut for it
-            raise TypeError(f"A Message is broadcast, not {message!r}.")
+        """Queue a message for all listeners.
+
+        A listener whose queue is full is cut: its streams end with a message of type `error`, and
+        the channel removes it. The other listeners get the message.
+
+        Args:
+            message: The message.
+
+        Raises:
+            TypeError: `message` is not a Message.
+        """
+        if not hasattr(message, "latest"):  # otherwise each queue would fail, and be cut
+            raise TypeError(f"broadcast() takes a Message, not {message!r}.")
         if self._abandoned:
             self._sweep()
         for connection in list(self._connections.values()):
@@ -150,12 +181,12 @@ class Channel:
                 self._cut(connection, error)
 
     def _cut(self, connection: Connection, error: Exception) -> None:
-        # Marked first, so that no stream sees it removed and takes that for its end.
-        connection._cuts += 1
-        if not self._drop(connection):
+        # Counted first, so that no stream takes the removal for a regular end.
+        connection.cuts += 1
+        if not self.disconnect(connection):
             return
         log.warning(
-            "The listener %r of the channel %r is cut, because its queue takes no more: %s",
+            "The listener %r of the channel %r is cut, because its queue failed: %s",
             connection.listener.id,
             self.id,
             error,
@@ -167,14 +198,19 @@ class Channel:
             log.exception("The listener %r could not be stopped.", connection.listener.id)
 
     def deliver_next(self, listener_id: str) -> Message:
-        """Return the next message of a listener, which has seen it then.
+        """Remove and return the next message of a listener, after its `on_message` has seen it.
 
-        Raises UnknownListener, or NoMessages if none waits or the listener has not been started.
+        Args:
+            listener_id: The id of the listener.
+
+        Raises:
+            UnknownListener: The channel has no listener with this id.
+            NoMessages: No message waits, or the listener is not started.
         """
         connection = self._connection(listener_id)
         listener = connection.listener
         if not listener.is_running():
-            raise NoMessages(f"The listener {listener_id!r} is not running: start() it.")
+            raise NoMessages(f"The listener {listener_id!r} is not started: call its start().")
         message = connection.queue.pop()
         listener.on_message(message)
         return message
@@ -182,22 +218,22 @@ class Channel:
     # -- streams ------------------------------------------------------------------------
 
     def adapt(self, message: Message) -> Any:
-        """Return what a stream yields for a message."""
+        """Return what a stream yields for a message. Override it for another form."""
         return {"event": message.type, "data": message.payload}
 
     def message_stream(self, listener: Listener) -> MessageStream:
-        """Return a stream of what `listener` is told; raises UnknownListener."""
+        """Return a stream of the messages of `listener`; raises UnknownListener."""
         return MessageStream(self, self._connection_of(listener))
 
     def watch(self) -> MessageStream:
-        """Return a stream of a new, started listener, which is removed when the stream ends."""
+        """Return a stream of a new, started listener, which is removed at the end of the stream."""
         listener = self.add_listener()
         listener.start()
         return MessageStream(self, self._connection_of(listener), owner=True)
 
-    def _caller(self) -> LoopCaller:
-        """Return what wakes tasks of the running event loop."""
-        # Not at the top: who has no event loop doesn't pay for the import.
+    def loop_caller(self) -> LoopCaller:
+        """Return the object that wakes tasks of the running event loop."""
+        # Not at the top: an app without an event loop should not pay for the import.
         from asyncio import get_running_loop
 
         loop = get_running_loop()
@@ -213,13 +249,25 @@ class Channel:
         connection = self._connection(listener.id)
         if connection.listener is not listener:
             raise UnknownListener(
-                f"The channel {self.id!r} has another listener of the id {listener.id!r}."
+                f"The channel {self.id!r} has another listener with the id {listener.id!r}."
             )
         return connection
 
 
 class SSEChannel(Channel):
-    """A channel for server-sent events; clients come back `retry_timeout_milliseconds` after."""
+    """A channel whose streams are server-sent events.
+
+    Args:
+        stream_delay_seconds: The least time between two messages of a stream, in seconds.
+        retry_timeout_milliseconds: After how many milliseconds a browser reconnects.
+        channel_id: The id; by default 128 random bits as text.
+        connections_factory: Makes the queue of each listener; by default a queue in memory.
+        queue_size: The number of messages that may wait for each listener, unless
+            `connections_factory` is given. Default: 1000.
+
+    Raises:
+        ValueError: `queue_size` is less than 1.
+    """
 
     def __init__(
         self,
@@ -236,7 +284,10 @@ class SSEChannel(Channel):
         self.retry_timeout_milliseconds = retry_timeout_milliseconds
 
     def adapt(self, message: Message) -> Any:
-        """Return the fields of an event: `event`, `retry` in milliseconds, `data`, perhaps `id`."""
+        """Return the fields of an event: `event`, `data`, and optionally `retry` and `id`.
+
+        `retry` is in milliseconds. Without `id`, that of the message is sent if it has one.
+        """
         return {
             "event": message.type,
             "retry": self.retry_timeout_milliseconds,
@@ -244,17 +295,31 @@ class SSEChannel(Channel):
         }
 
     def sse_stream(self, listener: Listener, heartbeat: float = HEARTBEAT) -> SSEStream:
-        """Return what `listener` is told as bytes of a text/event-stream.
+        """Return a stream of the messages of a listener, as bytes of a text/event-stream.
 
-        After `heartbeat` seconds of silence it has a comment. Raises UnknownListener.
+        Args:
+            listener: A listener of this channel.
+            heartbeat: Seconds of silence after which a comment is sent. Default: 15.
+
+        Raises:
+            UnknownListener: The channel does not have this listener.
+            ValueError: `heartbeat` is not a positive number.
         """
         return SSEStream(self, self._connection_of(listener), heartbeat)
 
     def sse_response(self, listener: Listener, heartbeat: float = HEARTBEAT) -> Response:
-        """Return that stream as the answer of a view; raises UnknownListener.
+        """Return that stream as the response of a view.
 
-        When the client has gone, the listener is removed. In an app with a FlaskFSM that is after
-        two heartbeats at the latest, if the server lets us at its socket.
+        The listener is removed when the client is gone. In an app with a FlaskFSM that is noticed
+        after two heartbeats at the latest, if the server gives access to its sockets.
+
+        Args:
+            listener: A listener of this channel.
+            heartbeat: Seconds of silence after which a comment is sent. Default: 15.
+
+        Raises:
+            UnknownListener: The channel does not have this listener.
+            ValueError: `heartbeat` is not a positive number.
         """
         stream = SSEStream(self, self._connection_of(listener), heartbeat, owner=True)
         return Response(
@@ -272,29 +337,29 @@ class ChannelContainer:
         self._mutex = Lock()
 
     def register(self, channel: Channel) -> None:
-        """Take up a channel; raises DuplicateChannel if there is one of its id."""
+        """Add a channel; raises DuplicateChannel if there is one with its id."""
         self.register_iterable([channel])
 
     def register_iterable(self, channels: Iterable[Channel]) -> None:
-        """Take up several, or none of them; raises DuplicateChannel if an id comes twice."""
+        """Add all of several channels, or none; raises DuplicateChannel if an id occurs twice."""
         found: dict[str, Channel] = {}
         given = list(channels)
         with self._mutex:
             for channel in given:
                 if channel.id in self._channels or channel.id in found:
-                    raise DuplicateChannel(f"There is a channel {channel.id!r} already.")
+                    raise DuplicateChannel(f"There already is a channel {channel.id!r}.")
                 found[channel.id] = channel
             self._channels.update(found)
 
     def get(self, channel_id: str) -> Channel:
-        """Return the channel of this id; raises UnknownChannel."""
+        """Return the channel with this id; raises UnknownChannel."""
         channel = self._channels.get(channel_id)
         if channel is None:
             raise self._unknown(channel_id)
         return channel
 
     def rm(self, channel_id: str) -> None:
-        """Forget the channel of this id; its streams go on. Raises UnknownChannel."""
+        """Remove the channel with this id; its streams go on. Raises UnknownChannel."""
         with self._mutex:
             if self._channels.pop(channel_id, None) is None:
                 raise self._unknown(channel_id)

@@ -1,4 +1,4 @@
-"""Connections: a listener of a channel, and the queue in which its messages wait."""
+"""Listeners of channels, and the queues in which their messages wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from ...errors import NoMessages, QueueFull
 from .message import Message, fresh_id
-from .wakeups import Bell, ThreadWaiter
+from .wakeups import Notifier, ThreadWaiter
 
 __all__ = [
     "QUEUE_SIZE",
@@ -29,28 +29,35 @@ QUEUE_SIZE: Final = 1000
 
 
 class Queue(Protocol):
-    """Where the messages for a listener wait, first in, first out.
+    """A first-in, first-out queue of the messages for one listener."""
 
-    `push` raises QueueFull if there is no room, `pop` raises NoMessages if nothing waits.
-    """
+    def push(self, message: Message) -> None:
+        """Append a message; raises QueueFull if there is no room."""
 
-    def push(self, message: Message) -> None: ...
-
-    def pop(self) -> Message: ...
+    def pop(self) -> Message:
+        """Remove and return the oldest message; raises NoMessages if the queue is empty."""
+        raise NotImplementedError
 
 
 class MessageQueue:
-    """A queue in memory for at most `limit` messages; `on_push` is called after each push.
+    """A queue in memory.
 
-    When more than half as many wait, a message with a `latest` key takes the place of those that
-    wait with the same key, at the end of the queue. Nothing else is ever dropped.
+    When it is more than half full, a message with a `latest` key replaces the waiting messages with
+    the same key, at the end of the queue. No other message is ever dropped.
+
+    Args:
+        limit: The number of messages for which it has room, at least 1.
+        on_push: Called after each push, in the thread that pushes.
+
+    Raises:
+        ValueError: `limit` is less than 1.
     """
 
-    __slots__ = ("_bell", "_keyed", "_mutex", "_numbers", "_waiting", "limit", "on_push")
+    __slots__ = ("_keyed", "_mutex", "_numbers", "_waiting", "limit", "notifier", "on_push")
 
     def __init__(self, limit: int = QUEUE_SIZE, on_push: Callable[[], None] | None = None) -> None:
         if limit < 1:
-            raise ValueError(f"A queue has room for at least one message, not for {limit}.")
+            raise ValueError(f"The limit of a queue must be at least 1, not {limit}.")
         self.limit = limit
         self.on_push = on_push
         self._waiting: OrderedDict[int, Message] = OrderedDict()
@@ -58,7 +65,7 @@ class MessageQueue:
         # The numbers of the messages that wait with a key, the oldest first.
         self._keyed: dict[str, list[int]] = {}
         self._mutex = Lock()
-        self._bell = Bell()
+        self.notifier = Notifier()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -73,30 +80,30 @@ class MessageQueue:
                     del waiting[old]
             if len(waiting) >= self.limit:
                 raise QueueFull(
-                    f"{self.limit} messages wait already: whoever takes them is too slow."
+                    f"The queue is full: {self.limit} messages wait, so their listener is too slow."
                 )
             number = next(self._numbers)
             waiting[number] = message
             if key is not None:
                 self._keyed.setdefault(key, []).append(number)
-        if self._bell.waiters:
-            self._bell.ring()
+        if self.notifier.waiters:
+            self.notifier.notify()
         if self.on_push is not None:
             try:
                 self.on_push()
             except Exception:
-                # The message is in the queue, so that its sender must not think it lost.
+                # The message is in the queue, so its sender must not take it for lost.
                 log.exception("The on_push of a queue failed.")
 
     def pop(self) -> Message:
-        """Remove and return the message that waits longest; raises NoMessages."""
+        """Remove and return the oldest message; raises NoMessages if the queue is empty."""
         message = self.take()
         if message is None:
-            raise NoMessages("No message waits.")
+            raise NoMessages("The queue is empty.")
         return message
 
     def take(self) -> Message | None:
-        """Remove and return the message that waits longest, or return None."""
+        """Remove and return the oldest message, or return None."""
         if not self._waiting:
             return None
         with self._mutex:
@@ -112,88 +119,109 @@ class MessageQueue:
         return message
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until something can be popped, or `timeout` seconds; return whether it can."""
+        """Wait at most `timeout` seconds for a message; return whether there is one."""
         until = None if timeout is None else monotonic() + timeout
         while not self._waiting:
             left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
                 return False
             waiter = ThreadWaiter()
-            self._bell.waiters[waiter] = None
+            self.notifier.waiters[waiter] = None
             try:
                 if not self._waiting:
                     waiter.wait(left)
             finally:
-                self._bell.waiters.pop(waiter, None)
+                self.notifier.waiters.pop(waiter, None)
         return True
 
 
 class Listener:
-    """Somebody whom a channel tells its messages. They wait until it is started.
+    """A receiver of a channel's messages, which wait until it is started.
 
-    Override `on_message` to see each message when it is delivered; an override of `start` or
-    `stop` calls the one that it overrides.
+    Override `on_message` to see each message at its delivery. An override of `start` or `stop` must
+    call `super()`.
+
+    Args:
+        listener_id: The id, unique in a channel; by default 128 random bits as text.
     """
 
     def __init__(self, listener_id: str | None = None) -> None:
         self.id: str = fresh_id() if listener_id is None else listener_id
         self._running = False
-        self._stops = 0
-        self._bell = Bell()
+        self.stops = 0  # counted, so that a stream sees a stop that is followed by a start
+        self.notifier = Notifier()
 
     def start(self) -> None:
-        """Let the messages come."""
+        """Deliver messages from now on, and those that wait."""
         self._running = True
-        self._bell.ring()
+        self.notifier.notify()
 
     def stop(self) -> None:
-        """End the streams that there are. What comes from now on waits for the next start."""
+        """End the listener's streams. Messages wait for the next start."""
         self._running = False
-        self._stops += 1
-        self._bell.ring()
+        self.stops += 1
+        self.notifier.notify()
 
     def is_running(self) -> bool:
+        """Return whether messages are delivered."""
         return self._running
 
     def on_message(self, message: Message) -> None:
-        """Called with each message at its delivery, in the thread of whoever takes it."""
+        """Called with each message at its delivery, in the thread that takes it."""
 
 
 class Connection:
-    """A listener and the queue of its messages."""
+    """A listener of a channel and the queue of its messages.
+
+    Args:
+        listener: The listener.
+        queue: The queue: a `MessageQueue`, or any object with its `push` and `pop`.
+        connection_id: The id; by default 128 random bits as text.
+    """
 
     def __init__(self, listener: Listener, queue: Queue, connection_id: str | None = None) -> None:
         self.listener = listener
         self.queue = queue
         self.id: str = fresh_id() if connection_id is None else connection_id
-        self._bell = Bell()
-        self._bells = (listener._bell, self._bell)
-        # A queue of the app's own has no bell, so that ours stands for it.
-        self._rings = not isinstance(queue, MessageQueue)
-        self._cuts = 0
+        self.cuts = 0  # how often the channel has cut it because its queue was full
+        self.notifier = Notifier()
+        self.end_notifiers = (listener.notifier, self.notifier)
+        # A queue of the app's own has no notifier, so that of the connection stands for it.
+        self._notifies = not isinstance(queue, MessageQueue)
 
-    def _all_bells(self) -> tuple[Bell, ...]:
-        queue = self.queue
-        return (*self._bells, queue._bell) if isinstance(queue, MessageQueue) else self._bells
+    @property
+    def notifiers(self) -> tuple[Notifier, ...]:
+        # No docstring: this is for streams.
+        queue, ends = self.queue, self.end_notifiers
+        return (*ends, queue.notifier) if isinstance(queue, MessageQueue) else ends
 
     def push(self, message: Message) -> None:
-        """Put a message into the queue, and wake who waits for it; raises QueueFull."""
+        """Append a message to the queue, and wake its streams; raises QueueFull."""
         self.queue.push(message)
-        if self._rings:
-            self._bell.ring()
+        if self._notifies:
+            self.notifier.notify()
 
 
 class ConnectionsFactory(Protocol):
-    """Makes the connections of a channel, and the listener too if none is given."""
+    """Makes the connections of a channel."""
 
-    def create(self, listener: Listener | None = None) -> Connection: ...
+    def create(self, listener: Listener | None = None) -> Connection:
+        """Return a new connection of a listener, by default of a new one."""
+        raise NotImplementedError
 
 
 class MemoryConnections:
-    """Makes connections whose queues lie in memory, with room for `limit` messages each."""
+    """Makes connections with queues in memory.
+
+    Args:
+        limit: The number of messages for which each queue has room, at least 1.
+
+    Raises:
+        ValueError: `limit` is less than 1.
+    """
 
     def __init__(self, limit: int = QUEUE_SIZE) -> None:
-        MessageQueue(limit)  # raises ValueError now, and not when somebody comes
+        MessageQueue(limit)  # raises ValueError now, and not for the first listener
         self._limit = limit
 
     def create(self, listener: Listener | None = None) -> Connection:

@@ -1,4 +1,4 @@
-"""Messages: what a channel tells its listeners."""
+"""The messages that channels deliver to their listeners."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ __all__ = ["Message", "SignedMessage", "UniqueMessage", "fresh_id"]
 
 
 class Message:
-    """Something to tell: a type, which is a name, and a payload.
+    """A message of a channel.
 
-    Of several messages in one queue whose `latest` is the same key, only the newest matters.
+    Args:
+        type: The name of the kind of message; the `event:` of a stream of server-sent events.
+        payload: Any value. A stream of server-sent events sends text as it is, others as JSON.
+        latest: A key. Of the messages with this key that wait in a full queue, only the newest is
+            kept. By default each message is kept.
     """
 
     __slots__ = ("_payload", "_type", "latest")
@@ -34,7 +38,12 @@ class Message:
 
 
 class SignedMessage(Message):
-    """A message that names the listener that sent it."""
+    """A message with a sender.
+
+    Args:
+        sender_id: The id of the listener that sent it.
+        type, payload, latest: As of a `Message`.
+    """
 
     __slots__ = ("_sender_id",)
 
@@ -50,7 +59,13 @@ class SignedMessage(Message):
 
 
 class UniqueMessage(Message):
-    """A message with an id, by default 128 random bits, and a sender if there is one."""
+    """A copy of a message that has an id.
+
+    Args:
+        message: The message to copy.
+        sender_id: The id of the listener that sent it; by default that of `message`, if any.
+        message_id: The id; by default 128 random bits as text.
+    """
 
     __slots__ = ("_id", "_sender_id")
 
@@ -73,5 +88,5 @@ class UniqueMessage(Message):
 
 
 def fresh_id() -> str:
-    """Return an id that nobody can guess."""
+    """Return an id of 128 random bits."""
     return secrets.token_urlsafe(16)

@@ -1,4 +1,4 @@
-"""Streams: what a listener is told, as it comes, for loops and as server-sent events."""
+"""Streams of the messages of a listener, for loops and as server-sent events."""
 
 from __future__ import annotations
 
@@ -6,47 +6,68 @@ import logging
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from ...core.reply import dump_reply
 from ...errors import NoMessages, QueueFull
 from .listener import Connection, MessageQueue
 from .message import Message
-from .wakeups import TaskWaiter, ThreadWaiter, Waiter
-
-if TYPE_CHECKING:
-    from .channel import Channel, SSEChannel
+from .wakeups import LoopCaller, TaskWaiter, ThreadWaiter, Waiter
 
 __all__ = ["HEARTBEAT", "SILENCE", "MessageStream", "SSEStream"]
 
 log: Final = logging.getLogger("flask_fsm")
 HEARTBEAT: Final = 15.0
-"""After how many seconds of silence a stream of events says that it is there."""
+"""Seconds of silence after which a stream of server-sent events sends a comment."""
 SILENCE: Final = 2
-"""After how many heartbeats without a sign of life a client is dead."""
+"""Heartbeats without a sign of life after which a client counts as gone."""
 BREATH: Final = 16
-"""After how many messages without a wait an async stream lets others of its loop run."""
+"""Messages in a row after which an async stream lets other tasks of its loop run."""
 # What `MessageStream._take` returns in place of a message.
 WAIT: Final = object()
 END: Final = object()
 
 
-class MessageStream(Iterator[Any], AsyncIterator[Any]):
-    """What a listener is told, as it comes, for `for` and for `async for`.
+class Source(Protocol):
+    """The channel of a stream."""
 
-    It waits until the listener is started, and ends when that is stopped, removed or cut, or when
-    the stream is closed, from whichever thread. An `owner` removes the listener at its end.
+    stream_delay_seconds: float
+
+    @property
+    def id(self) -> str: ...
+
+    def adapt(self, message: Message) -> Any: ...
+
+    def is_connected(self, connection: Connection) -> bool: ...
+
+    def disconnect(self, connection: Connection) -> bool: ...
+
+    def abandon(self, connection: Connection) -> None: ...
+
+    def loop_caller(self) -> LoopCaller: ...
+
+
+class MessageStream(Iterator[Any], AsyncIterator[Any]):
+    """The messages of a listener as they come, for `for` and for `async for`.
+
+    It waits until the listener is started. It ends when the listener is stopped, removed or cut,
+    and when the stream is closed, in any thread.
+
+    Args:
+        channel: The channel, whose `adapt` makes what the stream yields of each message.
+        connection: The connection of the listener.
+        owner: Whether to remove the listener at the end of the stream.
     """
 
-    def __init__(self, channel: Channel, connection: Connection, *, owner: bool = False) -> None:
+    def __init__(self, channel: Source, connection: Connection, *, owner: bool = False) -> None:
         self._channel = channel
         self._connection = connection
         self._owner = owner
         self._closed = False
-        self._stops = connection.listener._stops
-        self._cuts = connection._cuts
+        self._stops = connection.listener.stops
+        self._cuts = connection.cuts
         self._due = 0.0
-        """Before when (by the monotonic clock) nothing more is yielded, or 0."""
+        """When (by time.monotonic()) the next message may be yielded at the earliest, or 0."""
         self._in_a_row = 0
 
     # -- the next message ---------------------------------------------------------------
@@ -58,28 +79,28 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
         return {"event": message.type, "data": message.payload}
 
     def _error(self, payload: Any = None) -> Any:
-        """Return the output of a message of type `error`, whatever the channel's `adapt` does."""
+        """Return the output of a message of type `error`, also if the channel's `adapt` fails."""
         message = Message("error", payload)
         try:
             return self._output(message)
         except Exception:
-            log.exception("The channel %r has no form for errors.", self._channel.id)
+            log.exception("The channel %r can't adapt a message of type error.", self._channel.id)
             return self._plain(message)
 
     def _empty(self) -> bool:
-        # Only to spare the exception: it costs more than all else of a delivery.
+        # Only to avoid the exception, which costs more than the rest of a delivery.
         queue = self._connection.queue
-        return isinstance(queue, MessageQueue) and not queue._waiting
+        return isinstance(queue, MessageQueue) and not len(queue)
 
     def _take(self) -> Any:
-        """Return what is to be yielded now, WAIT or END. All that can be lost is in here."""
+        """Return what to yield now, WAIT or END. Only here is a message removed from the queue."""
         if self._closed:
             return END
         connection = self._connection
         listener = connection.listener
-        # This first, as a cut is marked before it stops and removes.
-        over = listener._stops != self._stops or not self._channel._holds(connection)
-        cut = connection._cuts != self._cuts
+        # Read first: a cut is counted before it stops and removes the listener.
+        over = listener.stops != self._stops or not self._channel.is_connected(connection)
+        cut = connection.cuts != self._cuts
         if over and not cut:
             self.close()
             return END
@@ -95,7 +116,7 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
             if not cut:
                 return WAIT
             self.close()
-            text = "Messages were lost: too many waited for this listener."
+            text = "Messages were lost, because too many waited for this listener."
             return self._error({"reason": QueueFull.default_code, "message": text})
         except Exception:
             log.exception("The queue of the listener %r failed.", listener.id)
@@ -111,17 +132,17 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
             return self._error()
 
     def _listen(self, waiter: Waiter, due: float) -> None:
-        # While it is too early for the next message, no push need wake anyone.
-        bells = self._connection._bells if due else self._connection._all_bells()
-        for bell in bells:
-            bell.waiters[waiter] = None
+        # While it is too early for the next message, a push need not wake the stream.
+        connection = self._connection
+        for notifier in connection.end_notifiers if due else connection.notifiers:
+            notifier.waiters[waiter] = None
 
     def _unlisten(self, waiter: Waiter) -> None:
-        for bell in self._connection._all_bells():
-            bell.waiters.pop(waiter, None)
+        for notifier in self._connection.notifiers:
+            notifier.waiters.pop(waiter, None)
 
-    def _patience(self, until: float | None, due: float) -> float | None:
-        """Return for how many seconds to wait: till `until` or till the next may be yielded."""
+    def _seconds_left(self, until: float | None, due: float) -> float | None:
+        """Return the seconds to wait: up to `until`, or to when the next may be yielded."""
         due = due or self._due
         if due and (until is None or due < until):
             until = due
@@ -139,7 +160,7 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
             try:
                 taken = self._take()
                 if taken is WAIT:
-                    waiter.wait(self._patience(until, due))
+                    waiter.wait(self._seconds_left(until, due))
             finally:
                 self._unlisten(waiter)
             if taken is WAIT:
@@ -147,7 +168,7 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
         return taken
 
     async def _next_in_loop(self, timeout: float | None = None) -> Any:
-        """Do the same for a task. It awaits only before it takes, so a cancelled one took none."""
+        """Do the same in a task. It takes a message last, so that a cancelled task loses none."""
         if self._in_a_row >= BREATH:
             from asyncio import sleep
 
@@ -160,12 +181,12 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
         self._in_a_row = 0
         until = None if timeout is None else monotonic() + timeout
         while taken is WAIT and (until is None or monotonic() < until):
-            due, waiter = self._due, TaskWaiter(self._channel._caller())
+            due, waiter = self._due, TaskWaiter(self._channel.loop_caller())
             self._listen(waiter, due)
             try:
                 taken = self._take()
                 if taken is WAIT:
-                    await waiter.wait(self._patience(until, due))
+                    await waiter.wait(self._seconds_left(until, due))
             finally:
                 self._unlisten(waiter)
             if taken is WAIT:
@@ -193,15 +214,16 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
     # -- the end ------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the stream, and wake who waits for it. What it has not yielded stays queued."""
+        """End the stream, in any thread. Messages that it has not yielded stay in the queue."""
         if self._closed:
             return
         self._closed = True
         if self._owner:
-            self._channel._drop(self._connection)
-        self._connection._bell.ring()
+            self._channel.disconnect(self._connection)
+        self._connection.notifier.notify()
 
     async def aclose(self) -> None:
+        """Do the same as `close`."""
         self.close()
 
     def __enter__(self) -> Self:
@@ -217,10 +239,10 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
         self.close()
 
     def __del__(self) -> None:
-        # The garbage collector may call this within anything, so it takes no lock: the channel
-        # removes the listener when it is used next.
+        # The garbage collector may call this at any point, so it takes no lock: the channel removes
+        # the listener when it is used next.
         if self._owner and not self._closed:
-            self._channel._abandoned.append(self._connection)
+            self._channel.abandon(self._connection)
 
 
 # -- server-sent events ---------------------------------------------------------------------
@@ -232,8 +254,8 @@ _unsafe: Final = re.compile(r"[\r\n\0]")
 def event_bytes(event: Any, data: Any, id: Any = None, retry: int | None = None) -> bytes:
     """Return one event of a text/event-stream.
 
-    A payload that is no text is told as JSON; raises TypeError if it has no such form. What would
-    end a line is left out of `event` and `id`.
+    A payload that is not text is sent as JSON; raises TypeError if that is impossible. Characters
+    that end a line are left out of `event` and `id`.
     """
     text = data if isinstance(data, str) else dump_reply(data)
     lines = [] if event is None else [f"event: {_unsafe.sub('', str(event))}"]
@@ -249,16 +271,32 @@ def event_bytes(event: Any, data: Any, id: Any = None, retry: int | None = None)
     try:
         return block.encode()
     except UnicodeEncodeError:
-        # Half of a surrogate pair, which UTF-8 can't say; two halves are made whole.
+        # Half of a surrogate pair, which UTF-8 can't encode; two halves become one character.
         return block.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
+class SSESource(Source, Protocol):
+    """The channel of a stream of server-sent events."""
+
+    retry_timeout_milliseconds: int
+
+
 class SSEStream(MessageStream):
-    """A stream whose outputs are bytes of a text/event-stream, heartbeats among them."""
+    """A stream of the bytes of a text/event-stream, with heartbeats.
+
+    Args:
+        channel: The channel, whose `adapt` returns the fields of an event for each message.
+        connection: The connection of the listener.
+        heartbeat: Seconds of silence after which a comment is sent.
+        owner: Whether to remove the listener at the end of the stream.
+
+    Raises:
+        ValueError: `heartbeat` is not a positive number.
+    """
 
     def __init__(
         self,
-        channel: SSEChannel,
+        channel: SSESource,
         connection: Connection,
         heartbeat: float,
         *,
@@ -266,17 +304,17 @@ class SSEStream(MessageStream):
     ) -> None:
         super().__init__(channel, connection, owner=owner)
         if not heartbeat > 0:
-            raise ValueError(f"A heart beats every so many seconds, not every {heartbeat!r}.")
+            raise ValueError(f"heartbeat must be a positive number of seconds, not {heartbeat!r}.")
         self._first_retry = channel.retry_timeout_milliseconds
         self._retry: int | None = None
-        """What the client was told last."""
+        """The value that the client was sent last."""
         self.heartbeat = heartbeat
 
     def _output(self, message: Message) -> bytes:
         fields = self._channel.adapt(message)
         if fields.__class__ is not dict and not isinstance(fields, Mapping):
             raise TypeError(
-                f"adapt() of an SSEChannel returns a mapping of event, data, retry and id, and "
+                f"adapt() of an SSEChannel must return a mapping of event, data, retry and id, "
                 f"not {fields!r:.80}."
             )
         retry = fields.get("retry")
@@ -294,17 +332,17 @@ class SSEStream(MessageStream):
     def _plain(self, message: Message) -> bytes:
         return event_bytes(message.type, message.payload)
 
-    def _greeting(self) -> bytes | None:
-        # Before all else, so that a client knows at once that the stream is open.
+    def _preamble(self) -> bytes | None:
+        # Sent first, so that a client knows at once that the stream is open.
         if self._retry is not None:
             return None
         self._retry = self._first_retry
         return b"retry: %d\n\n" % self._retry
 
     def __next__(self) -> bytes:
-        greeting = self._greeting()
-        if greeting is not None:
-            return greeting
+        preamble = self._preamble()
+        if preamble is not None:
+            return preamble
         taken = self._next(self.heartbeat)
         if taken is END:
             raise StopIteration
@@ -312,9 +350,9 @@ class SSEStream(MessageStream):
         return block
 
     async def __anext__(self) -> bytes:
-        greeting = self._greeting()
-        if greeting is not None:
-            return greeting
+        preamble = self._preamble()
+        if preamble is not None:
+            return preamble
         taken = await self._next_in_loop(self.heartbeat)
         if taken is END:
             raise StopAsyncIteration

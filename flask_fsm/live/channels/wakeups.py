@@ -1,6 +1,7 @@
-"""Waiting: who waits leaves a waiter at the bells of what can change, looks once more, and sleeps.
+"""Waiting without polling, for threads and for tasks.
 
-Whoever changes something rings. Nothing polls.
+A thread or task that waits adds a waiter to the notifiers of what can change, checks once more, and
+sleeps. Every change notifies.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
 
-__all__ = ["Bell", "LoopCaller", "TaskWaiter", "ThreadWaiter", "Waiter"]
+__all__ = ["LoopCaller", "Notifier", "TaskWaiter", "ThreadWaiter", "Waiter"]
 
 
 class Waiter(Protocol):
-    """Somebody who sleeps until `wake` is called, from whichever thread."""
+    """A thread or task that sleeps until `wake` is called in any thread."""
 
     def wake(self) -> None: ...
 
 
-class Bell:
-    """Wakes those who wait at it, each once. Ringing where nobody waits costs next to nothing.
+class Notifier:
+    """Wakes its waiters, each of them once. Without waiters that costs next to nothing.
 
-    It has no lock, so that nothing that is called by the garbage collector can block on it.
+    It has no lock, so that the garbage collector can call it without blocking.
     """
 
     __slots__ = ("waiters",)
@@ -33,7 +34,8 @@ class Bell:
     def __init__(self) -> None:
         self.waiters: dict[Waiter, None] = {}
 
-    def ring(self) -> None:
+    def notify(self) -> None:
+        """Wake all waiters."""
         waiters = self.waiters
         while waiters:
             try:
@@ -44,7 +46,7 @@ class Bell:
 
 
 class ThreadWaiter:
-    """A thread that waits. Its lock is held as long as nobody has woken it."""
+    """A thread that waits for a lock, which `wake` releases."""
 
     __slots__ = ("_lock",)
 
@@ -53,20 +55,20 @@ class ThreadWaiter:
         self._lock.acquire()
 
     def wake(self) -> None:
-        with suppress(RuntimeError):  # two bells rang
+        with suppress(RuntimeError):  # woken by two notifiers
             self._lock.release()
 
     def wait(self, seconds: float | None) -> bool:
-        """Sleep for at most that time; return whether it was woken."""
+        """Sleep for at most `seconds`; return whether it was woken."""
         if seconds is None:
             return self._lock.acquire()
         return self._lock.acquire(timeout=min(max(seconds, 0.0), TIMEOUT_MAX))
 
 
 class LoopCaller:
-    """Wakes tasks of an event loop that runs in this thread, from whichever thread.
+    """Wakes tasks of the event loop that runs in this thread, from any thread.
 
-    However many are to be woken at once, the loop is called once.
+    The loop is called once, however many tasks are to be woken.
     """
 
     __slots__ = ("_called", "_futures", "loop", "thread")
@@ -86,11 +88,11 @@ class LoopCaller:
             self._called = True
             try:
                 self.loop.call_soon_threadsafe(self._wake_all)
-            except RuntimeError:  # the loop is closed, and with it whoever waited
+            except RuntimeError:  # the loop is closed, and so are its tasks
                 self._futures.clear()
 
     def _wake_all(self) -> None:
-        self._called = False  # before the rest, so that nobody comes too late and is not seen
+        self._called = False  # first, so that a future that is added meanwhile is not missed
         while self._futures:
             finish(self._futures.popleft())
 
@@ -102,7 +104,7 @@ def finish(future: Future[None]) -> None:
 
 
 class TaskWaiter:
-    """A task that waits."""
+    """A task that waits for a future, which `wake` finishes."""
 
     __slots__ = ("_caller", "_future")
 
@@ -114,7 +116,7 @@ class TaskWaiter:
         self._caller.wake(self._future)
 
     async def wait(self, seconds: float | None) -> None:
-        """Sleep for at most that time."""
+        """Sleep for at most `seconds`."""
         if seconds is None:
             await self._future
             return

@@ -9,7 +9,6 @@ import json
 import secrets
 import sys
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar, Final
 
@@ -88,8 +87,8 @@ class ClientQueue(MessageQueue):
 
     __slots__ = ("_size", "overflown")
 
-    def __init__(self, limit: int, on_push: Callable[[], None]) -> None:
-        super().__init__(limit, on_push)
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
         self._size = limit
         self.overflown = False
         """Whether the client was too slow, so that messages are lost and it must be cut."""
@@ -154,9 +153,9 @@ class Subscriber:
         "queue",
     )
 
-    def __init__(self, limit: int, on_push: Callable[[], None], *, ids: bool) -> None:
+    def __init__(self, limit: int, *, ids: bool) -> None:
         self.id = secrets.token_urlsafe(16)
-        self.queue = ClientQueue(limit, on_push)
+        self.queue = ClientQueue(limit)
         self.listener = Listener(self.id)
         self.listener.start()
         self._channels: list[LiveChannel] = []

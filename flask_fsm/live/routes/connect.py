@@ -16,9 +16,9 @@ from ...stores import RecordStore
 from ..client.presence import LONGEST_GROUP, Membership, is_group
 from ..client.session import ClientSession
 from ..client.subscriber import Subscriber
-from ..server.engine import Engine, Wake
+from ..server.engine import Engine
 from ..server.gunicorn import threads
-from ..server.transport import Peer
+from ..server.transport import Transport
 from ..service import Service
 from .problem import Problem, problem_of
 
@@ -107,10 +107,9 @@ def connect(
     bound: Bound,
     service: Service,
     engine: Engine,
-    wake: Wake,
-    make: Callable[..., Peer],
+    make: Callable[..., Transport],
     since: str | None,
-) -> Peer:
+) -> Transport:
     """Subscribe a client to its flow and groups, and return its transport; raises Problem.
 
     `make` builds the transport, `since` is the id after which missed messages are replayed.
@@ -119,7 +118,7 @@ def connect(
     config = service.config
     # Nobody can reconnect to a connection's own flow, but its groups can be replayed.
     ids = bound.machine.scope == "subject" or bool(groups)
-    subscriber = Subscriber(config.queue_size, wake, ids=ids)
+    subscriber = Subscriber(config.queue_size, ids=ids)
     membership = Membership(
         service.channels,
         {service.group_channel(name): info for name, info in groups.items()},
@@ -138,8 +137,8 @@ def connect(
         if isinstance(error, FSMError):
             raise problem_of(error) from error
         raise
-    peer = make(config, subscriber, session, membership)
-    if not engine.admit(peer):  # other clients connected at the same time
-        peer.gone()
+    transport = make(config, subscriber, session, membership)
+    if not engine.register(transport):  # other clients connected at the same time
+        transport.release()
         raise full()
-    return peer
+    return transport

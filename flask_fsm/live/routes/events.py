@@ -9,9 +9,8 @@ from flask.typing import ResponseReturnValue
 
 from ...runtime.state import app_state
 from ..channels.stream import SILENCE, SSEStream
-from ..server.engine import Wake
 from ..server.handoff import end_silence, has_socket, socket_of
-from ..server.transport import StreamPeer
+from ..server.transport import StreamTransport
 from ..service import Service
 from .connect import connect, find_endpoint, select_engine
 from .problem import Problem
@@ -36,15 +35,14 @@ def events(machine: str) -> ResponseReturnValue:
         if request.method == "HEAD":
             return Response(headers=HEADERS)
         engine = select_engine(service)
-        wake = Wake()
         since = request.headers.get("Last-Event-ID") or request.args.get("since")
-        peer = connect(state, bound, service, engine, wake, StreamPeer, since)
+        transport = connect(state, bound, service, engine, StreamTransport, since)
     except Problem as problem:
         return problem.response()
     greeting = b"retry: %d\n\n" % service.config.sse_retry
     # Without access to the socket, the server decides about keep-alive itself.
     connection = {"Connection": "close"} if has_socket(request.environ) else {}
-    return upgrade_response(200, {**HEADERS, **connection}, peer, engine, wake, greeting)
+    return upgrade_response(200, {**HEADERS, **connection}, transport, engine, greeting)
 
 
 def watch_streams(response: Response) -> Response:
@@ -53,5 +51,5 @@ def watch_streams(response: Response) -> Response:
     if isinstance(stream, SSEStream):
         end_silence(socket_of(request.environ), stream.heartbeat * SILENCE)
         service: Service = app_state().live
-        service.threads.accompany(stream)
+        service.threads.track(stream)
     return response

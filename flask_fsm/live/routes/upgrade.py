@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from flask import Flask, Response, current_app, request
 
-from ..server.engine import Engine, Wake
-from ..server.handoff import Handed, has_socket
-from ..server.transport import Peer
+from ..server.engine import Engine
+from ..server.handoff import HandoffIterator, has_socket
+from ..server.lifecycle import first_heartbeat, next_heartbeat
+from ..server.transport import Transport
 
 __all__ = ["release_on_error", "upgrade_response"]
 
@@ -27,17 +28,16 @@ BODY_HEADERS: Final = ("content-type", "content-length")
 class UpgradeResponse(Response):
     """The response that opens a websocket or a stream: afterwards an engine serves the socket."""
 
-    _peer: Peer
+    _transport: Transport
     _engine: Engine
-    _wake: Wake
     _greeting = b""
-    _release: weakref.finalize[[Engine, Peer], UpgradeResponse]
+    _release: weakref.finalize[[Engine, Transport], UpgradeResponse]
 
-    def begin(self, peer: Peer, engine: Engine, wake: Wake, greeting: bytes) -> UpgradeResponse:
+    def begin(self, transport: Transport, engine: Engine, greeting: bytes) -> UpgradeResponse:
         """Set the client's transport, the engine that serves it, and the first bytes to send."""
-        self._peer, self._engine, self._wake, self._greeting = peer, engine, wake, greeting
+        self._transport, self._engine, self._greeting = transport, engine, greeting
         # The app may fail, or replace this response by another one without telling us.
-        self._release = weakref.finalize(self, release_later, engine, peer)
+        self._release = weakref.finalize(self, release_later, engine, transport)
         request.environ[RELEASE] = self._release
         return self
 
@@ -45,7 +45,7 @@ class UpgradeResponse(Response):
         environ.pop(RELEASE, None)
         self._release.detach()
         if not has_socket(environ):
-            self.response = StreamIterator(self._engine, self._peer, self._greeting)
+            self.response = StreamIterator(self._engine, self._transport, self._greeting)
             return super().__call__(environ, start_response)
         phrase = HTTPStatus(self.status_code).phrase
         lines = [f"HTTP/1.1 {self.status_code} {phrase}"]
@@ -58,44 +58,44 @@ class UpgradeResponse(Response):
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + self._greeting
 
         def serve(sock: Any) -> None:
-            self._engine.serve(sock, self._peer, head, self._wake)
+            self._engine.serve(sock, self._transport, head)
 
         # Only for the server's access log: the server's own output does not reach the client.
         start_response(f"{self.status_code} {phrase}", [("Connection", "close")])
-        return Handed(environ, serve, lambda: self._engine.dismiss(self._peer))
+        return HandoffIterator(environ, serve, lambda: self._engine.release(self._transport))
 
 
 class StreamIterator(Iterator[bytes]):
     """An event stream as a WSGI iterable, for servers that give no access to the socket."""
 
-    def __init__(self, engine: Engine, peer: Peer, greeting: bytes) -> None:
+    def __init__(self, engine: Engine, transport: Transport, greeting: bytes) -> None:
         self._engine = engine
-        self._peer = peer
+        self._transport = transport
         self._greeting = greeting
-        self._beat_at = peer.first_beat()
+        self._heartbeat_at = first_heartbeat(transport.config.heartbeat)
 
     def __next__(self) -> bytes:
-        peer = self._peer
+        transport = self._transport
         if self._greeting:
             greeting, self._greeting = self._greeting, b""
             return greeting
         while True:
-            while peer.jobs:
-                peer.do(peer.jobs.popleft())
+            while transport.jobs:
+                transport.run_job(transport.jobs.popleft())
             out = b""
-            if (now := time.monotonic()) >= self._beat_at:
+            if (now := time.monotonic()) >= self._heartbeat_at:
                 # Even on a busy stream, since the heartbeat also renews presence in groups.
-                self._beat_at = peer.next_beat()
-                out = peer.beat()
-            if out := out + peer.outgoing():
+                self._heartbeat_at = next_heartbeat(transport.config.heartbeat)
+                out = transport.heartbeat()
+            if out := out + transport.next_output():
                 return out
-            if peer.ended:
+            if transport.ended:
                 raise StopIteration
-            if not peer.jobs:
-                peer.subscriber.queue.wait(self._beat_at - now)
+            if not transport.jobs:
+                transport.subscriber.queue.wait(self._heartbeat_at - now)
 
     def close(self) -> None:
-        self._engine.dismiss(self._peer)
+        self._engine.release(self._transport)
 
 
 @lru_cache(maxsize=8)
@@ -109,21 +109,20 @@ def response_class_for(response_class: Any) -> type[UpgradeResponse]:
 def upgrade_response(
     status: int,
     headers: Mapping[str, str],
-    peer: Peer,
+    transport: Transport,
     engine: Engine,
-    wake: Wake,
     greeting: bytes = b"",
 ) -> UpgradeResponse:
     """Return the response after which the engine serves the client."""
     app_class: Any = current_app.response_class
     response = response_class_for(app_class)(status=status, headers=dict(headers))
-    return response.begin(peer, engine, wake, greeting)
+    return response.begin(transport, engine, greeting)
 
 
-def release_later(engine: Engine, peer: Peer) -> None:
+def release_later(engine: Engine, transport: Transport) -> None:
     """Release a client that will not be served, in a thread: a garbage collection may call this."""
     threading.Thread(
-        target=engine.dismiss, args=(peer,), name="flask-fsm-release", daemon=True
+        target=engine.release, args=(transport,), name="flask-fsm-release", daemon=True
     ).start()
 
 

@@ -11,9 +11,8 @@ from ...errors import Code, FSMError
 from ...runtime.unit_of_work import UnitOfWork
 from ..client.session import subject_of, url_arguments
 from ..protocol.websocket import VERSION, Handshake, WebSocket
-from ..server.engine import Wake
 from ..server.handoff import has_socket
-from ..server.transport import Peer, SocketPeer
+from ..server.transport import Transport, WebSocketTransport
 from .connect import connect, find_endpoint, requested_groups, select_engine
 from .problem import Problem, problem_of
 from .upgrade import upgrade_response
@@ -31,14 +30,13 @@ def websocket(machine: str) -> ResponseReturnValue:
         handshake = _handshake()
         _check_socket()
         engine = select_engine(service)
-        wake = Wake()
 
-        def make(*parts: Any) -> Peer:
+        def make(*parts: Any) -> Transport:
             socket = WebSocket(handshake.extensions, service.config.max_message_size)
-            return SocketPeer(socket, *parts)
+            return WebSocketTransport(socket, *parts)
 
-        peer = connect(state, bound, service, engine, wake, make, request.args.get("since"))
-        return upgrade_response(101, handshake.headers, peer, engine, wake)
+        transport = connect(state, bound, service, engine, make, request.args.get("since"))
+        return upgrade_response(101, handshake.headers, transport, engine)
     except Problem as problem:
         return problem.response()
 

@@ -1,96 +1,105 @@
-"""Engine: what serves the sockets that were taken. All engines serve the same peers."""
+"""An engine serves the connections of a process; all engines serve the same transports."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
+import socket
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 from weakref import WeakSet
 
 from ..channels.stream import SSEStream
 from ..protocol.close_codes import CloseCode
 from .gunicorn import is_ending
-from .transport import Peer
+from .transport import Transport
 
-__all__ = ["LINGER", "Engine", "Wake"]
+__all__ = ["RECEIVE", "Engine", "Waker"]
 
 log: Final = logging.getLogger("flask_fsm")
-# Seconds for which a client that is cut may still fetch the few bytes that say so.
-LINGER: Final = 90.0
-# Seconds between two looks at whether the server's process is about to end.
-LOOK: Final = 0.2
+# Bytes that are read from a socket at once.
+RECEIVE: Final = 65_536
+# Seconds between two checks whether the server's process is about to end.
+CHECK_INTERVAL: Final = 0.2
 
 
-class Wake:
-    """What tells the engine that something waits for a peer; at first there is no engine yet."""
+class Waker:
+    """Wakes a thread that waits for its sockets; `wake` may be called in any thread."""
 
-    __slots__ = ("_function",)
+    __slots__ = ("_writer", "reader", "woken")
 
     def __init__(self) -> None:
-        self._function: Callable[[], None] | None = None
+        self.reader, self._writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self._writer.setblocking(False)
+        self.woken = False
+        """Whether it is awake, or about to be. No lock: who wakes has put its work before."""
 
-    def set(self, function: Callable[[], None]) -> None:
-        self._function = function
+    def wake(self) -> None:
+        """Make `reader` readable, once for however many calls."""
+        if not self.woken:
+            self.woken = True
+            with contextlib.suppress(OSError):
+                self._writer.send(b"\0")
 
-    def __call__(self) -> None:
-        if self._function is not None:
-            self._function()
+    def clear(self) -> None:
+        """Let the next call wake again; the thread has to look for work after this."""
+        with contextlib.suppress(BlockingIOError):
+            self.reader.recv(RECEIVE)
+        self.woken = False
+
+    def close(self) -> None:
+        """Close the sockets; to wake does nothing any more."""
+        self.reader.close()
+        self._writer.close()
 
 
 class Engine:
     """Serves at most `limit` connections in this process."""
 
-    patience: ClassVar[float] = 1.0
-    """Seconds to wait for the other side's close frame."""
-
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._peers: set[Peer] = set()
+        self.transports: set[Transport] = set()
+        """The connections that are registered."""
         self._streams: WeakSet[SSEStream] = WeakSet()
-        """Those of the app's own views, which the server itself iterates over."""
+        """The streams of the app's own views, which the server itself iterates over."""
         self._mutex = threading.Lock()
         self._watcher: threading.Thread | None = None
-        self.going = False
-        """Whether the process is about to end."""
+        self.draining = False
+        """Whether the process is about to end, so that clients are sent away."""
 
     def __len__(self) -> int:
-        return len(self._peers)
-
-    def patience_with(self, peer: Peer, pending: bool) -> float:
-        """Return for how many seconds an ended connection may still take what is `pending`."""
-        lingers = pending and peer.code == CloseCode.TRY_AGAIN_LATER and not self.going
-        return LINGER if lingers else self.patience
+        return len(self.transports)
 
     @property
     def full(self) -> bool:
-        """Whether no more connections are served, as there are too many or the process ends."""
-        return self.going or len(self._peers) >= self.limit
+        """Whether no connection more is served: there are too many, or the process ends."""
+        return self.draining or len(self.transports) >= self.limit
 
-    def serve(self, sock: Any, peer: Peer, head: bytes, wake: Wake) -> None:
-        """Serve one that is admitted: write `head`, then what it says; `wake` is set to wake us."""
+    def serve(self, sock: Any, transport: Transport, head: bytes) -> None:
+        """Serve a registered connection: write `head`, then the output of its transport."""
         raise NotImplementedError
 
-    def admit(self, peer: Peer) -> bool:
-        """Count a connection, unless we are full, and tell it when the process ends.
+    def register(self, transport: Transport) -> bool:
+        """Take one of the places for a connection; return whether there was one.
 
-        `dismiss` gives its place back, also if it comes to nothing.
+        `release` gives the place back, also if the connection is never served.
         """
         with self._mutex:
             if self.full:
                 return False
-            self._peers.add(peer)
+            self.transports.add(transport)
             self._start_watching()
         return True
 
-    def accompany(self, stream: SSEStream) -> None:
-        """End a stream of one of the app's own views, too, when the process ends."""
+    def track(self, stream: SSEStream) -> None:
+        """Close a stream of one of the app's own views, too, when the process ends."""
         with self._mutex:
             self._streams.add(stream)
             self._start_watching()
-        if self.going:
+        if self.draining:
             stream.close()
 
     def _start_watching(self) -> None:
@@ -101,42 +110,41 @@ class Engine:
             )
             self._watcher.start()
 
-    def dismiss(self, peer: Peer) -> None:
-        """Let go of a connection that is closed, once what its client had asked for is done."""
+    def release(self, transport: Transport) -> None:
+        """Run what the client of a closed connection had asked for, then give its place back."""
         try:
-            peer.finish()
+            transport.finish()
         finally:
             with self._mutex:
-                self._peers.discard(peer)
+                self.transports.discard(transport)
 
     def _watch(self) -> None:
-        """Tell the clients to come back, once gunicorn has told its worker to end.
+        """Send the clients away once gunicorn has told its worker to end.
 
         A worker waits for its threads before it ends, and these wait for their clients.
         """
-        while not self.going:
+        while not self.draining:
             if is_ending():
-                self.tell_all(CloseCode.SERVICE_RESTART)
+                self.drain(CloseCode.SERVICE_RESTART)
                 return
-            time.sleep(LOOK)
+            time.sleep(CHECK_INTERVAL)
 
-    def tell_all(self, code: int) -> None:
-        """End all connections with a code, and take no more."""
-        self.going = True
+    def drain(self, code: int) -> None:
+        """End all connections with a close code, and register no more."""
+        self.draining = True
         with self._mutex:
-            peers, streams = list(self._peers), list(self._streams)
+            transports, streams = list(self.transports), list(self._streams)
         for stream in streams:
             try:
                 stream.close()
             except Exception:  # of a channel of the app's own
-                log.exception("A stream could not be ended.")
-        for peer in peers:
-            peer.session.closing = code
-            peer.subscriber.queue.notify()
+                log.exception("A stream could not be closed.")
+        for transport in transports:
+            transport.request_close(code)
 
     def stop(self, within: float = 1.0) -> None:
-        """End all connections at the end of the process, within that many seconds."""
-        self.tell_all(CloseCode.SERVICE_RESTART)
+        """End all connections at the end of the process; wait at most `within` seconds."""
+        self.drain(CloseCode.SERVICE_RESTART)
         end = time.monotonic() + within
-        while len(self._peers) and time.monotonic() < end:
+        while len(self.transports) and time.monotonic() < end:
             time.sleep(0.01)

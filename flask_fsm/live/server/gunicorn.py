@@ -1,6 +1,6 @@
-"""Worker: what can be known of the worker of gunicorn that this process is, if it is one.
+"""What is known of the gunicorn worker that this process is, if it is one.
 
-Gunicorn tells an app nothing of it, but the worker's own handler of SIGTERM is a method of it.
+Gunicorn does not tell an app, but the worker's own handler of SIGTERM is a method of the worker.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ def _worker() -> Any:
 
 
 def is_ending() -> bool:
-    """Tell whether the worker has been told to end; it waits for its threads before it does."""
+    """Return whether the worker has been told to end; it waits for its threads before it does."""
     return getattr(_worker(), "alive", True) is False
 
 
 def threads() -> int | None:
-    """Return how many requests a worker with threads serves at once; None: there is no such."""
+    """Return how many requests a threaded worker serves at once, or None for any other server."""
     worker = _worker()
     if type(worker).__name__ != "ThreadWorker":
         return None

@@ -1,6 +1,6 @@
-"""Threads: an engine that serves each connection in the thread (or greenlet) that accepted it.
+"""An engine that serves each connection in the thread (or greenlet) that accepted it.
 
-That thread is the only one that reads and writes; others leave a message and wake it.
+Only that thread reads and writes; others queue a message and wake it.
 """
 
 from __future__ import annotations
@@ -14,43 +14,17 @@ import threading
 import time
 from typing import Any, Final
 
-from ..protocol.close_codes import CloseCode
-from .engine import Engine, Wake
+from .engine import RECEIVE, Engine, Waker
 from .gunicorn import threads
-from .transport import Peer
+from .lifecycle import Lifecycle
+from .transport import Transport
 
 __all__ = ["ThreadEngine"]
 
 log: Final = logging.getLogger("flask_fsm")
-RECEIVE: Final = 65_536
-
-
-class Waker:
-    """Lets other threads wake the one that serves a connection."""
-
-    def __init__(self) -> None:
-        self.reader, self._writer = socket.socketpair()
-        self.reader.setblocking(False)
-        self._writer.setblocking(False)
-        self._mutex = threading.Lock()
-        self._rung = False
-
-    def wake(self) -> None:
-        with self._mutex:
-            if not self._rung:
-                self._rung = True
-                with contextlib.suppress(OSError):
-                    self._writer.send(b"\0")
-
-    def clear(self) -> None:
-        with self._mutex:
-            self._rung = False
-            with contextlib.suppress(BlockingIOError):
-                self.reader.recv(16)
-
-    def close(self) -> None:
-        self.reader.close()
-        self._writer.close()
+READ: Final = selectors.EVENT_READ
+WRITE: Final = selectors.EVENT_WRITE
+NOT_READY: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class ThreadEngine(Engine):
@@ -62,60 +36,56 @@ class ThreadEngine(Engine):
         room = threads()
         return super().full or (room is not None and len(self) >= room - 1)
 
-    def serve(self, sock: Any, peer: Peer, head: bytes, wake: Wake) -> None:
+    def serve(self, sock: Any, transport: Transport, head: bytes) -> None:
         """Serve a connection to its end."""
         try:
-            peer.prepare(sock)
-            Served(self, sock, peer, head, wake).run()
+            transport.configure(sock)
+            ThreadConnection(self, sock, transport, head).run()
         finally:
-            self.dismiss(peer)
+            self.release(transport)
 
 
-class Served:
+class ThreadConnection:
     """One connection while it is served."""
 
-    def __init__(
-        self, engine: ThreadEngine, sock: Any, peer: Peer, head: bytes, wake: Wake
-    ) -> None:
-        self._engine = engine
+    def __init__(self, engine: ThreadEngine, sock: Any, transport: Transport, head: bytes) -> None:
         self._socket = sock
-        self._peer = peer
+        self._transport = transport
+        self._life = Lifecycle(transport, engine)
         self._pending = bytearray(head)
         self._waker = Waker()
         self._thread = threading.get_ident()
-        self._progress = time.monotonic()
-        self._end = 0.0
-        """Until when what is left is written, once nothing more goes out; 0: it goes on."""
         self._lost = False
         """Whether the client is gone, so that nothing can be written."""
-        wake.set(self._wake)
+        transport.subscriber.queue.on_push = self._wake
 
     def _wake(self) -> None:
         if threading.get_ident() != self._thread:
             self._waker.wake()
         elif not self._lost:
-            # A handler says something: its client need not wait for its end. That the client is
-            # gone is nothing that the handler has to know.
+            # A handler sends something, and its client need not wait for the handler's end. That
+            # the client may be gone does not concern the handler.
             try:
                 self._flush()
             except OSError:
                 self._lost = True
 
     def run(self) -> None:
+        """Serve the connection until it is closed."""
         self._socket.setblocking(False)
-        beat_at = self._peer.first_beat()
+        life = self._life
         selector = selectors.DefaultSelector()
-        selector.register(self._waker.reader, selectors.EVENT_READ)
-        selector.register(self._socket, selectors.EVENT_READ)
-        watched = selectors.EVENT_READ
+        selector.register(self._waker.reader, READ)
+        selector.register(self._socket, READ)
+        watched = READ
         try:
             while True:
                 self._work()
                 now = time.monotonic()
-                if now >= beat_at:
-                    beat_at = self._peer.next_beat()
-                    self._write(self._peer.beat())
-                if self._is_over(now):
+                if now >= life.heartbeat_at:
+                    self._write(life.heartbeat())
+                self._pending += life.end_if_due() + life.drop_if_slow(now)
+                if self._transport.ended and life.close_at(bool(self._pending), now) <= now:
                     return
                 wanted = self._wanted()
                 if wanted != watched:
@@ -126,22 +96,18 @@ class Served:
                     else:
                         selector.unregister(self._socket)
                     watched = wanted
-                if (
-                    isinstance(self._socket, ssl.SSLSocket)
-                    and self._socket.pending()
-                    and (wanted & selectors.EVENT_READ)
-                ):
+                if wanted & READ and self._has_decrypted():
                     self._read()
                     continue
-                for key, _ in selector.select(max(self._until(beat_at, wanted) - now, 0)):
+                for key, _ in selector.select(max(self._until(wanted) - now, 0)):
                     if key.fileobj is self._waker.reader:
                         self._waker.clear()
-                    elif wanted & selectors.EVENT_READ:
+                    elif wanted & READ:
                         self._read()
         except (OSError, EOFError):
             return  # the client is gone
         except Exception:
-            # To the server it would be an error of HTTP, whose text has no place here.
+            # The server would write it to the client as an error of HTTP.
             log.exception("A connection failed.")
         finally:
             self._lost = True
@@ -154,40 +120,35 @@ class Served:
             # Any other is still the server's.
 
     def _wanted(self) -> int:
-        reading = self._peer.reading or self._end
-        return (selectors.EVENT_READ if reading else 0) | (
-            selectors.EVENT_WRITE if self._pending else 0
-        )
+        reading = self._transport.reading or self._transport.ended
+        return (READ if reading else 0) | (WRITE if self._pending else 0)
 
-    def _until(self, beat_at: float, wanted: int) -> float:
-        if self._peer.jobs or self._peer.behind:
+    def _until(self, wanted: int) -> float:
+        if self._transport.jobs or self._transport.has_unparsed:
             return 0.0
-        times = [beat_at]
-        if self._pending:
-            times.append(self._progress + self._peer.config.send_timeout)
-        if self._end:
-            times.append(self._end)
-        if self._peer.resume_at and not wanted & selectors.EVENT_READ:
-            # Also if that time is over by now: it was not when we looked.
-            times.append(self._peer.resume_at)
-        return min(times)
+        return self._life.next_at(bool(wanted & READ))
+
+    def _has_decrypted(self) -> bool:
+        """Return whether TLS holds bytes that the selector does not see."""
+        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
 
     def _read(self) -> None:
         try:
             data = self._socket.recv(RECEIVE)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except NOT_READY:
             return
         if not data:
             raise EOFError
-        self._write(self._peer.received(data))
+        self._write(self._transport.received(data))
 
     def _work(self) -> None:
+        transport = self._transport
         self._flush()
-        while self._peer.jobs or self._peer.behind:
-            if self._peer.behind:
-                self._write(self._peer.received(b""))
+        while transport.jobs or transport.has_unparsed:
+            if transport.has_unparsed:
+                self._write(transport.received(b""))
                 continue
-            self._peer.do(self._peer.jobs.popleft())
+            transport.run_job(transport.jobs.popleft())
             if self._lost:
                 raise EOFError
             self._flush()
@@ -196,15 +157,13 @@ class Served:
         """Write what waits, as long as the client takes it."""
         self._send()
         while not self._pending:
-            out = self._peer.outgoing()
+            out = self._transport.next_output()
             if not out:
                 return
             self._write(out)
 
     def _write(self, data: bytes) -> None:
         if data:
-            if not self._pending:
-                self._progress = time.monotonic()
             self._pending += data
             self._send()
 
@@ -213,24 +172,8 @@ class Served:
             try:
                 # No more at once than any server's socket takes whole.
                 sent = self._socket.send(self._pending[:RECEIVE])
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            except NOT_READY:
+                self._life.wrote(0, True)
                 return
-            self._progress = time.monotonic()
             del self._pending[:sent]
-
-    def _is_over(self, now: float) -> bool:
-        if self._engine.going and not self._peer.ended:
-            self._pending += self._peer.close(CloseCode.SERVICE_RESTART)
-        if not self._peer.ended and self._pending:
-            slow = now - self._progress >= self._peer.config.send_timeout
-            if slow or self._peer.subscriber.queue.overflown:
-                self._pending += self._peer.cut()
-        if not self._peer.ended:
-            return False
-        if self._peer.finished and not self._pending:
-            return True
-        if not self._end:
-            self._end = now + self._engine.patience_with(self._peer, bool(self._pending))
-        elif self._engine.going:
-            self._end = min(self._end, now + self._engine.patience)
-        return now >= self._end
+            self._life.wrote(sent, bool(self._pending))

@@ -1,52 +1,122 @@
-"""Peer: a websocket or an event stream, as an engine serves it: bytes in, bytes out, jobs to do.
+"""A transport is a websocket or an event stream without I/O: bytes in, bytes out, jobs to run.
 
-An engine calls `received`, `outgoing`, `beat` and `close` from one thread at a time, and never
-waits in them; `do` may take long, and runs one job after the other.
+An engine calls `received`, `next_output`, `heartbeat` and `close` in one thread at a time, and none
+of them waits; `run_job` may take long, and is called for one job after the other.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections import deque
-from math import ceil
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any, Final, NamedTuple, Protocol
 
 from ...config import Config
 from ..channels.stream import SILENCE
-from ..client.actions import Frame, Job
-from ..client.presence import Membership
-from ..client.session import ClientSession
-from ..client.subscriber import Subscriber
+from ..client.actions import Close, Frame, Job
 from ..protocol.close_codes import CloseCode
 from ..protocol.websocket import WebSocket
 from .handoff import end_silence
 
-__all__ = ["CHUNK", "Peer", "SocketPeer", "StreamPeer"]
+__all__ = [
+    "CHUNK",
+    "Membership",
+    "OutputQueue",
+    "Session",
+    "StreamTransport",
+    "Subscriber",
+    "Transport",
+    "WebSocketTransport",
+]
 
-# While that many events wait to be run, no more are read.
+# While this many events wait to be run, no more are read.
 BACKLOG: Final = 8
-# Bytes that are taken from the queue at once: where fewer are, nothing more waits.
+# Bytes that are taken from the queue at once. If fewer come, nothing more waits.
 CHUNK: Final = 65_536
-# At so many times within FSM_HEARTBEAT seconds hearts beat.
-BEATS: Final = 64
 REASONS: Final[dict[int, str]] = {
-    CloseCode.SERVICE_RESTART: "This server goes: come back.",
-    CloseCode.TRY_AGAIN_LATER: "Too slow: come back.",
+    CloseCode.SERVICE_RESTART: "The server restarts: reconnect.",
+    CloseCode.TRY_AGAIN_LATER: "Too slow: reconnect.",
     CloseCode.NO_SIGN_OF_LIFE: "No sign of life.",
-    CloseCode.SUBJECT_CHANGED: "Another user, or none, has this session now.",
-    CloseCode.FLOW_GONE: "This flow is not there any more.",
+    CloseCode.SUBJECT_CHANGED: "This session belongs to another user now, or to none.",
+    CloseCode.FLOW_GONE: "This flow does not exist any more.",
 }
 
 
-class Presence(NamedTuple):
-    """Says whether the client is still in its groups; a server is told, so it may take long."""
-
-    still: bool
+# -- what a transport needs of its client -----------------------------------------------------
 
 
-class Peer:
-    """What both kinds have in common."""
+class Session(Protocol):
+    """Runs the events of one client."""
+
+    closing: int
+    """The close code to end with once all queued is written, or 0."""
+
+    @property
+    def inline_key(self) -> str:
+        """What names the client's events if they take no store, or ''."""
+
+    def handle(self, job: Job) -> None:
+        """Run an event, and queue what comes of it; never raises."""
+
+    def close(self) -> None:
+        """Release what the client holds of the app."""
+
+
+class OutputQueue(Protocol):
+    """What waits to be sent to one client."""
+
+    on_push: Callable[[], None] | None
+    """Called in any thread when there is something to send."""
+    overflown: bool
+    """Whether too much waits, so that the client is to be dropped."""
+
+    def clear(self) -> None:
+        """Forget what waits, and take nothing more."""
+
+    def notify(self) -> None:
+        """Call `on_push` without a message."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until something can be taken; return whether it can."""
+
+
+class Subscriber(Protocol):
+    """Collects what one client is to be sent."""
+
+    @property
+    def queue(self) -> OutputQueue: ...
+
+    def take(self) -> Frame | Close | Job | None:
+        """Return what is to be done next, or None if nothing waits."""
+
+    def leave(self) -> None:
+        """Listen to nothing any more."""
+
+
+class Membership(Protocol):
+    """The client's place in its groups. A server keeps it, so each call may take long."""
+
+    @property
+    def groups(self) -> Collection[str]: ...
+
+    def renew(self) -> None:
+        """Stay in the groups."""
+
+    def leave(self) -> None:
+        """Leave the groups."""
+
+
+class PresenceJob(NamedTuple):
+    """The job to stay in the groups, or to leave them."""
+
+    stay: bool
+
+
+# -- transports -------------------------------------------------------------------------------
+
+
+class Transport:
+    """What websockets and event streams have in common."""
 
     __slots__ = (
         "code",
@@ -54,75 +124,74 @@ class Peer:
         "ended",
         "jobs",
         "membership",
-        "resume_at",
         "session",
         "subscriber",
+        "throttled_until",
     )
 
     def __init__(
         self,
         config: Config,
         subscriber: Subscriber,
-        session: ClientSession,
+        session: Session,
         membership: Membership,
     ) -> None:
         self.config = config
         self.subscriber = subscriber
         self.session = session
         self.membership = membership
-        self.jobs: deque[Job | Presence] = deque()
+        self.jobs: deque[Job | PresenceJob] = deque()
         self.ended = False
-        """Whether nothing more goes out; the connection ends when all is written."""
+        """Whether no output follows; the connection ends when all is written."""
         self.code = 0
-        """With which code it ended."""
-        self.resume_at = 0.0
-        """Until when (of time.monotonic()) nothing is taken, since the client sent too much."""
+        """The close code that it ended with."""
+        self.throttled_until = 0.0
+        """Until when (by time.monotonic()) nothing is read, since the client has sent too much."""
+
+    # -- what the client sends ----------------------------------------------------------
 
     @property
-    def kind(self) -> str:
-        """What names the events that take no store, or nothing if they do."""
+    def inline_key(self) -> str:
+        """What names the client's events if they take no store, or ''."""
         return self.session.inline_key
 
     @property
     def reading(self) -> bool:
         """Whether more may be read from the client now."""
-        if self.ended or len(self.jobs) >= BACKLOG or self.behind:
+        if self.ended or len(self.jobs) >= BACKLOG or self.has_unparsed:
             return False
-        return not (self.resume_at and self.held_up)
+        return not (self.throttled_until and self.throttled)
 
     @property
-    def held_up(self) -> bool:
-        """Whether the client has sent too much, so that it has to wait until `resume_at`."""
-        return self.resume_at > time.monotonic()
+    def throttled(self) -> bool:
+        """Whether the client has to wait until `throttled_until`, since it has sent too much."""
+        return self.throttled_until > time.monotonic()
 
     @property
-    def behind(self) -> bool:
-        """Whether bytes of the client wait until jobs are done; then `received(b"")` goes on."""
+    def has_unparsed(self) -> bool:
+        """Whether bytes of the client have waited for jobs: now `received(b"")` parses them."""
         return False
 
-    @property
-    def finished(self) -> bool:
-        """Whether the connection may be closed as soon as all is written."""
-        return self.ended
-
-    def prepare(self, sock: Any) -> None:
-        """Set what the socket needs."""
+    def configure(self, sock: Any) -> None:
+        """Set the options of the socket."""
 
     def received(self, data: bytes) -> bytes:
-        """Take bytes of the client; return what is to be written at once."""
+        """Parse bytes of the client into jobs; return the bytes to write at once."""
         raise NotImplementedError
 
-    def do(self, job: Job | Presence) -> None:
-        """Do a job, which may take long; what comes of it is queued."""
+    def run_job(self, job: Job | PresenceJob) -> None:
+        """Run a job, which may take long; its output is queued."""
         if isinstance(job, Job):
             self.session.handle(job)
-        elif job.still:
+        elif job.stay:
             self.membership.renew()
         else:
             self.membership.leave()
 
-    def outgoing(self) -> bytes:
-        """Return what is to be written next, nothing if nothing waits."""
+    # -- what the client is sent --------------------------------------------------------
+
+    def next_output(self) -> bytes:
+        """Return the bytes to write next, or none if nothing waits."""
         if self.ended:
             return b""
         take = self.subscriber.take
@@ -130,7 +199,7 @@ class Peer:
         size = 0
         while (out := take()) is not None:
             if isinstance(out, Frame):
-                part = self.frame(out)
+                part = self.encode(out)
                 parts.append(part)
                 size += len(part)
                 if size >= CHUNK:
@@ -138,96 +207,92 @@ class Peer:
             elif isinstance(out, Job):
                 self.jobs.append(out)
             else:
-                parts.append(
-                    self.cut() if out.code == CloseCode.TRY_AGAIN_LATER else self.close(out.code)
-                )
+                slow = out.code == CloseCode.TRY_AGAIN_LATER
+                parts.append(self.drop_slow() if slow else self.close(out.code))
                 break
         if self.session.closing and not self.ended and size < CHUNK:
             parts.append(self.close(self.session.closing))
         return b"".join(parts)
 
-    def frame(self, frame: Frame) -> bytes:
+    def encode(self, frame: Frame) -> bytes:
         """Return the bytes of a frame."""
         raise NotImplementedError
 
-    def first_beat(self) -> float:
-        """Return when, by time.monotonic(), `beat` is to be called first.
-
-        Thousands may come at once, as after a restart: they shall not beat at once for ever.
-        """
-        return self._on_a_beat(time.monotonic() + random.random() * self.config.heartbeat)
-
-    def next_beat(self) -> float:
-        """Return when it is to be called next, as it is now: FSM_HEARTBEAT seconds later."""
-        return self._on_a_beat(time.monotonic() + self.config.heartbeat * (1 - 1 / BEATS))
-
-    def _on_a_beat(self, soonest: float) -> float:
-        """Return the next time at which hearts beat: some together, so that few wake the engine."""
-        apart = self.config.heartbeat / BEATS
-        return ceil(soonest / apart) * apart
-
-    def beat(self) -> bytes:
-        """Return a sign of life."""
+    def heartbeat(self) -> bytes:
+        """Return a sign of life, and renew the client's presence in its groups."""
         raise NotImplementedError
+
+    def _renew(self) -> None:
+        if self.membership.groups and not self.ended:
+            self.jobs.append(PresenceJob(stay=True))
+
+    # -- the end ------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether the connection may be closed as soon as all is written."""
+        return self.ended
+
+    def request_close(self, code: int) -> None:
+        """Let the engine end it with a close code, once all queued is written; in any thread."""
+        self.session.closing = code
+        self.subscriber.queue.notify()
 
     def close(self, code: int) -> bytes:
-        """End it with a code, and run nothing more of it; return the last bytes."""
+        """End it with a close code, and run no more of its jobs; return the last bytes."""
         raise NotImplementedError
 
-    def finish(self) -> None:
-        """Do what the client had asked for before it went, then let go of everything."""
-        self.resume_at = 0.0  # who is gone need not be held up
-        while self.jobs or self.behind:
-            if self.jobs:
-                self.do(self.jobs.popleft())
-            else:
-                self.received(b"")
-                self.resume_at = 0.0
-        self.gone()
+    def drop_slow(self) -> bytes:
+        """Cut a slow client with 1013, and free what waits for it; return the last bytes."""
+        self.subscriber.leave()
+        self.subscriber.queue.clear()
+        last = self.close(CloseCode.TRY_AGAIN_LATER)
+        # The client may take long to fetch the last bytes, and receives nothing of its groups.
+        if self.membership.groups:
+            self.jobs.append(PresenceJob(stay=False))
+        return last
 
     def _end(self, code: int) -> None:
         self.ended, self.code = True, code
         self.jobs.clear()
 
-    def _renew(self) -> None:
-        if self.membership.groups and not self.ended:
-            self.jobs.append(Presence(still=True))
+    def finish(self) -> None:
+        """Run what the client had asked for before the connection closed, then release it."""
+        self.throttled_until = 0.0  # a client that is gone need not be throttled
+        while self.jobs or self.has_unparsed:
+            if self.jobs:
+                self.run_job(self.jobs.popleft())
+            else:
+                self.received(b"")
+                self.throttled_until = 0.0
+        self.release()
 
-    def cut(self) -> bytes:
-        """End it as too slow, and free what waits; return the last bytes."""
-        self.subscriber.leave()
-        self.subscriber.queue.clear()
-        last = self.close(CloseCode.TRY_AGAIN_LATER)
-        # It may take long until the last bytes are fetched, and it hears nothing any more.
-        if self.membership.groups:
-            self.jobs.append(Presence(still=False))
-        return last
-
-    def gone(self) -> None:
-        """Let go of everything: the connection is closed. May wait for a server."""
+    def release(self) -> None:
+        """Release what the connection holds; may wait for a server."""
         self.subscriber.leave()
         self.session.close()
         self.membership.leave()
 
 
-class SocketPeer(Peer):
+class WebSocketTransport(Transport):
     """A websocket."""
 
-    __slots__ = ("_allowed", "_counted", "_silent", "_socket")
+    __slots__ = ("_allowance", "_counted_at", "_silent", "_socket")
 
     def __init__(self, socket: WebSocket, *args: Any) -> None:
         super().__init__(*args)
         self._socket = socket
         self._silent = 0
-        # A bucket of messages (RFC 2697 has the idea): it holds those of two seconds.
-        self._allowed = self.config.message_rate * 2
-        self._counted = time.monotonic()
+        """Heartbeats since the client's last bytes."""
+        # A token bucket (compare RFC 2697) that holds the messages of two seconds.
+        self._allowance = self.config.message_rate * 2
+        self._counted_at = time.monotonic()
 
     @property
-    def behind(self) -> bool:
+    def has_unparsed(self) -> bool:
         if not self._socket.rest:
             return False
-        return len(self.jobs) < BACKLOG and not self.code and not self.held_up
+        return len(self.jobs) < BACKLOG and not self.code and not self.throttled
 
     @property
     def finished(self) -> bool:
@@ -246,47 +311,48 @@ class SocketPeer(Peer):
 
     def _count(self, number: int) -> None:
         rate, now = self.config.message_rate, time.monotonic()
-        self._allowed = min(self._allowed + (now - self._counted) * rate, rate * 2) - number
-        self._counted = now
-        self.resume_at = now - self._allowed / rate if self._allowed < 0 else 0.0
+        refilled = min(self._allowance + (now - self._counted_at) * rate, rate * 2)
+        self._allowance = refilled - number
+        self._counted_at = now
+        self.throttled_until = now - self._allowance / rate if self._allowance < 0 else 0.0
 
-    def frame(self, frame: Frame) -> bytes:
+    def encode(self, frame: Frame) -> bytes:
         return self._socket.text(frame.text)
 
-    def beat(self) -> bytes:
+    def heartbeat(self) -> bytes:
         if self.ended:
             return b""
-        if self.reading:  # else its answers lie unread
+        if self.reading:  # otherwise its pongs may lie unread
             self._silent += 1
         self._renew()
-        return (
-            self.close(CloseCode.NO_SIGN_OF_LIFE) if self._silent > SILENCE else self._socket.ping()
-        )
+        if self._silent > SILENCE:
+            return self.close(CloseCode.NO_SIGN_OF_LIFE)
+        return self._socket.ping()
 
     def close(self, code: int) -> bytes:
         self._end(code)
         return self._socket.close(code, REASONS.get(code, ""))
 
 
-class StreamPeer(Peer):
+class StreamTransport(Transport):
     """An event stream (WHATWG HTML, server-sent events)."""
 
     __slots__ = ()
 
-    def prepare(self, sock: Any) -> None:
+    def configure(self, sock: Any) -> None:
         end_silence(sock, self.config.heartbeat * SILENCE)
 
     def received(self, data: bytes) -> bytes:
-        return b""  # nobody speaks on it
+        return b""  # a client sends nothing on a stream
 
-    def frame(self, frame: Frame) -> bytes:
+    def encode(self, frame: Frame) -> bytes:
         id = "" if frame.id is None else f"id: {frame.id}\n"
         return f"{id}event: {frame.kind}\ndata: {frame.text}\n\n".encode()
 
-    def beat(self) -> bytes:
+    def heartbeat(self) -> bytes:
         self._renew()
         return b"" if self.ended else b": \n\n"
 
     def close(self, code: int) -> bytes:
         self._end(code)
-        return b""  # a browser comes back by itself, and is told then
+        return b""  # a browser reconnects by itself, and is told then

@@ -1,0 +1,132 @@
+"""The life of a connection, without I/O: when it gets a heartbeat, is too slow, or is closed."""
+
+from __future__ import annotations
+
+import random
+import time
+from math import ceil
+from typing import Final, Protocol
+
+from ..protocol.close_codes import CloseCode
+from .transport import Transport
+
+__all__ = ["HEARTBEAT_SLOTS", "Lifecycle", "Server", "first_heartbeat", "next_heartbeat"]
+
+# Seconds to wait for the client's close frame, and for it to take what is still to be written.
+CLOSE_TIMEOUT: Final = 1.0
+# Seconds for which a slow client that was dropped may still fetch the few bytes that say so.
+LINGER: Final = 90.0
+# Number of heartbeat slots per FSM_HEARTBEAT: few times at which many heartbeats are sent together,
+# so that they seldom wake the engine.
+HEARTBEAT_SLOTS: Final = 64
+
+
+def first_heartbeat(period: float) -> float:
+    """Return when, by time.monotonic(), a new connection gets its first heartbeat.
+
+    The time is random, since thousands of clients may connect at once, as after a restart.
+    """
+    return _in_a_slot(time.monotonic() + random.random() * period, period)
+
+
+def next_heartbeat(period: float) -> float:
+    """Return when, by time.monotonic(), the heartbeat after one that is sent now is due."""
+    return _in_a_slot(time.monotonic() + period * (1 - 1 / HEARTBEAT_SLOTS), period)
+
+
+def _in_a_slot(earliest: float, period: float) -> float:
+    slot = period / HEARTBEAT_SLOTS
+    return ceil(earliest / slot) * slot
+
+
+class Server(Protocol):
+    """The engine that a connection belongs to."""
+
+    draining: bool
+
+
+class Lifecycle:
+    """Decides for one connection; an engine asks it, and writes what it returns.
+
+    All times are those of time.monotonic(), in seconds; 0 stands for never.
+    """
+
+    __slots__ = ("_server", "_transport", "deadline", "heartbeat_at", "stalled_since")
+
+    def __init__(self, transport: Transport, server: Server) -> None:
+        self._transport = transport
+        self._server = server
+        self.heartbeat_at = first_heartbeat(transport.config.heartbeat)
+        """When the next heartbeat is due."""
+        self.stalled_since = 0.0
+        """Since when the client has taken nothing of what is to be written."""
+        self.deadline = 0.0
+        """When an ended connection is closed, whatever is still to be written."""
+
+    def heartbeat(self) -> bytes:
+        """Return a heartbeat, which is due, and set the time of the next one."""
+        self.heartbeat_at = next_heartbeat(self._transport.config.heartbeat)
+        return self._transport.heartbeat()
+
+    # -- ending -------------------------------------------------------------------------
+
+    def end_if_due(self) -> bytes:
+        """End the connection if the process ends or its queue is full; return the last bytes."""
+        transport = self._transport
+        if transport.ended:
+            return b""
+        if self._server.draining:
+            return transport.close(CloseCode.SERVICE_RESTART)
+        if transport.subscriber.queue.overflown:
+            return transport.drop_slow()
+        return b""
+
+    def wrote(self, sent: int, left: bool) -> None:
+        """Note that the client has taken `sent` bytes, and whether any are left to write."""
+        if not left:
+            self.stalled_since = 0.0
+        elif sent or not self.stalled_since:
+            self.stalled_since = time.monotonic()
+
+    @property
+    def slow_at(self) -> float:
+        """When the client counts as slow unless it takes something before."""
+        if not self.stalled_since or self._transport.ended:
+            return 0.0
+        return self.stalled_since + self._transport.config.send_timeout
+
+    def drop_if_slow(self, now: float) -> bytes:
+        """Cut a slow client: one that takes nothing for FSM_SEND_TIMEOUT. Return the last bytes."""
+        slow_at = self.slow_at
+        return self._transport.drop_slow() if slow_at and slow_at <= now else b""
+
+    def close_at(self, pending: bool, now: float) -> float:
+        """Return when to close a connection that has ended; `pending` bytes may be left to write.
+
+        It is closed at once when all is written and the client agrees, or else at a deadline.
+        """
+        transport = self._transport
+        if transport.finished and not pending:
+            return now
+        if not self.deadline:
+            lingers = (
+                pending
+                and transport.code == CloseCode.TRY_AGAIN_LATER
+                and not self._server.draining
+            )
+            self.deadline = now + (LINGER if lingers else CLOSE_TIMEOUT)
+        elif self._server.draining:
+            self.deadline = min(self.deadline, now + CLOSE_TIMEOUT)
+        return self.deadline
+
+    def next_at(self, reading: bool) -> float:
+        """Return when something is due next, for an engine that waits until then."""
+        times = [self.heartbeat_at]
+        if slow_at := self.slow_at:
+            times.append(slow_at)
+        if self.deadline:
+            times.append(self.deadline)
+        if not reading and self._transport.throttled_until:
+            # Also if that time is over by now: it was not when the engine looked.
+            times.append(self._transport.throttled_until)
+        return min(times)
