@@ -1,4 +1,4 @@
-"""A refusal as the client asks for it: a page, problem+json (RFC 9457), or htmx headers."""
+"""A refusal in the format that the client wants: a page, problem+json (RFC 9457), or for htmx."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TITLES: Final = {
 
 
 def preferred_format(asking: Request) -> ResponseFormat:
-    """Tell how the client of a request wants to be answered."""
+    """Return the format in which the client of a request wants its answer."""
     if asking.environ.get("HTTP_HX_REQUEST") == "true":
         return "htmx"
     if "json" not in asking.environ.get("HTTP_ACCEPT", "").lower():
@@ -59,7 +59,7 @@ def preferred_format(asking: Request) -> ResponseFormat:
 
 @dataclass(frozen=True)
 class ResubmitForm:
-    """A form that sends again what was typed, from the page as it is now."""
+    """A form that submits again what was typed, to the page as it is now."""
 
     action: str
     fields: Sequence[tuple[str, str]]
@@ -81,21 +81,23 @@ class RefusalContext:
 
 
 class Refusal(HTTPException):
-    """An FSMError on its way to the client. `errorhandler(409)` and the like see it.
+    """An FSMError as an HTTP exception, which `errorhandler(409)` and the like can replace.
 
-    `error` is what was refused and why, `circumstances` where the flow stands.
+    Attributes:
+        error (FSMError): What was refused, and why.
+        context (RefusalContext): Where the flow is, and what was submitted.
     """
 
     @staticmethod
-    def of(error: FSMError, circumstances: RefusalContext) -> Refusal:
-        """Return the refusal of the error's status, which `errorhandler(status)` also sees."""
-        return _KINDS.get(error.status, Refusal)(error, circumstances)
+    def of(error: FSMError, context: RefusalContext) -> Refusal:
+        """Return a refusal of the class that Flask looks up for `errorhandler(error.status)`."""
+        return _KINDS.get(error.status, Refusal)(error, context)
 
-    def __init__(self, error: FSMError, circumstances: RefusalContext) -> None:
+    def __init__(self, error: FSMError, context: RefusalContext) -> None:
         super().__init__(error.message)
         self.code = error.status
         self.error = error
-        self.context = circumstances
+        self.context = context
 
     @property
     def template(self) -> str:
@@ -136,7 +138,7 @@ class Refusal(HTTPException):
         return document
 
     def as_redirect(self, location: str) -> Response:
-        """Return the problem document with which a program is sent to another page."""
+        """Return the problem document as a redirect to another page, for a program."""
         document = {**self.to_dict(), "status": 303, "location": location}
         response: Response = current_app.response_class(
             json.dumps(document), 303, content_type="application/problem+json"
@@ -168,13 +170,13 @@ class Refusal(HTTPException):
         if self.error.retry_after is not None:
             response.headers["Retry-After"] = str(self.error.retry_after)
         if asked == "htmx":
-            # An app that lets htmx swap error answers gets the whole page, not a part of a part.
+            # If an app lets htmx swap error answers, the page replaces the whole body.
             response.headers["HX-Retarget"] = "body"
             response.headers["HX-Reswap"] = "innerHTML"
         return response
 
 
-# Flask finds the handler of a status by the class that Werkzeug has for it.
+# Flask looks up the handler of a status by the exception class of Werkzeug.
 _KINDS: Final[dict[int, type[Refusal]]] = {
     status: type(f"Refusal{status}", (Refusal, default_exceptions[status]), {})
     for status in (400, 403, 404, 409, 410, 413, 422, 503)

@@ -1,6 +1,6 @@
-"""Origin: which sites' pages may open sockets and send events (RFC 6455 section 10.2).
+"""Which sites' pages may open websockets and send events (RFC 6455, section 10.2).
 
-Those of allowed sites may also read what they are answered (the Fetch standard's CORS).
+Pages of allowed sites may also read the answers (CORS, in the Fetch standard).
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from ..runtime.state import app_state
 __all__ = ["add_cors_headers", "check_allowed", "has_no_origin", "is_allowed_origin", "site_of"]
 
 SECURE: Final = ("https", "wss")
-# Of https, http, or of what has pages too: browser extensions, programs with a web view.
+# Of https and http, and of other schemes that have pages: browser extensions, web views of apps.
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[1-9][0-9]{0,4})?")
-# How many seconds a browser remembers what it may send.
+# Seconds for which a browser caches the answer to a preflight request.
 PREFLIGHT: Final = "600"
-# How many characters of an origin are repeated to who asks, and in the log.
+# Characters of an origin that are repeated in an answer or in the log.
 LONGEST_SITE: Final = 200
 
 
 def check_allowed(config: Config) -> None:
-    """Raise ConfigError if an allowed origin is none that a browser would name (RFC 6454)."""
+    """Raise ConfigError unless each allowed origin is as browsers write it (RFC 6454)."""
     for origin in config.allowed_origins:
         scheme, _, rest = origin.partition("://")
         usual = rest.endswith({"https": ":443", "http": ":80"}.get(scheme, "no port"))
         if ORIGIN.fullmatch(origin) is None or usual:
             raise ConfigError(
-                f"FSM_ALLOWED_ORIGINS can't have {origin!r}: an origin is a scheme, a host in "
-                f"small letters (as xn--... if it has others than those of ASCII) and, if it is "
-                f"not the usual one, a port, such as 'https://app.example' or "
-                f"'http://localhost:8080'. There are no patterns."
+                f"FSM_ALLOWED_ORIGINS can't contain {origin!r}: write a scheme, a host in lower "
+                f"case (as xn--... if it is not ASCII) and, unless it is the default one, a port, "
+                f"such as 'https://app.example' or 'http://localhost:8080'. Patterns are not "
+                f"supported."
             )
 
 
 def add_cors_headers(response: Response) -> Response:
-    """Let the pages of allowed origins read an answer, and ask whether they may send an event."""
+    """Add the headers by which pages of allowed origins may read an answer and send events."""
     allowed = app_state().config.allowed_origins
     if allowed:
         response.vary.add("Origin")
@@ -57,9 +57,9 @@ def add_cors_headers(response: Response) -> Response:
 
 
 def is_allowed_origin(request: Request, config: Config) -> bool:
-    """Tell whether a request comes from a page of this site, of an allowed one, or from a program.
+    """Return whether a request comes from a page of this site or an allowed one, or from a program.
 
-    A browser names the origin of the page in each handshake and each POST; a program names none.
+    Browsers send the page's Origin with each handshake and each POST; programs need not.
     """
     origin = request.headers.get("Origin")
     if origin is None:
@@ -81,16 +81,16 @@ def is_allowed_origin(request: Request, config: Config) -> bool:
 
 
 def has_no_origin(request: Request) -> bool:
-    """Tell whether nothing says that the request is a page's."""
+    """Return whether no header says that the request comes from a page."""
     return "Origin" not in request.headers and "Sec-Fetch-Site" not in request.headers
 
 
 def site_of(request: Request) -> str:
-    """Return of which site the page is that asks, for people to read."""
+    """Return the site of the page that sent the request, for people to read."""
     return (request.headers.get("Origin") or "another site")[:LONGEST_SITE]
 
 
 def _host(netloc: str, scheme: str) -> str:
-    """Return host and port, without the port that goes without saying."""
+    """Return host and port, without the default port of the scheme."""
     host = netloc.lower()
     return host.removesuffix(":443" if scheme == "https" else ":80")

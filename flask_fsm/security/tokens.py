@@ -1,6 +1,6 @@
-"""What we sign: the token of a form, by which a POST says which page of which flow it answers.
+"""The signed token of a form, by which a POST says which page of which flow it answers.
 
-And what we hide: the ids of flows that a store has to give to several sessions of one owner.
+And a cipher for the ids of flows that a store has to give to several sessions of one owner.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ _TOKEN: Final = re.compile(
 
 
 class TokenContent(NamedTuple):
-    """What a token says: rendered for `state` of `flow` at `rev`; `nonce` names the rendering."""
+    """What a token says: the form was rendered for `state` of `flow` at `rev`.
+
+    `nonce` identifies this rendering, so that an identical form sent twice (a double click) is
+    told from one that was opened twice.
+    """
 
     flow: str
     rev: int
@@ -54,7 +58,7 @@ class Token(Markup):
 
 
 def new_nonce() -> str:
-    """Return 72 random bits, which name one rendering of a form."""
+    """Return 72 random bits as text, to identify one rendering of a form."""
     return secrets.token_urlsafe(9)
 
 
@@ -69,9 +73,9 @@ class KeyedBLAKE2b(SigningAlgorithm):
 
 
 class Tokens:
-    """Signs with the newest of `secret_keys` and reads what any of them signed.
+    """Signs tokens with the newest of `secret_keys` and verifies those signed with any of them.
 
-    The keys are derived once here, as itsdangerous would at every use.
+    The keys are derived once, whereas itsdangerous derives them at every use.
     """
 
     __slots__ = ("_signer",)
@@ -83,13 +87,13 @@ class Tokens:
         ]
         self._signer = Signer(derived, salt=SALT, key_derivation="none", algorithm=KeyedBLAKE2b())
 
-    def sign(self, claim: TokenContent) -> str:
-        """Return the token that states `claim`."""
-        text = f"{claim.flow}.{claim.rev}.{claim.nonce}.{claim.state}"
+    def sign(self, content: TokenContent) -> str:
+        """Return the signed token."""
+        text = f"{content.flow}.{content.rev}.{content.nonce}.{content.state}"
         return self._signer.sign(text).decode()
 
     def read(self, text: object) -> TokenContent:
-        """Return what a token claims, or raise InvalidToken."""
+        """Verify a token and return its content; raises InvalidToken."""
         try:
             if not isinstance(text, str) or len(text) > MAX_TOKEN:
                 raise ValueError("its size")
@@ -109,7 +113,7 @@ class Tokens:
 
 
 class IdCipher:
-    """Hides ids under a key that is derived from the newest secret key, and opens with any.
+    """Encrypts ids with a key derived from the newest secret key; decrypts with any of the keys.
 
     An id is shorter than one output of HMAC-SHA-256: it is combined with that of a random salt, and
     authenticated by another (encrypt, then MAC). The standard library has no cipher, and a package
@@ -127,14 +131,14 @@ class IdCipher:
         return [hmac.digest(key, b"flask_fsm.id", "sha256") for key in reversed(keys)]
 
     def encrypt(self, id: str) -> str:
-        """Return a text from which `open` gets the id back."""
+        """Return a text from which `decrypt` gets the id back."""
         key = self._derived()[0]
         salt = secrets.token_bytes(16)
         hidden = salt + _combined(key, salt, id[:22].encode())
         return urlsafe_b64encode(hidden + _mark(key, hidden)).decode()
 
     def decrypt(self, text: str) -> str | None:
-        """Return the random part of the id, or None if the key that closed it is gone."""
+        """Return the random part of the id, or None if no key fits."""
         try:
             sealed = urlsafe_b64decode(text)
         except ValueError:
