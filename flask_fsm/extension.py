@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from flask import (
     Blueprint,
     Flask,
     Response,
-    current_app,
     got_request_exception,
     has_request_context,
     request,
-    session,
 )
 
 from .binding.bind import bind
 from .binding.bound_machine import Bound
+from .binding.declaration import Declaration, Declarations
 from .cli import fsm as commands
+from .core.flow import Flow
+from .core.history import History
 from .core.machine import Machine, TransitionLike
 from .errors import (
     ConfigError,
     DefinitionError,
     DuplicateEndpoint,
     FSMError,
-    StoreUnavailable,
 )
 from .live.api import Live
 from .live.client.signout import close_after_change
@@ -37,23 +36,20 @@ from .live.routes.http import health, send_event, show_state
 from .live.routes.upgrade import release_on_error
 from .live.routes.websocket import explain_websocket, websocket
 from .live.service import Service
-from .pages.api import MachineViews
+from .pages.api import MachineViews, delegated, describe
 from .pages.decisions import page_requests
+from .pages.guard import answer_error, take_along_after_login
 from .pages.resume_link import resume
-from .refusal import Refusal, RefusalContext
-from .runtime.session_data import has_session_data
 from .runtime.state import EXTENSION, AppState, app_state
-from .runtime.unit_of_work import UnitOfWork
 from .security.origin import add_cors_headers
 from .stores import RecordStore
 
 __all__ = ["FlaskFSM"]
 
 Definition = Machine | Iterable[TransitionLike]
-log: Final = logging.getLogger("flask_fsm")
 
 
-class FlaskFSM(MachineViews):
+class FlaskFSM:
     """Guards the pages of an app by a machine.
 
     `FlaskFSM(machine)` and later `init_app(app)`, or `FlaskFSM(app, machine)`. A list of
@@ -77,8 +73,9 @@ class FlaskFSM(MachineViews):
             raise ConfigError(f"FlaskFSM takes a Machine or a list of edges, not {machine!r}.")
         if machine is not None and not isinstance(machine, Machine):
             machine = Machine("fsm", machine)
-        super().__init__(machine, None, _path(websocket))
-        self._surfaces: list[MachineViews] = [self]
+        self._declarations = Declarations(Declaration(machine, _path(websocket)))
+        self.default = MachineViews(self._declarations.default)
+        """The first machine. All that this object does for a machine, it does for that one."""
         self.live = Live()
         if app is not None:
             self.init_app(app, store=store)
@@ -95,19 +92,19 @@ class FlaskFSM(MachineViews):
         """
         if not isinstance(machine, Machine):
             raise ConfigError(f"add() takes a Machine, which has a name; not {machine!r}.")
-        if any(surface.name == machine.name for surface in self._surfaces):
+        if any(declared.name == machine.name for declared in self._declarations):
             raise DefinitionError(
                 f"There is a machine {machine.name!r} already: give this one another name."
             )
-        if websocket is not None and self.live._opened:
+        if websocket is not None and self.live.opened:
             raise ConfigError(
                 f"add(..., websocket={websocket!r}) comes too late: init_app, or FlaskFSM(app, "
                 f"...), has registered the websockets. Add this machine before, and call "
                 f"fsm.init_app(app) then."
             )
-        pages = MachineViews(machine, self, _path(websocket))
-        self._surfaces.append(pages)
-        return pages
+        declaration = Declaration(machine, _path(websocket))
+        self._declarations.add(declaration)
+        return MachineViews(declaration)
 
     def init_app(self, app: Flask, *, store: Any = None) -> None:
         """Make the extension work in `app`, whose config holds SECRET_KEY and the FSM_* keys.
@@ -127,11 +124,12 @@ class FlaskFSM(MachineViews):
         )
         state.tokens(app)
         app.extensions[EXTENSION] = state
-        app.url_value_preprocessor(_set_up)
+        # Before anything of the app serves the first request.
+        app.url_value_preprocessor(state.bind_once)
         if FSMError not in app.error_handler_spec[None][None]:
-            app.register_error_handler(FSMError, _answer_error)
-        app.after_request(_claim_at_login)
-        app.context_processor(_template_context)
+            app.register_error_handler(FSMError, answer_error)
+        app.after_request(take_along_after_login)
+        app.context_processor(self._template_context)
         app.cli.add_command(commands)
         folder = Path(__file__).parent
         blueprint = Blueprint(
@@ -146,36 +144,47 @@ class FlaskFSM(MachineViews):
             "/<machine>/resume/<link>", "resume", resume, methods=["GET", "POST"]
         )
         if state.config.live:
-            self._open_doors(app, state, blueprint)
+            self._add_live_routes(app, state, blueprint)
         app.register_blueprint(blueprint)
 
     def _bind(self, app: Flask, state: AppState) -> dict[str, Bound]:
         """Bind the machines to the views that there are, none of which may hide an endpoint."""
         check_endpoints(app)
-        for surface in self._surfaces:
-            if state.live is not None and (surface.name == "static" or "/" in surface.name):
+        for name in [declared.name for declared in self._declarations]:
+            if state.live is not None and (name == "static" or "/" in name):
                 raise ConfigError(
-                    f"The machine {surface.name!r} can't be served to sockets and programs, since "
-                    f"its name is a part of their addresses: give it one without '/', and not "
-                    f"'static', or set FSM_LIVE to False."
+                    f"The machine {name!r} can't be served to sockets and programs, since its name "
+                    f"is a part of their addresses: give it one without '/', and not 'static', or "
+                    f"set FSM_LIVE to False."
                 )
-        return bind(app, self._surfaces, isinstance(state.store, RecordStore))
+        if state.live is not None and "csrf" in app.extensions:
+            # This route requires a content type and an Origin that no other site's page can send.
+            app.extensions["csrf"].exempt(send_event)
+        return bind(app, self._declarations, isinstance(state.store, RecordStore))
 
-    def _open_doors(self, app: Flask, state: AppState, blueprint: Blueprint) -> None:
-        """Let sockets, streams and programs in."""
+    def _template_context(self) -> dict[str, Any]:
+        """Give templates `fsm`: the machine that guards the view, or the app's first."""
+        owner = page_requests().owner if has_request_context() else None
+        return {"fsm": self if owner in (None, self.default) else owner}
+
+    def _add_live_routes(self, app: Flask, state: AppState, blueprint: Blueprint) -> None:
+        """Add the routes of websockets, event streams and programs."""
         state.live = Service(state.config, lambda group: self.live.allows(group))
         state.listeners.append(state.live)
         app.after_request(close_after_change)
         app.after_request(watch_streams)
         got_request_exception.connect(release_on_error, app)
-        blueprint.after_request(_let_read)
-        sockets = [surface for surface in self._surfaces if surface._websocket is not None]
-        paths = [surface._websocket for surface in sockets]
-        for surface in sockets:
-            if paths.count(surface._websocket) > 1:
+        blueprint.after_request(_add_cors_headers)
+        paths = {
+            declared.name: declared.websocket
+            for declared in self._declarations
+            if declared.websocket is not None
+        }
+        for name, path in paths.items():
+            if list(paths.values()).count(path) > 1:
                 raise DuplicateEndpoint(
-                    f"The websocket of machine {surface.name!r} and another one have the path "
-                    f"{surface._websocket!r}: give each its own by websocket=."
+                    f"The websocket of machine {name!r} and another one have the path "
+                    f"{path!r}: give each its own by websocket=."
                 )
         blueprint.add_url_rule("/<machine>/ws", "websocket", websocket, websocket=True)
         blueprint.add_url_rule("/<machine>/ws", "no_websocket", explain_websocket)
@@ -183,16 +192,72 @@ class FlaskFSM(MachineViews):
         blueprint.add_url_rule("/<machine>/state", "state", show_state)
         blueprint.add_url_rule("/<machine>/event", "event", send_event, methods=["POST"])
         blueprint.add_url_rule("/health", "health", health)
-        for surface in sockets:
+        for name, path in paths.items():
             app.add_url_rule(
-                surface._websocket or "",
-                f"fsm.websocket.{surface.name}",
+                path,
+                f"fsm.websocket.{name}",
                 websocket,
-                defaults={"machine": surface.name},
+                defaults={"machine": name},
                 websocket=True,
             )
-        for path, function in self.live._open().items():
+        for path, function in self.live.open().items():
             app.add_url_rule(path, ENDPOINT + path, view_of(app, function), methods=["GET"])
+
+    # -- the default machine ------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name of the machine."""
+        return self.default.name
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as the current app uses it, or as it was defined outside of an app."""
+        return self.default.machine
+
+    @property
+    def flow(self) -> Flow:
+        """The flow of this request's visitor."""
+        return self.default.flow
+
+    @property
+    def current(self) -> str:
+        """The name of the state that the flow is at."""
+        return self.default.current
+
+    @property
+    def history(self) -> History:
+        """The entries of this run; `("a", "b") in fsm.history` asks for an edge."""
+        return self.default.history
+
+    @property
+    def status(self) -> str:
+        """One line `a -> b` for each entry of the history."""
+        return self.default.status
+
+    def __repr__(self) -> str:
+        return describe(self.default, type(self).__name__)
+
+    subject = delegated(MachineViews.subject)
+    on_login_conflict = delegated(MachineViews.on_login_conflict)
+    check = delegated(MachineViews.check)
+    requires = delegated(MachineViews.requires)
+    progress = delegated(MachineViews.progress)
+    can_transition = delegated(MachineViews.can_transition)
+    why_not = delegated(MachineViews.why_not)
+    has_not_skipped = delegated(MachineViews.has_not_skipped)
+    complete = delegated(MachineViews.complete)
+    answers = delegated(MachineViews.answers)
+    url_for = delegated(MachineViews.url_for)
+    token = delegated(MachineViews.token)
+    flows = delegated(MachineViews.flows)
+    resume_link = delegated(MachineViews.resume_link)
+    log = delegated(MachineViews.log)
+    funnel = delegated(MachineViews.funnel)
+    advance = delegated(MachineViews.advance)
+    transition = delegated(MachineViews.transition)
+    transaction = delegated(MachineViews.transaction)
+    reset = delegated(MachineViews.reset)
 
     # -- the store ----------------------------------------------------------------------
 
@@ -223,53 +288,6 @@ def _path(path: str | None) -> str | None:
     return path
 
 
-def _set_up(endpoint: str | None, values: dict[str, Any] | None) -> None:
-    """Bind the machines to the views before anything of the app serves the first request."""
-    if app_state().bind_once() and "csrf" in current_app.extensions:
-        # That door asks for a type and an origin that no other site's page can send.
-        current_app.extensions["csrf"].exempt(send_event)
-
-
-def _let_read(response: Response) -> Response:
-    """Let pages of allowed origins read what the doors answer, and the script that they need."""
+def _add_cors_headers(response: Response) -> Response:
+    """Let pages of allowed origins read the responses of the live routes, and load their script."""
     return response if request.endpoint == "fsm.resume" else add_cors_headers(response)
-
-
-def _claim_at_login(response: Response) -> Response:
-    """Let a session that has just got a subject take its flows along.
-
-    If only its next visit did, the flows of who logs out before could pass to who logs in then.
-    """
-    if not session.modified:
-        return response
-    state = app_state()
-    for bound in state.bound.values():
-        if bound.subject_of is None or bound.by_url or not has_session_data(session, bound.name):
-            continue
-        try:
-            UnitOfWork(state, bound, request.view_args or {}).take_along_at_login()
-        except Exception:  # the app's own function may raise anything; the answer stands
-            log.exception("The flow of a session that has logged in was not claimed.")
-    return response
-
-
-def _answer_error(error: FSMError) -> Any:
-    """Answer for a view that isn't guarded: a refusal as on a page, a fault as a 500."""
-    if isinstance(error, StoreUnavailable):
-        log.error("%s", error, exc_info=error)
-    elif error.status >= 500:
-        raise error
-    found = [
-        page_request for page_request in page_requests().of.values() if page_request.work.loaded
-    ]
-    page_request = next((v for v in found if v.flow.id == error.flow), found[0] if found else None)
-    refusal = (
-        Refusal.of(error, RefusalContext()) if page_request is None else page_request.refuse(error)
-    )
-    return current_app.handle_http_exception(refusal)
-
-
-def _template_context() -> dict[str, Any]:
-    """Give templates `fsm`: the machine that guards the view, or the app's first."""
-    owner = page_requests().owner if has_request_context() else None
-    return {"fsm": owner or app_state().extension}

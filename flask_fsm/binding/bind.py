@@ -8,7 +8,7 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,38 +19,38 @@ from flask import Flask
 from ..core.machine import Edge, Machine
 from ..core.rules import is_async
 from ..errors import Code, DefinitionError, UnknownState
-from ..pages.api import MachineViews
-from ..pages.guard import Check, checks_of
 from .bound_machine import Bound, Page, newest, resolve
+from .declaration import Check, Declarations, Subject, checks_of
 
 __all__ = ["bind"]
 
 Found = list[tuple[str, Check]]
 
 
-def bind(app: Flask, surfaces: Iterable[MachineViews], served: bool) -> dict[str, Bound]:
+def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict[str, Bound]:
     """Return each machine as `app` uses it, or raise one DefinitionError with all faults.
 
-    `served` says whether the store keeps flows apart from the session.
+    `has_record_store` says whether the store keeps flows apart from the session.
     """
     views = {endpoint: tuple(checks_of(view)) for endpoint, view in app.view_functions.items()}
     faults: list[DefinitionError] = []
     bound: dict[str, Bound] = {}
-    for surface in surfaces:
+    for declaration in declarations:
+        name = declaration.name
         found = [
             (endpoint, check)
             for endpoint, checks in views.items()
             for check in checks
-            if check.owner is surface
+            if check.declaration is declaration
         ]
-        machine = surface._machine or _machine_of(surface.name, found)
-        one = _bind_one(app, machine, found, faults)
-        faults += _faults_of_use(one, surface, served)
-        bound[surface.name] = replace(
+        subject = declarations.subject_of(declaration)
+        one = _bind_one(app, declaration.machine or _machine_of(name, found), found, faults)
+        faults += _missing_support(one, subject, has_record_store)
+        bound[name] = replace(
             one,
-            subject_of=surface._subject_of if surface._subject_function else None,
-            by_url=bool(surface._subject_arguments),
-            choose=surface._chosen_by or newest,
+            subject_of=None if subject is None else functools.partial(subject.of_request, name),
+            by_url=subject is not None and bool(subject.arguments),
+            choose=declarations.choose_of(declaration) or newest,
         )
     if faults:
         raise DefinitionError.of(f"The app {app.name!r}", faults)
@@ -139,9 +139,12 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
     return Bound(machine.name, narrowed_machine, pages, states, guarded)
 
 
-def _faults_of_use(bound: Bound, surface: MachineViews, served: bool) -> list[DefinitionError]:
-    """List what a machine asks for and the app can't give: a store, keys of pages, pages."""
+def _missing_support(
+    bound: Bound, subject: Subject | None, has_record_store: bool
+) -> list[DefinitionError]:
+    """List what a machine needs and the app lacks: a store on a server, URL arguments, no pages."""
     machine = bound.machine
+    arguments = () if subject is None else subject.arguments
     faults = []
     asked = [
         f"Transition({edge.source!r}, {edge.target!r}, once=True)"
@@ -150,9 +153,9 @@ def _faults_of_use(bound: Bound, surface: MachineViews, served: bool) -> list[De
     ]
     if machine.many:
         asked.append(f"many={machine.many!r}")
-    if surface._subject_arguments:
-        asked.append(f"a subject by URL arguments ({', '.join(surface._subject_arguments)})")
-    if not served:
+    if arguments:
+        asked.append(f"a subject by URL arguments ({', '.join(arguments)})")
+    if not has_record_store:
         faults += [
             DefinitionError(
                 f"machine {machine.name!r}: {each} needs a store on a server, and FSM_STORE_URL is "
@@ -171,7 +174,7 @@ def _faults_of_use(bound: Bound, surface: MachineViews, served: bool) -> list[De
             )
             for endpoint, state in bound.states.items()
         ]
-    needed = dict.fromkeys(surface._subject_arguments, "its subject")
+    needed = dict.fromkeys(arguments, "its subject")
     if isinstance(machine.many, str):
         needed[machine.many] = f"many={machine.many!r}"
     faults += [

@@ -117,7 +117,7 @@ class Live:
     def __init__(self) -> None:
         self._authorizer: Callable[[str], Any] | None = None
         self._endpoints: dict[str, Callable[..., Any]] = {}
-        self._opened = False
+        self.opened = False
         """Whether an app has got the endpoints."""
 
     def authorize(self, function: F) -> F:
@@ -142,7 +142,7 @@ class Live:
                 f"endpoint() takes a path without parameters, not {path!r}: its function gets the "
                 f"headers and nothing else. What has parameters is a view of the app."
             )
-        if self._opened:
+        if self.opened:
             raise ConfigError(
                 f"endpoint({path!r}) comes too late: init_app, or FlaskFSM(app, ...), has "
                 f"registered the endpoints. Register it before, and call fsm.init_app(app) then."
@@ -158,9 +158,9 @@ class Live:
 
         return register
 
-    def _open(self) -> Mapping[str, Callable[..., Any]]:
+    def open(self) -> Mapping[str, Callable[..., Any]]:
         """Return what answers at which path; nothing is added to it from now on."""
-        self._opened = True
+        self.opened = True
         return self._endpoints
 
     def allows(self, group: str) -> Any:

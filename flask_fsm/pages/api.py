@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from uuid import UUID
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+)
 
 from flask import Response, has_app_context, has_request_context, request
 
+from ..binding.declaration import Check, Declaration, Subject
 from ..core.flow import Flow, Progress, Result
 from ..core.history import History
 from ..core.machine import Machine
-from ..core.snapshot import Snapshot
-from ..errors import Code, ConfigError, DefinitionError, NotFound, Reason
+from ..errors import Code, ConfigError, DefinitionError, Reason
 from ..reports.funnel import Funnel, LogEntry
 from ..runtime.state import app_state
 from ..runtime.transaction import transaction
@@ -24,18 +31,19 @@ from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token
 from .advance import advance
 from .decisions import PageRequest, page_requests
-from .guard import Check, guarded, names
+from .guard import guarded, names
 from .resume_link import resume_link
 from .urls import FlowURLs
 
 if TYPE_CHECKING:
     from wtforms import BaseForm
 
-__all__ = ["FlowSummary", "MachineViews"]
+__all__ = ["FlowSummary", "MachineViews", "delegated", "describe"]
 
-VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 View = TypeVar("View", bound=Callable[..., Any])
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class FlowSummary(NamedTuple):
@@ -59,42 +67,30 @@ class MachineViews:
     belongs to a visitor through the request.
     """
 
-    def __init__(
-        self,
-        machine: Machine | None,
-        first: MachineViews | None = None,
-        websocket: str | None = None,
-    ) -> None:
-        self._machine = machine
-        self._websocket = websocket
-        self._first = first
-        self._subject: Callable[..., Any] | None = None
-        self._arguments: tuple[str, ...] = ()
-        self._chooser: Callable[[Snapshot, Snapshot], Snapshot] | None = None
+    def __init__(self, declaration: Declaration) -> None:
+        self.declaration = declaration
+        """What binding reads: the definition, and what was registered for it."""
 
     @property
     def name(self) -> str:
         """The name of the machine."""
-        return "fsm" if self._machine is None else self._machine.name
+        return self.declaration.name
 
     @property
     def machine(self) -> Machine:
         """The machine as the current app uses it, or as it was defined outside of an app."""
         if has_app_context():
             return app_state().bound[self.name].machine
-        if self._machine is None:
+        machine = self.declaration.machine
+        if machine is None:
             raise DefinitionError(
                 "The machine is built from the decorators of an app's views: ask for it within "
                 "an app context."
             )
-        return self._machine
+        return machine
 
     def __repr__(self) -> str:
-        if not has_request_context():
-            return f"<{type(self).__name__} {self._machine or 'built from decorators'!r}>"
-        flow = self.flow
-        history = [(entry.source, entry.target) for entry in flow.history]
-        return f"<{type(self).__name__} {self.name!r} at {flow.current!r}, history={history}>"
+        return describe(self, type(self).__name__)
 
     # -- whose flow ---------------------------------------------------------------------
 
@@ -107,12 +103,7 @@ class MachineViews:
         """
         if not callable(function):
             raise DefinitionError(f"subject() takes a function, not {function!r}.")
-        self._subject = function
-        self._arguments = tuple(
-            name
-            for name, parameter in inspect.signature(function).parameters.items()
-            if parameter.default is parameter.empty and parameter.kind not in VARIADIC
-        )
+        self.declaration.subject = Subject(function)
         return function
 
     def on_login_conflict(self, function: F) -> F:
@@ -122,50 +113,8 @@ class MachineViews:
         """
         if not callable(function):
             raise DefinitionError(f"on_login_conflict() takes a function, not {function!r}.")
-        self._chooser = function
+        self.declaration.choose = function
         return function
-
-    @property
-    def _chosen_by(self) -> Callable[[Snapshot, Snapshot], Snapshot] | None:
-        """What was registered by `on_login_conflict`, here or with the first machine."""
-        return self._chooser or (self._first._chosen_by if self._first is not None else None)
-
-    @property
-    def _subject_function(self) -> Callable[..., Any] | None:
-        """What was registered by `subject`, here or with the first machine."""
-        return self._subject or (self._first._subject_function if self._first else None)
-
-    @property
-    def _subject_arguments(self) -> tuple[str, ...]:
-        """The URL arguments that the subject depends on."""
-        if self._subject is None:
-            return () if self._first is None else self._first._subject_arguments
-        return self._arguments
-
-    def _subject_of(self, url_args: Mapping[str, Any]) -> str | None:
-        """Return the subject of a request, or None; NotFound where an argument is missing."""
-        function = self._subject_function
-        if function is None:
-            return None
-        names = self._subject_arguments
-        missing = [name for name in names if name not in url_args]
-        if missing:
-            raise NotFound(
-                f"Whose flow of machine {self.name!r} is meant depends on the URL argument "
-                f"{', '.join(missing)}, which this address does not have.",
-                code=Code.NO_KEY,
-            )
-        subject = function(**{name: url_args[name] for name in names})
-        if subject is None:
-            return None
-        if isinstance(subject, str) and subject:
-            return str(subject)
-        if isinstance(subject, (int, UUID)) and not isinstance(subject, bool):
-            return str(subject)
-        raise ConfigError(
-            f"The subject of machine {self.name!r} is {subject!r}: return a text, a number, a "
-            f"UUID, or None for whoever has the session."
-        )
 
     # -- decorators ---------------------------------------------------------------------
 
@@ -186,11 +135,11 @@ class MachineViews:
                 f"The view {getattr(accept, '__name__', accept)!r} is decorated with @fsm.check: "
                 f"write @fsm.check(), with brackets."
             )
-        return guarded(Check(self, names(accept), names(to), state), lambda: self.name)
+        return guarded(Check(self.declaration, self, names(accept), names(to), state))
 
     def requires(self, state: str) -> Callable[[View], View]:
         """Guard a view that is no page of its own: it runs while the page `state` may be opened."""
-        return guarded(Check(self, required=state), lambda: self.name)
+        return guarded(Check(self.declaration, self, required=state))
 
     # -- the flow of this request -------------------------------------------------------
 
@@ -270,7 +219,7 @@ class MachineViews:
         page_request = self._page_request()
         return page_request.flow.answers(page_request.source if page is None else self._state(page))
 
-    def url_for(self, state: str | None = None, **url_args: Any) -> str:
+    def url_for(self, /, state: str | None = None, **url_args: Any) -> str:
         """Return the URL of a page (by default the current one), with the path's URL arguments."""
         page_request = self._page_request()
         name = page_request.flow.current if state is None else self._state(state)
@@ -358,6 +307,7 @@ class MachineViews:
 
     def advance(
         self,
+        /,
         to: str | None = None,
         data: Mapping[str, Any] | None = None,
         form: BaseForm | None = None,
@@ -406,6 +356,34 @@ class MachineViews:
     def reset(self) -> None:
         """Begin a new run; nothing brings back the one before."""
         self._page_request().reset()
+
+
+def describe(views: MachineViews, kind: str) -> str:
+    """Return the `repr` of a machine's views, as those of a `kind`."""
+    if not has_request_context():
+        return f"<{kind} {views.declaration.machine or 'built from decorators'!r}>"
+    flow = views.flow
+    history = [(entry.source, entry.target) for entry in flow.history]
+    return f"<{kind} {views.name!r} at {flow.current!r}, history={history}>"
+
+
+class HasDefault(Protocol):
+    """An object that has the views of a default machine."""
+
+    @property
+    def default(self) -> MachineViews: ...
+
+
+def delegated(
+    method: Callable[Concatenate[MachineViews, P], R],
+) -> Callable[Concatenate[HasDefault, P], R]:
+    """Return a method of the same signature and documentation that calls the default machine's."""
+
+    @functools.wraps(method)
+    def call(self: HasDefault, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(self.default, *args, **kwargs)
+
+    return call
 
 
 def _seconds(moment: datetime | float | None) -> int | None:

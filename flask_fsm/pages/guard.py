@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-from flask import current_app
+from flask import Response, current_app, request, session
 from werkzeug.exceptions import HTTPException
 
+from ..binding.declaration import CHECK_ATTRIBUTE, Check
 from ..errors import (
     Code,
     DefinitionError,
@@ -21,27 +22,18 @@ from ..errors import (
     StaleFlow,
     StoreUnavailable,
 )
+from ..refusal import Refusal, RefusalContext
+from ..runtime.session_data import has_session_data
 from ..runtime.state import app_state
+from ..runtime.unit_of_work import UnitOfWork
 from .decisions import PageRequest, page_requests
 from .submission import SAFE_METHODS
 
-__all__ = ["Check", "checks_of", "guarded"]
+__all__ = ["answer_error", "guarded", "names", "take_along_after_login"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 _NO_TURN: Final = nullcontext()
 log: Final = logging.getLogger("flask_fsm")
-# Found again through the `__wrapped__` chain, and carried outwards by functools.wraps.
-MARK: Final = "__fsm_check__"
-
-
-class Check(NamedTuple):
-    """What a decorator says: for which machine, from where, to where, as which state."""
-
-    owner: Any
-    accept: tuple[str, ...] | None = None
-    to: tuple[str, ...] | None = None
-    state: str | None = None
-    required: str | None = None
 
 
 def names(given: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -51,7 +43,7 @@ def names(given: Iterable[str] | None) -> tuple[str, ...] | None:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def guarded(check: Check, machine_name: Callable[[], str]) -> Callable[[View], View]:
+def guarded(check: Check) -> Callable[[View], View]:
     """Return the decorator that lets a view run only when the machine allows it."""
 
     def decorate(view: View) -> View:
@@ -60,35 +52,23 @@ def guarded(check: Check, machine_name: Callable[[], str]) -> Callable[[View], V
         @functools.wraps(view)
         def guard(*args: Any, **kwargs: Any) -> Any:
             work = current_app.ensure_sync(view) if is_async else view
-            return serve(check, machine_name(), work, args, kwargs)
+            return serve(check, work, args, kwargs)
 
-        setattr(guard, MARK, check)
+        setattr(guard, CHECK_ATTRIBUTE, check)
         return cast(View, guard)
 
     return decorate
 
 
-def checks_of(view: Callable[..., Any]) -> Iterator[Check]:
-    """Find the checks around a view, whatever other decorators lie between and above."""
-    seen: list[Check] = []
-    layer: Any = view
-    while layer is not None:
-        check = getattr(layer, "__dict__", {}).get(MARK)
-        if isinstance(check, Check) and not any(check is other for other in seen):
-            seen.append(check)
-        layer = getattr(layer, "__wrapped__", None)
-    return iter(seen)
-
-
 def serve(
     check: Check,
-    machine: str,
     view: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> Any:
     """Judge the request, run the view if it may, and turn what is refused into an answer."""
     state = app_state()
+    machine = check.declaration.name
     requests = page_requests()
     page_request = requests.of.get(machine)
     if page_request is not None and page_request.active:
@@ -102,7 +82,7 @@ def serve(
     page_request = requests.of[machine] = PageRequest(state, bound, None, kwargs)
     page_request.active = True
     requests.keep_private()
-    outer, requests.owner = requests.owner, check.owner
+    outer, requests.owner = requests.owner, check.views
     try:
         with _NO_TURN if page_request.request.method in SAFE_METHODS else page_request.work.lock():
             page_request.work.load()
@@ -177,3 +157,41 @@ def _state_of(check: Check, page_request: PageRequest) -> str:
             f"before the first request.)"
         )
     return state
+
+
+# -- requests whose views are not guarded -----------------------------------------------
+
+
+def answer_error(error: FSMError) -> Any:
+    """Answer an error of a view without a guard: a refusal as on a page, a fault as a 500."""
+    if isinstance(error, StoreUnavailable):
+        log.error("%s", error, exc_info=error)
+    elif error.status >= 500:
+        raise error
+    loaded = [found for found in page_requests().of.values() if found.work.loaded]
+    page_request = next(
+        (found for found in loaded if found.flow.id == error.flow), loaded[0] if loaded else None
+    )
+    refusal = (
+        Refusal.of(error, RefusalContext()) if page_request is None else page_request.refuse(error)
+    )
+    return current_app.handle_http_exception(refusal)
+
+
+def take_along_after_login(response: Response) -> Response:
+    """Give the flows of a session to the user who has just logged in, after the login's request.
+
+    At the session's next request it could be too late: if this user logs out before that and
+    another one logs in, the flows would pass to the other one.
+    """
+    if not session.modified:
+        return response
+    state = app_state()
+    for bound in state.bound.values():
+        if bound.subject_of is None or bound.by_url or not has_session_data(session, bound.name):
+            continue
+        try:
+            UnitOfWork(state, bound, request.view_args or {}).take_along_at_login()
+        except Exception:  # the app's own function may raise anything; the response is sent anyway
+            log.exception("The flow of a session that has logged in was not taken along.")
+    return response

@@ -80,17 +80,15 @@ class AppState:
         lifetime = self.config.flow_lifetime
         return -inf if lifetime is None else self.clock() - lifetime
 
-    def bind_once(self) -> bool:
+    def bind_once(self, endpoint: str | None = None, values: dict[str, Any] | None = None) -> None:
         """Bind the machines to the views for good, at the first request.
 
-        Returns whether this call has done it.
+        The arguments are those that Flask passes to a `url_value_preprocessor`.
         """
         if self._bound is None:
             with self.set_up_lock:
                 if self._bound is None:
                     self._bound = self.bind()
-                    return True
-        return False
 
     def tokens(self, app: Flask) -> Tokens:
         """Return a signer for SECRET_KEY, which also verifies with SECRET_KEY_FALLBACKS."""

@@ -187,7 +187,7 @@ def test_a_hook_may_move_the_flow_on(by: str) -> None:
     app = new_app()
     fsm = FlaskFSM(app, Machine("m", [("a", "b"), ("b", "c")]))
 
-    @fsm._machine.states["b"].hook  # type: ignore[union-attr]
+    @fsm.default.declaration.machine.states["b"].hook  # type: ignore[union-attr]
     def on(flow: Any, result: Any) -> None:
         (flow if by == "flow" else fsm).transition("c")
 

@@ -1,0 +1,129 @@
+"""Declarations: what an app says of its machines by decorators and calls, before it is bound."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from ..core.machine import Machine
+from ..core.snapshot import Snapshot
+from ..errors import Code, ConfigError, NotFound
+
+__all__ = [
+    "CHECK_ATTRIBUTE",
+    "Check",
+    "Choose",
+    "Declaration",
+    "Declarations",
+    "Subject",
+    "checks_of",
+]
+
+VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+# Found again through the `__wrapped__` chain, and copied outwards by functools.wraps.
+CHECK_ATTRIBUTE: Final = "__fsm_check__"
+Choose = Callable[[Snapshot, Snapshot], Snapshot]
+
+
+class Subject:
+    """The app's function that returns whose flow a request means, and what it depends on."""
+
+    __slots__ = ("_function", "arguments")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.arguments = tuple(
+            name
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is parameter.empty and parameter.kind not in VARIADIC
+        )
+        """The names of the URL arguments that the function takes."""
+
+    def of_request(self, machine: str, url_args: Mapping[str, Any]) -> str | None:
+        """Return the subject of a request with these URL arguments, or None if it has none.
+
+        Raises NotFound if an argument is missing, ConfigError if the function returns another type.
+        """
+        missing = [name for name in self.arguments if name not in url_args]
+        if missing:
+            raise NotFound(
+                f"The subject of machine {machine!r} depends on the URL argument "
+                f"{', '.join(missing)}, which this address does not have.",
+                code=Code.NO_KEY,
+            )
+        subject = self._function(**{name: url_args[name] for name in self.arguments})
+        if subject is None:
+            return None
+        if isinstance(subject, str) and subject:
+            return str(subject)
+        if isinstance(subject, (int, UUID)) and not isinstance(subject, bool):
+            return str(subject)
+        raise ConfigError(
+            f"The subject of machine {machine!r} is {subject!r}: return a non-empty string, an "
+            f"integer, a UUID, or None for a flow that belongs to the session."
+        )
+
+
+class Declaration:
+    """One machine of an app, and what is said of it."""
+
+    __slots__ = ("choose", "machine", "name", "subject", "websocket")
+
+    def __init__(self, machine: Machine | None, websocket: str | None) -> None:
+        self.machine = machine
+        """The machine as it is defined; None if the decorators of the views define it."""
+        self.name = "fsm" if machine is None else machine.name
+        self.websocket = websocket
+        """The path of its websocket; None for the usual one."""
+        self.subject: Subject | None = None
+        self.choose: Choose | None = None
+        """Of two flows at a login, the one to keep: `(session's, subject's) -> one of both`."""
+
+
+class Declarations:
+    """The machines of one app, in order. What is said of the default one holds for all."""
+
+    def __init__(self, default: Declaration) -> None:
+        self.default = default
+        self._all = [default]
+
+    def __iter__(self) -> Iterator[Declaration]:
+        return iter(self._all)
+
+    def add(self, declaration: Declaration) -> None:
+        """Add another machine."""
+        self._all.append(declaration)
+
+    def subject_of(self, declaration: Declaration) -> Subject | None:
+        """Return the subject function of a machine, or else that of the default machine."""
+        return declaration.subject or self.default.subject
+
+    def choose_of(self, declaration: Declaration) -> Choose | None:
+        """Return what decides at a login for a machine, or else for the default machine."""
+        return declaration.choose or self.default.choose
+
+
+class Check(NamedTuple):
+    """What a decorator says: for which machine, from where, to where, as which state."""
+
+    declaration: Declaration
+    views: object
+    """What templates of the view get as `fsm`."""
+    accept: tuple[str, ...] | None = None
+    to: tuple[str, ...] | None = None
+    state: str | None = None
+    required: str | None = None
+
+
+def checks_of(view: Callable[..., Any]) -> Iterator[Check]:
+    """Find the checks around a view, whatever other decorators lie between and above."""
+    seen: list[Check] = []
+    layer: Any = view
+    while layer is not None:
+        check = getattr(layer, "__dict__", {}).get(CHECK_ATTRIBUTE)
+        if isinstance(check, Check) and not any(check is other for other in seen):
+            seen.append(check)
+        layer = getattr(layer, "__wrapped__", None)
+    return iter(seen)
