@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from flask import Flask, render_template_string, request
 from werkzeug.test import TestResponse
 
@@ -24,6 +25,13 @@ PAGE = """\
 <form method="post">{{ fsm.token() }}</form>
 <script id="seen" type="application/json">{{ seen|tojson }}</script>
 """
+
+# The cookie, this process, Flask-Session's files, a database, and Valkey.
+STORES = ("session", "memory://", "flask-session", "sqlite", "redis")
+# Of each kind one: the flow is in the session, or it is a record. That is enough for what an
+# answer looks like; what is stored, found again and compared is tested on all of them.
+FEW_STORES = STORES[:2]
+every_store = pytest.mark.parametrize("store", STORES, indirect=True)
 
 ASKING: dict[str, dict[str, str]] = {
     "html": {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from .apps import Shop, Visitor, config_for
+from .apps import FEW_STORES, Shop, Visitor, config_for
 from .servers import (
     POSTGRES_VARIABLE,
     REDIS_VARIABLE,
@@ -36,9 +36,9 @@ settings.load_profile(
 )
 
 
-@pytest.fixture(params=["session", "memory://", "flask-session", "sqlite", "redis"])
+@pytest.fixture(params=FEW_STORES)
 def store(request: pytest.FixtureRequest) -> str:
-    """Where flows live: the cookie, this process, Flask-Session, a database, or Valkey."""
+    """Where flows live: the cookie and this process, or each of STORES with `every_store`."""
     if request.param in ("sqlite", "redis"):
         url: str = request.getfixturevalue("fresh_store")(request.param)
         return url

@@ -20,6 +20,7 @@ from ..apps import (
     Visitor,
     assert_private,
     config_for,
+    every_store,
     fields_in,
     flask_app,
     notices,
@@ -415,6 +416,7 @@ def test_two_machines_in_one_session_do_not_touch(store: str) -> None:
     assert visitor.open("y").text == "y"
 
 
+@every_store
 def test_the_order_page_of_a_finished_run_still_shows_its_answers(visitor: Visitor) -> None:
     """The final page knows all answers of the path, and no drafts."""
     visitor.walk(*TO_REVIEW)

@@ -22,6 +22,7 @@ from ..apps import (
     assert_private,
     assert_refused,
     config_for,
+    every_store,
     flask_app,
     notices,
     seen,
@@ -213,6 +214,7 @@ def test_a_visit_far_ahead_is_not_taken(tour: Visitor, asking: str) -> None:
 # -- after the end --------------------------------------------------------------------------
 
 
+@every_store
 def test_the_final_page_opens_again_and_again(visitor: Visitor, asking: str) -> None:
     """After the end the final page stays open."""
     visitor.walk(*TO_REVIEW, "review")
@@ -223,6 +225,7 @@ def test_the_final_page_opens_again_and_again(visitor: Visitor, asking: str) -> 
         assert seen(response)["finished"] is True
 
 
+@every_store
 def test_after_the_end_no_other_page_opens(visitor: Visitor, stored: Shop, asking: str) -> None:
     """All pages but the final and the initial one lead to the final page."""
     visitor.walk(*TO_REVIEW, "review")
@@ -232,6 +235,7 @@ def test_after_the_end_no_other_page_opens(visitor: Visitor, stored: Shop, askin
     assert stored.ran == []
 
 
+@every_store
 def test_the_initial_page_after_the_end_shows_a_blank_run(visitor: Visitor, asking: str) -> None:
     """The initial page is blank again, while the final page of the finished run still opens."""
     visitor.walk(*TO_REVIEW)
@@ -246,6 +250,7 @@ def test_the_initial_page_after_the_end_shows_a_blank_run(visitor: Visitor, aski
     assert visitor.see("cart")["id"] == blank["id"]
 
 
+@every_store
 @pytest.mark.parametrize("with_token", [True, False], ids=["token", "none"])
 def test_the_first_form_after_the_end_replaces_the_finished_run(
     visitor: Visitor, asking: str, with_token: bool
@@ -287,6 +292,7 @@ def test_with_a_manual_reset_the_initial_page_stays_closed(asking: str) -> None:
 # -- expiry ---------------------------------------------------------------------------------
 
 
+@every_store
 def test_an_expired_run_leads_to_the_first_page_with_a_notice(
     visitor: Visitor, stored: Shop, asking: str
 ) -> None:

@@ -21,6 +21,7 @@ from ..apps import (
     Visitor,
     assert_moved,
     assert_refused,
+    every_store,
     seen,
     token_in,
 )
@@ -168,6 +169,7 @@ def test_all_404_say_the_same(asking: str) -> None:
 # -- the same again -------------------------------------------------------------------------
 
 
+@every_store
 def test_the_same_form_again_has_one_effect_and_the_same_answer(
     visitor: Visitor, stored: Shop, asking: str
 ) -> None:
@@ -193,6 +195,7 @@ def test_a_repeated_form_is_answered_as_the_second_client_asks(
     assert_moved(visitor.post("cart", {}, token, second), second, "/address")
 
 
+@every_store
 def test_a_form_sent_again_much_later_still_tells_its_own_place(
     visitor: Visitor, asking: str
 ) -> None:
@@ -205,6 +208,7 @@ def test_a_form_sent_again_much_later_still_tells_its_own_place(
     assert visitor.see("payment") == before
 
 
+@every_store
 def test_the_last_form_sent_again_after_the_end_is_no_error(visitor: Visitor, asking: str) -> None:
     """A repetition is told before the end of the run is: the order page, not 410."""
     visitor.walk(*TO_REVIEW)
@@ -257,6 +261,7 @@ def test_a_refused_form_may_be_corrected_with_its_token(visitor: Visitor, asking
 # -- 410: over ------------------------------------------------------------------------------
 
 
+@every_store
 def test_a_form_after_the_end_is_410_with_a_way_to_start_again(
     visitor: Visitor, stored: Shop, asking: str
 ) -> None:
@@ -274,6 +279,7 @@ def test_a_form_after_the_end_is_410_with_a_way_to_start_again(
     assert len(stored.orders) == 1
 
 
+@every_store
 def test_a_form_of_the_finished_run_on_its_first_page_is_410(visitor: Visitor, asking: str) -> None:
     """A token of the finished run does not begin the next one."""
     visitor.walk(*TO_REVIEW)
@@ -283,6 +289,7 @@ def test_a_form_of_the_finished_run_on_its_first_page_is_410(visitor: Visitor, a
     assert visitor.see("done")["state"] == "done"
 
 
+@every_store
 def test_a_token_without_a_session_is_410(visitor: Visitor, stored: Shop, asking: str) -> None:
     """A browser that lost its cookie is told to start again, and nothing runs."""
     token = visitor.token("cart")
@@ -295,6 +302,7 @@ def test_a_token_without_a_session_is_410(visitor: Visitor, stored: Shop, asking
         assert 'href="/cart"' in response.text
 
 
+@every_store
 def test_an_expired_run_is_410(visitor: Visitor, stored: Shop, asking: str) -> None:
     """A form sent after FSM_FLOW_LIFETIME, token or none, is over; the next GET starts anew."""
     visitor.walk("cart", "address")
@@ -340,6 +348,7 @@ def test_an_evicted_run_is_410(asking: str) -> None:
 # -- 409: out of date -----------------------------------------------------------------------
 
 
+@every_store
 def test_a_form_of_an_old_rev_is_409_and_shows_what_was_typed(
     visitor: Visitor, stored: Shop, asking: str
 ) -> None:
@@ -362,6 +371,7 @@ def test_a_form_of_an_old_rev_is_409_and_shows_what_was_typed(
         assert 'href="/delivery"' in response.text
 
 
+@every_store
 def test_a_form_of_another_flow_is_409(stored: Shop, asking: str) -> None:
     """Another visitor's token is not taken, although this site signed it."""
     one, other = stored.visitor(), stored.visitor()
@@ -372,6 +382,7 @@ def test_a_form_of_another_flow_is_409(stored: Shop, asking: str) -> None:
     assert one.see("cart")["rev"] == 0
 
 
+@every_store
 def test_a_form_of_an_earlier_run_is_409(visitor: Visitor, asking: str) -> None:
     """A token of a run that was replaced by a newer one is not taken."""
     visitor.walk(*TO_REVIEW)
@@ -404,6 +415,7 @@ def test_a_form_without_token_is_taken_on_the_current_page_only(
     assert_moved(visitor.post("delivery", {}, None, asking), asking, "/payment", "payment")
 
 
+@every_store
 def test_a_token_used_with_another_body_is_409(visitor: Visitor, asking: str) -> None:
     """The same token with other contents is no repetition, and nothing runs."""
     token = visitor.token("cart")
@@ -567,6 +579,7 @@ def test_a_form_of_the_current_page_leads_to_the_next(visitor: Visitor, asking: 
     assert visitor.see("address")["data"] == {"cart": {"item": "a lamp"}}
 
 
+@every_store
 def test_an_edit_leads_on_from_the_edited_page(visitor: Visitor, asking: str) -> None:
     """A POST on an earlier page changes its answers, cuts the path there, and goes on from it."""
     visitor.walk(*TO_REVIEW)

@@ -10,9 +10,10 @@ import pytest
 
 from flask_fsm import SnapshotTooLarge
 
-from ..apps import ANSWERS, SECRET, TO_REVIEW, Shop, Visitor, config_for, notices
+from ..apps import ANSWERS, SECRET, TO_REVIEW, Shop, Visitor, config_for, every_store, notices
 
 
+@every_store
 def test_a_deep_link_to_a_later_page_does_not_run_its_view(visitor: Visitor, stored: Shop) -> None:
     """Someone who types the address of the payment page gets the first page, and is told why."""
     response = visitor.open("payment")
@@ -21,6 +22,7 @@ def test_a_deep_link_to_a_later_page_does_not_run_its_view(visitor: Visitor, sto
     assert len(notices(visitor.open("cart"))) == 1
 
 
+@every_store
 def test_back_twice_and_forward_keeps_the_answers(visitor: Visitor) -> None:
     """Going back two pages and forward again finds every answer in its form."""
     visitor.walk(*TO_REVIEW)
@@ -29,6 +31,7 @@ def test_back_twice_and_forward_keeps_the_answers(visitor: Visitor) -> None:
     assert visitor.see("review")["data"] == {page: ANSWERS[page] for page in TO_REVIEW}
 
 
+@every_store
 def test_back_twice_and_sending_again_keeps_the_later_answers(visitor: Visitor) -> None:
     """An earlier page sent again unchanged leaves what came after it in the later forms."""
     visitor.walk(*TO_REVIEW)
@@ -38,6 +41,7 @@ def test_back_twice_and_sending_again_keeps_the_later_answers(visitor: Visitor) 
     assert visitor.see("payment")["answers"] == ANSWERS["payment"]
 
 
+@every_store
 def test_an_edit_that_changes_the_branch_closes_the_old_branch(
     visitor: Visitor, stored: Shop
 ) -> None:
@@ -57,6 +61,7 @@ def test_an_edit_that_changes_the_branch_closes_the_old_branch(
     assert stored.orders == [done["data"]]
 
 
+@every_store
 def test_the_form_of_a_stale_tab_is_shown_but_not_taken(visitor: Visitor, stored: Shop) -> None:
     """A form sent from a tab left behind is a conflict: its answers are shown, its secrets not."""
     visitor.walk("cart")
@@ -81,6 +86,7 @@ def test_the_form_of_a_stale_tab_is_shown_but_not_taken(visitor: Visitor, stored
     assert visitor.see("payment") == before
 
 
+@every_store
 def test_a_file_of_a_stale_form_is_not_shown(visitor: Visitor) -> None:
     """Neither the name nor the content of an upload is on the conflict page."""
     import io
@@ -96,6 +102,7 @@ def test_a_file_of_a_stale_form_is_not_shown(visitor: Visitor) -> None:
     assert "the-name" not in response.text
 
 
+@every_store
 def test_a_double_click_without_a_token_moves_once(visitor: Visitor, stored: Shop) -> None:
     """The second of two equal clicks without token finds the page left behind, and nothing runs."""
     assert visitor.post("cart", ANSWERS["cart"]).location == "/address"
@@ -104,6 +111,7 @@ def test_a_double_click_without_a_token_moves_once(visitor: Visitor, stored: Sho
     assert visitor.see("address")["rev"] == 1
 
 
+@every_store
 def test_a_double_click_with_a_token_moves_once_and_both_go_on(
     visitor: Visitor, stored: Shop
 ) -> None:
@@ -115,6 +123,7 @@ def test_a_double_click_with_a_token_moves_once_and_both_go_on(
     assert visitor.see("address")["rev"] == 1
 
 
+@every_store
 def test_the_final_form_sent_three_times_makes_one_order(visitor: Visitor, stored: Shop) -> None:
     """However often the last button is hit, there is one order, and each answer leads to it."""
     visitor.walk(*TO_REVIEW)
@@ -124,6 +133,7 @@ def test_the_final_form_sent_three_times_makes_one_order(visitor: Visitor, store
     assert len(stored.orders) == 1
 
 
+@every_store
 def test_the_final_form_sent_three_times_without_token_makes_one_order(
     visitor: Visitor, stored: Shop
 ) -> None:
@@ -231,6 +241,7 @@ def test_two_processes_share_a_flow_on_flask_session(shop: Callable[..., Shop]) 
     assert second.see("done")["finished"]
 
 
+@every_store
 def test_two_users_never_see_each_others_flow(stored: Shop) -> None:
     """Two browsers that take turns each find their own answers, at every page."""
     users = [stored.visitor() for _ in range(3)]
@@ -247,6 +258,7 @@ def test_two_users_never_see_each_others_flow(stored: Shop) -> None:
     assert len(ids) == 3
 
 
+@every_store
 def test_a_cookie_dropped_before_the_last_form_is_410(visitor: Visitor, stored: Shop) -> None:
     """Who loses the cookie before the last click is told so; no order is made of nothing."""
     visitor.walk(*TO_REVIEW)

@@ -258,28 +258,32 @@ def test_an_event_for_a_group_is_not_sent_again(site: Site) -> None:
 def test_a_flow_of_its_own_and_a_group(site: Site) -> None:
     """A websocket with a flow of its own comes back to its groups, whatever became of the flow."""
     one = site.browser()
-    with joined(one, "opsc", machine="light") as client:
-        assert client.ask("change_to_green")["state"] == "green"
-        told(site, "opsc", "first")
-        since = client.recv()["id"]
-    # Its own leaving is told before anything else, so that it is one of what it has missed.
-    until(lambda: site.browser().get("/members/opsc").json["members"] == [])
-    told(site, "opsc", "second", "third")
-    with one.socket("light", groups=["opsc"], since=since) as client:
-        missed = [client.recv() for _ in range(3)]  # its own leaving is one of them
-        said = [frame["data"] for frame in missed if frame["type"] == "message"]
-        assert said == ["second", "third"]
-        frame = client.recv()
-        assert (frame["state"], frame["rev"]) == ("red", 0)
-        assert frame["id"]  # with which it may come back, should it hear nothing more
-        assert client.recv()["type"] == "join"
-        assert "id" not in client.ask("change_to_green")
-    with one.socket("light", groups=["opsc"], since="long-ago") as client:
-        frame = client.recv()
-        assert (frame["group"], frame["type"], frame["gap"]) == ("opsc", "gap", True)
-        assert client.recv()["state"] == "red"
-    with one.socket("light", since=since) as client:
-        assert "id" not in client.recv()
+    with joined(site.browser(), "opsf") as keeper:
+        with joined(one, "opsf", machine="light") as client:
+            assert client.ask("change_to_green")["state"] == "green"
+            told(site, "opsf", "first")
+            since = client.recv()["id"]
+        while keeper.recv()["type"] != "leave":
+            pass
+        told(site, "opsf", "second", "third")
+        with one.socket("light", groups=["opsf"], since=since) as client:
+            missed = [client.recv() for _ in range(3)]
+            assert [(frame["type"], frame["data"]) for frame in missed[1:]] == [
+                ("message", "second"),
+                ("message", "third"),
+            ]
+            assert missed[0]["type"] == "leave"  # its own
+            frame = client.recv()
+            assert (frame["state"], frame["rev"]) == ("red", 0)
+            assert frame["id"]  # with which it may come back, should it hear nothing more
+            assert client.recv()["type"] == "join"
+            assert "id" not in client.ask("change_to_green")
+        with one.socket("light", groups=["opsf"], since="long-ago") as client:
+            frame = client.recv()
+            assert (frame["group"], frame["type"], frame["gap"]) == ("opsf", "gap", True)
+            assert client.recv()["state"] == "red"
+        with one.socket("light", since=since) as client:
+            assert "id" not in client.recv()
 
 
 def test_a_script_that_nobody_hears(caplog: pytest.LogCaptureFixture) -> None:
