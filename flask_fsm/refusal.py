@@ -38,7 +38,7 @@ TITLES: Final = {
     "gone": "This form is no longer open",
     400: "The form could not be read",
     404: "There is no such page",
-    413: "That was too much to keep",
+    413: "That is too much to store",
     422: "Something needs your attention",
     503: "Back in a moment",
 }
