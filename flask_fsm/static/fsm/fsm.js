@@ -7,8 +7,8 @@
  *     flow.on("state", (frame) => show(frame.state, frame.events));
  *     await flow.send("change_to_green");
  *
- * It opens a websocket; where only HTTP goes through, it reads an event stream and posts its
- * events. A lost connection is opened anew, and goes on after the last frame that was seen.
+ * It opens a websocket; where only HTTP gets through, it reads an event stream and posts its
+ * events. A lost connection is reopened, and continues after the last frame that was received.
  *
  * @typedef {{status: number, data?: any, state?: string, events?: string[], rev?: number,
  *   ref?: any, id?: string, gap?: boolean, group?: string, type?: string}} Frame
@@ -16,61 +16,61 @@
  * @typedef {object} Options
  * @property {string} [origin] scheme, host and port of the server; by default the page's own
  * @property {string} [prefix] the path of FSM_URL_PREFIX; by default where this module comes from
- * @property {string} [path] the path of the websocket, if the app has given it one of its own
+ * @property {string} [path] the path of the websocket, if the app serves it under its own
  * @property {string[]} [groups] the groups to join
- * @property {Record<string, string>} [query] more of the query, such as `{flow: "4711"}`
+ * @property {Record<string, string>} [query] more query arguments, such as `{flow: "4711"}`
  * @property {"auto" | "websocket" | "sse"} [transport]
- * @property {boolean} [reload] false: a page out of the back/forward cache is not loaded anew
- * @property {any} [WebSocket] this and the next two: others than the global ones; who gives a
- *   WebSocket that says who asks gives a `fetch` that does, or refusals are not asked for
+ * @property {boolean} [reload] false: a page from the back/forward cache is not reloaded
+ * @property {any} [WebSocket] this and the next two replace the global ones; a WebSocket that
+ *   authenticates needs a `fetch` that does, too, or the reasons of refusals are not looked up
  * @property {any} [EventSource]
  * @property {typeof globalThis.fetch} [fetch]
  *
- * @typedef {object} Item an event on its way
+ * @typedef {object} Item an event that has no answer yet
  * @property {number} ref
  * @property {string} text
  * @property {boolean} sent
  * @property {(frame: Frame | FSMError) => void} settle
  * @property {AbortController} over aborted once it is settled
  *
- * @typedef {{status: number, body: any}} Answer of HTTP; the status is 0 if there was none
+ * @typedef {{status: number, body: any}} Answer an HTTP response; the status is 0 if none came
  *
  * @typedef {{send(item: Item): Promise<Answer> | void, close(): void}} Line a connection, or an
  *   attempt at one
  *
- * @typedef {Line & {kind: "websocket" | "sse", heard: boolean}} Attempt `heard`: a frame has come
+ * @typedef {Line & {kind: "websocket" | "sse", heard: boolean}} Attempt `heard`: a frame came
  *
- * @typedef {object} Ends what a line calls
+ * @typedef {object} Ends the callbacks of a line
  * @property {() => void} open
  * @property {(text: string) => void} text
  * @property {(code: number, reason?: string) => void} lost
  */
 
 /**
- * Tells whether it makes no sense to come back after this close code. Those from 4400 on are what
- * HTTP calls an error of the client. @param {number} code
+ * Returns whether reconnecting is pointless after this close code. Those from 4400 on correspond
+ * to client errors of HTTP. @param {number} code
  */
 const isFinal = (code) => FINAL.has(code) || (code >= 4400 && code < 4500);
-/** 4501: there are no websockets, and nothing else that this client could use. */
+/** 4501: the server has no websockets, and this client can't use anything else. */
 const FINAL = new Set([1008, 1009, 1011, 4501]);
-/** Close codes that send many clients away at once: they take more time to come back. */
+/** Close codes that disconnect many clients at once, which therefore reconnect more slowly. */
 const CROWDED = new Set([1012, 1013]), CROWDED_ATTEMPT = 3;
 const ABNORMAL = 1006;
 /** Milliseconds; full jitter, as in "Exponential Backoff And Jitter", AWS Architecture Blog. */
 const BASE = 500, CAP = 30_000;
-/** After so many websockets that failed where HTTP did not, it is the turn of the stream. */
+/** Number of websockets that fail where HTTP does not, before the event stream is used. */
 const STRIKES = 2;
-/** What HTTP answers where a websocket would be let in, and where the server has none. */
+/** HTTP status where a websocket would be accepted, and where the server has none. */
 const UPGRADE_REQUIRED = 426, NOT_IMPLEMENTED = 501;
-/** What HTTP refuses for good. All else may be another answer in a moment, or a proxy's. */
+/** HTTP statuses that are final. Others may be temporary, or those of a proxy. */
 const REFUSALS = new Set([400, 401, 403, 404, 410]);
-/** Milliseconds until an event that isn't answered, or a connection that doesn't open, fails. */
+/** Milliseconds after which an unanswered event or an unopened connection fails. */
 const PATIENCE = 10_000;
 
 /**
  * An event was refused or not sent, or the connection has ended for good (`code`: its close code).
- * `reason` is the server's, or `connection_lost` or `timeout` (the event was sent, and nobody knows
- * whether it was run), `not_sent`, `closed`.
+ * `reason` is the server's, or `connection_lost` or `timeout` (the event was sent, and may or may
+ * not have been handled), `not_sent`, `closed`.
  */
 export class FSMError extends Error {
   name = "FSMError";
@@ -85,14 +85,14 @@ export class FSMError extends Error {
     this.code = code;
   }
 
-  /** @param {any} frame a frame that refuses, or the JSON of an HTTP answer that does */
+  /** @param {any} frame a frame that refuses, or the problem document of an HTTP response */
   static of(frame) {
     const { reason = frame.reason, message = frame.detail ?? frame.title } = frame.data ?? {};
     return new FSMError(reason ?? "error", message ?? `Answered by ${frame.status}.`, { frame });
   }
 }
 
-/** @param {string} text @returns {any} the object that it is in JSON, else null */
+/** @param {string} text @returns {any} the object that the JSON text stands for, else null */
 function parsed(text) {
   try {
     const value = JSON.parse(text);
@@ -103,7 +103,7 @@ function parsed(text) {
 }
 
 /**
- * Compares two positions, each `<epoch>-<offset>`; above 0: `at` is news to who is at `seen`.
+ * Compares two positions, each `<epoch>-<offset>`; above 0: `at` is newer than `seen`.
  * @param {string} at @param {string} [seen]
  */
 function compared(at, seen = "") {
@@ -113,7 +113,7 @@ function compared(at, seen = "") {
 }
 
 /**
- * Asks by HTTP.
+ * Makes an HTTP request.
  * @param {typeof globalThis.fetch} fetch @param {string} url @param {RequestInit} [more]
  * @returns {Promise<Answer>}
  */
@@ -131,8 +131,8 @@ async function ask(fetch, url, more) {
 }
 
 /**
- * Returns the close code of a refusal by HTTP. Without a reason it may be that of a proxy, whose
- * server is away, or which is asked too often; but 401 is what apps answer to who has to log in.
+ * Returns the close code for a refusal by HTTP. One without a reason may be from a proxy, whose
+ * server is down or which limits rates; but 401 is how apps ask a visitor to log in.
  * @param {Answer} answer
  */
 function codeOf({ status, body }) {
@@ -146,7 +146,7 @@ function socketLine(WebSocket, url, ends) {
   socket.onopen = ends.open;
   socket.onmessage = (/** @type {MessageEvent} */ event) => ends.text(event.data);
   socket.onclose = (/** @type {CloseEvent} */ event) => ends.lost(event.code, event.reason);
-  socket.onerror = () => {}; // `close` follows; and in Node an error that nobody hears is fatal
+  socket.onerror = () => {}; // `close` follows; in Node an error without a listener is fatal
   return { send: ({ text }) => socket.send(text), close: () => socket.close() };
 }
 
@@ -158,12 +158,12 @@ function streamLine(EventSource, fetch, ends, url, target) {
   const source = new EventSource(url, { withCredentials: true });
   source.onopen = ends.open;
   for (const name of ["state", "data", "group"]) {
-    // Not with `lastEventId`, which is of an earlier event where this one has no id.
+    // Not `lastEventId`, which is that of an earlier event if this one has no id.
     source.addEventListener(name, (/** @type {MessageEvent} */ event) => ends.text(event.data));
   }
   source.onerror = async () => {
-    // By itself it would come back without jitter; and never after another status than 200, which
-    // it does not tell. So that is asked for.
+    // An EventSource reconnects without jitter, and never after a status other than 200, which it
+    // does not reveal: so the status is requested separately.
     const refused = source.readyState === 2;
     source.close();
     if (!refused) return ends.lost(ABNORMAL);
@@ -177,11 +177,11 @@ function streamLine(EventSource, fetch, ends, url, target) {
   };
 }
 
-/** A flow on the server, as this client knows it. */
+/** A flow on the server, as far as this client knows it. */
 export class Flow {
   /** The current state; null until the first frame. @type {string | null} */ state = null;
   /** The events that may be sent now. @type {string[]} */ events = [];
-  /** How many transitions the flow has made. @type {number | null} */ rev = null;
+  /** The number of transitions of the flow. @type {number | null} */ rev = null;
   connected = false;
   /** @type {Options & {fetch: typeof globalThis.fetch, transport: "auto" | "websocket" | "sse"}} */
   #options;
@@ -193,14 +193,14 @@ export class Flow {
   #sending = false;
   #refs = 0;
   /** @type {Attempt | null} */ #line = null;
-  /** Websockets in a row that failed where HTTP did not. */ #strikes = 0;
-  /** Whether `fetch` may not say who asks, as the websocket does. @type {boolean} */ #anonymous;
-  /** Failures in a row. */ #attempt = 0;
+  /** Consecutive websockets that failed where HTTP did not. */ #strikes = 0;
+  /** Whether `fetch` may lack the credentials of the websocket. @type {boolean} */ #anonymous;
+  /** Consecutive failures. */ #attempt = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   /** Aborted once this has ended. */ #end = new AbortController();
-  /** The id of all that was seen: a position in each channel. */ #seen = "";
+  /** The id of the last frame that was received: a position in each channel. */ #seen = "";
   /** The rev of the last state frame. */ #told = -1;
-  /** The rev of an answer to a POST that the stream has not brought yet. */ #ahead = 0;
+  /** The rev in the answer to a POST that has not come by the stream yet. */ #ahead = 0;
 
   /** @param {string} machine @param {Options} options */
   constructor(machine, options) {
@@ -231,24 +231,25 @@ export class Flow {
     ])) {
       target?.addEventListener(name, (event) => this.#wake(event), { signal });
     }
-    // A page out of the back/forward cache shows what was, also if it was closed before.
+    // A page from the back/forward cache shows an old state, also if it was closed before.
     if (options.reload ?? true) {
       window?.addEventListener("pageshow", (event) => event.persisted && location.reload());
     }
     this.#open();
   }
 
-  /** Tells whether this event may be sent now. @param {string} event */
+  /** Returns whether this event may be sent now. @param {string} event */
   can(event) {
     return this.events.includes(event);
   }
 
   /**
-   * Sends an event, once there is a connection; never twice. The promise is of the first frame that
-   * answers, or rejected with an FSMError. It need not be awaited: "error" tells of refusals too.
+   * Sends an event as soon as there is a connection, and never twice. The promise resolves with the
+   * first frame of the answer, or rejects with an FSMError. It need not be awaited, since refusals
+   * are also reported by "error".
    * @param {string} event @param {any} [data]
-   * @param {{rev?: number, timeout?: number}} [options] `rev`: refuse it if the flow is at another
-   *   one; `timeout`: milliseconds in which it must be sent and answered
+   * @param {{rev?: number, timeout?: number}} [options] `rev`: refuse the event if the flow is at
+   *   another one; `timeout`: milliseconds within which it must be sent and answered
    * @returns {Promise<Frame>}
    */
   send(event, data = null, { rev, timeout = PATIENCE } = {}) {
@@ -282,7 +283,7 @@ export class Flow {
    * Calls `listener` with each frame of a kind ("state", "data", "group"), with an FSMError
    * ("error"), or on a connection ("open": `{transport}`, "close": `{code, reason, final}`).
    * @param {"state" | "data" | "group" | "error" | "open" | "close"} what
-   * @param {(told: any) => void} listener @returns {() => void} what ends this
+   * @param {(told: any) => void} listener @returns {() => void} a function that removes it
    */
   on(what, listener) {
     const own = (/** @type {any} */ told) => listener(told);
@@ -303,8 +304,8 @@ export class Flow {
 
   #open() {
     const { transport, WebSocket, EventSource, fetch, path } = this.#options;
-    const turn = !EventSource || (WebSocket && this.#strikes < STRIKES) ? "websocket" : "sse";
-    const kind = transport === "auto" ? turn : transport;
+    const best = !EventSource || (WebSocket && this.#strikes < STRIKES) ? "websocket" : "sse";
+    const kind = transport === "auto" ? best : transport;
     const more = { ...this.#groups, ...(this.#seen && { since: this.#seen }) };
     /** @type {Line | undefined} */
     let opened;
@@ -331,7 +332,7 @@ export class Flow {
       text: (text) => {
         const frame = parsed(text);
         if (this.#line !== line || !frame) return;
-        // And not when it opens: what is open, but lets nothing through, is no connection.
+        // Not when it opens: a connection counts only once something has come through.
         clearTimeout(patience);
         line.heard = true;
         this.#attempt = 0;
@@ -347,7 +348,7 @@ export class Flow {
         ? streamLine(EventSource, fetch, ends, url, this.#url("event"))
         : socketLine(WebSocket, url, ends);
     } catch (error) {
-      ends.lost(ABNORMAL, String(error)); // there is no such thing here, or the page forbids it
+      ends.lost(ABNORMAL, String(error)); // not supported here, or forbidden by the page
     }
   }
 
@@ -357,10 +358,10 @@ export class Flow {
     const { connected } = this, line = this.#line;
     this.connected = false;
     line?.close();
-    // What was posted may still be answered.
+    // Events that were posted may still be answered.
     if (line?.kind === "websocket") this.#fail("connection_lost", "The connection was lost.", true);
     if (connected) this.#tell("close", { code, reason, final: false });
-    if (line?.kind === "sse") this.#strikes = STRIKES - 1; // another net, another chance
+    if (line?.kind === "sse") this.#strikes = STRIKES - 1; // another network may allow it
     else if (line && !line.heard && !CROWDED.has(code)) await this.#askWhy();
     if (this.#line || this.#end.signal.aborted) return;
     if (CROWDED.has(code)) this.#attempt = Math.max(this.#attempt, CROWDED_ATTEMPT);
@@ -369,7 +370,7 @@ export class Flow {
     this.#timer = setTimeout(() => this.#retry(), Math.random() * longest);
   }
 
-  /** Asks why a websocket was not opened: a browser does not say whether it was refused. */
+  /** Asks why a websocket did not open, since browsers do not reveal whether it was refused. */
   async #askWhy() {
     const { fetch, transport, EventSource } = this.#options;
     if (this.#anonymous) return;
@@ -402,19 +403,19 @@ export class Flow {
     if (!this.#line && !this.#end.signal.aborted) this.#open();
   }
 
-  /** @param {Event} event the page is seen again, or the network is back */
+  /** @param {Event} event the page is visible again, or the network is back */
   #wake(event) {
-    // What was open before the network went may be dead, and nobody has said so.
+    // A connection from before the network was lost may be dead without an event.
     if (event.type === "online" && this.#line) this.#lost(ABNORMAL, "The network was away.");
     if (document.visibilityState !== "hidden") this.#retry();
   }
 
-  // -- what goes out, and its answers -----------------------------------------------------------
+  // -- sending events ---------------------------------------------------------------------------
 
   async #flush() {
     if (this.#sending) return;
     this.#sending = true;
-    // Posts go one after another, so that they arrive in the order of their `send`.
+    // One POST at a time, so that events arrive in the order in which they were sent.
     for (let item; this.connected && (item = this.#waiting.shift()); ) {
       if (!this.#items.has(item.ref)) continue;
       item.sent = true;
@@ -424,14 +425,14 @@ export class Flow {
     this.#sending = false;
   }
 
-  /** @param {string} reason @param {string} message @param {boolean} sent of which events */
+  /** @param {string} reason @param {string} message @param {boolean} sent which events fail */
   #fail(reason, message, sent) {
     for (const item of this.#items.values()) {
       if (item.sent === sent) item.settle(new FSMError(reason, message));
     }
   }
 
-  /** @param {Item} item @param {Answer} answer; what all are told, the stream brings too */
+  /** @param {Item} item @param {Answer} answer; what all clients get comes by the stream, too */
   #answered(item, { status, body }) {
     if (typeof body?.status !== "number") {
       return item.settle(new FSMError("connection_lost", "The answer was lost."));
@@ -446,7 +447,7 @@ export class Flow {
     this.#items.get(item.ref)?.settle(frames[0] ?? body);
   }
 
-  // -- what comes in ----------------------------------------------------------------------------
+  // -- receiving frames -------------------------------------------------------------------------
 
   /** @param {Frame} frame */
   #receive(frame) {
@@ -460,22 +461,22 @@ export class Flow {
     this.#items.get(frame.ref)?.settle(frame);
   }
 
-  /** Tells whether a frame is new, and notes its id. @param {Frame} frame */
+  /** Returns whether a frame is new, and remembers its id. @param {Frame} frame */
   #isNews(frame) {
     if (typeof frame.id !== "string") return true;
     const now = frame.id.split(","), seen = this.#seen.split(",");
     const steps = now.map((at, place) => compared(at, seen[place]));
     const anew = frame.gap === true || now.length !== seen.length;
     this.#seen = now.map((at, place) => (anew || steps[place] > 0 ? at : seen[place])).join(",");
-    // Who joins is shown the state, which may be ahead of what has come through the channel.
+    // A client that joins gets the state, which may be newer than what the channel has delivered.
     const ahead = frame.state && (frame.state !== this.state || frame.rev !== this.rev);
     return anew || steps.some((step) => step > 0) || (ahead && steps.every((step) => step === 0));
   }
 
-  /** Adopts a state, unless that of an answer to a POST is newer. @param {Frame} frame */
+  /** Adopts a state, unless the answer to a POST had a newer one. @param {Frame} frame */
   #catchUp(frame) {
     const rev = frame.rev ?? 0;
-    // A rev that does not grow is of a new run.
+    // A rev that has not grown belongs to a new run.
     if (frame.gap || rev >= this.#ahead || rev <= this.#told) this.#ahead = 0;
     this.#told = rev;
     if (!this.#ahead) this.#adopt(frame);
@@ -494,14 +495,14 @@ export class Flow {
       try {
         listener(told);
       } catch (error) {
-        console.error(error); // one listener's fault is not the others'
+        console.error(error); // an error in one listener does not affect the others
       }
     }
   }
 }
 
 /**
- * Connects to the flow of a machine, and stays so until `close()`.
+ * Connects to the flow of a machine, and stays connected until `close()`.
  * @param {string} machine the machine's name @param {Options} [options]
  */
 export function connect(machine, options = {}) {
