@@ -29,7 +29,7 @@ from .errors import (
     FSMError,
 )
 from .live.api import Live
-from .live.client.signout import close_after_change
+from .live.client.signout import close_after_signout
 from .live.routes.endpoints import ENDPOINT, check_endpoints, view_of
 from .live.routes.events import events, watch_streams
 from .live.routes.http import health, send_event, show_state
@@ -96,7 +96,7 @@ class FlaskFSM:
             raise DefinitionError(
                 f"There is a machine {machine.name!r} already: give this one another name."
             )
-        if websocket is not None and self.live.opened:
+        if websocket is not None and self.live.registered:
             raise ConfigError(
                 f"add(..., websocket={websocket!r}) comes too late: init_app, or FlaskFSM(app, "
                 f"...), has registered the websockets. Add this machine before, and call "
@@ -171,7 +171,7 @@ class FlaskFSM:
         """Add the routes of websockets, event streams and programs."""
         state.live = Service(state.config, lambda group: self.live.allows(group))
         state.listeners.append(state.live)
-        app.after_request(close_after_change)
+        app.after_request(close_after_signout)
         app.after_request(watch_streams)
         got_request_exception.connect(release_on_error, app)
         blueprint.after_request(_add_cors_headers)
@@ -200,7 +200,7 @@ class FlaskFSM:
                 defaults={"machine": name},
                 websocket=True,
             )
-        for path, function in self.live.open().items():
+        for path, function in self.live.registered_endpoints().items():
             app.add_url_rule(path, ENDPOINT + path, view_of(app, function), methods=["GET"])
 
     # -- the default machine ------------------------------------------------------------

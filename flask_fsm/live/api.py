@@ -1,4 +1,4 @@
-"""What the developer of an app holds: `fsm.live`, with its groups and flows."""
+"""The public API of the live part: `fsm.live`, with its groups and flows."""
 
 from __future__ import annotations
 
@@ -27,14 +27,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _service(what: str) -> Service:
     service: Service | None = app_state().live
     if service is None:
-        raise ConfigError(f"{what} needs the live part of this app, and FSM_LIVE is False.")
+        raise ConfigError(f"{what} needs the live part of this app, which is off: FSM_LIVE is False.")
     if not has_request_context() and current_thread() is main_thread():
         service.warn_of_script(what)
     return service
 
 
 class Group:
-    """Those who have joined a group, in whichever process."""
+    """A group of clients, connected to any process of the app. `fsm.live.group(name)` returns it.
+
+    Args:
+        service: The live part of the app.
+        name: The name of the group, for example "room-7".
+    """
 
     def __init__(self, service: Service, name: str) -> None:
         self.name = name
@@ -46,20 +51,52 @@ class Group:
         return self._service.channels.get(self._service.group_channel(self.name))
 
     def broadcast(self, message: Any) -> None:
-        """Tell all members a Message, or anything with a form in JSON."""
+        """Send a message to all members.
+
+        Args:
+            message: A Message, or any value that can be sent as JSON.
+
+        Raises:
+            TypeError: The value can't be sent as JSON.
+            StoreUnavailable: The bus can't be reached.
+        """
         self.channel.broadcast(message)
 
     def send(self, event: str, data: Any = None) -> None:
-        """Let the flow of each member handle an event, each flow once."""
-        self._service.ask(self.name, event, data)
+        """Let the flow of each member handle an event, each flow once.
+
+        Args:
+            event: The name of the event.
+            data: Its data, any value that can be sent as JSON.
+
+        Raises:
+            TypeError: The name is not valid, or the data can't be sent as JSON.
+            StoreUnavailable: The bus can't be reached.
+        """
+        self._service.send_to_members(self.name, event, data)
 
     def members(self) -> list[dict[str, Any]]:
-        """Return who is in the group: `member`, a name for the connection, and what is known."""
+        """Return the members of the group (its presence list).
+
+        Returns:
+            For each connection a dict with `member`, an id of the connection, and the fields of
+            the dict that the function of `fsm.live.authorize` returned for it.
+        """
         return members(self._service.channels.bus, self._service.group_channel(self.name))
 
 
 class LiveFlow:
-    """A flow, by its id, as those who listen to it see it."""
+    """A flow and the clients that listen to it. `fsm.live.flow(...)` returns it.
+
+    Args:
+        service: The live part of the app.
+        flow: The flow, or its id.
+        subject: The subject of the flow, if the id is given.
+        key: Which of several flows of the subject it is, if the machine has `many=`.
+
+    Raises:
+        TypeError: `flow` is neither a Flow nor a string.
+    """
 
     def __init__(self, service: Service, flow: Flow | str, subject: str | None, key: str) -> None:
         if not isinstance(flow, (Flow, str)):
@@ -71,59 +108,94 @@ class LiveFlow:
         self._key = key
 
     def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
-        """Tell all sockets and streams of the flow something."""
+        """Send a data frame to all websockets and streams of the flow.
+
+        Args:
+            data: Any value that can be sent as JSON.
+            status: An EventStatus, or another number from 100 to 999.
+
+        Raises:
+            TypeError: The data can't be sent as JSON, or the status is not such a number.
+            StoreUnavailable: The bus can't be reached.
+        """
         check_status(status)
         self._service.transmit(self._service.flow_channel(self.id), data, status)
 
     def send(self, event: str, data: Any = None) -> list[dict[str, Any]]:
-        """Let the flow handle an event now, and return the frames that come of it.
+        """Let the flow handle an event now.
 
-        Raises what handling it raises; NotFound if there is no such flow. A flow that belongs to a
-        subject is found by that, so `fsm.live.flow(id, subject=...)` names it.
+        The store must be able to find the flow: one that belongs to a subject is found by the
+        subject, so name it in `fsm.live.flow(id, subject=...)`.
+
+        Args:
+            event: The name of the event.
+            data: The data that the handler gets.
+
+        Returns:
+            The frames of the event's transitions and data, in order.
+
+        Raises:
+            NotFound: There is no such flow.
+            FSMError: A rule refuses the event, or the flow is busy, or has moved on.
+            Exception: The handler's own exceptions are raised, too.
         """
         state = app_state()
         machine = None if isinstance(self._flow, str) else self._flow.machine.name
         for name, bound in state.bound.items():
             if machine in (None, name) and bound.machine.scope == "subject":
-                # What the app's handlers expect, though there is no browser.
+                # The app's handlers may expect a request, though no browser has sent one.
                 with current_app.test_request_context():
-                    run = UnitOfWork.of_flow(state, bound, self.id, self._subject, self._key)
-                    if run is not None:
-                        return self._handled(run, event, data)
+                    work = UnitOfWork.of_flow(state, bound, self.id, self._subject, self._key)
+                    if work is not None:
+                        return self._handle(work, event, data)
         if self._subject is None:
-            who = "nobody has one of this id. One of a subject is found by flow(id, subject=...)"
+            who = "no session has it. Find the flow of a subject by flow(id, subject=...)"
         else:
-            who = f"the subject {self._subject!r} has none of this id"
+            who = f"the subject {self._subject!r} does not have it"
         raise NotFound(
-            f"fsm.live.flow() can't find the flow {self.id!r}: {who}. One that was not moved yet "
-            f"is not kept; and of the store 'session', a process knows those that it has moved.",
+            f"fsm.live.flow() can't find the flow {self.id!r}: {who}. A flow is not stored before "
+            f"its first transition; and with the store 'session', a process only knows the flows "
+            f"that it has moved.",
             flow=self.id,
             code=Code.NO_FLOW,
         )
 
     @staticmethod
-    def _handled(run: UnitOfWork, event: str, data: Any) -> list[dict[str, Any]]:
-        with run.lock():
-            run.load()
-            if run.missing_reason is not None:
-                raise run.missing_reason
-            sent = run.flow.handle(event, data)
-        return [json.loads(frame) for frame in frames_of(run.bound.machine, sent)]
+    def _handle(work: UnitOfWork, event: str, data: Any) -> list[dict[str, Any]]:
+        with work.lock():
+            work.load()
+            if work.missing_reason is not None:
+                raise work.missing_reason
+            sent = work.flow.handle(event, data)
+        return [json.loads(frame) for frame in frames_of(work.bound.machine, sent)]
 
 
 class Live:
-    """The live side of an app's machines. It holds the definition only."""
+    """The live side of the machines of an extension: `fsm.live`.
+
+    It holds definitions only, and works in each app that the extension is initialized with. Its
+    methods except `authorize` and `endpoint` need an app context.
+    """
 
     def __init__(self) -> None:
         self._authorizer: Callable[[str], Any] | None = None
         self._endpoints: dict[str, Callable[..., Any]] = {}
-        self.opened = False
-        """Whether an app has got the endpoints."""
+        self.registered = False
+        """Whether `init_app` has registered the endpoints, so that none can be added."""
 
     def authorize(self, function: F) -> F:
-        """Say who may join a group: `(name) -> bool`, within the request that asks for it.
+        """Register the function that decides who may join a group. By default nobody may.
 
-        A dict also allows it, and is what the group is told of the member. By default nobody may.
+        Args:
+            function: `(name) -> bool | dict`, called within the request that asks to join the
+                group. A dict allows it, too, and is what members() and the group are told of the
+                member.
+
+        Returns:
+            The function, so that this can be used as a decorator.
+
+        Raises:
+            DefinitionError: `function` can't be called.
         """
         if not callable(function):
             raise DefinitionError(f"authorize() takes a function, not {function!r}.")
@@ -131,18 +203,29 @@ class Live:
         return function
 
     def endpoint(self, path: str) -> Callable[[F], F]:
-        """Answer a GET of `path`, which is that of the app's root, by a function of the headers.
+        """Let a function answer a GET of `path`; for health checks and the like.
 
-        Register it before `init_app`. Raises DuplicateEndpoint if another one answers there.
+        Args:
+            path: A path that begins with "/" and has no parameters. It is relative to the root
+                of the app, not to FSM_URL_PREFIX.
+
+        Returns:
+            A decorator for `(headers) -> response`, sync or async; `headers` are those of the
+            request, and the response is anything that a view may return.
+
+        Raises:
+            DefinitionError: The path is not valid.
+            ConfigError: `init_app` has been called already.
+            DuplicateEndpoint: Another function answers at this path.
         """
         if not isinstance(path, str) or not path.startswith("/"):
             raise DefinitionError(f"endpoint() takes a path that begins with '/', not {path!r}.")
         if "<" in path:
             raise DefinitionError(
                 f"endpoint() takes a path without parameters, not {path!r}: its function gets the "
-                f"headers and nothing else. What has parameters is a view of the app."
+                f"headers and nothing else. For parameters, write a view of the app."
             )
-        if self.opened:
+        if self.registered:
             raise ConfigError(
                 f"endpoint({path!r}) comes too late: init_app, or FlaskFSM(app, ...), has "
                 f"registered the endpoints. Register it before, and call fsm.init_app(app) then."
@@ -158,19 +241,27 @@ class Live:
 
         return register
 
-    def open(self) -> Mapping[str, Callable[..., Any]]:
-        """Return what answers at which path; nothing is added to it from now on."""
-        self.opened = True
+    def registered_endpoints(self) -> Mapping[str, Callable[..., Any]]:
+        """Return the function of each path for `init_app`, and accept no more of them."""
+        self.registered = True
         return self._endpoints
 
     def allows(self, group: str) -> Any:
-        """Ask whether this request's client may join a group."""
+        """Return what the function of `authorize` answers for the client of this request."""
         if self._authorizer is None:
             return False
         return current_app.ensure_sync(self._authorizer)(group)
 
     def group(self, name: str) -> Group:
-        """Return a group by its name; raises FSMError if no group may be called that."""
+        """Return a group.
+
+        Args:
+            name: A printable name of 1 to 128 characters.
+
+        Raises:
+            FSMError: The name is not valid (code `bad_group`).
+            ConfigError: FSM_LIVE is False.
+        """
         if not is_group(name):
             raise FSMError(
                 f"A group has a printable name of at most {LONGEST_GROUP} characters, not "
@@ -180,16 +271,39 @@ class Live:
         return Group(_service("fsm.live.group()"), name)
 
     def channel(self, id: str) -> LiveChannel:
-        """Return the channel of a group: what is broadcast on it reaches all processes."""
+        """Return the channel of a group, whose broadcasts reach the members in all processes.
+
+        Args:
+            id: The name of the group.
+
+        Raises:
+            FSMError: The name is not valid (code `bad_group`).
+            ConfigError: FSM_LIVE is False.
+        """
         return self.group(id).channel
 
     def flow(self, flow: Flow | str, *, subject: str | None = None, key: str = "") -> LiveFlow:
-        """Return a flow, by itself or by its id.
+        """Return a flow with its clients.
 
-        `subject` and `key` say whose it is, and which of several, where its id does not.
+        Args:
+            flow: The flow, or its id.
+            subject: The subject of the flow with this id, if it has one.
+            key: Which of the subject's flows it is, for a machine with `many=`.
+
+        Raises:
+            TypeError: `flow` is neither a Flow nor a string.
+            ConfigError: FSM_LIVE is False.
         """
         return LiveFlow(_service("fsm.live.flow()"), flow, subject, key)
 
     def close(self, subject: str) -> None:
-        """End all sockets and streams of a subject, in all processes, with code 4401."""
+        """Close all websockets and streams of a subject, in all processes, with code 4401.
+
+        Args:
+            subject: The subject, as the function of `fsm.subject` returns it.
+
+        Raises:
+            ConfigError: FSM_LIVE is False.
+            StoreUnavailable: The bus can't be reached.
+        """
         _service("fsm.live.close()").close_subject(str(subject))

@@ -1,4 +1,4 @@
-"""Service: what the live part keeps of one app. It hears what is committed, and tells the bus."""
+"""Service: the live part of one app. It listens to commits, and publishes them on the bus."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ __all__ = ["ENGINES", "Service"]
 
 log: Final = logging.getLogger("flask_fsm")
 ENGINES: Final = ("auto", "loop", "threads")
-# Seconds that what was published last may take, at the end of the process.
-LAST: Final = 1.0
-# How many sites that were refused the log names.
-MOST_SITES: Final = 16
+# Seconds that the last messages may take at the end of the process.
+FLUSH_TIMEOUT: Final = 1.0
+# How many refused sites are logged, since strangers may send any number of Origins.
+MAX_SITES: Final = 16
 
 
 def _end(bus: Bus) -> None:
-    bus.flush(LAST)
+    bus.flush(FLUSH_TIMEOUT)
     bus.close()
 
 
 class Service:
-    """Observes the flows of an app, and serves those who listen to them."""
+    """Sends the transitions of an app's flows to their clients; a CommitListener (see runtime)."""
 
     def __init__(self, config: Config, authorize: Callable[[str], Any]) -> None:
         if config.live_engine not in ENGINES:
             raise ConfigError(
-                f"The config key FSM_LIVE_ENGINE can't be {config.live_engine!r}: it is one of "
+                f"The config key FSM_LIVE_ENGINE can't be {config.live_engine!r}: it must be one of "
                 f"{', '.join(ENGINES)}."
             )
         check_allowed(config)
@@ -61,74 +61,73 @@ class Service:
             replay_limit=config.replay_limit,
             replay_time=config.replay_ttl,
         )
-        # The bus keeps a message for up to half that time more, and may deliver it until then.
+        # The bus may keep and deliver a message for up to half that time longer.
         self.once_seconds = ceil(config.replay_ttl * 1.5)
-        """For how long an order that one process has taken is nobody else's."""
+        """Seconds for which a job that one process has taken is refused to the others."""
         self.channels: Channels = Channels(bus, config.sse_retry, config.queue_size)
-        # What was published last is still on its way when the process ends.
+        # Messages may still be on their way when the process ends.
         weakref.finalize(self, _end, bus)
         self.threads = ThreadEngine(config.max_threads)
         self.loop = LoopEngine(config.max_connections, config.live_workers)
 
-    def warn_of_processes(self, environ: dict[str, Any], apart: bool) -> None:
-        """Say once that several processes need a bus, and a store `apart` from the session."""
+    def warn_of_processes(self, environ: dict[str, Any], on_server: bool) -> None:
+        """Warn once that several processes need a bus, and a store that is `on_server`."""
         if not environ.get("wsgi.multiprocess"):
             return
         for key, wrong in (
             ("FSM_BUS_URL", self.config.bus_url == "memory://"),
-            ("FSM_STORE_URL", not apart),
+            ("FSM_STORE_URL", not on_server),
         ):
             if wrong:
                 self._warn_once(
                     key,
-                    "This server has several processes, and with the %s that is set they know "
-                    "nothing of each other: clients will miss what other processes do. Use Redis"
-                    "%s.",
+                    "This server has several processes, which don't share anything with this %s: "
+                    "clients will miss what other processes do. Use Redis%s.",
                     key,
                     "" if key == "FSM_BUS_URL" else " or a database",
                 )
 
     def warn_of_site(self, site: str, host: str) -> None:
-        """Say once that a page of this site was refused: it may be the app's own."""
-        if sum(of.startswith("site ") for of in self._warned) >= MOST_SITES:
-            return  # strangers may name any number
+        """Warn once that a page of this site was refused because of its Origin."""
+        if sum(key.startswith("site ") for key in self._warned) >= MAX_SITES:
+            return
         self._warn_once(
             f"site {site} {host}",
-            "A page of %r was refused at %r, as that is another site. If it is yours, list it in "
-            "FSM_ALLOWED_ORIGINS; if a proxy is between, let it pass Host on as the browser has "
-            "sent it, or use Werkzeug's ProxyFix.",
+            "A page of %r was refused at %r, because it is another site. If it is yours, list it "
+            "in FSM_ALLOWED_ORIGINS; behind a proxy, let it pass on the browser's Host header, or "
+            "use Werkzeug's ProxyFix.",
             site,
             host,
         )
 
     def warn_of_target(self, machine: str, event: str, error: FSMError) -> None:
-        """Say once that the handler of an event has named a state that there is not."""
+        """Warn once that the handler of an event tried to move to an unknown state."""
         self._warn_once(
             f"target {machine} {event}",
-            "The event %r of machine %r: %s If a client has named it, all is well.",
+            "The event %r of machine %r: %s Ignore this if the name came from a client.",
             event,
             machine,
             error.message,
         )
 
     def warn_of_script(self, what: str) -> None:
-        """Say once that what a script tells reaches nobody, if it has no bus and no clients."""
+        """Warn once that the messages of a script reach no client without a shared bus."""
         if self.config.bus_url == "memory://" and not len(self.channels):
             self._warn_once(
                 "script",
-                "%s is used outside of a request, in a process where nobody listens, and with "
-                "FSM_BUS_URL memory:// no other process hears of it. Use Redis.",
+                "%s is used outside of a request, in a process without clients, and with the "
+                "FSM_BUS_URL memory:// it reaches no other process. Use Redis.",
                 what,
             )
 
-    def _warn_once(self, of: str, text: str, *values: str) -> None:
-        """Write a warning to the log, unless there was one of the same."""
-        if of not in self._warned:
-            self._warned.add(of)
+    def _warn_once(self, key: str, text: str, *values: str) -> None:
+        """Log a warning, unless one with this key has been logged."""
+        if key not in self._warned:
+            self._warned.add(key)
             log.warning(text, *values)
 
     def engine_for(self, environ: dict[str, Any]) -> Engine:
-        """Return what serves the socket of this request."""
+        """Return the engine that serves the socket of this request: the loop, or else threads."""
         if self.config.live_engine != "threads" and is_plain(environ):
             return self.loop
         return self.threads
@@ -147,15 +146,15 @@ class Service:
 
     @staticmethod
     def orders_channel(group: str) -> str:
-        """Return the name of the channel of what the flows of a group's members are to handle.
+        """Return the name of the channel of events that the members' flows must handle.
 
-        Unlike what the group is told, nobody reads it, and nothing of it is sent again.
+        Clients do not see these messages, so they are not replayed after a reconnect.
         """
         return ORDERS + group
 
     @staticmethod
     def subject_channel(subject: str) -> str:
-        """Return the name of the channel of all sockets of a subject."""
+        """Return the name of the channel of all connections of a subject."""
         return SUBJECT + hashlib.sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()
 
     # -- what is committed ----------------------------------------------------------------
@@ -165,26 +164,26 @@ class Service:
     ) -> None:
         name = self.flow_channel(flow.id)
         if flow.subject is not None and not result.previous.rev:
-            self._tell_subject(flow.subject)
+            self._recheck_subject(flow.subject)
         if not self.channels.bus.has_subscribers(name):
             return
         snapshot = result.snapshot
         body = state_frame(flow.machine, snapshot, status, reply)
         run = run_of(snapshot)
-        # A run that follows another one ends it, so that nothing late of that one comes after.
+        # A new run ends the one before it, whose late states must be dropped.
         ended = None if not run else "" if run == "1" else str(int(run) - 1)
         if sender is None:
             envelope = Envelope(EnvelopeKind.STATE, body, run=run, rev=snapshot.rev)
             self.channels.publish(name, envelope, Revision(run, snapshot.rev, ended))
         else:
-            # It is answered, even if another process has told of a later state before.
+            # The sender gets its reply, even after a later state from another process.
             envelope = Envelope(EnvelopeKind.STATE, body, sender.id, sender.ref, run, snapshot.rev)
             self.channels.publish(name, sender.mark(name, envelope))
 
-    def _tell_subject(self, subject: str) -> None:
-        """Let other devices look again: they may show a flow that had not begun, or the last one.
+    def _recheck_subject(self, subject: str) -> None:
+        """Let the subject's other devices look up the flow again, as it may have another id now.
 
-        They all find it by its subject, but each channel goes by the id of a flow.
+        They may show a flow that had not begun, or an earlier run; a channel belongs to one id.
         """
         name = self.subject_channel(subject)
         if self.channels.bus.has_subscribers(name):
@@ -196,7 +195,7 @@ class Service:
     def transmit(
         self, name: str, data: Any, status: int = EventStatus.OK, sender: Sender | None = None
     ) -> None:
-        """Send a data frame to the channel of a flow."""
+        """Publish a data frame on the channel of a flow."""
         body = data_frame(data, status)
         if not self.channels.bus.has_subscribers(name):
             return
@@ -208,7 +207,7 @@ class Service:
 
     def replaced(self, previous: Snapshot, flow: Flow) -> None:
         if flow.subject is not None:
-            self._tell_subject(flow.subject)
+            self._recheck_subject(flow.subject)
         else:
             self._close(
                 self.flow_channel(previous.id), EnvelopeKind.REPLACED, CloseCode.SERVICE_RESTART
@@ -218,16 +217,16 @@ class Service:
         self._close(FLOW + key, EnvelopeKind.LEFT, CloseCode.SUBJECT_CHANGED)
 
     def close_subject(self, subject: str) -> None:
-        """End all sockets and streams of a subject, in all processes."""
+        """Close all websockets and streams of a subject, in all processes."""
         self._close(self.subject_channel(subject), EnvelopeKind.CLOSE, CloseCode.SUBJECT_CHANGED)
 
     def _close(self, name: str, kind: EnvelopeKind, code: CloseCode) -> None:
         if self.channels.bus.has_subscribers(name):
             self.channels.publish(name, Envelope(kind, str(code)))
 
-    def ask(self, group: str, event: str, data: Any) -> None:
+    def send_to_members(self, group: str, event: str, data: Any) -> None:
         """Let the flow of each member of a group handle an event."""
         if not is_name(event):
-            raise TypeError(f"An event has a name, and {event!r} is none.")
+            raise TypeError(f"{event!r} is not a valid event name.")
         envelope = Envelope(EnvelopeKind.SEND_EVENT, dumps({"event": event, "data": data}))
         self.channels.publish(self.orders_channel(group), envelope)

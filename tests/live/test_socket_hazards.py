@@ -576,7 +576,11 @@ def test_processes_that_know_nothing_of_each_other(
     site = start("loop", workers=workers, FSM_BUS_URL=urls[0], FSM_STORE_URL=urls[1])
     for _ in range(5):
         joined(site).close()
-    told = [line for line in site.log.splitlines() if "know nothing of each other" in line]
+    told = [
+        line
+        for line in site.log.splitlines()
+        if "clients will miss what other processes do" in line
+    ]
     assert {key for key in ("FSM_BUS_URL", "FSM_STORE_URL") for line in told if key in line} == (
         warned
     )

@@ -10,8 +10,8 @@ from werkzeug.exceptions import HTTPException
 from ...core.event import EventStatus
 from ...core.flow import Flow
 from ...errors import Code, FSMError, StoreUnavailable, UnknownTarget
-from ...runtime.state import AppState
 from ..protocol.frames import data_frame, refusal
+from ..service import Service
 
 __all__ = ["abort_frame", "crash_frame", "error_frame"]
 
@@ -32,14 +32,14 @@ def crash_frame(error: BaseException, machine: str, event: str | None = None) ->
 
 
 def error_frame(
-    error: FSMError, flow: Flow | None, state: AppState, machine: str, event: str | None
+    error: FSMError, flow: Flow | None, live: Service, machine: str, event: str | None
 ) -> str:
     """Return the frame of an FSMError: of a refusal, or of a crash if its status is 5xx."""
     if error.status >= 500:
         return crash_frame(error, machine, event)
     if isinstance(error, UnknownTarget):
         # Either the client has named an unknown state, or the handler has a bug.
-        state.live.warn_of_target(machine, event or "", error)
+        live.warn_of_target(machine, event or "", error)
     return refusal(error, flow)
 
 

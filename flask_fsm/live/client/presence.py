@@ -1,4 +1,4 @@
-"""Presence: who is in a group. Joining and leaving are messages of the group, as any other."""
+"""Presence: the members of groups. Each join and leave is a message of the group."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ LONGEST_GROUP: Final = 128
 
 
 def is_group(name: object) -> bool:
-    """Tell whether a group may have this name: a printable text of 1 to 128 characters."""
+    """Return whether this is a valid group name: 1 to 128 printable characters."""
     return isinstance(name, str) and 0 < len(name) <= LONGEST_GROUP and name.isprintable()
 
 
 def members(bus: Bus, channel: str) -> list[dict[str, Any]]:
-    """Return what is known of each member of the group with this channel."""
+    """Return the presence list of the group with this channel: a dict for each member."""
     return [{"member": member, **json.loads(info)} for member, info in bus.members(channel).items()]
 
 
 class Membership:
-    """One client's place in its groups. Unless it is renewed, it is over after some seconds."""
+    """The presence of one client in its groups. It expires unless it is renewed."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Membership:
         member: str,
         seconds: float,
     ) -> None:
-        """Take the channels of the groups, and what each is told of the member."""
+        """Take the channels of the groups, each with what its members are told of the client."""
         self._channels = channels
         self.groups = {name: dumps(info) for name, info in groups.items()}
         self._member = member
@@ -46,7 +46,7 @@ class Membership:
         self._seconds = seconds
 
     def enter(self) -> None:
-        """Join the groups, and tell them."""
+        """Join the groups, and announce that to them."""
         self._entering = True
         for name in self.groups:
             self._enter(name)
@@ -55,31 +55,31 @@ class Membership:
         info = self.groups[name]
         until = time.time() + self._seconds
         if self._channels.bus.enter(name, self._member, info, until):
-            self._tell(name, "join", self._member, info)
+            self._announce(name, "join", self._member, info)
 
     def renew(self) -> None:
-        """Stay, and tell the groups of those who have not."""
+        """Renew the presence, and announce the members whose presence has expired."""
         bus = self._channels.bus
         try:
             for name in list(self.groups):
                 if bus.renew(name, [self._member], time.time() + self._seconds):
                     self._enter(name)
                 for member, info in bus.expired(name):
-                    self._tell(name, "leave", member, info)
-        except Exception:  # the server may be away: the time goes on
+                    self._announce(name, "leave", member, info)
+        except Exception:  # the bus may be down for a while: presence lasts longer than one renewal
             log.exception("The presence in %s could not be renewed.", ", ".join(self.groups))
 
     def leave(self) -> None:
-        """Leave the groups, as far as they were joined, and tell them."""
+        """Leave the groups that were joined, and announce that to them."""
         groups, self.groups = self.groups if self._entering else {}, {}
         try:
             for name, info in groups.items():
                 if self._channels.bus.leave(name, self._member):
-                    self._tell(name, "leave", self._member, info)
+                    self._announce(name, "leave", self._member, info)
         except Exception:
-            log.exception("Leaving %s could not be told.", ", ".join(groups))
+            log.exception("The leaving of %s could not be announced.", ", ".join(groups))
 
-    def _tell(self, name: str, type: str, member: str, info: str) -> None:
+    def _announce(self, name: str, type: str, member: str, info: str) -> None:
         payload = {"member": member, **json.loads(info)}
         group = name.partition(":")[2]
         self._channels.publish(

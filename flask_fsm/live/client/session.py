@@ -33,6 +33,7 @@ from ..protocol.frames import (
     run_of,
     state_frame,
 )
+from ..service import Service
 from .actions import Job
 from .connection_flow import ConnectionFlow
 from .context import event_context
@@ -91,6 +92,7 @@ class ClientSession:
         "_bound",
         "_context",
         "_groups",
+        "_live",
         "_own",
         "_ref",
         "_state",
@@ -112,12 +114,13 @@ class ClientSession:
     ) -> None:
         self._app = app
         self._state = state
+        self._live: Service = state.live
         self._bound = bound
         self._context = event_context(app, request, tuple(k + bound.name for k in SESSION_KEYS))
         self._url_args = url_arguments(bound, request.args)
         self.subscriber = subscriber
         self._groups = tuple(groups)
-        self._synchronous = state.live.channels.bus.synchronous
+        self._synchronous = self._live.channels.bus.synchronous
         """Whether a published message is in the queue of this client when `publish` returns."""
         self._own: ConnectionFlow | None = None
         self._ref: Any = None
@@ -152,7 +155,7 @@ class ClientSession:
             work.load()
             work.renew()
             flow_channel = FLOW + channel_key(work.flow.id)
-            self.subscriber.join(self._state.live.channels.get(flow_channel))
+            self.subscriber.join(self._live.channels.get(flow_channel))
             self._subject = work.locator.subject
             self._subscribe()
             work.load()  # again, for what was committed before the subscription
@@ -170,7 +173,7 @@ class ClientSession:
 
     def _subscribe(self) -> None:
         """Subscribe to the channels of the subject and of the groups."""
-        live = self._state.live
+        live = self._live
         if self._subject is not None:
             name = live.subject_channel(self._subject)
             self.subscriber.join(live.channels.get(name), silent=True)
@@ -190,8 +193,8 @@ class ClientSession:
         The engine chooses the thread, see `inline_key`. Never raises.
         """
         try:
-            live = self._state.live
-            if job.once_key and not live.channels.bus.once(job.once_key, live.once_seconds):
+            live = self._live
+            if job.once_key and not live.channels.bus.acquire_once(job.once_key, live.once_seconds):
                 return
             self._context.run(self._handle, job)
         except KeyboardInterrupt:
@@ -245,7 +248,7 @@ class ClientSession:
                     flow = work.flow
                     sent = self._send_to(flow, asked)
         except FSMError as error:
-            frame = error_frame(error, flow, self._state, self._bound.name, asked.event)
+            frame = error_frame(error, flow, self._live, self._bound.name, asked.event)
             self._reply(frame, asked.ref)
         except HTTPException as error:
             # Without a flow, the app's function that finds the subject has called abort().
@@ -270,7 +273,7 @@ class ClientSession:
         else:
             channel = subscriber.flow_channel
             reply = Envelope(EnvelopeKind.REPLY, frame, subscriber.id, ref)
-            self._state.live.channels.publish(channel, subscriber.track_reply(channel, reply))
+            self._live.channels.publish(channel, subscriber.track_reply(channel, reply))
 
     def _send_to(self, flow: Flow, asked: ClientEvent) -> list[Sent]:
         check_rev(asked, flow)
@@ -281,7 +284,7 @@ class ClientSession:
 
         A subject may have another flow by now, started or reset on another device.
         """
-        name = self._state.live.flow_channel(work.flow.id)
+        name = self._live.flow_channel(work.flow.id)
         if work.locator.subject != self._subject:
             self.closing = CloseCode.SUBJECT_CHANGED
         elif work.missing_reason is not None:
@@ -294,7 +297,7 @@ class ClientSession:
         return not self.closing
 
     def _switch_flow(self, work: UnitOfWork, name: str) -> None:
-        self.subscriber.switch_flow(self._state.live.channels.get(name))
+        self.subscriber.switch_flow(self._live.channels.get(name))
         work.load()  # again, for what was committed before the subscription
         self.subscriber.send_state(*self._state_of(work.flow.snapshot), gap=True)
 

@@ -1,4 +1,4 @@
-"""Subjects: after a sign-out, or when another user signs in, the old one's sockets are closed."""
+"""Sign-out: when a session's user changes, the connections of the old user are closed."""
 
 from __future__ import annotations
 
@@ -11,59 +11,56 @@ from flask import Response, current_app, request, session
 from ...binding.bound_machine import Bound
 from ...runtime.state import AppState, app_state, unwrap
 from ..service import Service
+from .session import subject_of
 
-__all__ = ["close_after_change"]
+__all__ = ["close_after_signout"]
 
 log: Final = logging.getLogger("flask_fsm")
-# What this package and Flask keep in a session says nothing of who has it.
+# Keys of this package and of Flask, which do not identify the user of a session.
 OURS: Final = ("_fsm", "_flashes")
 
 
-def close_after_change(response: Response) -> Response:
-    """Close the sockets of whoever had this session until now, if somebody else has it, or nobody.
+def close_after_signout(response: Response) -> Response:
+    """After a sign-out, or a sign-in as another user, close the old user's connections.
 
-    The request's own cookie still says who that was.
+    The cookie of the request still identifies the old user.
     """
     if not session.modified:
         return response
     state = app_state()
-    asked = [b for b in state.bound.values() if b.subject_of is not None and not b.by_url]
-    if not asked:
+    candidates = [b for b in state.bound.values() if b.subject_of is not None and not b.by_url]
+    if not candidates:
         return response
     try:
         if _has_changed():
-            _close(state, asked)
-    except Exception:  # the app's own function may raise anything; the answer stands
-        log.exception("The sockets of a session whose user has changed were not closed.")
+            _close(state, candidates)
+    except Exception:  # of the app's function; the response is sent all the same
+        log.exception("The connections of a session whose user has changed were not closed.")
     return response
 
 
-def _of_the_app(carried: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: carried[name] for name in carried if not name.startswith(OURS)}
+def _app_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in values if not name.startswith(OURS)}
 
 
 def _has_changed() -> bool:
     app = unwrap(current_app)
     before = app.session_interface.open_session(app, unwrap(request))
-    return before is not None and _of_the_app(before) != _of_the_app(session)
+    return before is not None and _app_keys(before) != _app_keys(session)
 
 
-def _close(state: AppState, asked: list[Bound]) -> None:
-    now = [_subject(bound) for bound in asked]
+def _close(state: AppState, candidates: list[Bound]) -> None:
+    now = [subject_of(bound) for bound in candidates]
     app = unwrap(current_app)
-    # A context of its own, so that nothing remembers the user of this one.
+    # A new context, so that the app does not find this request's user in a cache.
     with app.app_context(), app.request_context(request.environ):
-        before = [_subject(bound) for bound in asked]
+        before = [subject_of(bound) for bound in candidates]
     service: Service = state.live
-    for gone in _gone(before, now):
-        service.close_subject(gone)
+    for subject in _replaced(before, now):
+        service.close_subject(subject)
 
 
-def _subject(bound: Bound) -> str | None:
-    return None if bound.subject_of is None else bound.subject_of({})
-
-
-def _gone(before: list[str | None], now: list[str | None]) -> Iterator[str]:
+def _replaced(before: list[str | None], now: list[str | None]) -> Iterator[str]:
     seen: set[str] = set()
     for old, new in zip(before, now, strict=True):
         if old is not None and old != new and old not in seen:

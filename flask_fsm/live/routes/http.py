@@ -95,7 +95,7 @@ def send_event(machine: str) -> ResponseReturnValue:
     except InvalidPayload as error:
         return _json_response(stamped(refusal(error), error.ref), 400)
     except FSMError as error:
-        frame = error_frame(error, flow, state, machine, event)
+        frame = error_frame(error, flow, service, machine, event)
         answer = _json_response(stamped(frame, ref), error.status)
         if error.retry_after is not None:
             answer.headers["Retry-After"] = str(error.retry_after)
