@@ -48,8 +48,8 @@ class Service:
     def __init__(self, config: Config, authorize: Callable[[str], Any]) -> None:
         if config.live_engine not in ENGINES:
             raise ConfigError(
-                f"The config key FSM_LIVE_ENGINE can't be {config.live_engine!r}: it must be one of "
-                f"{', '.join(ENGINES)}."
+                f"The config key FSM_LIVE_ENGINE can't be {config.live_engine!r}: it must be "
+                f"one of {', '.join(ENGINES)}."
             )
         check_allowed(config)
         self.config = config
