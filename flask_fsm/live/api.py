@@ -27,7 +27,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _service(what: str) -> Service:
     service: Service | None = app_state().live
     if service is None:
-        raise ConfigError(f"{what} needs the live part of this app, which is off: FSM_LIVE is False.")
+        raise ConfigError(
+            f"{what} needs the live part of this app, which is off: FSM_LIVE is False."
+        )
     if not has_request_context() and current_thread() is main_thread():
         service.warn_of_script(what)
     return service
