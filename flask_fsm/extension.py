@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .binding.bind import bind
 from .binding.bound_machine import Bound
 from .binding.declaration import Declaration, Declarations
 from .cli import fsm as commands
+from .config import Config
 from .core.flow import Flow
 from .core.history import History
 from .core.machine import Machine, TransitionLike
@@ -174,7 +176,7 @@ class FlaskFSM:
         app.after_request(close_after_signout)
         app.after_request(watch_streams)
         got_request_exception.connect(release_on_error, app)
-        blueprint.after_request(_add_cors_headers)
+        blueprint.after_request(partial(_add_cors_headers, state.config))
         paths = {
             declared.name: declared.websocket
             for declared in self._declarations
@@ -288,6 +290,6 @@ def _path(path: str | None) -> str | None:
     return path
 
 
-def _add_cors_headers(response: Response) -> Response:
+def _add_cors_headers(config: Config, response: Response) -> Response:
     """Let pages of allowed origins read the responses of the live routes, and load their script."""
-    return response if request.endpoint == "fsm.resume" else add_cors_headers(response)
+    return response if request.endpoint == "fsm.resume" else add_cors_headers(config, response)

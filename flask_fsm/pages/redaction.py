@@ -11,6 +11,7 @@ from flask import current_app, request
 
 from ..config import Config
 from ..refusal import ResubmitForm
+from ..security.origin import is_cross_site
 from .submission import csrf_field, json_object
 
 __all__ = ["SubmittedFields", "identical_form", "renewed_form", "shown_fields"]
@@ -105,7 +106,7 @@ def identical_form(typed: SubmittedFields) -> ResubmitForm | None:
 
     None if it holds what a page may not show, or if another site sent it.
     """
-    if typed.omitted or not request.form or request.headers.get("Sec-Fetch-Site") == "cross-site":
+    if typed.omitted or not request.form or is_cross_site(request):
         return None
     query = request.query_string.decode("ascii", "replace")
     action = f"{request.path}?{query}" if query else request.path
@@ -119,7 +120,7 @@ def renewed_form(
 ) -> ResubmitForm | None:
     """Return the form that sends `typed` to `action` again, or None if another site sent it."""
     # A button under what another site typed would lend it this visitor's hand.
-    if request.headers.get("Sec-Fetch-Site") == "cross-site" or request.is_json:
+    if is_cross_site(request) or request.is_json:
         return None
     fields = [*typed, (config.token_field, token)]
     if csrf_field() in request.form or "csrf" in current_app.extensions:

@@ -6,7 +6,6 @@ import hmac
 import secrets
 from base64 import urlsafe_b64encode
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from flask import (
     Response,
@@ -26,6 +25,7 @@ from ..refusal import Refusal, RefusalContext
 from ..runtime.link import follow_link, link_target
 from ..runtime.state import app_state, secret_keys
 from ..runtime.unit_of_work import UnitOfWork
+from ..security.origin import is_own_form
 from .responses import no_store
 from .submission import csrf_field
 from .urls import FlowURLs
@@ -68,7 +68,7 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
             raise FlowGone(
                 "This link was made for a short time, which is over.", code=Code.LINK_EXPIRED
             )
-        confirmed = request.method == "POST" and _is_ours()
+        confirmed = request.method == "POST" and is_own_form(request)
         follow_link(work, owner, key, mark, _new_id(link), confirmed=confirmed)
     except FlowGone as error:
         raise Refusal.of(error, RefusalContext(machine, start_url=urls.start_url())) from error
@@ -90,15 +90,6 @@ def _new_id(link: str) -> str:
     text = f"{SALT} {nonce} {link}".encode()
     made = hmac.digest(key.encode() if isinstance(key, str) else key, text, "sha256")[:16]
     return urlsafe_b64encode(made).decode().rstrip("=")
-
-
-def _is_ours() -> bool:
-    """Tell whether a form was sent from this site: another one may not push a flow on a visitor."""
-    site = request.headers.get("Sec-Fetch-Site")
-    if site is not None:
-        return site == "same-origin"
-    origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == request.host
 
 
 def _csrf_fields() -> list[tuple[str, Any]]:

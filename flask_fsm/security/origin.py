@@ -1,6 +1,8 @@
-"""Which sites' pages may open websockets and send events (RFC 6455, section 10.2).
+"""Same origin: which sites' pages may open websockets, send events and submit forms.
 
-Pages of allowed sites may also read the answers (CORS, in the Fetch standard).
+The Origin header (RFC 6454) of a websocket's handshake is checked as RFC 6455, section 10.2, asks
+for. Sec-Fetch-Site is a header of Fetch Metadata. Pages of allowed origins may also read the
+answers (CORS, in the Fetch standard).
 """
 
 from __future__ import annotations
@@ -13,9 +15,16 @@ from flask import Request, Response, request
 
 from ..config import Config
 from ..errors import ConfigError
-from ..runtime.state import app_state
 
-__all__ = ["add_cors_headers", "check_allowed", "has_no_origin", "is_allowed_origin", "site_of"]
+__all__ = [
+    "add_cors_headers",
+    "check_allowed",
+    "has_no_origin",
+    "is_allowed_origin",
+    "is_cross_site",
+    "is_own_form",
+    "site_of",
+]
 
 SECURE: Final = ("https", "wss")
 # Of https and http, and of other schemes that have pages: browser extensions, web views of apps.
@@ -40,9 +49,9 @@ def check_allowed(config: Config) -> None:
             )
 
 
-def add_cors_headers(response: Response) -> Response:
+def add_cors_headers(config: Config, response: Response) -> Response:
     """Add the headers by which pages of allowed origins may read an answer and send events."""
-    allowed = app_state().config.allowed_origins
+    allowed = config.allowed_origins
     if allowed:
         response.vary.add("Origin")
         origin = request.headers.get("Origin")
@@ -59,7 +68,8 @@ def add_cors_headers(response: Response) -> Response:
 def is_allowed_origin(request: Request, config: Config) -> bool:
     """Return whether a request comes from a page of this site or an allowed one, or from a program.
 
-    Browsers send the page's Origin with each handshake and each POST; programs need not.
+    For websockets, streams and events. Browsers send the page's Origin with each handshake and each
+    POST, so it decides; programs need not send it.
     """
     origin = request.headers.get("Origin")
     if origin is None:
@@ -67,17 +77,25 @@ def is_allowed_origin(request: Request, config: Config) -> bool:
         if site is not None:
             return site in ("same-origin", "none")
         return not config.require_origin
-    if origin in config.allowed_origins:
-        return True
-    try:
-        parts = urlsplit(origin)
-    except ValueError:
-        return False
-    if parts.scheme not in ("http", "https") or (request.scheme in SECURE) > (
-        parts.scheme == "https"
-    ):
-        return False
-    return _host(parts.netloc, parts.scheme) == _host(request.host, parts.scheme)
+    return origin in config.allowed_origins or _is_origin_of(request, origin)
+
+
+def is_own_form(request: Request) -> bool:
+    """Return whether the form in a request was sent from a page of this origin.
+
+    Sec-Fetch-Site decides where it is sent, since the Origin of one's own page is `null` under the
+    Referrer-Policy `no-referrer`. Without both headers the browser is too old to tell.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
+    origin = request.headers.get("Origin")
+    return origin is None or _is_origin_of(request, origin)
+
+
+def is_cross_site(request: Request) -> bool:
+    """Return whether the browser says that a page of another site has sent the request."""
+    return request.headers.get("Sec-Fetch-Site") == "cross-site"
 
 
 def has_no_origin(request: Request) -> bool:
@@ -88,6 +106,22 @@ def has_no_origin(request: Request) -> bool:
 def site_of(request: Request) -> str:
     """Return the site of the page that sent the request, for people to read."""
     return (request.headers.get("Origin") or "another site")[:LONGEST_SITE]
+
+
+def _is_origin_of(request: Request, origin: str) -> bool:
+    """Return whether `origin` has the scheme, host and port of the request's own URL (RFC 6454).
+
+    A page of https may send to what is http here, behind a proxy that ends TLS; not the reverse.
+    """
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    if parts.scheme not in ("http", "https") or (request.scheme in SECURE) > (
+        parts.scheme == "https"
+    ):
+        return False
+    return _host(parts.netloc, parts.scheme) == _host(request.host, parts.scheme)
 
 
 def _host(netloc: str, scheme: str) -> str:
