@@ -1,1 +1,1 @@
-"""The machine and its flows: no Flask, no I/O, and no clock but the one it is given."""
+"""Machines and their flows, without Flask, I/O or a clock of their own."""

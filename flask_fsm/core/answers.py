@@ -1,7 +1,8 @@
-"""Answers as text: what a page's data becomes in a snapshot, and back.
+"""Answers: the data of a page as JSON text, and back.
 
-JSON, plus a form for date, datetime, Decimal and UUID. Whatever would come back as something
-else is refused, naming the field. A text is immutable, so that no view can change what is stored.
+Besides JSON values, date, datetime, Decimal and UUID are supported. A value that would be read
+back differently is refused, and the error names its field. Snapshots hold the text, since no view
+can change it by accident.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from uuid import UUID
 
 from ..errors import InvalidData, SnapshotError
 
-__all__ = ["dump_answers", "load_answers", "mapping"]
+__all__ = ["as_dict", "dump_answers", "load_answers"]
 
 MAX_DEPTH: Final = 32
 TAG: Final = "$"
@@ -33,7 +34,7 @@ _READ: Final[dict[str, Callable[[str], Any]]] = {
     "decimal": Decimal,
     "uuid": UUID,
 }
-# JSON knows `|` only inside strings, where an escape means the same: so it can part the fields.
+# In JSON, `|` occurs only inside strings, where it can be escaped: so it can separate fields.
 _encode: Final = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
 ).encode
@@ -45,7 +46,7 @@ def _plain(value: Any, field: str, depth: int) -> Any:
         return value
     if kind is float:
         if not math.isfinite(value):
-            raise _refused(field, f"{value!r} is no number that JSON can hold")
+            raise _refused(field, f"{value!r} is not a number in JSON")
         return value
     if depth > MAX_DEPTH:
         raise _refused(field, f"it is nested more than {MAX_DEPTH} levels deep")
@@ -59,45 +60,47 @@ def _plain(value: Any, field: str, depth: int) -> Any:
             key: _plain(item, f"{field}.{key}" if field else key, depth + 1)
             for key, item in value.items()
         }
-        return {TAG + key: item for key, item in plain.items()} if _is_marked(plain) else plain
+        return {TAG + key: item for key, item in plain.items()} if _is_tagged(plain) else plain
     if kind in _WRITE:
         name, write = _WRITE[kind]
         return {TAG: [name, write(value)]}
-    raise _refused(field, f"a {kind.__module__}.{kind.__qualname__} can't be kept")
+    raise _refused(field, f"a {kind.__module__}.{kind.__qualname__} can't be stored")
 
 
-def _is_marked(data: dict[str, Any]) -> bool:
+def _is_tagged(data: dict[str, Any]) -> bool:
     return len(data) == 1 and next(iter(data)).startswith(TAG)
 
 
 def _refused(field: str, why: str) -> InvalidData:
     text = (
-        f"The answer {field!r} can't be kept: {why}. Keep JSON values, date, datetime, Decimal or "
-        f"UUID; turn anything else into one of these (of a file: its name in a storage)."
+        f"The answer {field!r} can't be stored: {why}. Use JSON values, date, datetime, Decimal or "
+        f"UUID; convert other values to one of these (for a file, store it and keep its name)."
     )
     return InvalidData(text, field=field.partition(".")[0].partition("[")[0])
 
 
-def mapping(data: object) -> dict[str, Any]:
-    """Return a copy of `data` as a dict, or raise InvalidData if it is no mapping."""
+def as_dict(data: object) -> dict[str, Any]:
+    """Return a copy of `data` as a dict, or raise InvalidData if it is not a mapping."""
     if not isinstance(data, Mapping):
-        raise InvalidData(f"Answers are a mapping of field to value, not a {type(data).__name__}.")
+        raise InvalidData(
+            f"Answers must be a mapping of fields to values, not a {type(data).__name__}."
+        )
     return dict(data)
 
 
 def dump_answers(data: Mapping[str, Any]) -> str:
-    """Return `data` as JSON text without `|`, or raise InvalidData naming the field."""
-    plain = mapping(data)
+    """Return `data` as JSON text without `|`, or raise InvalidData, which names the field."""
+    plain = as_dict(data)
     if not plain:
         return "{}"
     try:
         text = _encode(_plain(plain, "", 0))
     except ValueError as error:
-        raise InvalidData(f"The answers can't be kept: {error}.") from error
+        raise InvalidData(f"The answers can't be stored: {error}.") from error
     if not text.isascii():
         try:
             text.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair: no store could write it
+        except UnicodeEncodeError:  # a lone surrogate: stores refuse it
             text = json.dumps(json.loads(text), separators=(",", ":"))
     return text.replace("|", "\\u007c") if "|" in text else text
 
@@ -109,16 +112,16 @@ def _revive(pairs: list[tuple[str, Any]]) -> Any:
             return {key[len(TAG) :]: value}
         name, text = value
         if type(text) is not str:
-            raise ValueError(f"a {name} is no text")
+            raise ValueError(f"a {name} is not a text")
         return _READ[name](text)
     return dict(pairs)
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number that JSON can hold")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
-# What `dump_answers` writes has no space around it, so that the whole text is one value.
+# `dump_answers` writes no space around a value, so the value must be the whole text.
 _decode: Final = json.JSONDecoder(
     object_pairs_hook=_revive, parse_constant=_refuse_constant
 ).raw_decode

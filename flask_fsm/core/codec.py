@@ -19,7 +19,7 @@ from .answers import load_answers
 from .definition import Definition
 from .fields import Fields, Receipt, Run
 from .history import Checkpoint, Packed, pack
-from .migration import StoredPage, migrated
+from .migration import StoredPage, migrate_path
 from .path import Node, nodes_back
 
 __all__ = ["MAX_TEXT", "decode", "encode"]
@@ -111,7 +111,7 @@ def _decode(text: str, machine: Definition) -> Fields:
         drafts[_unquoted(page)] = answers
     path = [_stored_page(*field) for field in fields]
     if not same and machine.migration is not None:
-        path, drafts = migrated(path, drafts, machine.migration, machine.name)
+        path, drafts = migrate_path(path, drafts, machine.migration, machine.name)
     tip = _linked(path, machine, id)
     if drafts:
         drafts = {page: answers for page, answers in drafts.items() if page in machine.states}
@@ -159,7 +159,7 @@ def _linked(path: list[StoredPage], machine: Definition, flow: str) -> Node:
         if state in seen:
             raise ValueError("its path has a loop")
         seen.add(state)
-        barrier = depth if page.fenced else 0 if node is None else node.barrier
+        barrier = depth if page.closes_earlier else 0 if node is None else node.barrier
         node = Node(
             node, state, page.args or None, page.answers or None, depth, barrier, page.closed
         )

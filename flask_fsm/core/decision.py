@@ -1,4 +1,4 @@
-"""Judgement: the rules of an edge are run; what they say becomes errors and reasons."""
+"""Decision: run the rules of an edge, and turn refusals into errors and reasons."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from ..errors import Code, FlowFinished, FSMError, GuardRefused, Reason, StaleFlow, ValidationFailed
-from .answers import mapping
+from .answers import as_dict
 from .flow_base import FlowBase
 from .path import Node
 from .reasons import (
-    crashed,
+    add_context,
+    error_context,
     error_of_edit,
     error_of_move,
-    placed,
     reason_no_edge,
     reason_to_skip,
     reason_unknown,
-    title,
-    where,
+    rule_error,
+    rule_title,
 )
 from .result import Result
 from .state import Edge
 
 __all__ = [
-    "holds",
+    "guards_allow",
     "judge",
     "node_to_edit",
     "reasons_against",
@@ -48,17 +48,17 @@ def node_to_edit(flow: FlowBase, source: str, target: str | None) -> Node:
 def judge(
     flow: FlowBase, edge: Edge, node: Node, data: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Run pre_transition rules, guards and validators; return the data as enriched."""
-    given = {} if data is None else mapping(data)
+    """Run pre_transition rules, guards and validators; return the data with what rules added."""
+    given = {} if data is None else as_dict(data)
     flow.begin_judging(node, None if data is None else given)
     try:
         for rule in edge.pre_transitions:
             try:
                 require_sync_result(rule(flow, given))
             except FSMError as error:
-                raise placed(flow, error, edge) from None
+                raise add_context(flow, error, edge) from None
             except Exception as error:
-                raise crashed(flow, "pre_transition", rule, edge, error) from error
+                raise rule_error(flow, "pre_transition", rule, edge, error) from error
             if given:
                 flow.begin_judging(node, given)
         reasons = _reasons_of_guards(flow, edge)
@@ -72,10 +72,10 @@ def judge(
 
 
 def refuse(flow: FlowBase, edge: Edge, error: Exception) -> NoReturn:
-    """Raise GuardRefused with every reason; all guards are asked again, for they are pure."""
+    """Raise GuardRefused with every reason, for which all guards run again, since they are pure."""
     reasons = _reasons_of_guards(flow, edge)
-    if not reasons:  # a guard that is not pure, and says yes when asked twice
-        text = f"A guard refused {edge.source!r} -> {edge.target!r}, then did not."
+    if not reasons:  # an impure guard, which accepted the second time
+        text = f"A guard refused {edge.source!r} -> {edge.target!r}, then accepted it."
         reasons = [Reason(GuardRefused.default_code, text)]
     cause = None if isinstance(error, GuardRefused) else error
     raise _refused(flow, edge, reasons) from cause
@@ -83,11 +83,13 @@ def refuse(flow: FlowBase, edge: Edge, error: Exception) -> NoReturn:
 
 def _refused(flow: FlowBase, edge: Edge, reasons: list[Reason]) -> GuardRefused:
     text, code = reasons[0].text, reasons[0].code
-    return GuardRefused(text, code=code, reasons=reasons, **where(flow, edge.source, edge.target))
+    return GuardRefused(
+        text, code=code, reasons=reasons, **error_context(flow, edge.source, edge.target)
+    )
 
 
 def _validate(flow: FlowBase, edge: Edge, data: dict[str, Any]) -> None:
-    """Run all validators and raise one ValidationFailed with all that they say."""
+    """Run all validators, and raise one ValidationFailed with all their messages."""
     messages: list[str] = []
     fields: dict[str, list[str]] = {}
     for rule in edge.validators:
@@ -98,24 +100,24 @@ def _validate(flow: FlowBase, edge: Edge, data: dict[str, Any]) -> None:
             for name, texts in error.fields.items():
                 fields.setdefault(name, []).extend(texts)
         except ValueError as error:
-            messages.append(str(error) or f"{title(rule)} refused.")
+            messages.append(str(error) or f"{rule_title(rule)} refused.")
         except FSMError as error:
-            raise placed(flow, error, edge) from None
+            raise add_context(flow, error, edge) from None
         except Exception as error:
-            raise crashed(flow, "validator", rule, edge, error) from error
+            raise rule_error(flow, "validator", rule, edge, error) from error
     if messages or fields:
         texts = [*messages, *(f"{name}: {text}" for name, t in fields.items() for text in t)]
         raise ValidationFailed(
             " ".join(texts),
             messages=messages,
             fields=fields,
-            **where(flow, edge.source, edge.target),
+            **error_context(flow, edge.source, edge.target),
             reasons=[Reason(ValidationFailed.default_code, text) for text in texts],
         )
 
 
 def _reasons_of_guards(flow: FlowBase, edge: Edge) -> list[Reason]:
-    """Ask all guards and return the reasons of those that refuse; one that raises refuses."""
+    """Run all guards and return the reasons of those that refuse. An exception is a refusal."""
     reasons: list[Reason] = []
     for guard in edge.guards:
         code = GuardRefused.default_code
@@ -130,7 +132,7 @@ def _reasons_of_guards(flow: FlowBase, edge: Edge) -> list[Reason]:
             code = Code.GUARD_RAISED
             logger.exception(
                 "The guard %s raised, which refuses %s -> %s of machine %r.",
-                title(guard), edge.source, edge.target, flow.machine.name,
+                rule_title(guard), edge.source, edge.target, flow.machine.name,
             )  # fmt: skip
         reasons.append(
             Reason(code, guard.__doc__.strip().splitlines()[0])
@@ -143,7 +145,7 @@ def _reasons_of_guards(flow: FlowBase, edge: Edge) -> list[Reason]:
 def reasons_against(
     flow: FlowBase, to: str, data: Mapping[str, Any] | None, source: str | None
 ) -> list[Reason]:
-    """Return every reason why `to` can't be taken now, changing nothing."""
+    """Return every reason why `to` can't be taken now."""
     machine = flow.machine
     if flow.is_judged:
         raise error_of_move(flow, to)
@@ -175,8 +177,8 @@ def reasons_against(
     return reasons
 
 
-def holds(flow: FlowBase, edge: Edge) -> bool:
-    """Tell whether all guards say yes, without a word about those that raise."""
+def guards_allow(flow: FlowBase, edge: Edge) -> bool:
+    """Return whether all guards accept; exceptions count as refusals and are not logged."""
     try:
         return all(require_sync_result(guard(flow)) for guard in edge.guards)
     except Exception:
@@ -184,7 +186,7 @@ def holds(flow: FlowBase, edge: Edge) -> bool:
 
 
 def run_hooks(flow: FlowBase, result: Result) -> None:
-    """Run the hooks of a transition that was made. A failure is logged and undoes nothing."""
+    """Run the hooks of a transition. Exceptions are logged and do not affect it."""
     for rule in result.edge.hooks:
         try:
             answer = rule(flow, result)
@@ -193,21 +195,21 @@ def run_hooks(flow: FlowBase, result: Result) -> None:
         except Exception:
             logger.exception(
                 "The hook %s failed after %s -> %s of machine %r; the transition stands.",
-                title(rule), result.source, result.target, flow.machine.name,
+                rule_title(rule), result.source, result.target, flow.machine.name,
             )  # fmt: skip
 
 
 def require_sync_result(answer: object) -> object:
-    """Return what a rule answered; an answer that must be awaited would pass for a yes."""
+    """Return the result of a rule; an un-awaited coroutine is truthy, so it raises TypeError."""
     if hasattr(answer, "__await__"):
         if hasattr(answer, "close"):
             answer.close()
-        raise TypeError("it returned something to await: define it by `async def`")
+        raise TypeError("it returned an awaitable: define it with `async def`")
     return answer
 
 
 def _refusal(guard: Callable[..., Any], edge: Edge) -> str:
-    """Say for a guard without a docstring that it refused; a lambda has no name to show."""
+    """Return a message for a guard without a docstring; a lambda has no name to show."""
     if getattr(guard, "__name__", "<lambda>") == "<lambda>":
         return "This step is not possible with the answers so far."
-    return f"{title(guard)} does not allow {edge.source!r} -> {edge.target!r}."
+    return f"{rule_title(guard)} does not allow {edge.source!r} -> {edge.target!r}."

@@ -1,4 +1,4 @@
-"""Events: what a client may send to a state, and what a handler answers."""
+"""Events: what clients may send to a state, and the functions that handle it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Handler = Callable[..., Any]
 
 
 class EventStatus(IntEnum):
-    """How an event went. From 400 on it was refused, or failed."""
+    """The outcome of an event, as clients get it. From 400 on it was refused, or failed."""
 
     OK = 200
     NewContent = 201
@@ -30,13 +30,23 @@ class EventStatus(IntEnum):
 
 
 class Event:
-    """A name that a client sends, and the handler `(flow, data)` that belongs to a state."""
+    """A name that clients may send to a state, and the function that handles it.
+
+    Args:
+        name: The name, of 1 to 255 characters.
+        handler: Called as `handler(flow, data)`, sync or async. It may move the flow by
+            `flow.transition`, reply by `flow.transmit`, or both, or neither; a value that it
+            returns, unless None, is transmitted with status 200.
+
+    Raises:
+        DefinitionError: The name is not valid, or the handler can't be called like that.
+    """
 
     __slots__ = ("handler", "name")
 
     def __init__(self, name: str, handler: Handler) -> None:
         if not is_name(name):
-            raise DefinitionError(f"{name!r} is no name of an event.")
+            raise DefinitionError(f"{name!r} is not a valid event name.")
         if not callable(handler):
             raise DefinitionError(f"The handler of event {name!r} is {handler!r}: not callable.")
         check_arguments(name, handler)
@@ -50,11 +60,11 @@ class Event:
 def check_arguments(name: str, handler: Handler) -> None:
     """Raise DefinitionError if a handler can't be called with a flow and data."""
     if hasattr(handler, "__wrapped__") or hasattr(handler, "__signature__"):
-        return  # that says what a decorated function takes, and a decorator may hand over more
+        return  # the signature is that of the decorated function, not of the decorator
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
-        return  # some of those that are written in C can't say it
+        return  # some functions written in C have no signature
     try:
         signature.bind(None, None)
     except TypeError:
@@ -66,7 +76,7 @@ def check_arguments(name: str, handler: Handler) -> None:
 
 
 class Same:
-    """Stands for what is not given, where None would be a value."""
+    """The type of SAME, which stands for "not given" where None is a value."""
 
     def __repr__(self) -> str:
         return "the data"
@@ -76,8 +86,10 @@ SAME: Final = Same()
 
 
 def check_status(status: object) -> None:
-    """Raise TypeError unless this is a status that clients can be told."""
+    """Raise TypeError unless `status` is a number that can be sent to clients, 100 to 999."""
     if status.__class__ is EventStatus:
         return
     if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 999:
-        raise TypeError(f"A status is a number such as EventStatus.OK (200), not {status!r:.80}.")
+        raise TypeError(
+            f"The status must be a number such as EventStatus.OK (200), not {status!r:.80}."
+        )

@@ -1,4 +1,4 @@
-"""The graph: states and transitions, as they were given, become known states and edges."""
+"""The graph: turn the states and transitions of a definition into states by name and edges."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["collect_states", "expand_edges", "list_transitions"]
 
 
 def list_transitions(given: Any, faults: list[DefinitionError]) -> tuple[Transition, ...]:
-    """Return what was given as transitions, without those that are malformed."""
+    """Return the given transitions, and append a fault for each malformed one."""
     listed = []
     if isinstance(given, str) or not isinstance(given, Iterable):
-        faults.append(DefinitionError(f"transitions takes a list, not {given!r}."))
+        faults.append(DefinitionError(f"transitions must be a list, not {given!r}."))
         return ()
     for each in given:
         if isinstance(each, Transition):
@@ -34,7 +34,7 @@ def list_transitions(given: Any, faults: list[DefinitionError]) -> tuple[Transit
         else:
             faults.append(
                 DefinitionError(
-                    f"{each!r} is no transition: give a Transition, or a pair of source and target."
+                    f"{each!r} is not a transition: use Transition(...) or a pair (source, target)."
                 )
             )
     return tuple(listed)
@@ -46,7 +46,7 @@ def collect_states(
     initial: str | None,
     faults: list[DefinitionError],
 ) -> dict[str, State]:
-    """Return the states by name: those given, or else those that the transitions name."""
+    """Return the states by name: the given ones, or if there are none, those in the transitions."""
     known: dict[str, State] = {}
     before = len(faults)
     for given in states:
@@ -56,10 +56,10 @@ def collect_states(
             faults += error.faults
             continue
         if state.name == ANY:
-            faults.append(DefinitionError(f"{state.name!r} is no name of a state."))
+            faults.append(DefinitionError(f"{state.name!r} is not a valid state name."))
         elif state.name in known:
             faults.append(
-                DuplicateState(f"state {state.name!r} is given twice.", target=state.name)
+                DuplicateState(f"state {state.name!r} is defined twice.", target=state.name)
             )
         else:
             known[state.name] = state
@@ -69,7 +69,7 @@ def collect_states(
         ([t.source] if isinstance(t.source, str) else list(t.source), t.target) for t in transitions
     ]
     sources = [name for names, _ in ends for name in names if name != ANY]
-    # The initial state comes first; a wildcard names none.
+    # The initial state comes first; a wildcard is not a state.
     names = [initial] if initial is not None and initial in sources else sources[:1]
     names += [name for names, target in ends for name in (*names, target) if name != ANY]
     for name in dict.fromkeys(names):
@@ -83,13 +83,13 @@ def expand_edges(
     finals: tuple[str, ...] | None,
     faults: list[DefinitionError],
 ) -> list[Edge]:
-    """Turn lists of sources, wildcards and `State.targets` into edges, each pair once."""
+    """Expand lists of sources, wildcards and `State.targets` into edges, one for each pair."""
     edges: dict[tuple[str, str], Edge] = {}
-    spread: list[tuple[str, Transition]] = []
+    wildcards: list[tuple[str, Transition]] = []
     events: dict[tuple[str, str], str] = {}
     ends = set(finals or ())
 
-    def lay(source: str, transition: Transition) -> None:
+    def add_edge(source: str, transition: Transition) -> None:
         pair = (source, transition.target)
         edges[pair] = Edge(source, transition, 0)
         if transition.event is not None:
@@ -98,7 +98,7 @@ def expand_edges(
                 faults.append(
                     DuplicateEvent(
                         f"event {transition.event!r} of state {source!r} leads to {other!r} and "
-                        f"to {transition.target!r}: give one of them another name.",
+                        f"to {transition.target!r}: rename one of them.",
                         source=source,
                         target=transition.target,
                     )
@@ -107,7 +107,7 @@ def expand_edges(
     def declare(transition: Transition) -> None:
         if transition.back not in BACK_POLICIES:
             faults.append(
-                DefinitionError(f"{transition!r}: back is one of {', '.join(BACK_POLICIES)}.")
+                DefinitionError(f"{transition!r}: back must be one of {', '.join(BACK_POLICIES)}.")
             )
         sources = (transition.source,) if isinstance(transition.source, str) else transition.source
         for name in (*sources, transition.target):
@@ -122,30 +122,30 @@ def expand_edges(
                 return
         for source in sources:
             if source == ANY:
-                spread.append((source, transition))
+                wildcards.append((source, transition))
             elif (source, transition.target) in edges:
                 faults.append(
                     DefinitionError(
-                        f"edge {source!r} -> {transition.target!r} is given twice.",
+                        f"edge {source!r} -> {transition.target!r} is defined twice.",
                         source=source,
                         target=transition.target,
                         code=DuplicateTransition.default_code,
                     )
                 )
             else:
-                lay(source, transition)
+                add_edge(source, transition)
 
     for transition in transitions:
         declare(transition)
     for state in known.values():
         for target in state.targets or ():
             declare(Transition(state.name, target))
-    for _, transition in spread:
+    for _, transition in wildcards:
         for source in known:
             if source != transition.target and (source, transition.target) not in edges:
-                lay(source, transition)
-    if finals is None and spread:
-        # A final state is one that only wildcards lead out of: these do not count there.
+                add_edge(source, transition)
+    if finals is None and wildcards:
+        # A state that only wildcards lead out of is final, and gets no edges from them.
         own = {source for (source, _), e in edges.items() if e.transition.source != ANY}
         ends = {state for state in known if state not in own and _is_closed(known[state])}
     edges = {
@@ -158,7 +158,7 @@ def expand_edges(
             if state.targets is None and state.name not in ends:
                 for target in known:
                     if (state.name, target) not in edges:
-                        lay(state.name, Transition(state.name, target))
+                        add_edge(state.name, Transition(state.name, target))
     return list(edges.values())
 
 

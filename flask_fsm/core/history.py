@@ -1,9 +1,9 @@
 """The history: append-only entries for people and audits; no decision reads it.
 
-Entries of this process are linked nodes; those that were loaded stay the text they were stored as
-until someone reads them, and a commit appends to that text.
+Entries made since the flow was loaded are linked items. Those loaded remain text until they are
+read, and a commit appends to that text.
 
-The text: for each entry one number in base 32, least digit first, `A`-`Z` `a`-`f` for the last
+The text has for each entry one number in base 32, least digit first, `A`-`Z` `a`-`f` for the last
 digit and the next 32 of the URL-safe alphabet for those before it. The number is
 `gap * (ways + 1) + code`: seconds since the entry before, number of edges out of the state it led
 to, and the edge's place among these from 1. Code 0 is followed by three more numbers: source,
@@ -27,17 +27,25 @@ __all__ = [
     "Log",
     "LogItem",
     "Packed",
-    "entered",
+    "entered_at",
     "entries_of",
     "entry_of",
-    "fresh_entries",
     "length_of",
+    "new_entries_of",
     "pack",
 ]
 
 
 class Entry(NamedTuple):
-    """One transition that was made: `at` is in whole seconds since 1970."""
+    """A transition that was made.
+
+    Attributes:
+        source: The state that was left.
+        target: The state that was entered.
+        event: The event of the edge, or None.
+        at: The time, in whole seconds since 1970.
+        rev: The revision of the flow since then.
+    """
 
     source: str
     target: str
@@ -74,7 +82,7 @@ class Packed(NamedTuple):
 
 
 class Archive(NamedTuple):
-    """Entries that a store keeps apart from the snapshot, read when somebody asks for them.
+    """Entries that a store keeps apart from the snapshot, read on demand.
 
     `at` is the time of the last of them, in whole seconds since 1970.
     """
@@ -136,19 +144,19 @@ def _unpacked(log: Log) -> tuple[Packed | Archive | None, list[LogItem]]:
 
 
 def length_of(log: Log) -> int:
-    """Count the entries of `log` without reading those that are text."""
+    """Return the number of entries of `log`, without decoding those that are text."""
     base, fresh = _unpacked(log)
     before = base.length if isinstance(base, Packed) else len(base.read()) if base else 0
     return len(fresh) + before
 
 
-def fresh_entries(log: Log) -> list[Entry]:
-    """List the entries that were made since the log was loaded, oldest first."""
+def new_entries_of(log: Log) -> list[Entry]:
+    """Return the entries made since the log was loaded, oldest first."""
     _, fresh = _unpacked(log)
     return [entry_of(item) for item in fresh]
 
 
-def entered(log: Log, started: int) -> int:
+def entered_at(log: Log, started: int) -> int:
     """Return the time of the last entry that was loaded, or `started` if there is none."""
     base, _ = _unpacked(log)
     return base.at if isinstance(base, Archive) else base.last.at if base else started
@@ -180,8 +188,8 @@ def _encode(
 def pack(machine: Definition, log: Log, first: Checkpoint, limit: int | None = None) -> Packed:
     """Return `log` as text, at most the newest `limit` entries of it.
 
-    `first` is where a log begins that nothing was cut from. Past the limit a quarter is dropped at
-    once, so that the rest is not written anew at every step.
+    `first` is where a complete log begins. Beyond the limit a quarter is dropped at once, so that
+    the rest is not encoded again at every step.
     """
     if type(log) is Packed and log.machine is machine and (limit is None or log.length <= limit):
         return log
@@ -190,7 +198,7 @@ def pack(machine: Definition, log: Log, first: Checkpoint, limit: int | None = N
         packed = base
         entries = [entry_of(node) for node in fresh]
     else:
-        # An archive may know states that the definition no longer has.
+        # An archive may have states that the definition no longer has.
         entries = [
             entry
             for entry in entries_of(log)
@@ -242,14 +250,18 @@ def _decode(packed: Packed) -> list[Entry]:
 
 
 def entries_of(log: Log) -> list[Entry]:
-    """List the entries of `log`, oldest first."""
+    """Return the entries of `log`, oldest first."""
     base, fresh = _unpacked(log)
     before = _decode(base) if isinstance(base, Packed) else list(base.read()) if base else []
     return before + [entry_of(node) for node in fresh]
 
 
 class History(Sequence[Entry]):
-    """The entries of a flow, oldest first; `("a", "b") in history` asks for an edge."""
+    """The transitions made in a run, oldest first, as a sequence of `Entry`.
+
+    `("a", "b") in history` is whether an edge was taken. It equals lists and tuples of the same
+    entries.
+    """
 
     __slots__ = ("_entries", "_log")
 

@@ -1,4 +1,4 @@
-"""The faults of a graph: what can be said against a definition before anything runs."""
+"""Faults of a graph that can be found before anything runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import Code, DefinitionError, Unreachable
 
-__all__ = ["faults_of_graph"]
+__all__ = ["graph_faults"]
 
 
 def _reached(starts: Iterable[str], ways: Mapping[str, Iterable[str]]) -> set[str]:
@@ -20,13 +20,13 @@ def _reached(starts: Iterable[str], ways: Mapping[str, Iterable[str]]) -> set[st
     return seen
 
 
-def faults_of_graph(
+def graph_faults(
     states: Sequence[str],
     edges: Iterable[tuple[str, str]],
     initial: str,
     finals: Iterable[str],
 ) -> list[DefinitionError]:
-    """List every unreachable state, final with a way out, and state that leads to no final."""
+    """Return a fault for each unreachable state, final state with an edge out, and dead end."""
     ahead: dict[str, list[str]] = {}
     behind: dict[str, list[str]] = {}
     for source, target in edges:
@@ -46,7 +46,7 @@ def faults_of_graph(
     ends = list(finals)
     faults += [
         DefinitionError(
-            f"state {state!r} is final but has a way out to {ahead[state][0]!r}: remove the edge, "
+            f"state {state!r} is final but has an edge to {ahead[state][0]!r}: remove the edge, "
             f"or take the state out of `final`.",
             source=state,
             target=ahead[state][0],
@@ -59,7 +59,7 @@ def faults_of_graph(
         finishing = _reached(ends, behind)
         faults += [
             DefinitionError(
-                f"from state {state!r} no final state can be reached: add an edge, or name it in "
+                f"no final state can be reached from state {state!r}: add an edge, or list it in "
                 f"`final`.",
                 source=state,
                 code=Code.DEAD_END,

@@ -1,4 +1,4 @@
-"""Machine: the definition, checked when it is made, then immutable."""
+"""Machine: a definition that is checked when it is made, and immutable from its first use on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..errors import Code, DefinitionError, DuplicateEvent, DuplicateState, Unkn
 from .definition import Definition
 from .flow import Clock, Flow
 from .graph import collect_states, expand_edges, list_transitions
-from .lint import faults_of_graph
+from .lint import graph_faults
 from .migration import Renamed
-from .names import faults_of_names, is_name, several
+from .names import as_tuple, is_name, name_faults
 from .path import root
-from .rules import Function, Ruled, Wrap, compile_rules, end_registration, only_sync, set_rules
+from .rules import Function, Ruled, Wrap, compile_rules, end_registration, refuse_async, set_rules
 from .serialization import dump_machine, load_definition
 from .snapshot import Snapshot
 from .state import Back, Edge, State, Transition, TransitionLike
@@ -25,7 +25,7 @@ M = TypeVar("M", bound=Callable[[str], str | None] | Mapping[str, str | None])
 
 
 class _Given(NamedTuple):
-    """What a definition was given: transitions, states, initial and final ones."""
+    """The arguments of a machine that say what its states and edges are."""
 
     transitions: tuple[Transition, ...]
     states: tuple[Any, ...]
@@ -34,20 +34,31 @@ class _Given(NamedTuple):
 
 
 class Machine(Definition):
-    """Which states there are and which edges lead between them.
+    """The states of a flow, and the edges between them.
 
-    `transitions` holds `Transition` objects or `(source, target)` tuples; `states` names or
-    `State` objects, and if it is given it must name them all. `initial` is by default the first
-    state given, else the first source; `final` by default the states with no way out.
-    `repeat=False`: an edge may be taken once per run. `ordered=True`: every transition declared
-    before one must have been taken in the run. `reset="auto"`: after the end, the initial page
-    starts a new run; `"manual"`: only a reset does. `many=True`: a subject may have several flows,
-    told apart by a key in the query of their pages; `many="order_id"`: by that URL argument.
-    `scope="connection"`: each websocket has a fresh flow of its own. `complete(name)` says whether
-    arriving at a state ends the run; by default the final states do. `register_state` adds states
-    until the machine is first used, so a machine may begin without any.
+    Args:
+        name: The name, of 1 to 255 characters.
+        transitions: `Transition` objects or `(source, target)` pairs.
+        states: Names or `State` objects. By default those in `transitions`; if any are given, all
+            must be. `register_state` adds more until the machine is first used.
+        initial: The state in which a run begins. By default the first of `states`, or else the
+            first source.
+        final: The states that end a run, one or several. By default those with no edge out.
+        repeat: Whether an edge may be taken more than once in a run. By default True.
+        ordered: Whether all transitions declared before one must have been taken in the run. By
+            default False.
+        reset: Whether the initial page starts a new run after the end (`"auto"`, the default), or
+            only a call of `reset` does (`"manual"`).
+        many: Whether a subject may have several flows. With True, they differ by a key in the
+            query of their URLs; with the name of a URL argument, by that argument. By default
+            False.
+        scope: Whether a flow belongs to a subject (`"subject"`, the default), or each websocket
+            has a flow of its own (`"connection"`).
+        complete: Called with the name of a state, returns whether arriving there ends the run. By
+            default the final states do.
 
-    Every fault of the definition is reported in one `DefinitionError`.
+    Raises:
+        DefinitionError: The definition has faults; `faults` lists all of them.
     """
 
     __slots__ = ("_compiled", "_faults", "_given")
@@ -71,34 +82,40 @@ class Machine(Definition):
         scope: Literal["subject", "connection"] = "subject",
         complete: Callable[[str], bool] | None = None,
     ) -> None:
-        faults = self._begin()
+        faults = self._init_rules()
         if not is_name(name):
-            faults.append(DefinitionError(f"{name!r} is no name of a machine."))
+            faults.append(DefinitionError(f"{name!r} is not a valid machine name."))
         if reset not in ("auto", "manual"):
-            faults.append(DefinitionError(f'reset is "auto" or "manual", not {reset!r}.'))
+            faults.append(DefinitionError(f'reset must be "auto" or "manual", not {reset!r}.'))
         if not isinstance(many, bool) and not is_name(many):
             faults.append(
-                DefinitionError(f"many is True, False or the name of a URL argument, not {many!r}.")
+                DefinitionError(
+                    f"many must be True, False or the name of a URL argument, not {many!r}."
+                )
             )
         if scope not in ("subject", "connection"):
-            faults.append(DefinitionError(f'scope is "subject" or "connection", not {scope!r}.'))
+            faults.append(
+                DefinitionError(f'scope must be "subject" or "connection", not {scope!r}.')
+            )
         elif scope == "connection" and many:
-            faults.append(DefinitionError('scope="connection" has one flow per socket: no `many`.'))
+            faults.append(
+                DefinitionError('scope="connection" gives each socket one flow: leave out many.')
+            )
         if complete is not None and not callable(complete):
             faults.append(  # type: ignore[unreachable]
                 DefinitionError(f"complete is {complete!r}, which is not callable.")
             )
         malformed: list[DefinitionError] = []
         listed = list_transitions(transitions, malformed)
-        named = several("states", states, malformed)
-        finals = None if final is None else several("final", final, malformed)
-        malformed += faults_of_names("final: ", *(finals or ()))
-        malformed += faults_of_names("initial: ", *([] if initial is None else [initial]))
+        named = as_tuple("states", states, malformed)
+        finals = None if final is None else as_tuple("final", final, malformed)
+        malformed += name_faults("final: ", *(finals or ()))
+        malformed += name_faults("initial: ", *([] if initial is None else [initial]))
         faults += malformed
         if malformed:
             initial = initial if is_name(initial) else None
             finals = None if finals is None else tuple(filter(is_name, finals))
-            if not named:  # the malformed parts might have named any state
+            if not named:  # the malformed parts might name any state
                 raise DefinitionError.of(f"Machine {name!r}", faults)
         self._set(
             name=name,
@@ -117,7 +134,7 @@ class Machine(Definition):
             raise DefinitionError.of(f"Machine {name!r}", self._faults)
 
     def _define(self, given: _Given, faults: list[DefinitionError], malformed: bool) -> None:
-        """Make states and edges of what was given, and keep what is wrong with it."""
+        """Make states and edges from the arguments, and keep the faults found."""
         listed, named, initial, finals = given
         known = collect_states(named, listed, initial, faults)
         edges = expand_edges(known, listed, finals, faults)
@@ -129,7 +146,7 @@ class Machine(Definition):
             if state is not None and state not in known:
                 faults.append(UnknownState(f"{what} names the unknown state {state!r}."))
         if malformed:
-            pass  # they might have been ways
+            pass  # the malformed parts might be edges
         elif first is None:
             faults.append(
                 DefinitionError(
@@ -138,7 +155,7 @@ class Machine(Definition):
             )
         elif not any(isinstance(fault, UnknownState) for fault in faults):
             pairs = [(edge.source, edge.target) for edge in edges]
-            faults += faults_of_graph(tuple(known), pairs, first, finals)
+            faults += graph_faults(tuple(known), pairs, first, finals)
         self._set(
             states=MappingProxyType(known),
             transitions=listed,
@@ -151,33 +168,44 @@ class Machine(Definition):
         self._set_edges(edges)
 
     def register_state(self, state: State) -> State:
-        """Add a state; the first one is the initial, unless another was named. Returns it.
+        """Add a state. The first one becomes the initial state, unless another was named.
 
-        Its targets may be registered later: what is missing is told when the machine is first used.
+        Its targets may be registered later; those missing are reported when the machine is first
+        used.
+
+        Args:
+            state: The state.
+
+        Returns:
+            The state.
+
+        Raises:
+            DefinitionError: The machine is already in use, or the state is not valid here.
+            DuplicateState: The machine has a state of this name.
         """
         if self._sealed:
             raise DefinitionError(
-                f"{self!r}: the state {getattr(state, 'name', state)!r} comes too late, the "
-                f"machine is in use."
+                f"{self!r}: the state {getattr(state, 'name', state)!r} can't be added, since the "
+                f"machine is already in use."
             )
         if not isinstance(state, State):
-            raise DefinitionError(f"register_state() takes a State, not {state!r}.")
+            raise DefinitionError(f"register_state() must be called with a State, not {state!r}.")
         if state.name in self.states:
             raise DuplicateState(
-                f"Machine {self.name!r} has a state {state.name!r} already.", target=state.name
+                f"Machine {self.name!r} already has a state {state.name!r}.", target=state.name
             )
         states = (*self.states.values(), state)
         self._define(self._given._replace(states=states), [], False)
         return state
 
-    def seal(self, wrap: Wrap = only_sync) -> Machine:
-        """End the registration of rules and fix the order in which each edge runs its own."""
+    def seal(self, wrap: Wrap = refuse_async) -> Machine:
+        """End the registration of rules, fix their order, and return this machine."""
         if not self._compiled:
             self._compile(wrap)
         return self
 
     def restricted(self, keep: Callable[[Edge], bool], wrap: Wrap) -> Machine:
-        """This machine with only the edges that `keep` accepts, its rules wrapped for an app."""
+        """Return this machine with the edges that `keep` accepts, its rules wrapped for an app."""
         narrow = Machine.__new__(Machine)
         self._check()
         for name in (*Ruled.__slots__, *Definition.__slots__, *Machine.__slots__):
@@ -189,11 +217,11 @@ class Machine(Definition):
         return narrow
 
     def _check(self) -> None:
-        """Raise what is wrong with the definition, now that nothing is added to it."""
+        """Raise DefinitionError if the definition, now complete, has faults."""
         faults = self._faults or [
             DuplicateEvent(
                 f"event {edge.event!r} of state {edge.source!r} has a handler, and an edge to "
-                f"{edge.target!r}: give one of them another name.",
+                f"{edge.target!r}: rename one of them.",
                 source=edge.source,
                 target=edge.target,
             )
@@ -228,17 +256,30 @@ class Machine(Definition):
             end_registration(owner)
 
     def migrate(self, names: M) -> M:
-        """Say what the states of an older definition are called now.
+        """Give the current names of states of older definitions, for flows stored under these.
 
-        `names` maps an old name to the new one, or to None if its page is gone; a function
-        `(name) -> str | None` will do, and may be decorated. It is asked when a stored flow was
-        made by another definition. A name that it leaves as it is, and that the machine does not
-        have, makes the flow a `SnapshotError` with the code `"definition"`.
+        A stored flow with a state that is neither renamed nor known raises SnapshotError with the
+        code `"definition"`.
+
+        Args:
+            names: A mapping of old names to new ones, or to None for a removed page; or a function
+                `(name) -> str | None`, which this method can decorate.
+
+        Returns:
+            `names`.
+
+        Raises:
+            DefinitionError: It was called before, the machine is already in use, or a new name is
+                not a state.
         """
         if self._sealed:
-            raise DefinitionError(f"{self!r}: migrate() comes too late, the machine is in use.")
+            raise DefinitionError(
+                f"{self!r}: migrate() was called too late, since the machine is already in use."
+            )
         if self.migration is not None:
-            raise DefinitionError(f"{self!r}: migrate() was called before: name all in one call.")
+            raise DefinitionError(
+                f"{self!r}: migrate() was already called: give all names in one call."
+            )
         if isinstance(names, Mapping):
             faults = [
                 UnknownState(f"migrate maps {old!r} to the unknown state {new!r}.")
@@ -252,7 +293,7 @@ class Machine(Definition):
             self._set(migration=names)
         else:
             raise DefinitionError(
-                f"{self!r}: migrate() takes a mapping of old names to new ones, or a function, "
+                f"{self!r}: migrate() needs a mapping of old names to new ones, or a function, "
                 f"not {names!r}."
             )
         return names
@@ -265,21 +306,47 @@ class Machine(Definition):
         context: dict[str, Any] | None = None,
         clock: Clock | None = None,
     ) -> Flow:
-        """Begin a flow, or go on from `snapshot`. `clock` returns seconds since 1970."""
+        """Return a flow of this machine, outside of any app and store.
+
+        Args:
+            snapshot: Where to go on from. By default a blank run begins.
+            subject: Whose run it is, if a blank one begins. By default nobody's.
+            context: What rules share, such as a database session; it is never stored.
+            clock: Returns seconds since 1970. By default `time.time`.
+
+        Returns:
+            The flow.
+
+        Raises:
+            SnapshotError: `snapshot` does not belong to this machine.
+            DefinitionError: The definition is not complete, or has async rules.
+        """
         return Flow(self.seal(), snapshot, subject=subject, context=context, clock=clock)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the definition as JSON-able data; rules stand in it by their qualified names."""
+        """Return the definition as JSON-able data, in which rules are named by `__qualname__`.
+
+        Raises:
+            DefinitionError: A rule has no unique name, or belongs to an edge of `State.targets`.
+        """
         return dump_machine(self)
 
     @classmethod
     def from_dict(
         cls, data: Mapping[str, Any], *, rules: Iterable[Function] | Mapping[str, Function] = ()
     ) -> Machine:
-        """Make a machine from what `to_dict` returned, or from the same shape written by hand.
+        """Return a machine made from data.
 
-        `rules` holds the functions that the data names: a mapping, or functions by their
-        qualified names. A rule that is named but not given is a `DefinitionError`.
+        Args:
+            data: What `to_dict` returned, or the same shape written by hand.
+            rules: The functions that the data names: a mapping of names to functions, or functions,
+                which are named by `__qualname__`.
+
+        Returns:
+            The machine.
+
+        Raises:
+            DefinitionError: The data is not valid, or names a rule that is not given.
         """
         loaded = load_definition(data, rules)
         try:

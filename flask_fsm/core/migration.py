@@ -1,4 +1,4 @@
-"""Migration: a stored flow of an older definition, in the names that its states have now."""
+"""Migration: rename the states of a flow that was stored under an older definition."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import NamedTuple, TypeAlias
 
 from ..errors import Code, SnapshotError
 
-__all__ = ["Migration", "Renamed", "StoredPage", "migrated"]
+__all__ = ["Migration", "Renamed", "StoredPage", "migrate_path"]
 
 Migration: TypeAlias = Callable[[str], str | None]
 
 
 class Renamed:
-    """A migration by a mapping of old names to new ones, or to None."""
+    """A migration by a mapping of old names to new ones, or to None for a removed state."""
 
     __slots__ = ("names",)
 
@@ -25,53 +25,53 @@ class Renamed:
 
 
 class StoredPage(NamedTuple):
-    """A page of a path as it is stored. `fenced` says that all before it are closed."""
+    """A page of a path as it is stored. `closes_earlier`: all pages before it are closed."""
 
     name: str
     args: str
     answers: str
     closed: bool
-    fenced: bool
+    closes_earlier: bool
 
 
-def migrated(
+def migrate_path(
     pages: list[StoredPage], drafts: dict[str, str], migration: Migration, machine: str
 ) -> tuple[list[StoredPage], dict[str, str]]:
-    """Return path and drafts in the names of now.
+    """Return path and drafts with the current names of their states.
 
-    Pages that are gone are left out. If two have become one, the path is cut as at any loop: what
-    was answered on the pages cut off becomes drafts, and what was closed stays closed.
+    Removed pages are left out. If two pages have become one, the path is cut as at any loop: the
+    answers of the pages that are cut off become drafts, and what was closed stays closed.
     """
     path: list[StoredPage] = []
     cut: dict[str, str] = {}
-    fenced = False
+    closes_earlier = False
     for page in pages:
-        name = _asked(migration, page.name, machine)
-        fenced = fenced or page.fenced
+        name = _new_name(migration, page.name, machine)
+        closes_earlier = closes_earlier or page.closes_earlier
         if name is None:
             if page is not pages[-1]:
                 continue
-            name = page.name  # the current page can't be left out: an unknown state
+            name = page.name  # the current page can't be left out; it becomes an unknown state
         at = next((place for place, other in enumerate(path) if other.name == name), None)
         if at is None:
-            path.append(page._replace(name=name, fenced=fenced))
+            path.append(page._replace(name=name, closes_earlier=closes_earlier))
         else:
             there, later = path[at], path[at + 1 :]
             cut |= {other.name: other.answers for other in later if other.answers}
-            fence = fenced or any(other.fenced for other in later)
+            closed = closes_earlier or any(other.closes_earlier for other in later)
             path[at:] = [
                 there._replace(
                     answers=there.answers or page.answers,
-                    closed=there.closed or page.closed or fence,
-                    fenced=there.fenced or fence,
+                    closed=there.closed or page.closed or closed,
+                    closes_earlier=there.closes_earlier or closed,
                 )
             ]
-        fenced = False
+        closes_earlier = False
     current = path[-1]
     if current.answers:
         cut[current.name] = current.answers
     path[-1] = current._replace(answers="", closed=False)
-    renamed = {_asked(migration, page, machine): text for page, text in drafts.items()}
+    renamed = {_new_name(migration, page, machine): text for page, text in drafts.items()}
     answered = {page.name for page in path if page.answers}
     kept: dict[str, str] = {}
     for draft, text in [*renamed.items(), *cut.items()]:
@@ -80,13 +80,13 @@ def migrated(
     return path, kept
 
 
-def _asked(migration: Migration, name: str, machine: str) -> str | None:
+def _new_name(migration: Migration, name: str, machine: str) -> str | None:
     try:
         return migration(name)
     except Exception as error:
         raise SnapshotError(
-            f"The migrate() of machine {machine!r} raised {error!r} for the state {name!r} of a "
-            f"stored flow: let it return a name, or None.",
+            f"The migrate() function of machine {machine!r} raised {error!r} for the state "
+            f"{name!r} of a stored flow: return a name, or None.",
             source=name,
             code=Code.DEFINITION,
         ) from error

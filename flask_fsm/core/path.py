@@ -1,4 +1,4 @@
-"""The path: the pages from the initial one to the current, as linked nodes, loops cut.
+"""The path: the pages from the initial to the current one, as linked nodes without loops.
 
 A node points to the node before it, so that a step adds one node however long the path is, and
 the snapshots of a flow share the nodes they have in common.
@@ -59,7 +59,7 @@ def root(state: str, args: str | None = None) -> Node:
 
 
 def nodes_back(tip: Node) -> Iterator[Node]:
-    """Walk from the last node of a path to its first."""
+    """Yield the nodes of a path from the last to the first."""
     node: Node | None = tip
     while node is not None:
         yield node
@@ -71,8 +71,9 @@ def cut_path(
 ) -> tuple[list[Node], dict[str, str], Node | None]:
     """Cut the path that ends in `tip`: at `node` for an edit, and at `target` for a `loop`.
 
-    `answers` are those given on the page of `node`; `loop` says that `target` is on the path.
-    Returns the nodes cut, the drafts then, and the old node of `target` if this is a loop.
+    `answers` are those given on the page of `node`; `loop` is whether `target` is on the path.
+    Returns the nodes cut off, the drafts (with the answers of these), and the old node of `target`
+    if this is a loop.
     """
     cut: list[Node] = []
     fresh: dict[str, str] = {}
@@ -101,12 +102,12 @@ def cut_path(
 
 
 def drop_draft(drafts: dict[str, str], page: str) -> dict[str, str]:
-    """Return the drafts of all pages but one."""
+    """Return the drafts without that of `page`."""
     return {other: text for other, text in drafts.items() if other != page}
 
 
 def leave_node(node: Node, back: str, answers: str | None) -> Node:
-    """Return `node` with its answers, closed if the edge it is left by has such a back policy."""
+    """Return `node` as it is left with `answers`, closed unless the back policy preserves it."""
     closed = back != "preserve"
     return Node(node.parent, node.state, node.args, answers, node.depth, node.barrier, closed)
 
@@ -120,7 +121,10 @@ def data_before(node: Node) -> dict[str, Any]:
 
 
 class Path(Sequence[str]):
-    """The names of the pages on a path, initial one first; equal to a tuple or list of them."""
+    """The names of the pages on a path, the initial one first, as a sequence.
+
+    It equals tuples and lists of the same names.
+    """
 
     __slots__ = ("_tip",)
 
@@ -155,7 +159,17 @@ class Path(Sequence[str]):
         return f"Path({' -> '.join(self)})"
 
     def args(self, state: str) -> dict[str, Any]:
-        """Return the URL arguments with which the page `state` of this path was reached."""
+        """Return the URL arguments with which a page of this path was reached.
+
+        Args:
+            state: The name of the page.
+
+        Returns:
+            The arguments by name; empty if there are none.
+
+        Raises:
+            KeyError: The page is not on this path.
+        """
         for node in nodes_back(self._tip):
             if node.state == state:
                 return load_answers(node.args) if node.args else {}

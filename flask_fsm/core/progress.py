@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .decision import holds
+from .decision import guards_allow
 from .flow_base import FlowBase
 
 __all__ = ["Progress", "progress_of"]
 
 
 class Progress(NamedTuple):
-    """For a progress bar: the pages `done`, the `current` one, and those `ahead`.
+    """What a progress bar shows.
 
-    `open_ended` says that more may follow: the answers so far don't tell where the way leads.
+    Attributes:
+        done: The pages before the current one.
+        current: The current page.
+        ahead: The pages that follow, as far as they are known.
+        open_ended: Whether more may follow, which depends on answers yet to be given.
     """
 
     done: tuple[str, ...]
@@ -23,12 +27,12 @@ class Progress(NamedTuple):
 
     @property
     def pages(self) -> tuple[str, ...]:
-        """All pages of the bar, in order."""
+        """All pages, in order."""
         return (*self.done, self.current, *self.ahead)
 
 
 def progress_of(flow: FlowBase, page: str | None) -> Progress:
-    """Return the progress of `flow` as seen from `page`, by default from the current one."""
+    """Return the progress of `flow` with `page` as the current one, by default the tip."""
     path = tuple(flow.path)
     at = path.index(page) if page in path else len(path) - 1
     ahead: list[str] = list(path[at + 1 :])
@@ -39,7 +43,7 @@ def progress_of(flow: FlowBase, page: str | None) -> Progress:
         while not flow.finished and not flow.machine.complete(state):
             ways = [edge for edge in flow.machine.ways[state].values() if edge.target not in seen]
             if len(ways) > 1:
-                ways = [e for e in ways if holds(flow, e)] if state in data else []
+                ways = [e for e in ways if guards_allow(flow, e)] if state in data else []
             if len(ways) != 1:
                 open_ended = any(t not in seen for t in flow.machine.ways[state])
                 break

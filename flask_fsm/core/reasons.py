@@ -1,4 +1,4 @@
-"""Reasons: why an edge can't be taken, and the errors that say so."""
+"""Reasons why an edge can't be taken, and the errors with these reasons."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from .path import Node
 from .state import Edge
 
 __all__ = [
-    "crashed",
+    "add_context",
+    "error_context",
     "error_of",
     "error_of_edge",
     "error_of_edit",
     "error_of_event",
     "error_of_move",
-    "placed",
     "reason_no_edge",
     "reason_to_skip",
     "reason_unknown",
-    "title",
-    "where",
+    "rule_error",
+    "rule_title",
 ]
 
 _ERRORS: Final[dict[str, type[FSMError]]] = {
@@ -44,12 +44,12 @@ _ERRORS: Final[dict[str, type[FSMError]]] = {
 
 
 def reason_unknown(machine: Definition, target: str) -> Reason:
-    """Say that there is no state `target`."""
+    """Return the reason that there is no state `target`."""
     return Reason(UnknownTarget.default_code, f"Machine {machine.name!r} has no state {target!r}.")
 
 
 def reason_no_edge(machine: Definition, here: str, target: str) -> Reason:
-    """Say that no edge leads from `here` to `target`, and where edges do lead."""
+    """Return the reason that no edge leads from `here` to `target`."""
     ways = ", ".join(map(repr, machine.ways[here])) or "nowhere"
     return Reason(
         InvalidTransition.default_code,
@@ -58,7 +58,7 @@ def reason_no_edge(machine: Definition, here: str, target: str) -> Reason:
 
 
 def reason_to_skip(machine: Definition, edge: Edge, taken: int) -> Reason | None:
-    """Say why a machine that counts edges can't take this one after the `taken` ones, or None."""
+    """Return why an edge can't be taken after the `taken` ones (bits) of the run, or None."""
     if not machine.repeat and taken >> edge.number & 1:
         return Reason(
             DuplicateTransition.default_code,
@@ -77,11 +77,11 @@ def reason_to_skip(machine: Definition, edge: Edge, taken: int) -> Reason | None
 
 
 def error_of_move(flow: FlowBase, target: str) -> FSMError:
-    """Return the error of moving a flow that a rule is judging, or whose run has ended."""
+    """Return the error of moving a flow while a rule judges it, or after the end of its run."""
     if flow.is_judged:
         return FSMError(
             f"A rule of machine {flow.machine.name!r} tried to move the flow that it judges: "
-            f"move it in the view, or in a hook.",
+            f"move it in a view or in a hook.",
             flow=flow.id,
             target=target,
             code=Code.MOVED_BY_RULE,
@@ -96,19 +96,19 @@ def error_of_move(flow: FlowBase, target: str) -> FSMError:
 
 
 def error_of_edge(flow: FlowBase, here: str, target: str) -> FSMError:
-    """Return the error of an edge that is not there, or of a `target` that is no state."""
+    """Return the error of an edge that does not exist, or of a `target` that is not a state."""
     if target in flow.machine.states:
         return error_of(flow, reason_no_edge(flow.machine, here, target), here, target)
     reason = reason_unknown(flow.machine, target)
-    return UnknownTarget(reason.text, **where(flow, here, target))
+    return UnknownTarget(reason.text, **error_context(flow, here, target))
 
 
 def error_of_edit(flow: FlowBase, source: str, target: str | None, node: Node | None) -> StaleFlow:
-    """Return the error of an edit of a closed page, or of one that has no `node` on the path."""
+    """Return the error of editing a page that is closed, or not on the path (`node` is None)."""
     return StaleFlow(
         f"{source!r} is not on the path of this run, which is at {flow.current!r}."
         if node is None
-        else f"{source!r} is closed and can't be edited any more.",
+        else f"{source!r} is closed and can no longer be edited.",
         flow=flow.id,
         source=source,
         target=target,
@@ -118,10 +118,10 @@ def error_of_edit(flow: FlowBase, source: str, target: str | None, node: Node | 
 
 
 def error_of_event(flow: FlowBase, event: str) -> InvalidTransition:
-    """Return the error of an event that the current state does not know."""
+    """Return the error of an event that the current state does not have."""
     names = flow.events
     return InvalidTransition(
-        f"State {flow.current!r} knows no event {event!r}; it knows "
+        f"State {flow.current!r} does not have an event {event!r}; its events are "
         f"{', '.join(map(repr, names)) or 'none'}.",
         flow=flow.id,
         source=flow.current,
@@ -130,8 +130,8 @@ def error_of_event(flow: FlowBase, event: str) -> InvalidTransition:
     )
 
 
-def where(flow: FlowBase, source: str, target: str) -> dict[str, Any]:
-    """Return what an error says about the edge that it is about."""
+def error_context(flow: FlowBase, source: str, target: str) -> dict[str, Any]:
+    """Return the attributes of an error that tell which edge it is about."""
     return {
         "flow": flow.id,
         "source": source,
@@ -143,31 +143,33 @@ def where(flow: FlowBase, source: str, target: str) -> dict[str, Any]:
 def error_of(
     flow: FlowBase, reason: Reason, source: str, target: str, reasons: Iterable[Reason] = ()
 ) -> FSMError:
-    """Return the error that `reason` stands for."""
+    """Return the error for `reason`."""
     kind = _ERRORS.get(reason.code, InvalidTransition)
-    return kind(reason.text, code=reason.code, reasons=reasons, **where(flow, source, target))
+    return kind(
+        reason.text, code=reason.code, reasons=reasons, **error_context(flow, source, target)
+    )
 
 
-def placed(flow: FlowBase, error: FSMError, edge: Edge) -> FSMError:
-    """Say where, on an error that a rule raised."""
-    for name, value in where(flow, edge.source, edge.target).items():
+def add_context(flow: FlowBase, error: FSMError, edge: Edge) -> FSMError:
+    """Set what is missing of the flow and the edge on an error that a rule raised; return it."""
+    for name, value in error_context(flow, edge.source, edge.target).items():
         if not getattr(error, name):
             setattr(error, name, value)
     return error
 
 
-def crashed(
+def rule_error(
     flow: FlowBase, kind: str, rule: Callable[..., Any], edge: Edge, error: Exception
 ) -> RuleError:
-    """Return the error of a rule that raised what is no refusal."""
+    """Return the error of a rule that raised an exception other than a refusal."""
     return RuleError(
-        f"The {kind} {title(rule)} of {edge.source!r} -> {edge.target!r} in machine "
+        f"The {kind} {rule_title(rule)} of {edge.source!r} -> {edge.target!r} in machine "
         f"{flow.machine.name!r} raised {error!r}. To refuse, raise ValidationFailed.",
-        **where(flow, edge.source, edge.target),
+        **error_context(flow, edge.source, edge.target),
     )
 
 
-def title(rule: Callable[..., Any]) -> str:
-    """Return what a rule is called in texts for people."""
+def rule_title(rule: Callable[..., Any]) -> str:
+    """Return the name of a rule for messages."""
     name = getattr(rule, "__name__", "")
     return "A condition of this step" if name in ("", "<lambda>") else repr(name)

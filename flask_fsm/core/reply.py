@@ -1,4 +1,4 @@
-"""JSON as clients are sent it."""
+"""Replies: values as JSON for clients."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, (Decimal, UUID)):
         return str(value)
-    raise TypeError(f"{value!r} has no form in JSON")
+    raise TypeError(f"{value!r} has no representation in JSON")
 
 
 _encoder: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
 
 
 def dump_reply(value: Any) -> str:
-    """Return what clients are told, as JSON: dates, numbers and ids of Python as texts.
-
-    Raises TypeError where there is no such form.
-    """
+    """Return a value as JSON, or raise TypeError. Dates, Decimals and UUIDs become texts."""
     try:
         return _encoder.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"Clients can't be told {value!r:.80}: {error}.") from error
+        raise TypeError(f"{value!r:.80} can't be sent to clients: {error}.") from error

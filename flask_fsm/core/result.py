@@ -83,7 +83,7 @@ class Result:
 
 
 class Sent(NamedTuple):
-    """What the handler of an event sent: data, and the transition it made, if it made one."""
+    """What the handler of an event sent: data, and the transition, if it made one."""
 
     status: int
     data: Any

@@ -21,19 +21,19 @@ F = TypeVar("F", bound=Function)
 Wrap = Callable[[Function], Function]
 
 GUARD, PRE_TRANSITION, VALIDATOR, HOOK = KINDS = ("guard", "pre_transition", "validator", "hook")
-# What an argument that holds rules of that kind is called, and a key of a document.
+# The arguments and the keys of stored definitions that hold the rules of each kind.
 RULE_KEYS = ("when", "pre_transition", "validators", "hooks")
 
 
 class Rule(NamedTuple):
-    """A function and its place among the rules of its kind."""
+    """A function, and its `order` among the rules of its kind (lowest first)."""
 
     order: float
     function: Function
 
 
 class Compiled(NamedTuple):
-    """The rules of one edge, as they run."""
+    """The rules of one edge, in the order in which they run."""
 
     guards: tuple[Function, ...] = ()
     pre_transitions: tuple[Function, ...] = ()
@@ -42,21 +42,21 @@ class Compiled(NamedTuple):
 
 
 class Ruled:
-    """What rules can be registered on: a machine, a state, a transition."""
+    """Base of what rules can be registered on: machines, states, transitions."""
 
     __slots__ = ("_rules", "_sealed")
 
     _rules: dict[str, list[Rule]]
     _sealed: bool
 
-    def _begin(
+    def _init_rules(
         self,
         when: Functions | None = None,
         pre_transition: Functions = (),
         validators: Functions = (),
         hooks: Functions = (),
     ) -> list[DefinitionError]:
-        """Take the rules that are given with the definition; return their faults."""
+        """Set the rules that are given with the definition; return their faults."""
         faults: list[DefinitionError] = []
         rules: dict[str, list[Rule]] = {}
         given = zip(KINDS, RULE_KEYS, (when, pre_transition, validators, hooks), strict=True)
@@ -80,9 +80,9 @@ class Ruled:
             raise DefinitionError(f"{self!r}: the {kind} {function!r} is not callable.")
         if self._sealed:
             raise DefinitionError(
-                f"{self!r}: the {kind} {rule_name(function)!r} comes too late, the machine is in "
-                f"use. Register rules where the machine is defined, or in a module that is "
-                f"imported before the first flow or request."
+                f"{self!r}: the {kind} {rule_name(function)!r} can't be registered, since the "
+                f"machine is already in use. Register rules where the machine is defined, or in a "
+                f"module that is imported before the first flow or request."
             )
         self._rules[kind].append(Rule(order, function))
         return function
@@ -97,7 +97,19 @@ class Ruled:
     @overload
     def guard(self, function: None = None, *, order: float = 0) -> Callable[[F], F]: ...
     def guard(self, function: Any = None, *, order: float = 0) -> Any:
-        """Register a pure predicate `(flow) -> bool`; False refuses the edge."""
+        """Register a guard, as a decorator.
+
+        Args:
+            function: A pure function `(flow) -> bool`. A false value refuses the transition, and so
+                does an exception; raise GuardRefused to give a reason.
+            order: Its place among the guards, lowest first. By default 0.
+
+        Returns:
+            The function, or without one a decorator.
+
+        Raises:
+            DefinitionError: It can't be called, or the machine is already in use.
+        """
         return self._decorate(GUARD, function, order)
 
     @overload
@@ -105,7 +117,19 @@ class Ruled:
     @overload
     def pre_transition(self, function: None = None, *, order: float = 0) -> Callable[[F], F]: ...
     def pre_transition(self, function: Any = None, *, order: float = 0) -> Any:
-        """Register a rule `(flow, data)` that runs first and may enrich `data`, a dict."""
+        """Register a pre_transition rule, as a decorator. These run first and may add to the data.
+
+        Args:
+            function: Called as `function(flow, data)`; it may change `data`, a dict. A
+                ValidationFailed or GuardRefused that it raises refuses the transition.
+            order: Its place among these rules, lowest first. By default 0.
+
+        Returns:
+            The function, or without one a decorator.
+
+        Raises:
+            DefinitionError: It can't be called, or the machine is already in use.
+        """
         return self._decorate(PRE_TRANSITION, function, order)
 
     @overload
@@ -113,7 +137,19 @@ class Ruled:
     @overload
     def validator(self, function: None = None, *, order: float = 0) -> Callable[[F], F]: ...
     def validator(self, function: Any = None, *, order: float = 0) -> Any:
-        """Register a rule `(flow, data)` that raises ValidationFailed or ValueError to refuse."""
+        """Register a validator, as a decorator. Validators run after the guards.
+
+        Args:
+            function: Called as `function(flow, data)`. It raises ValidationFailed or ValueError to
+                refuse the data.
+            order: Its place among the validators, lowest first. By default 0.
+
+        Returns:
+            The function, or without one a decorator.
+
+        Raises:
+            DefinitionError: It can't be called, or the machine is already in use.
+        """
         return self._decorate(VALIDATOR, function, order)
 
     @overload
@@ -121,27 +157,83 @@ class Ruled:
     @overload
     def hook(self, function: None = None, *, order: float = 0) -> Callable[[F], F]: ...
     def hook(self, function: Any = None, *, order: float = 0) -> Any:
-        """Register a rule `(flow, result)` that runs after the commit; a failure is logged."""
+        """Register a hook, as a decorator. Hooks run after the commit.
+
+        Args:
+            function: Called as `function(flow, result)`. Exceptions are logged and don't affect the
+                transition or other hooks.
+            order: Its place among the hooks, lowest first. By default 0.
+
+        Returns:
+            The function, or without one a decorator.
+
+        Raises:
+            DefinitionError: It can't be called, or the machine is already in use.
+        """
         return self._decorate(HOOK, function, order)
 
 
 def guard(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
-    """Register a guard on a machine, state or transition that is defined elsewhere."""
+    """Register a guard on a machine, state or transition, as a decorator.
+
+    Args:
+        on: The machine, state or transition.
+        order: Its place among the rules of its kind, lowest first. By default 0.
+
+    Returns:
+        A decorator for the function, `(flow) -> bool`; see `Machine.guard`.
+
+    Raises:
+        DefinitionError: The function can't be called, or the machine is already in use.
+    """
     return on.guard(order=order)
 
 
 def pre_transition(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
-    """Register a pre_transition rule on a machine, state or transition defined elsewhere."""
+    """Register a pre_transition rule on a machine, state or transition, as a decorator.
+
+    Args:
+        on: The machine, state or transition.
+        order: Its place among the rules of its kind, lowest first. By default 0.
+
+    Returns:
+        A decorator for the function, `(flow, data)`; see `Machine.pre_transition`.
+
+    Raises:
+        DefinitionError: The function can't be called, or the machine is already in use.
+    """
     return on.pre_transition(order=order)
 
 
 def validator(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
-    """Register a validator on a machine, state or transition that is defined elsewhere."""
+    """Register a validator on a machine, state or transition, as a decorator.
+
+    Args:
+        on: The machine, state or transition.
+        order: Its place among the rules of its kind, lowest first. By default 0.
+
+    Returns:
+        A decorator for the function, `(flow, data)`; see `Machine.validator`.
+
+    Raises:
+        DefinitionError: The function can't be called, or the machine is already in use.
+    """
     return on.validator(order=order)
 
 
 def hook(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
-    """Register a hook on a machine, state or transition that is defined elsewhere."""
+    """Register a hook on a machine, state or transition, as a decorator.
+
+    Args:
+        on: The machine, state or transition.
+        order: Its place among the rules of its kind, lowest first. By default 0.
+
+    Returns:
+        A decorator for the function, `(flow, result)`; see `Machine.hook`.
+
+    Raises:
+        DefinitionError: The function can't be called, or the machine is already in use.
+    """
     return on.hook(order=order)
 
 
@@ -177,22 +269,22 @@ def compile_rules(wrap: Wrap, *owners: Ruled) -> Compiled:
 
 
 def rule_name(function: Function) -> str:
-    """Return what a rule is called in texts and documents; callable objects have no name."""
+    """Return the name of a rule in messages and stored definitions, or the repr of an object."""
     return getattr(function, "__qualname__", None) or repr(function)
 
 
 def is_async(function: Function) -> bool:
-    """Tell whether calling `function` gives something to await."""
+    """Return whether calling `function` returns something to await."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004
     )
 
 
-def only_sync(function: Function) -> Function:
-    """Refuse an async rule: without an app there is no event loop to run it on."""
+def refuse_async(function: Function) -> Function:
+    """Return a sync rule; raise DefinitionError for an async one, which needs an app to run it."""
     if is_async(function):
         raise DefinitionError(
-            f"The rule {rule_name(function)!r} is async. A flow of its own can't await it: "
-            f"use the machine through FlaskFSM, which runs async rules as Flask does."
+            f"The rule {rule_name(function)!r} is async, and a flow outside of an app can't await "
+            f"it: use the machine through FlaskFSM, which runs async rules as Flask does."
         )
     return function

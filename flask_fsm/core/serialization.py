@@ -48,8 +48,8 @@ def dump_machine(machine: Definition) -> dict[str, Any]:
     for edge in machine.edges:
         if edge.transition not in machine.transitions and any(rules_of(edge.transition).values()):
             raise DefinitionError(
-                f"to_dict(): {edge!r} has rules but comes from State(targets=...): list it as "
-                f"a Transition.",
+                f"to_dict(): {edge!r} has rules but comes from State(targets=...): define it "
+                f"as a Transition.",
                 source=edge.source,
                 target=edge.target,
             )
@@ -121,7 +121,7 @@ def load_definition(
 def _parts(data: Mapping[str, Any], key: str) -> Iterable[Any]:
     parts: Iterable[Any] = data.get(key, ())
     if isinstance(parts, str):
-        raise TypeError(f"{key} takes a list, not {parts!r}")
+        raise TypeError(f"{key} must be a list, not {parts!r}")
     return parts
 
 
@@ -166,8 +166,8 @@ def _name(function: Function, named: dict[str, Function]) -> str:
     name = rule_name(function)
     if named.setdefault(name, function) is not function or name.endswith("<lambda>"):
         raise DefinitionError(
-            f"to_dict(): the rule {name!r} has no name of its own: define it by `def`, under a "
-            f"name that no other rule has."
+            f"to_dict(): the rule {name!r} does not have a unique name: define it with `def`, "
+            f"under a name that no other rule has."
         )
     return name
 
@@ -188,7 +188,7 @@ def _dump_rules(owner: Ruled, named: dict[str, Function]) -> dict[str, list[Any]
 def _dump(
     owner: State | Transition, keys: Iterable[str], named: dict[str, Function]
 ) -> dict[str, Any]:
-    """Write down what differs from the defaults."""
+    """Return the attributes that differ from their defaults, and the rules."""
     data: dict[str, Any] = {}
     for key in keys:
         value = getattr(owner, key)
@@ -222,7 +222,9 @@ def _find_rules(
         for rule in [rules] if isinstance(rules, str) else rules:
             name, order = (rule, 0) if isinstance(rule, str) else rule
             if not isinstance(order, (int, float)):
-                faults.append(DefinitionError(f"the order of rule {name!r} is {order!r}."))
+                faults.append(
+                    DefinitionError(f"the order of rule {name!r} must be a number, not {order!r}.")
+                )
                 continue
             found[kind].append(Rule(order, _find(name, given, faults)))
     return found

@@ -10,7 +10,7 @@ from .answers import load_answers
 from .codec import decode, encode
 from .definition import Definition
 from .fields import Fields, Receipt, Run
-from .history import Archive, Checkpoint, Entry, History, entered, fresh_entries, pack
+from .history import Archive, Checkpoint, Entry, History, entered_at, new_entries_of, pack
 from .path import Node, Path, data_before, nodes_back
 
 __all__ = ["NAMELESS", "NO_DRAFTS", "Receipt", "Run", "Snapshot", "blank", "successor"]
@@ -165,12 +165,12 @@ class Snapshot:
     @property
     def new_entries(self) -> list[Entry]:
         """The entries that were made since the snapshot was loaded."""
-        return fresh_entries(self._fields.log)
+        return new_entries_of(self._fields.log)
 
     @property
     def entered_at(self) -> int:
         """When the page was entered that was the current one as the snapshot was loaded."""
-        return entered(self._fields.log, self.started)
+        return entered_at(self._fields.log, self.started)
 
     def with_lazy_history(self, read: Callable[[], Sequence[Entry]]) -> Snapshot:
         """Return this snapshot with its history kept elsewhere, where `read` finds it."""

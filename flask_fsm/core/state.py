@@ -1,4 +1,4 @@
-"""State, Transition and Edge: what a definition is made of."""
+"""State, Transition and Edge: the parts of a definition."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from ..errors import DefinitionError, DuplicateEvent
 from .event import Event, Handler
-from .names import faults_of_names, is_name, several
+from .names import as_tuple, is_name, name_faults
 from .rules import Function, Functions, Ruled
 
 __all__ = ["ANY", "BACK_POLICIES", "Back", "Edge", "State", "Transition", "TransitionLike"]
@@ -19,12 +19,21 @@ H = TypeVar("H", bound=Handler)
 
 
 class State(Ruled):
-    """A named node. It is a page if an app has an endpoint for it.
+    """A state of a machine. It is a page if an app has an endpoint for it.
 
-    `targets` names the states it leads to; None adds no edges in a machine that lists
-    transitions, and leads anywhere in one that lists none. `guarded=False` says that its view is
-    meant to go without `check`. `events` holds what a client may send to the state, as `event`
-    registers it. The rules run when the state is entered.
+    Args:
+        name: The name, of 1 to 255 characters.
+        targets: The states it leads to. With None, the default, it leads to those that the
+            machine's transitions say; if the machine lists no transitions, to every state.
+        guarded: Whether its view must have `check`. By default True.
+        events: The events that clients may send to the state; `event` registers more.
+        when: Guards, one or several.
+        pre_transition: pre_transition rules, one or several.
+        validators: Validators, one or several.
+        hooks: Hooks, one or several. All these rules run when the state is entered.
+
+    Raises:
+        DefinitionError: Arguments are not valid; `faults` lists everything found.
     """
 
     __slots__ = ("events", "guarded", "name", "targets")
@@ -42,13 +51,13 @@ class State(Ruled):
         hooks: Functions = (),
     ) -> None:
         self.name = name
-        faults = faults_of_names("", name)
+        faults = name_faults("", name)
         self.targets: tuple[str, ...] | None = None
         if targets is not None:
-            self.targets = several(f"{self!r}: targets", targets, faults)
-            faults += faults_of_names(f"{self!r}: the target ", *self.targets)
+            self.targets = as_tuple(f"{self!r}: targets", targets, faults)
+            faults += name_faults(f"{self!r}: the target ", *self.targets)
         self.guarded = guarded
-        faults += self._begin(when, pre_transition, validators, hooks)
+        faults += self._init_rules(when, pre_transition, validators, hooks)
         self.events: dict[str, Event] = {}
         for each in events:
             if not isinstance(each, Event):
@@ -66,18 +75,28 @@ class State(Ruled):
         return f"State({self.name!r})"
 
     def event(self, name: str) -> Callable[[H], H]:
-        """Register what handles an event in this state: `handler(flow, data)`, sync or async.
+        """Register the handler of an event in this state, as a decorator.
 
-        It may move the flow by `flow.transition`, answer by `flow.transmit`, or both, or neither.
-        What it returns, unless that is None, is transmitted with status 200.
+        Args:
+            name: The name that clients send.
+
+        Returns:
+            A decorator for the handler, `(flow, data)`, sync or async. It may move the flow by
+            `flow.transition`, reply by `flow.transmit`, or both, or neither; a value that it
+            returns, unless None, is transmitted with status 200.
+
+        Raises:
+            DefinitionError: The name is not valid, or the machine is already in use.
+            DuplicateEvent: The state has a handler of this event.
         """
         if self._sealed:
             raise DefinitionError(
-                f"{self!r}: the event {name!r} comes too late, the machine is in use. Register "
-                f"events where the machine is defined, or before the first flow or request."
+                f"{self!r}: the event {name!r} can't be registered, since the machine is already "
+                f"in use. Register events where the machine is defined, or before the first flow "
+                f"or request."
             )
         if not is_name(name):
-            raise DefinitionError(f"{self!r}: {name!r} is no name of an event.")
+            raise DefinitionError(f"{self!r}: {name!r} is not a valid event name.")
         if name in self.events:
             raise self._duplicate(name)
 
@@ -91,19 +110,32 @@ class State(Ruled):
 
     def _duplicate(self, name: str) -> DuplicateEvent:
         return DuplicateEvent(
-            f"{self!r} has a handler of the event {name!r} already.", source=self.name
+            f"{self!r} already has a handler of the event {name!r}.", source=self.name
         )
 
 
 class Transition(Ruled):
-    """An edge `source -> target`; `source` may be a list, or `"*"`: all but finals and target.
+    """A way from one state, or from several, to another.
 
-    `event` is the name by which a client may ask for it. `when` holds guards. `visit=True` lets a
-    GET of the target take it. `once=True` claims the transition before the view of its source runs,
-    so that of several requests one runs; it needs a store on a server. `back` says what becomes of
-    the page that was left: it may be reopened and edited (`"preserve"`), it is closed
-    (`"discard"`), it and all before it are closed (`"invalidate"`). The rules run when the edge is
-    taken.
+    Args:
+        source: The state it leads out of, a list of such states, or `"*"` for all states but final
+            ones and the target.
+        target: The state it leads to.
+        event: The event by which clients may take it. By default none.
+        when: Guards, one or several.
+        validators: Validators, one or several.
+        hooks: Hooks, one or several.
+        visit: Whether a GET of the target takes it. By default False.
+        once: Whether a request takes a lease on the transition before the view of its source
+            runs, so that only one of several requests runs it. It needs a store on a server. By
+            default False.
+        back: The back policy, which says whether the page that is left can be edited later:
+            `"preserve"` (the default) leaves it open, `"discard"` closes it, `"invalidate"` closes
+            it and all pages before it.
+        pre_transition: pre_transition rules, one or several. All rules run when it is taken.
+
+    Raises:
+        DefinitionError: Arguments are not valid; `faults` lists everything found.
     """
 
     __slots__ = ("back", "event", "once", "source", "target", "visit")
@@ -129,17 +161,19 @@ class Transition(Ruled):
         self.target = target
         if not sources:
             faults.append(DefinitionError(f"{where} lists no source."))
-        faults += faults_of_names(f"{where}: the source ", *sources)
-        faults += faults_of_names(f"{where}: the target ", target)
+        faults += name_faults(f"{where}: the source ", *sources)
+        faults += name_faults(f"{where}: the target ", target)
         if event is not None and not is_name(event):
-            faults.append(DefinitionError(f"{where}: {event!r} is no name of an event."))
+            faults.append(DefinitionError(f"{where}: {event!r} is not a valid event name."))
         self.event = event
         if visit and once:
-            faults.append(DefinitionError(f"{where}: a GET (visit=True) can't claim (once=True)."))
+            faults.append(
+                DefinitionError(f"{where}: a GET (visit=True) can't take a lease (once=True).")
+            )
         self.visit = visit
         self.once = once
         self.back: Back = back
-        faults += self._begin(when, pre_transition, validators, hooks)
+        faults += self._init_rules(when, pre_transition, validators, hooks)
         if faults:
             raise DefinitionError.of("Transition", faults)
 
@@ -151,11 +185,11 @@ TransitionLike = Transition | tuple[str | Sequence[str], str]
 
 
 class Edge:
-    """One way from one state to one other: a `Transition` after its sources are spelled out.
+    """A way from one state to one other: a `Transition` for one of its sources.
 
-    `number` counts the machine's edges in the order of declaration; `code` counts those out of
-    the source from 1, and the codec writes it. `final` says whether it ends the run, or is None if
-    `Machine.ends` has to be asked.
+    `number` counts the machine's edges in the order of declaration, and `code` those out of the
+    source from 1, as the text of a history does. `final` is whether taking it ends the run, or None
+    if only `Machine.ends` can tell.
     """
 
     __slots__ = (

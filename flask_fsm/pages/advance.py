@@ -10,7 +10,7 @@ from flask import Response
 from werkzeug.datastructures import MultiDict
 
 from ..binding.bound_machine import Page
-from ..core.answers import mapping
+from ..core.answers import as_dict
 from ..core.flow import Flow
 from ..errors import (
     Code,
@@ -177,7 +177,7 @@ def _answer(field: Any) -> Any:
 
 def own_answers(data: Mapping[str, Any], strange: Set[str]) -> Mapping[str, Any]:
     """Return `data` as a plain dict, without the fields that the page adds: tokens."""
-    plain = data.to_dict() if isinstance(data, MultiDict) else mapping(data)
+    plain = data.to_dict() if isinstance(data, MultiDict) else as_dict(data)
     return {name: value for name, value in plain.items() if name not in strange}
 
 

@@ -76,7 +76,7 @@ def test_all_faults_are_reported_at_once() -> None:
     assert all(fault.message in raised.value.message for fault in faults)
 
 
-NAME = "is no name of a state"
+NAME = "is not a valid state name"
 RULE = "is not callable"
 
 
@@ -84,7 +84,10 @@ RULE = "is not callable"
     ("define", "texts"),
     [
         *(
-            (lambda wrong=wrong: Machine("m", [("a", "b"), wrong]), [f"{wrong!r} is no transition"])
+            (
+                lambda wrong=wrong: Machine("m", [("a", "b"), wrong]),
+                [f"{wrong!r} is not a transition"],
+            )
             for wrong in (None, 5, ("a",), ("a", "b", "c"), "ab", {"a": "b"}, b"ab")
         ),
         *(
@@ -117,8 +120,8 @@ RULE = "is not callable"
         (lambda: Machine("", [("a", "b")]), ["name", "''"]),
         (lambda: Machine(None, [("a", "b")]), ["name", "None"]),
         (lambda: Machine([("a", "b")]), ["name", "[('a', 'b')]"]),
-        (lambda: Transition("a", ["b"], ""), [f"['b'] {NAME}", "'' is no name of an event"]),
-        (lambda: Transition("a", "b", 5), ["5 is no name of an event"]),
+        (lambda: Transition("a", ["b"], ""), [f"['b'] {NAME}", "'' is not a valid event name"]),
+        (lambda: Transition("a", "b", 5), ["5 is not a valid event name"]),
         (lambda: Transition("a", "b", when="no"), ["when", "'no'", RULE]),
         (lambda: Transition("a", "b", when=["no"]), ["when", "'no'", RULE]),
         (lambda: Transition("a", "b", when=5), ["when", "5", RULE]),
@@ -330,7 +333,7 @@ def test_from_dict_refuses_unknown_keys_and_names_them_all() -> None:
                 "states": [{"name": 5}],
                 "transitions": [["a", "b", "c"], {"source": "a", "target": 6}],
             },
-            ["5 is no name", "'c'] is no transition", "6 is no name"],
+            ["5 is not a valid", "'c'] is not a transition", "6 is not a valid"],
         ),
         ({"transitions": [["a", "b"]], "when": 5}, ["shape"]),
         ({"transitions": [["a", "b"]], "when": [["ok", "first"]]}, ["'first'"]),

@@ -453,7 +453,7 @@ def test_a_function_without_a_name_can_t_be_written_down() -> None:
     """As with any other rule."""
     machine = old()
     machine.migrate(lambda name: name)
-    with pytest.raises(DefinitionError, match="no name of its own"):
+    with pytest.raises(DefinitionError, match="not have a unique name"):
         machine.to_dict()
 
 

@@ -205,5 +205,5 @@ def test_rules_registered_after_the_first_request_are_an_error() -> None:
     guarded(app, fsm, "b")
     machine.states["b"].validator(lambda flow, data: None)
     app.test_client().get("/a")
-    with pytest.raises(DefinitionError, match="too late"):
+    with pytest.raises(DefinitionError, match="already in use"):
         machine.states["b"].validator(lambda flow, data: None)
