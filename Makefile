@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INPUTS ?= 200000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest chromium curl check docs fuzz bench bench-live bench-compare clean
+.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest test-pythons chromium curl check docs fuzz bench bench-live bench-compare clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ $(LOWEST)/test: pyproject.toml tests/lowest.py
 test-lowest: $(LOWEST)/test curl ## run the tests at the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -n 2 -m 'not browser' --ignore tests/docs --ignore tests/torture
 
+test-pythons: ## run the quick tests on every other CPython from 3.12 up (PYTHONS=...)
+	$(PYTHON) tests/pythons.py $(PYTHONS)
+
 # Chromium comes from the system's packages. Where it can't be installed, the browser tests are
 # skipped and say so.
 chromium:
@@ -113,4 +116,4 @@ bench-compare: $(VENV)/benchmark ## measure this checkout beside another one (OL
 	$(BIN)/python -m benchmarks.compare $(OLD)
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(LOWEST) .venv-rivals docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

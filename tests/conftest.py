@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from .apps import FEW_STORES, Shop, Visitor, config_for
-from .servers import (
+from .processes import (
     POSTGRES_VARIABLE,
     REDIS_VARIABLE,
     Given,

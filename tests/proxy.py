@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from .children import LOOPBACK, free_port
+from .processes import LOOPBACK, free_port
 
 CHUNK: Final = 65_536
 # What PostgreSQL's clients send before the messages that begin with a letter.

@@ -36,9 +36,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from example_app import create_app
 from example_app.ledger import Ledger
 
-from ..children import LOOPBACK
-from ..servers import KINDS, PostgresDatabases
-from ..workers import Gunicorn
+from ..processes import KINDS, LOOPBACK, Gunicorn, PostgresDatabases
 from .recorded_app import PATIENCE as SECONDS
 from .recorded_app import VARIABLE, Record, until, watch
 
@@ -223,7 +221,7 @@ class InOneWorker(InWorkers):
         (old,) = self._gunicorn.pids()
         os.kill(old, how)
         until(
-            lambda: old not in self._gunicorn.pids() and self._gunicorn.serves(),
+            lambda: old not in self._gunicorn.pids() and self._gunicorn.answers(),
             "The worker was not replaced.",
         )
 

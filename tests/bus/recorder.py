@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from flask_fsm.bus import Position
 
-from ..children import PATIENCE
+from ..processes import PATIENCE
 
 GAP: Final = "(gap)"
 

@@ -17,7 +17,7 @@ from flask_fsm import ConfigError
 from flask_fsm.bus import MemoryBus, open_bus
 from flask_fsm.bus.redis.bus import RedisBus
 
-from ..servers import LOOPBACK, Valkey
+from ..processes import LOOPBACK, Valkey
 from .recorder import Recorder, wait_until
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ..workers import ROOT
+from ..clients import ROOT
 
 __all__ = ["ALL", "MUST_PASS", "run"]
 

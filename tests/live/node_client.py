@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from ..children import PATIENCE
-from ..servers import package
+from ..processes import PATIENCE, package
 from .fake_server import SCRIPT
 
 DRIVER: Final = Path(__file__).with_name("client.mjs")

@@ -1,32 +1,24 @@
-"""Real servers for the live tests, and clients of them: sockets, streams by curl, and HTTP.
-
-`python -m tests.live.serving PORT MODULE:CALL()` is the development server.
-"""
+"""Real servers for the live tests, and clients of them: sockets, streams by curl, and HTTP."""
 
 from __future__ import annotations
 
 import http.client
-import importlib
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from http.cookies import SimpleCookie
-from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlencode
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from ..children import LOOPBACK, PATIENCE, Child
-from ..workers import ROOT, Gunicorn
+from ..processes import LOOPBACK, PATIENCE, AppServer, Development, Gunicorn
 from .apps import VARIABLE
 from .eventstream import Event, parse
 from .frames import checked
@@ -51,17 +43,6 @@ def until(true: Callable[[], bool], patience: float = PATIENCE) -> None:
 # -- servers ---------------------------------------------------------------------------------------
 
 
-class Development(Gunicorn):
-    """Werkzeug's development server, which has one process."""
-
-    def _launch(self) -> Child:
-        command = [sys.executable, "-m", "tests.live.serving", str(self.port), self.app]
-        return Child(command, self.folder / "log", env=self.env, folder=self.folder, cwd=ROOT)
-
-    def pids(self) -> list[int]:
-        return [] if self._child is None else [self._child.pid]
-
-
 class Site:
     """A served app."""
 
@@ -74,7 +55,7 @@ class Site:
         given = config if chosen is None else {"FSM_LIVE_ENGINE": chosen, **config}
         env = {VARIABLE: json.dumps(given)}
         if engine == "werkzeug":
-            self.server: Gunicorn = Development(app, env, workers=1)
+            self.server: AppServer = Development(app, env)
         else:
             options = ["--worker-class=gevent"] if engine == "gevent" else []
             self.server = Gunicorn(app, env, workers=workers, threads=threads, options=options)
@@ -98,8 +79,7 @@ class Site:
 
     def terminate(self) -> None:
         """Ask the server to end."""
-        assert self.server._child is not None
-        self.server._child.process.send_signal(signal.SIGTERM)
+        self.server.terminate()
 
     def start(self) -> Self:
         self.server.start()
@@ -496,16 +476,3 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def main(port: int, app: str) -> None:
-    from werkzeug.serving import run_simple
-
-    module, _, call = app.partition(":")
-    made = getattr(importlib.import_module(module), call.removesuffix("()"))()
-    run_simple(LOOPBACK, port, made, threaded=True)
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path.cwd()))
-    main(int(sys.argv[1]), sys.argv[2])

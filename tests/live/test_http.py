@@ -13,7 +13,7 @@ from websockets.exceptions import InvalidStatus
 
 from flask_fsm import ConfigError, FlaskFSM, Machine
 
-from ..children import LOOPBACK, PATIENCE
+from ..processes import LOOPBACK, PATIENCE
 from .apps import SECRET
 from .frames import checked
 from .serving import Browser, Reply, Site, Sites

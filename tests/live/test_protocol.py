@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ..children import PATIENCE
-from ..servers import Valkey
+from ..processes import PATIENCE, Valkey
 from .apps import SECRET
 from .frames import checked
 from .serving import Browser, Site, Sites, Socket, until

@@ -19,9 +19,8 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ..children import LOOPBACK, PATIENCE
+from ..processes import LOOPBACK, PATIENCE, Gunicorn
 from ..torture.durations import LONG, size
-from ..workers import Gunicorn
 from .apps import SECRET, VARIABLE
 from .frames import checked
 from .rawsocket import RawSocket, framed, packed

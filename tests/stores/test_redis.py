@@ -17,7 +17,7 @@ from redis.crc import key_slot
 from flask_fsm import FlaskFSM, Machine, Transition
 
 from ..apps import SECRET, Visitor, flask_app, seen, show
-from ..servers import LOOPBACK, Valkey
+from ..processes import LOOPBACK, Valkey
 
 RING = {"a": "b", "b": "c", "c": "a"}
 WEEK = 7 * 24 * 3600

@@ -14,7 +14,7 @@ from sqlalchemy import orm
 from flask_fsm import ConfigError, DefinitionError, FlaskFSM, Machine, Transition
 
 from ..apps import SECRET, Visitor, flask_app, show
-from ..servers import LOOPBACK, Valkey
+from ..processes import LOOPBACK, Valkey
 
 Fresh = Callable[[str], str]
 NOW = 1_800_000_000

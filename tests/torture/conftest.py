@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ..clients import Processes, Threads
+from ..processes import KINDS, Gunicorn
 from ..race_app import prepare
-from ..servers import KINDS
-from ..workers import Gunicorn, Processes, Threads
 
 Serve = Callable[..., Gunicorn]
 Racers = Callable[[Gunicorn], Threads | Processes]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..clients import Answer, Client, see
 from ..race_app import RING, TILL
-from ..workers import Answer, Client, see
 
 EDGES = {*RING.items(), *TILL.items(), ("c", "d")}
 

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from ..children import LOOPBACK, free_port
+from ..clients import HTML, JSON
+from ..processes import LOOPBACK, free_port
 from ..proxy import Lost, Proxy
 from ..race_app import RING, create_app, prepare
-from ..workers import HTML, JSON
 from .records import assert_rows_agree, marks
 
 TIMEOUT = 1.0

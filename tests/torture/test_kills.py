@@ -13,9 +13,9 @@ from typing import Self
 
 import pytest
 
+from ..clients import Answer, Client, persist, see
+from ..processes import Gunicorn, Postgres, Server, Valkey, unkillable
 from ..race_app import RING, TILL
-from ..servers import Postgres, Server, Valkey, unkillable
-from ..workers import Answer, Client, Gunicorn, persist, see
 from .conftest import Serve
 from .durations import dice, size
 from .records import Token, assert_rows_agree, history_of, marks, open_page

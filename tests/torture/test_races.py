@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..clients import Answer, Client, Processes, Shot, Threads
+from ..processes import Gunicorn
 from ..race_app import RING
-from ..workers import Answer, Client, Gunicorn, Processes, Shot, Threads
 from .conftest import Racers, Serve
 from .durations import dice, size
 from .records import assert_rows_agree, history_of, marks, open_page

@@ -1,34 +1,162 @@
-"""Real servers out of wheels: Valkey and PostgreSQL, which can be killed and started again.
+"""Processes that the tests start: servers of apps, Valkey and PostgreSQL, which can be killed.
 
-FSM_TEST_REDIS_URL and FSM_TEST_POSTGRES_URL name servers to use instead; nobody kills those, and
-what a test leaves in them is removed.
+None outlives the tests. FSM_TEST_REDIS_URL and FSM_TEST_POSTGRES_URL name servers to use instead of
+our own; nobody kills those, and what a test leaves in them is removed.
+
+`python -m tests.processes PORT MODULE:CALL()` is the development server.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import itertools
 import os
+import random
+import shlex
 import shutil
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from .children import LOOPBACK, PATIENCE, Child, Died, free_port
+from .clients import BROKEN, LOOPBACK, PATIENCE, ROOT, Client
 
+# Below the range from which the kernel takes the near ends of connections (32768 and up on Linux,
+# 49152 elsewhere): nobody takes the port of a server that is down for a moment, not even a client
+# that tries to reach it and would else connect to itself.
+PORTS = range(15_000, 32_000)
 REDIS_VARIABLE = "FSM_TEST_REDIS_URL"
 POSTGRES_VARIABLE = "FSM_TEST_POSTGRES_URL"
 # The servers are put below this folder; it must be one that everybody may enter.
 FOLDER = tempfile.gettempdir()
 ATTEMPTS = 5
+# Newer releases of gunicorn open a socket for a program that controls them.
+QUIET = ["--no-control-socket"] if int(version("gunicorn").split(".")[0]) >= 25 else []
+
+
+# -- children and ports ----------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """Return a port of the loopback on which nobody listens."""
+    for _ in range(1_000):
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind((LOOPBACK, port))
+                return port
+    raise RuntimeError("No port of the loopback is free.")
+
+
+class Died(RuntimeError):
+    """A child ended by itself; the text is what it said last."""
+
+
+class Child:
+    """A process in a group of its own, which is killed when the process that started it ends.
+
+    A shell waits for the end of a pipe that only the starting process holds, so that a run of the
+    tests which is itself killed leaves no server behind, and no `folder`.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        log: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        **options: Any,
+    ) -> None:
+        self.command = [str(part) for part in command]
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+                **options,
+            )
+        ending = f"read line; kill -s KILL -- -{self.process.pid}"
+        if folder is not None:
+            ending += f"; rm -rf {shlex.quote(str(folder))}"
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", ending],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_until(self, ready: Callable[[], bool], patience: float = PATIENCE) -> None:
+        """Wait until `ready` returns true; raise Died if the process ends before."""
+        deadline = time.monotonic() + patience
+        while not ready():
+            if self.process.poll() is not None:
+                self.end()
+                raise Died(f"{self.command[0]} ended by itself:\n{self.said()}")
+            if time.monotonic() > deadline:
+                self.end()
+                raise Died(f"{self.command[0]} was not ready in {patience:g} s:\n{self.said()}")
+            time.sleep(0.01)
+
+    def said(self) -> str:
+        """Return the end of its log."""
+        return self.log.read_text(errors="replace")[-4_000:]
+
+    def kill(self) -> None:
+        """Kill this one process, but not its children, with signal 9."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._dismiss()
+
+    def end(self, gently: float = 0, how: int = signal.SIGTERM) -> None:
+        """End it and all its children; first ask, if there are `gently` seconds for it."""
+        if gently and self.process.poll() is None:
+            self.process.send_signal(how)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(gently)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        self._guard.kill()
+        self._guard.wait()
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+
+
+def accepts(port: int) -> bool:
+    """Tell whether somebody listens on that port of the loopback."""
+    try:
+        with socket.create_connection((LOOPBACK, port), 1):
+            return True
+    except OSError:
+        return False
+
+
+# -- servers ---------------------------------------------------------------------------------------
 
 
 def package(name: str) -> Path:
@@ -128,6 +256,139 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+# -- servers of apps ------------------------------------------------------------------------------
+
+
+class AppServer(Server):
+    """A server of an app: `module:call()`, which may be configured by the environment.
+
+    `ping` is the path of a page that answers with 200 once it serves.
+    """
+
+    def __init__(
+        self, app: str, env: Mapping[str, str] | None = None, *, ping: str = "/ping"
+    ) -> None:
+        super().__init__()
+        self.app = app
+        self.env = dict(env or {})
+        self.ping = ping
+        self._clients: list[Client] = []
+
+    @property
+    def log(self) -> str:
+        """All that its processes wrote."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def run(self, *command: str) -> Child:
+        """Start it by a command of this Python."""
+        log = self.folder / "log"
+        started = [sys.executable, "-m", *command]
+        return Child(started, log, env=self.env, folder=self.folder, cwd=ROOT)
+
+    def answers(self) -> bool:
+        """Return whether it serves pages."""
+        if not accepts(self.port):
+            return False
+        try:
+            with contextlib.closing(Client(self.port)) as client:
+                return client.get(self.ping).status == 200
+        except BROKEN:
+            return False
+
+    def pids(self) -> list[int]:
+        """Return the processes that serve now."""
+        return [self.pid] if self.running else []
+
+    def client(self, **options: Any) -> Client:
+        """Return a browser that has not been here before; it is closed with the server."""
+        self._clients.append(Client(self.port, **options))
+        return self._clients[-1]
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    def stop(self) -> None:
+        """End it and all its workers."""
+        for client in self._clients:
+            client.close()
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+        super().stop()
+
+
+class Gunicorn(AppServer):
+    """Gunicorn with `workers` processes of `threads` threads each."""
+
+    def __init__(
+        self,
+        app: str = "tests.race_app:create_app()",
+        env: Mapping[str, str] | None = None,
+        *,
+        workers: int = 4,
+        threads: int = 8,
+        ping: str = "/ping",
+        options: Sequence[str] = (),
+    ) -> None:
+        super().__init__(app, env, ping=ping)
+        self.workers = workers
+        self.threads = threads
+        self.options = list(options)
+
+    def launch(self) -> Child:
+        return self.run(
+            "gunicorn",
+            f"--bind={LOOPBACK}:{self.port}",
+            f"--workers={self.workers}",
+            "--worker-class=gthread",
+            f"--threads={self.threads}",
+            "--worker-connections=200",
+            "--keep-alive=60",
+            "--timeout=60",
+            "--log-level=warning",
+            f"--worker-tmp-dir={self.folder}",
+            *QUIET,
+            *self.options,
+            self.app,
+        )
+
+    def answers(self) -> bool:
+        """Return whether all workers are there, and pages are served."""
+        return len(self.pids()) >= self.workers and super().answers()
+
+    def pids(self) -> list[int]:
+        """Return the processes of the workers that are there now."""
+        import psutil
+
+        try:
+            return [child.pid for child in psutil.Process(self.pid).children()]
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill_worker(self, pid: int | None = None) -> int:
+        """Kill a worker, by default the newest, with signal 9; gunicorn starts another one."""
+        pid = max(self.pids()) if pid is None else pid
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+
+class Development(AppServer):
+    """Werkzeug's development server, which has one process."""
+
+    def launch(self) -> Child:
+        return self.run("tests.processes", str(self.port), self.app)
+
+
+def serve(port: int, app: str) -> None:
+    """Be the development server."""
+    from werkzeug.serving import run_simple
+
+    module, _, call = app.partition(":")
+    made = getattr(importlib.import_module(module), call.removesuffix("()"))()
+    run_simple(LOOPBACK, port, made, threaded=True)
 
 
 # -- Valkey ---------------------------------------------------------------------------------------
@@ -387,3 +648,8 @@ def unkillable(kind: str) -> str | None:
 
 
 KINDS: Sequence[str] = ("sqlite", "postgres", "redis")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path.cwd()))
+    serve(int(sys.argv[1]), sys.argv[2])

@@ -1,6 +1,6 @@
-"""Gunicorn with several workers, and clients that send their forms at the same moment.
+"""HTTP clients of served apps: one at a time, many at the same moment, through failures.
 
-The clients need nothing but the standard library: `python -m tests.workers` runs some of them in a
+They need nothing but the standard library: `python -m tests.clients` runs some of them in a
 process of their own, which reads shots as lines of JSON and writes answers.
 """
 
@@ -9,153 +9,24 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode
 
-from .children import LOOPBACK, Child, Died, accepts, free_port
-
 ROOT = Path(__file__).parent.parent
+LOOPBACK = "127.0.0.1"
+# Seconds. The machines that run these tests are shared, and slow at times.
+PATIENCE = 60.0
 JSON = "application/json"
 HTML = "text/html"
-ATTEMPTS = 5
-# Newer releases open a socket for a program that controls them.
-QUIET = ["--no-control-socket"] if int(version("gunicorn").split(".")[0]) >= 25 else []
 # What a client sees of a worker that is killed.
 BROKEN = (OSError, http.client.HTTPException)
-
-
-# -- the server -----------------------------------------------------------------------------------
-
-
-class Gunicorn:
-    """Gunicorn on a port of the loopback, with `workers` processes of `threads` threads each.
-
-    `app` is a module and what to call in it for the app, such as `tests.race_app:create_app()`.
-    """
-
-    def __init__(
-        self,
-        app: str = "tests.race_app:create_app()",
-        env: Mapping[str, str] | None = None,
-        *,
-        workers: int = 4,
-        threads: int = 8,
-        ping: str = "/ping",
-        options: Sequence[str] = (),
-    ) -> None:
-        self.app = app
-        self.env = dict(env or {})
-        self.workers = workers
-        self.threads = threads
-        self.ping = ping
-        self.options = list(options)
-        self.port = 0
-        self.folder = Path(tempfile.mkdtemp(prefix="fsm-gunicorn-"))
-        self._child: Child | None = None
-        self._clients: list[Client] = []
-
-    @property
-    def log(self) -> str:
-        """All that the workers wrote."""
-        return (self.folder / "log").read_text(errors="replace")
-
-    def start(self) -> Self:
-        """Start it, and wait until all workers are there and one serves."""
-        for attempt in range(1, ATTEMPTS + 1):
-            self.port = free_port()
-            self._child = self._launch()
-            try:
-                self._child.wait_until(self.serves)
-            except Died:
-                self._child = None
-                if attempt == ATTEMPTS or "Address already in use" not in self.log:
-                    raise
-            else:
-                return self
-        raise AssertionError
-
-    def _launch(self) -> Child:
-        command = [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            f"--bind={LOOPBACK}:{self.port}",
-            f"--workers={self.workers}",
-            "--worker-class=gthread",
-            f"--threads={self.threads}",
-            "--worker-connections=200",
-            "--keep-alive=60",
-            "--timeout=60",
-            "--log-level=warning",
-            f"--worker-tmp-dir={self.folder}",
-            *QUIET,
-            *self.options,
-            self.app,
-        ]
-        log = self.folder / "log"
-        return Child(command, log, env=self.env, folder=self.folder, cwd=ROOT)
-
-    def serves(self) -> bool:
-        """Tell whether all workers are there, and pages are served."""
-        if len(self.pids()) < self.workers or not accepts(self.port):
-            return False
-        try:
-            with contextlib.closing(Client(self.port)) as client:
-                return client.get(self.ping).status == 200
-        except BROKEN:
-            return False
-
-    def pids(self) -> list[int]:
-        """Return the processes of the workers that are there now."""
-        import psutil
-
-        assert self._child is not None, "Gunicorn was not started."
-        try:
-            return [child.pid for child in psutil.Process(self._child.pid).children()]
-        except psutil.NoSuchProcess:
-            return []
-
-    def kill_worker(self, pid: int | None = None) -> int:
-        """Kill a worker, by default the newest, with signal 9; gunicorn starts another one."""
-        pid = max(self.pids()) if pid is None else pid
-        os.kill(pid, signal.SIGKILL)
-        return pid
-
-    def client(self, **options: Any) -> Client:
-        """Return a browser that has not been here before; it is closed with the site."""
-        self._clients.append(Client(self.port, **options))
-        return self._clients[-1]
-
-    def stop(self) -> None:
-        """End it and all its workers."""
-        for client in self._clients:
-            client.close()
-        if self._child is not None:
-            self._child.end()
-            self._child = None
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 # -- one client -----------------------------------------------------------------------------------
@@ -299,7 +170,7 @@ class Processes:
             for _ in range(number):
                 # They end by themselves when this process does, since their input ends then.
                 driver = subprocess.Popen(
-                    [sys.executable, "-m", "tests.workers", str(port), str(each)],
+                    [sys.executable, "-m", "tests.clients", str(port), str(each)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
