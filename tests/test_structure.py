@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import flask_fsm
+import flask_fsm.channels
 
 PACKAGE = Path(flask_fsm.__file__).parent
 MODULES = {
@@ -143,8 +144,9 @@ def test_core_reads_records_by_the_names_of_their_fields() -> None:
 
 def test_every_public_name_is_there_and_documented() -> None:
     """What the package exports exists, and has a docstring."""
-    for name in flask_fsm.__all__:
-        assert getattr(flask_fsm, name).__doc__, name
+    for module in (flask_fsm, flask_fsm.channels):
+        for name in module.__all__:
+            assert getattr(module, name).__doc__, name
 
 
 def test_no_module_keeps_global_mutable_state() -> None:

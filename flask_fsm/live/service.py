@@ -19,7 +19,7 @@ from ..errors import ConfigError, FSMError
 from ..runtime.listeners import Sender
 from ..runtime.unit_of_work import channel_key
 from ..security.origin import check_allowed
-from .channels.app_channels import FLOW, GROUP, ORDERS, SUBJECT, Channels
+from .channels.app_channels import FLOW, GROUP, GROUP_EVENTS, SUBJECT, Channels
 from .protocol.close_codes import CloseCode
 from .protocol.frames import Envelope, EnvelopeKind, data_frame, dumps, run_of, state_frame
 from .server.engine import Engine
@@ -145,12 +145,12 @@ class Service:
         return GROUP + group
 
     @staticmethod
-    def orders_channel(group: str) -> str:
+    def group_events_channel(group: str) -> str:
         """Return the name of the channel of events that the members' flows must handle.
 
         Clients do not see these messages, so they are not replayed after a reconnect.
         """
-        return ORDERS + group
+        return GROUP_EVENTS + group
 
     @staticmethod
     def subject_channel(subject: str) -> str:
@@ -229,4 +229,4 @@ class Service:
         if not is_name(event):
             raise TypeError(f"{event!r} is not a valid event name.")
         envelope = Envelope(EnvelopeKind.SEND_EVENT, dumps({"event": event, "data": data}))
-        self.channels.publish(self.orders_channel(group), envelope)
+        self.channels.publish(self.group_events_channel(group), envelope)

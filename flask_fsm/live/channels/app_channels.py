@@ -1,6 +1,6 @@
-"""Channels of an app: those of the hub, joined over the bus with their namesakes elsewhere.
+"""The channels of an app, each of which the bus joins with its counterparts in other processes.
 
-A message travels as an envelope: a line that says of what kind it is and who sent it, and a frame.
+A message travels as an envelope: one line with its kind and its sender, and a frame.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .message import Message
 __all__ = [
     "FLOW",
     "GROUP",
-    "ORDERS",
+    "GROUP_EVENTS",
     "SUBJECT",
     "Channels",
     "Delivered",
@@ -30,12 +30,12 @@ __all__ = [
 
 FLOW: Final = "flow:"
 GROUP: Final = "group:"
-ORDERS: Final = "orders:"
+GROUP_EVENTS: Final = "orders:"
 SUBJECT: Final = "subject:"
 
 
 class Delivered:
-    """A message as the bus has delivered it: it has an id, which is its place in its channel."""
+    """A message that the bus has delivered; its id is its position in the channel."""
 
     __slots__ = ("channel", "envelope", "id", "latest", "position")
 
@@ -66,7 +66,7 @@ class Delivered:
 
 
 class Gap(Message):
-    """Says that messages of a channel are lost; it goes on after `position`."""
+    """The notice that messages of a channel are lost; the next one comes after `position`."""
 
     __slots__ = ("channel", "position")
 
@@ -84,26 +84,30 @@ class LiveChannel(SSEChannel):
         self.bus = bus
         self._subscribed = False
         self._failures = 0
-        """How often the bus could not be asked for this channel."""
+        """How often it was impossible to subscribe at the bus."""
         self._changing = Lock()
         self._moving = Lock()
         self.position = Position("", 0)
-        """The place of the newest message that has arrived here."""
+        """The position of the newest message that has arrived in this process."""
 
     @property
     def name(self) -> str:
-        """What a group is called, without the mark of its kind."""
+        """The name without the prefix of its kind, as of a group."""
         return self.id.partition(":")[2]
 
     def broadcast(self, message: Any) -> None:
-        """Send a message to the listeners of all processes; no Message at all is made one."""
+        """Send a message to the listeners of all processes.
+
+        Args:
+            message: A Message, or any value that can be sent as JSON: the payload of a Message.
+        """
         if not hasattr(message, "payload"):
             message = Message("message", message)
         body = group_frame(self.name, message.type, message.payload)
         sender = getattr(message, "sender_id", None) or ""
         self.bus.publish(self.id, Envelope(EnvelopeKind.GROUP_MESSAGE, body, sender).encode())
 
-    # -- what the bus tells -------------------------------------------------------------
+    # -- messages of the bus -----------------------------------------------------------
 
     def _reach(self, position: Position) -> None:
         with self._moving:
@@ -111,21 +115,23 @@ class LiveChannel(SSEChannel):
                 self.position = position
 
     def receive(self, position: Position, payload: str) -> None:
+        """Queue a message of the bus for all listeners of this process."""
         self._reach(position)
         message: Any = Delivered(self.id, position, Envelope.decode(payload))
         super().broadcast(message)
 
     def gap(self, position: Position) -> None:
+        """Tell all listeners of this process that messages are lost."""
         self._reach(position)
         super().broadcast(Gap(self.id, position))
 
-    # -- who listens --------------------------------------------------------------------
+    # -- listeners ----------------------------------------------------------------------
 
     def register_connection(self, connection: Connection) -> None:
         failures = self._failures
-        # The listener is there first, so that nothing falls between it and the position.
+        # The listener is added first, so that it misses nothing after the position.
         super().register_connection(connection)
-        # Always: whoever has just seen the last listener go may be about to unsubscribe.
+        # Always: another thread may be about to unsubscribe, as the last listener has just left.
         with self._changing:
             if not self._subscribed:
                 try:
@@ -137,10 +143,10 @@ class LiveChannel(SSEChannel):
                 self._subscribed = True
 
     def _subscribe(self, failures: int) -> Position:
-        """Ask the bus, unless it has failed more often than that by now."""
+        """Subscribe at the bus, unless another client has failed to since `failures` was read."""
         if self._failures > failures:
-            # Those who come together would wait for it one after the other, each for the full time.
-            raise StoreUnavailable("The bus can't be reached, as another client has just found.")
+            # Otherwise clients that come together would each wait for the full timeout in turn.
+            raise StoreUnavailable("The bus can't be reached: another client has just failed to.")
         try:
             return self.bus.subscribe(self.id, self)
         except StoreUnavailable:
@@ -149,7 +155,7 @@ class LiveChannel(SSEChannel):
 
     def remove_listener(self, listener_id: str) -> None:
         super().remove_listener(listener_id)
-        # The bus may be calling us just now, so nothing waits for the lock: who comes next does it.
+        # Don't wait for the lock, since the bus may be calling this. The next one to leave does it.
         if not self.get_connections() and self._changing.acquire(blocking=False):
             try:
                 if self._subscribed and not self.get_connections():
@@ -160,7 +166,7 @@ class LiveChannel(SSEChannel):
 
 
 class Channels:
-    """The channels of one app in this process. One that nobody holds any more is forgotten."""
+    """The channels of one app in this process. Unused ones are garbage-collected."""
 
     def __init__(self, bus: Bus, retry: int, queue_size: int) -> None:
         self.bus = bus
@@ -173,7 +179,7 @@ class Channels:
         return len(self._channels)
 
     def get(self, name: str) -> LiveChannel:
-        """Return the channel of this name."""
+        """Return the channel with this name."""
         with self._mutex:
             channel = self._channels.get(name)
             if channel is None:
@@ -182,5 +188,5 @@ class Channels:
             return channel
 
     def publish(self, name: str, envelope: Envelope, revision: Revision | None = None) -> None:
-        """Send an envelope to the channel of this name, here and elsewhere."""
+        """Send an envelope to the channel with this name, in all processes."""
         self.bus.publish(name, envelope.encode(), revision)

@@ -179,7 +179,7 @@ class ClientSession:
             self.subscriber.join(live.channels.get(name), silent=True)
         for group in self._groups:
             self.subscriber.join(live.channels.get(live.group_channel(group)))
-            self.subscriber.join(live.channels.get(live.orders_channel(group)), silent=True)
+            self.subscriber.join(live.channels.get(live.group_events_channel(group)), silent=True)
 
     def _state_of(self, snapshot: Snapshot) -> tuple[str, str, int]:
         """Return the state frame of a snapshot, with the run and the rev that identify it."""

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 from .transport import Transport
 
-__all__ = ["Connection", "Leadership", "LeadershipLost"]
+__all__ = ["JobConnection", "Leadership", "LeadershipLost"]
 
 log: Final = logging.getLogger("flask_fsm")
 # Seconds that an event may take in the leader's thread before another thread leads.
@@ -37,7 +37,7 @@ class LeadershipLost(Exception):
     """Another thread leads now."""
 
 
-class Connection(Protocol):
+class JobConnection(Protocol):
     """A connection whose jobs are run by the leader or by another thread."""
 
     transport: Transport
@@ -80,7 +80,7 @@ class Leadership:
         self._tasks: SimpleQueue[Term | Callable[[], None]] = SimpleQueue()
         self._mutex = threading.Lock()
         self._running = 0
-        self._inline: Connection | None = None
+        self._inline: JobConnection | None = None
         """The connection whose job the leader runs or has run last."""
         self._inline_since = 0.0
         self._inline_began = threading.Event()
@@ -146,7 +146,7 @@ class Leadership:
             if connection is not None:
                 self._call(connection.on_wake)  # to write what the event has sent so far
 
-    def run_job_of(self, connection: Connection) -> None:
+    def run_job_of(self, connection: JobConnection) -> None:
         """Run the next job of a connection, in the leader's thread or in another one.
 
         Raises LeadershipLost if the job took so long that another thread leads by now.

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from ..protocol.close_codes import CloseCode
 from .transport import Transport
 
-__all__ = ["HEARTBEAT_SLOTS", "Lifecycle", "Server", "first_heartbeat", "next_heartbeat"]
+__all__ = ["HEARTBEAT_SLOTS", "Drainable", "Lifecycle", "first_heartbeat", "next_heartbeat"]
 
 # Seconds to wait for the client's close frame, and for it to take what is still to be written.
 CLOSE_TIMEOUT: Final = 1.0
@@ -39,8 +39,8 @@ def _in_a_slot(earliest: float, period: float) -> float:
     return ceil(earliest / slot) * slot
 
 
-class Server(Protocol):
-    """The engine that a connection belongs to."""
+class Drainable(Protocol):
+    """An engine, as far as its connections ask it."""
 
     draining: bool
 
@@ -53,7 +53,7 @@ class Lifecycle:
 
     __slots__ = ("_server", "_transport", "deadline", "heartbeat_at", "stalled_since")
 
-    def __init__(self, transport: Transport, server: Server) -> None:
+    def __init__(self, transport: Transport, server: Drainable) -> None:
         self._transport = transport
         self._server = server
         self.heartbeat_at = first_heartbeat(transport.config.heartbeat)

@@ -20,11 +20,11 @@ from .handoff import end_silence
 
 __all__ = [
     "CHUNK",
-    "Membership",
+    "GroupPresence",
+    "JobHandler",
     "OutputQueue",
-    "Session",
+    "OutputSource",
     "StreamTransport",
-    "Subscriber",
     "Transport",
     "WebSocketTransport",
 ]
@@ -45,7 +45,7 @@ REASONS: Final[dict[int, str]] = {
 # -- what a transport needs of its client -----------------------------------------------------
 
 
-class Session(Protocol):
+class JobHandler(Protocol):
     """Runs the events of one client."""
 
     closing: int
@@ -80,7 +80,7 @@ class OutputQueue(Protocol):
         """Wait until something can be taken; return whether it can."""
 
 
-class Subscriber(Protocol):
+class OutputSource(Protocol):
     """Collects what one client is to be sent."""
 
     @property
@@ -93,7 +93,7 @@ class Subscriber(Protocol):
         """Listen to nothing any more."""
 
 
-class Membership(Protocol):
+class GroupPresence(Protocol):
     """The client's place in its groups. A server keeps it, so each call may take long."""
 
     @property
@@ -132,9 +132,9 @@ class Transport:
     def __init__(
         self,
         config: Config,
-        subscriber: Subscriber,
-        session: Session,
-        membership: Membership,
+        subscriber: OutputSource,
+        session: JobHandler,
+        membership: GroupPresence,
     ) -> None:
         self.config = config
         self.subscriber = subscriber
