@@ -1,4 +1,4 @@
-"""Binding: a machine and an app's guarded views become one, or every fault is named at once."""
+"""Binds machines to the guarded views of an app, or names every fault at once."""
 
 from __future__ import annotations
 
@@ -28,9 +28,15 @@ Found = list[tuple[str, Check]]
 
 
 def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict[str, Bound]:
-    """Return each machine as `app` uses it, or raise one DefinitionError with all faults.
+    """Return each machine as `app` uses it, by its name.
 
-    `has_record_store` says whether the store keeps flows apart from the session.
+    Args:
+        app: The app, with all its views.
+        declarations: The machines, and what the app has declared for each.
+        has_record_store: Whether the store keeps flows apart from the session.
+
+    Raises:
+        DefinitionError: Something is wrong; it names all faults of all machines.
     """
     views = {endpoint: tuple(checks_of(view)) for endpoint, view in app.view_functions.items()}
     faults: list[DefinitionError] = []
@@ -58,7 +64,7 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
 
 
 def _machine_of(name: str, found: Found) -> Machine:
-    """Build a machine from what the decorators say: from where, and to where."""
+    """Build a machine from the `accept` and `to` of the decorators."""
     own = {endpoint: check for endpoint, check in found if check.required is None}
     states = {(check.state or endpoint): endpoint for endpoint, check in own.items()}
 
@@ -86,13 +92,17 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
     for endpoint, check in found:
         if check.required is not None:
             if resolve(machine, check.required, endpoint) not in machine.states:
-                fault(endpoint, f"requires names no state: {check.required!r}.", UnknownState)
+                fault(
+                    endpoint,
+                    f"requires() names the unknown state {check.required!r}.",
+                    UnknownState,
+                )
             continue
         state = resolve(machine, check.state or endpoint, endpoint)
         if state not in machine.states:
             fault(
                 endpoint,
-                f"it is guarded, but {state!r} is no state. Name the state in check(state=...), "
+                f"it is guarded, but {state!r} is not a state. Name the state in check(state=...), "
                 f"or add it to the machine.",
                 UnknownState,
             )
@@ -110,7 +120,7 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
             for name in sorted(full):
                 edge = (name, state) if label == "accept" else (state, name)
                 if name not in machine.states:
-                    fault(endpoint, f"{label} names no state: {name!r}.", UnknownState)
+                    fault(endpoint, f"{label} names the unknown state {name!r}.", UnknownState)
                 elif edge[1] not in machine.ways[edge[0]]:
                     fault(
                         endpoint,
@@ -158,9 +168,13 @@ def _missing_support(
     if not has_record_store:
         faults += [
             DefinitionError(
-                f"machine {machine.name!r}: {each} needs a store on a server, and FSM_STORE_URL is "
+                f"machine {machine.name!r}: {each} needs a store on a server, but FSM_STORE_URL is "
                 f"'session'. Set it to the URL of a database or of Redis."
-                + (" In the session a subject can only be the user." if "subject" in each else ""),
+                + (
+                    " In the session, only the user can be the subject."
+                    if "subject" in each
+                    else ""
+                ),
                 code=Code.NEEDS_STORE,
             )
             for each in asked
@@ -169,7 +183,7 @@ def _missing_support(
         faults += [
             DefinitionError(
                 f"view {endpoint!r}, machine {machine.name!r}: it is guarded, but with "
-                f'scope="connection" each websocket has a flow of its own, and pages have none.',
+                f'scope="connection" each websocket has its own flow, and pages have none.',
                 source=state,
             )
             for endpoint, state in bound.states.items()
@@ -191,7 +205,7 @@ def _missing_support(
 
 
 def _run_on(app: Flask, rule: Callable[..., Any]) -> Callable[..., Any]:
-    """Let an async rule run as Flask runs async views."""
+    """Return a function that runs an async rule as Flask runs async views."""
     if not is_async(rule):
         return rule
     function = rule if inspect.iscoroutinefunction(rule) else getattr(rule, "__call__")  # noqa: B004, B009
@@ -208,7 +222,7 @@ def _run_on(app: Flask, rule: Callable[..., Any]) -> Callable[..., Any]:
             asyncio.get_running_loop()
         except RuntimeError:
             return call()
-        # An async view calls us within its loop, which can't run another; so a thread does.
+        # Called by an async view, within a loop that can't run another one: so a thread runs it.
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(contextvars.copy_context().run, call).result()
 
@@ -216,13 +230,13 @@ def _run_on(app: Flask, rule: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _shares_threads() -> bool:
-    """Tell whether gevent runs many requests in one thread, which has one event loop at a time."""
+    """Return whether gevent runs many requests in one thread, which can run one event loop only."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def _pages(app: Flask, machine: Machine, states: Mapping[str, str]) -> dict[str, Page]:
-    """Find the endpoint that shows each state: its namesake, or the first that answers a GET."""
+    """Return the page of each state: the endpoint of its name, or the first that answers GET."""
     shown: dict[str, list[str]] = {}
     for endpoint, state in states.items():
         shown.setdefault(state, []).append(endpoint)

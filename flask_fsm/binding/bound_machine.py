@@ -20,7 +20,7 @@ from ..errors import MissingArguments, NotFound
 __all__ = ["FLOW_ARGUMENT", "Bound", "Page", "resolve"]
 
 FLOW_ARGUMENT: Final = "flow"
-"""The query argument that names a flow of a machine with `many=True`."""
+"""The query argument that names the flow, of a machine with `many=True`."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Page:
     converters: Mapping[str, BaseConverter]
 
     def take(self, *sources: Mapping[str, Any]) -> dict[str, Any]:
-        """Pick this page's URL arguments, each from the first source that has it."""
+        """Return this page's URL arguments, each from the first source that has it."""
         found: dict[str, Any] = {}
         if not self.arguments:
             return found
@@ -42,9 +42,9 @@ class Page:
         return found
 
     def args(self, values: Mapping[str, Any]) -> str | None:
-        """Return the URL arguments as they stand on a path: as the page will get them.
+        """Return the URL arguments as a path stores them: as the page will get them.
 
-        Raises NotFound naming one that the page's URL can't hold.
+        Raises NotFound if the page's URL can't contain one of them.
         """
         if not self.arguments:
             return None
@@ -60,22 +60,22 @@ class Page:
         try:
             text = unquote(converter.to_url(value))
             if re.fullmatch(converter.regex, text) is None:
-                raise ValueError(f"{text!r} is none")
-            # What the app's own converters make may be anything, so its text is kept.
+                raise ValueError(f"{text!r} does not match")
+            # A converter of the app may return anything, so the text is stored instead.
             return converter.to_python(text) if _is_common(converter) else text
         except (ValueError, TypeError, AttributeError) as error:
             raise NotFound(
-                f"The page {self.state!r} has no URL argument {name!r} like this: {error}.",
+                f"The URL of the page {self.state!r} can't have this argument {name!r}: {error}.",
                 target=self.state,
             ) from error
 
     def agree(self, one: str | None, other: str | None) -> bool:
-        """Tell whether no URL argument differs that both have."""
+        """Return whether the URL arguments that both have are equal."""
         first, second = (load_answers(args) if args else {} for args in (one, other))
         return all(first[name] == second[name] for name in first.keys() & second.keys())
 
     def values(self, args: str | None) -> dict[str, Any]:
-        """Return the URL arguments that stand on a path, as a view gets them."""
+        """Return the URL arguments that a path has stored, as a view gets them."""
         values = {} if args is None else self.take(load_answers(args))
         for name, converter in self.converters.items():
             if name in values and not _is_common(converter):
@@ -83,7 +83,7 @@ class Page:
         return values
 
     def url(self, values: Mapping[str, Any]) -> str:
-        """Build the page's URL; raise MissingArguments naming those that are not in `values`."""
+        """Return the page's URL; raises MissingArguments, which names those not in `values`."""
         try:
             return url_for(self.endpoint, **values)
         except BuildError as error:
@@ -102,35 +102,35 @@ class Page:
 
 
 def _is_common(converter: BaseConverter) -> bool:
-    """Tell whether a converter is Werkzeug's, whose values JSON can hold."""
+    """Return whether a converter is one of Werkzeug's, whose values can be stored as JSON."""
     return type(converter) in DEFAULT_CONVERTERS.values()
 
 
 def newest(session: Snapshot, users: Snapshot) -> Snapshot:
-    """Return the one of two flows that was moved last."""
+    """Return the one of two flows that has the later commit."""
     return session if session.updated > users.updated else users
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A machine as one app uses it: narrowed by its views, and with the pages that show it."""
+    """A machine as one app uses it: restricted by its views, and with their pages."""
 
     name: str
     machine: Machine
     pages: Mapping[str, Page]
     states: Mapping[str, str]
-    """Which state each guarded endpoint shows."""
+    """The state that each guarded endpoint shows."""
     guarded: Mapping[int, tuple[str, ...]]
-    """At which endpoints each check stands, by its identity."""
+    """The endpoints that each check guards, by the check's identity."""
     subject_of: Callable[[Mapping[str, Any]], str | None] | None = None
-    """Whose flow a request with these URL arguments means; None if flows are of sessions only."""
+    """Returns the subject of a request from its URL arguments; None if flows belong to sessions."""
     by_url: bool = False
-    """Whether that depends on the URL arguments, so that a session may have several."""
+    """Whether the subject depends on the URL arguments, so that a session may have several."""
     choose: Callable[[Snapshot, Snapshot], Snapshot] = newest
-    """Of a session's flow and its user's, the one to keep after a login."""
+    """Returns which one to keep after a login: the session's flow or the user's."""
 
     def text_of(self, argument: str, value: Any) -> str:
-        """Return a URL argument as the URL has it, whatever its converter has made of it."""
+        """Return a URL argument as it is written in the URL, before its converter."""
         for page in self.pages.values():
             converter = page.converters.get(argument)
             if converter is not None:
@@ -138,18 +138,18 @@ class Bound:
         return str(value)
 
     def url(self, page: Page, values: Mapping[str, Any], key: str) -> str:
-        """Build the URL of a page, with the key of its flow where the query has it."""
+        """Return the URL of a page, with the key of its flow if that is a query argument."""
         if self.machine.many is True and key:
             values = {FLOW_ARGUMENT: key, **values}
         return page.url(values)
 
     def resolve(self, name: str, endpoint: str | None) -> str:
-        """Return the state that `name` means in a view: within its blueprint, or as it stands."""
+        """Return the state that `name` means in a view: one of its blueprint, or `name` itself."""
         return resolve(self.machine, name, endpoint)
 
 
 def resolve(machine: Machine, name: str, endpoint: str | None) -> str:
-    """Return the state that `name` means in a view: within its blueprint, or as it stands."""
+    """Return the state that `name` means in a view: one of its blueprint, or `name` itself."""
     if endpoint is not None and "." not in name:
         dotted = f"{endpoint.rpartition('.')[0]}.{name}"
         if dotted in machine.states:

@@ -78,8 +78,8 @@ def test_all_faults_are_in_one_error_that_names_each() -> None:
         ("nowhere", lambda app, fsm: guarded(app, fsm, "b", accept=["nowhere"])),
         ("no edge 'a' -> 'c'", lambda app, fsm: guarded(app, fsm, "a", to=["c"])),
         ("no edge 'c' -> 'a'", lambda app, fsm: guarded(app, fsm, "a", accept=["c"])),
-        ("is no state", lambda app, fsm: guarded(app, fsm, "stranger")),
-        ("is no state", lambda app, fsm: guarded(app, fsm, "x", state="stranger")),
+        ("is not a state", lambda app, fsm: guarded(app, fsm, "stranger")),
+        ("is not a state", lambda app, fsm: guarded(app, fsm, "x", state="stranger")),
         ("isn't guarded", lambda app, fsm: bare(app, "c")),
     ],
 )

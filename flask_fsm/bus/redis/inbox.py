@@ -60,7 +60,7 @@ class Inbox:
         return self._client.wire_name(channel) in self._subscriptions
 
     def report_gap(self, channel: str) -> None:
-        """Tell the receivers of a channel that a message is lost which was never sent."""
+        """Report to the receivers of a channel that a message was lost before it was sent."""
         found = self._subscriptions.get(self._client.wire_name(channel))
         if found is not None:
             found.report_gap()
@@ -125,7 +125,7 @@ class Inbox:
         return contiguous_after(position, newest, kept)
 
     def stop(self) -> None:
-        """Let the thread end, and release those who wait for a subscription."""
+        """End the thread, and release threads that wait for a subscription."""
         self._closing.set()
         with self._mutex:
             connection, self._connection = self._connection, None

@@ -114,7 +114,7 @@ class Outbox:
             ) and (self._done >= until)
 
     def stop(self) -> None:
-        """Let the thread end; what it has not sent is dropped."""
+        """End the thread; messages that it has not sent are dropped."""
         self._closing.set()
         with self.changed:
             self.changed.notify_all()

@@ -63,7 +63,7 @@ class Subscription:
         return same is None or self.newest in (None, hash(same))
 
     def report_gap(self) -> None:
-        """Tell all receivers that a message is lost which was never sent."""
+        """Report to all receivers that a message was lost before it was sent."""
         with self.delivery_lock:
             with self.lock:
                 position, receivers = self.position, self.receivers
