@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from werkzeug.wrappers import Response
 
 from ...errors import DuplicateChannel, NoMessages, QueueFull, UnknownChannel, UnknownListener
+from ..protocol.sse import STREAM_HEADERS
 from .listener import (
     QUEUE_SIZE,
     Connection,
@@ -322,11 +323,7 @@ class SSEChannel(Channel):
             ValueError: `heartbeat` is not a positive number.
         """
         stream = SSEStream(self, self._connection_of(listener), heartbeat, owner=True)
-        return Response(
-            stream,
-            content_type="text/event-stream",
-            headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"},
-        )
+        return Response(stream, headers=STREAM_HEADERS)
 
 
 class ChannelContainer:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from time import monotonic
 from typing import Any, Final, Protocol, Self
 
-from ...core.reply import dump_reply
 from ...errors import NoMessages, QueueFull
+from ..protocol.sse import COMMENT, event_bytes, retry_bytes
 from .listener import Connection, MessageQueue
 from .message import Message
 from .wakeups import LoopCaller, TaskWaiter, ThreadWaiter, Waiter
@@ -247,33 +246,6 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
 
 # -- server-sent events ---------------------------------------------------------------------
 
-_line_end: Final = re.compile(r"\r\n|\r|\n")
-_unsafe: Final = re.compile(r"[\r\n\0]")
-
-
-def event_bytes(event: Any, data: Any, id: Any = None, retry: int | None = None) -> bytes:
-    """Return one event of a text/event-stream.
-
-    A payload that is not text is sent as JSON; raises TypeError if that is impossible. Characters
-    that end a line are left out of `event` and `id`.
-    """
-    text = data if isinstance(data, str) else dump_reply(data)
-    lines = [] if event is None else [f"event: {_unsafe.sub('', str(event))}"]
-    if retry is not None:
-        lines.append(f"retry: {retry:d}")
-    if id is not None:
-        lines.append(f"id: {_unsafe.sub('', str(id))}")
-    if "\n" in text or "\r" in text:
-        lines += [f"data: {line}" for line in _line_end.split(text)]
-    else:
-        lines.append(f"data: {text}")
-    block = "\n".join(lines) + "\n\n"
-    try:
-        return block.encode()
-    except UnicodeEncodeError:
-        # Half of a surrogate pair, which UTF-8 can't encode; two halves become one character.
-        return block.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-
 
 class SSESource(Source, Protocol):
     """The channel of a stream of server-sent events."""
@@ -337,7 +309,7 @@ class SSEStream(MessageStream):
         if self._retry is not None:
             return None
         self._retry = self._first_retry
-        return b"retry: %d\n\n" % self._retry
+        return retry_bytes(self._retry)
 
     def __next__(self) -> bytes:
         preamble = self._preamble()
@@ -346,7 +318,7 @@ class SSEStream(MessageStream):
         taken = self._next(self.heartbeat)
         if taken is END:
             raise StopIteration
-        block: bytes = b": \n\n" if taken is WAIT else taken
+        block: bytes = COMMENT if taken is WAIT else taken
         return block
 
     async def __anext__(self) -> bytes:
@@ -356,5 +328,5 @@ class SSEStream(MessageStream):
         taken = await self._next_in_loop(self.heartbeat)
         if taken is END:
             raise StopAsyncIteration
-        block: bytes = b": \n\n" if taken is WAIT else taken
+        block: bytes = COMMENT if taken is WAIT else taken
         return block

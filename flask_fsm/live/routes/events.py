@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from flask import Response, request
 from flask.typing import ResponseReturnValue
 
 from ...runtime.state import app_state
 from ..channels.stream import SILENCE, SSEStream
+from ..protocol.sse import STREAM_HEADERS, retry_bytes
 from ..server.handoff import end_silence, has_socket, socket_of
 from ..server.transport import StreamTransport
 from ..service import Service
@@ -17,12 +16,6 @@ from .problem import Problem
 from .upgrade import upgrade_response
 
 __all__ = ["events", "watch_streams"]
-
-HEADERS: Final = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
 
 
 def events(machine: str) -> ResponseReturnValue:
@@ -33,16 +26,16 @@ def events(machine: str) -> ResponseReturnValue:
     try:
         state, bound, service = find_endpoint(machine)
         if request.method == "HEAD":
-            return Response(headers=HEADERS)
+            return Response(headers=STREAM_HEADERS)
         engine = select_engine(service)
         since = request.headers.get("Last-Event-ID") or request.args.get("since")
         transport = connect(state, bound, service, engine, StreamTransport, since)
     except Problem as problem:
         return problem.response()
-    greeting = b"retry: %d\n\n" % service.config.sse_retry
+    greeting = retry_bytes(service.config.sse_retry)
     # Without access to the socket, the server decides about keep-alive itself.
     connection = {"Connection": "close"} if has_socket(request.environ) else {}
-    return upgrade_response(200, {**HEADERS, **connection}, transport, engine, greeting)
+    return upgrade_response(200, {**STREAM_HEADERS, **connection}, transport, engine, greeting)
 
 
 def watch_streams(response: Response) -> Response:

@@ -15,6 +15,7 @@ from ...config import Config
 from ..channels.stream import SILENCE
 from ..client.actions import Close, Frame, Job
 from ..protocol.close_codes import CloseCode
+from ..protocol.sse import COMMENT
 from ..protocol.websocket import WebSocket
 from .handoff import end_silence
 
@@ -351,7 +352,7 @@ class StreamTransport(Transport):
 
     def heartbeat(self) -> bytes:
         self._renew()
-        return b"" if self.ended else b": \n\n"
+        return b"" if self.ended else COMMENT
 
     def close(self, code: int) -> bytes:
         self._end(code)
