@@ -1,4 +1,4 @@
-"""WebSocket: the server's side of RFC 6455, bytes in and bytes out; wsproto knows the frames."""
+"""WebSocket: the server's side of RFC 6455 without I/O, bytes in and bytes out, by wsproto."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import FrameDecoder, FrameProtocol, Opcode, RsvBits
 from wsproto.utilities import LocalProtocolError, generate_accept_token
 
+from .close_codes import CloseCode
+
 __all__ = ["VERSION", "Handshake", "WebSocket"]
 
 VERSION: Final = "13"
-TOO_LARGE: Final = 1009
-# RFC 6455 section 5.5: a control frame holds 125 bytes, two of them are the code.
+# Bytes of a close reason: a control frame holds 125, two of them for the code (section 5.5).
 LONGEST_REASON: Final = 123
-# Bytes: below this, compression makes a message hardly smaller.
-WORTHWHILE: Final = 512
-# What a sender leaves out at the end of a compressed message.
-END_OF_PACKED: Final = b"\0\0\xff\xff"
-# Bytes that are unpacked at once, so that few of them can't become many before they are counted.
-BITE: Final = 4_096
-# The first two bytes of a frame (RFC 6455 section 5.2; RFC 7692 section 6): a whole text message,
-# and a compressed one; masked, up to 125.
+# Bytes of a message below which compression hardly makes it smaller.
+MIN_COMPRESSED: Final = 512
+# The end of a compressed message, which its sender leaves out (RFC 7692 section 7.2.1).
+DEFLATE_TAIL: Final = b"\0\0\xff\xff"
+# Bytes that are decompressed at once, so that the limit stops a decompression bomb early.
+SLICE: Final = 4_096
+# The first two bytes of a frame (RFC 6455 section 5.2, RFC 7692 section 6): a whole text message,
+# the same compressed; masked, with a length of up to 125.
 FINAL_TEXT: Final = 0x81
-PACKED_TEXT: Final = 0xC1
+COMPRESSED_TEXT: Final = 0xC1
 PLAIN: Final = (FINAL_TEXT,)
-PACKED_OR_NOT: Final = (FINAL_TEXT, PACKED_TEXT)
+PLAIN_OR_COMPRESSED: Final = (FINAL_TEXT, COMPRESSED_TEXT)
 MASKED: Final = 0x80
 SHORT: Final = 0x80 | 125
 LENGTH: Final = 0x7F
-# How many bytes the length takes, if the second byte does not say it itself.
-WIDE: Final = {126: 2, 127: 8}
-KEY: Final = 4
+# Bytes of an extended length, by the value of the second byte.
+EXTENDED: Final = {126: 2, 127: 8}
+MASK_SIZE: Final = 4
 
 
 class Boundary:
-    """Knows whether a stream of frames is between two of them (RFC 6455 section 5.2)."""
+    """Tracks whether the stream of bytes is at the end of a frame (RFC 6455 section 5.2)."""
 
     __slots__ = ("_ahead", "_head")
 
     def __init__(self) -> None:
         self._head = b""
-        """The beginning of a frame whose length is not known yet."""
+        """The first bytes of a frame whose length is not known yet."""
         self._ahead = 0
-        """How many bytes are still to come of a frame whose length is known."""
+        """Bytes that are still missing of a frame whose length is known."""
 
     @property
     def reached(self) -> bool:
@@ -61,19 +62,19 @@ class Boundary:
         while at + 2 <= end:
             size = data[at + 1] & LENGTH
             begin = at + 2
-            if size in WIDE:
-                begin += WIDE[size]
+            if size in EXTENDED:
+                begin += EXTENDED[size]
                 if begin > end:
                     break
                 size = int.from_bytes(data[at + 2 : begin])
-            at = begin + (KEY if data[at + 1] & MASKED else 0) + size
+            at = begin + (MASK_SIZE if data[at + 1] & MASKED else 0) + size
         self._head, self._ahead = data[at:], max(at - end, 0)
 
 
 class Deflate(PerMessageDeflate):
-    """Compression (RFC 7692) of each message by itself, and of long ones only.
+    """Compresses each message on its own (RFC 7692), and only long ones.
 
-    A context kept between messages would take 300 KiB of each connection.
+    A context that is kept between messages would take 300 KiB for each connection.
     """
 
     def __init__(self) -> None:
@@ -87,38 +88,39 @@ class Deflate(PerMessageDeflate):
         data: bytes,
         fin: bool,
     ) -> tuple[RsvBits, bytes]:
-        if fin and len(data) < WORTHWHILE and opcode is not Opcode.CONTINUATION:
+        if fin and len(data) < MIN_COMPRESSED and opcode is not Opcode.CONTINUATION:
             return rsv, data
         return super().frame_outbound(proto, opcode, rsv, data, fin)
 
 
-def unpacked(data: bytes, limit: int) -> bytes:
-    """Return the content of a compressed message (RFC 7692 section 7.2.2); zlib.error over limit.
+def decompress(data: bytes, limit: int) -> bytes:
+    """Return a decompressed message (RFC 7692 section 7.2.2); zlib.error if it is over the limit.
 
-    The message does not refer to those before it, as `Deflate` demands of clients.
+    The message does not depend on those before it, as `Deflate` has negotiated with the client.
     """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = inflater.decompress(data + END_OF_PACKED, limit + 1)
+    content = inflater.decompress(data + DEFLATE_TAIL, limit + 1)
     if len(content) > limit:
         raise zlib.error(f"The message has more than {limit} bytes.")
     return content
 
 
 class Handshake:
-    """What a client asks for when it opens a websocket, and the answer; ValueError if it can't be.
+    """The opening handshake (RFC 6455 section 4.2): the headers and extensions of the answer.
 
-    `key`, `version`, `extensions` are the values of the Sec-WebSocket-* headers.
+    `key`, `version` and `extensions` are the values of the Sec-WebSocket-* headers. Raises
+    ValueError if they are not valid.
     """
 
     def __init__(self, key: str | None, version: str | None, extensions: str | None) -> None:
         if version != VERSION:
-            raise ValueError(f"Sec-WebSocket-Version is {VERSION}.")
+            raise ValueError(f"Sec-WebSocket-Version must be {VERSION}.")
         try:
             valid = key is not None and len(base64.b64decode(key, validate=True)) == 16
         except (binascii.Error, ValueError):
             valid = False
         if key is None or not valid:
-            raise ValueError("Sec-WebSocket-Key is 16 bytes in base64.")
+            raise ValueError("Sec-WebSocket-Key must be 16 bytes in base64.")
         self.headers: dict[str, str] = {
             "Upgrade": "websocket",
             "Connection": "Upgrade",
@@ -139,7 +141,7 @@ class Handshake:
 
 
 class WebSocket:
-    """The server's side after the handshake. It belongs to one thread: that is its only writer."""
+    """The server's side after the handshake, for one thread at a time, its only writer."""
 
     __slots__ = (
         "_begun",
@@ -162,27 +164,27 @@ class WebSocket:
         self._plain = True
         """Whether wsproto is between two messages."""
         self._boundary = Boundary()
-        """Of the frames that wsproto is given."""
+        """The boundary of the frames that wsproto reads."""
         self._limit = limit
         self.rest = b""
         """Bytes that wait for the next call of `receive`."""
         self._begun = False
-        """Whether a message has begun whose last part is still to come."""
+        """Whether the last fragment of a message is still missing."""
         self._parts: list[str | bytes] = []
         self._fragments = 0
-        """How many frames the last call of `receive` took that did not end a message."""
+        """Number of frames in the last call of `receive` that did not end a message."""
         self._size = 0
         self.closed = False
-        """Whether a close frame was sent, so that nothing may follow."""
+        """Whether a close frame was sent, after which nothing may follow."""
         self.received_code: int | None = None
         """The code of the client's close frame, once it has come."""
 
     def receive(self, data: bytes, most: int) -> tuple[list[str | bytes], bytes, int]:
-        """Take bytes of the client; return whole messages, bytes to send, and what else there was.
+        """Take bytes of the client; return whole messages, bytes to send, and a number of frames.
 
-        That is how many frames came besides: signs of life, and parts of messages. After about
-        `most` of all these the rest of the bytes waits for the next call. A message over the limit
-        ends the connection with 1009, a broken frame with 1002 or 1007.
+        The number counts the other frames: pings, pongs and fragments. After about `most` of all
+        these, the rest of the bytes waits for the next call. A message over the limit closes the
+        connection with 1009, a malformed frame with 1002 or 1007.
         """
         messages: list[str | bytes] = []
         data, self.rest = self.rest + data, b""
@@ -199,26 +201,26 @@ class WebSocket:
         out: list[bytes] = []
         signs = 0
         self._fragments = 0
-        for start in range(0, len(data), BITE):
+        for start in range(0, len(data), SLICE):
             if self.received_code is not None or self._size < 0:
                 break
             if len(messages) + signs + self._fragments >= most:
                 self.rest = data[start:]
                 break
-            bite = data[start : start + BITE]
-            self._boundary.follow(bite)
-            self._connection.receive_data(bite)
+            part = data[start : start + SLICE]
+            self._boundary.follow(part)
+            self._connection.receive_data(part)
             signs += self._read(messages, out)
         self._plain = self._boundary.reached and not self.rest and not self._begun
         return messages, b"".join(out), signs + self._fragments
 
     def _read_plain(self, data: bytes, messages: list[str | bytes], most: int) -> bytes:
-        """Take whole messages of one short frame, as nearly all are; return what is left.
+        """Read messages of one short frame, as nearly all are; return the rest of the bytes.
 
-        wsproto takes all others. It must not have begun a frame or a message.
+        wsproto reads all others, much slower. It must not have begun a frame or a message.
         """
         start, end = 0, len(data)
-        firsts = PACKED_OR_NOT if self._packed else PLAIN
+        firsts = PLAIN_OR_COMPRESSED if self._packed else PLAIN
         while end - start >= 6 and data[start] in firsts and MASKED <= data[start + 1] <= SHORT:
             size = data[start + 1] - MASKED
             after = start + 6 + size
@@ -229,11 +231,11 @@ class WebSocket:
             mask = int.from_bytes((key * (size // 4 + 1))[:size])
             content = (masked ^ mask).to_bytes(size)
             try:
-                if data[start] == PACKED_TEXT:
-                    content = unpacked(content, self._limit)
+                if data[start] == COMPRESSED_TEXT:
+                    content = decompress(content, self._limit)
                 messages.append(content.decode())
             except (UnicodeDecodeError, zlib.error):
-                break  # wsproto says what is to be said
+                break  # wsproto closes with the right code
             start = after
         return data[start:]
 
@@ -244,7 +246,12 @@ class WebSocket:
                 if self._add(event):
                     messages.append(self._whole(isinstance(event, TextMessage)))
                 elif self._size < 0:
-                    out.append(self.close(TOO_LARGE, f"A message has at most {self._limit} bytes."))
+                    out.append(
+                        self.close(
+                            CloseCode.MESSAGE_TOO_BIG,
+                            f"A message may have at most {self._limit} bytes.",
+                        )
+                    )
                     break
             elif isinstance(event, Ping):
                 signs += 1
@@ -260,7 +267,7 @@ class WebSocket:
         return signs
 
     def _add(self, event: TextMessage | BytesMessage) -> bool:
-        """Take a part of a message; tell whether it is whole. A size below 0: it is too large."""
+        """Add a fragment; return whether the message is whole. A size below 0: it is too large."""
         if self.closed:
             return False
         self._begun = not event.message_finished
@@ -268,7 +275,7 @@ class WebSocket:
         if self._size > self._limit:
             self._parts, self._size = [], -1
             return False
-        if event.data:  # of empty parts there may be any number
+        if event.data:  # a client may send any number of empty fragments
             self._parts.append(event.data if isinstance(event, TextMessage) else bytes(event.data))
         if event.frame_finished and not event.message_finished:
             self._fragments += 1
@@ -294,7 +301,7 @@ class WebSocket:
         size = len(data)
         if size <= SHORT - MASKED:
             return bytes((FINAL_TEXT, size)) + data
-        if size < WORTHWHILE:
+        if size < MIN_COMPRESSED:
             return bytes((FINAL_TEXT, 126, size >> 8, size & 255)) + data
         return self._connection.send(TextMessage(data=text))
 
@@ -303,11 +310,11 @@ class WebSocket:
         return b"" if self.closed else self._connection.send(BytesMessage(data=data))
 
     def ping(self) -> bytes:
-        """Return a ping, which the other side answers."""
+        """Return the frame of a ping, which the client answers by a pong."""
         return b"" if self.closed else self._connection.send(Ping())
 
     def close(self, code: int, reason: str = "") -> bytes:
-        """Return the frame that ends the connection; nothing follows it."""
+        """Return the close frame, after which nothing may follow."""
         if self.closed:
             return b""
         self.closed = True
