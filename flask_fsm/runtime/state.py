@@ -15,8 +15,8 @@ from ..binding.bound_machine import Bound
 from ..config import Config
 from ..core.flow import Clock
 from ..errors import ConfigError
-from ..security.tokens import IdCipher, Tokens
-from ..stores import FlowCache, RecordStore, Store, open_store
+from ..security.tokens import Tokens
+from ..stores import Cipher, FlowCache, RecordStore, Store, open_store
 from .listeners import CommitListener
 
 __all__ = ["EXTENSION", "AppState", "app_state", "secret_keys", "unwrap"]
@@ -47,11 +47,16 @@ class AppState:
     ) -> AppState:
         config = Config.read(app.config)
         cache = FlowCache(config.cache_size)
-        seal = IdCipher(lambda: secret_keys(app))
         source = config.store_url if store is None else store
         state: AppState
+
+        def cipher() -> Cipher:
+            from ..security.ids import IdCipher  # of an optional package
+
+            return IdCipher(lambda: secret_keys(app))
+
         # The clock may be replaced later, as tests do.
-        kept = open_store(source, config, cache, seal, lambda: state.clock())
+        kept = open_store(source, config, cache, cipher, lambda: state.clock())
         state = cls(config, cache, kept, extension, bind)
         return state
 

@@ -1,7 +1,8 @@
-"""Where snapshots live. `open_store` turns the value of FSM_STORE_URL into a store."""
+"""Stores of snapshots. `open_store` turns the value of FSM_STORE_URL into a store."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..config import Config
@@ -19,7 +20,7 @@ from .base import (
     root_id,
 )
 from .cache import FlowCache, FlowLock
-from .memory import MemoryRecords
+from .memory import MemoryRecords, PlainIds
 from .records.model import Cipher, Records
 from .records.store import RecordStore
 from .session import SessionStore
@@ -49,18 +50,38 @@ REMEDY = (
 )
 
 
-def open_store(source: Any, config: Config, cache: FlowCache, seal: Cipher, clock: Clock) -> Store:
-    """Return the store at a URL, or in an engine, session or client; or raise ConfigError."""
+def open_store(
+    source: Any, config: Config, cache: FlowCache, cipher: Callable[[], Cipher], clock: Clock
+) -> Store:
+    """Return the store that FSM_STORE_URL names.
+
+    Args:
+        source: A URL, or an engine, session or client that the app hands over.
+        config: The config of the app.
+        cache: The flows that this process knows.
+        cipher: Returns what encrypts the ids of flows on a server; may raise ImportError.
+        clock: Returns seconds since 1970.
+
+    Raises:
+        ConfigError: The URL is faulty, or an extra or a driver is not installed.
+    """
     if source == "session":
         return SessionStore(cache, config.history_limit, config.max_snapshot_size)
-    return RecordStore(_records(source, config), seal, config.max_snapshot_size, clock)
+    if source == "memory://":
+        return RecordStore(MemoryRecords(config), PlainIds(), config.max_snapshot_size, clock)
+    records = _records(source, config)
+    try:
+        encrypting = cipher()
+    except ImportError as error:
+        scheme = source.partition("://")[0] if isinstance(source, str) else None
+        extra = "redis" if scheme in SCHEMES or is_client(source) else "sql"
+        raise _missing(source, extra, error) from error
+    return RecordStore(records, encrypting, config.max_snapshot_size, clock)
 
 
 def _records(source: Any, config: Config) -> Records:
     if not isinstance(source, str):
         return _handed_over(source, config)
-    if source == "memory://":
-        return MemoryRecords(config)
     scheme, separator, _ = source.partition("://")
     if scheme in SCHEMES and separator:
         try:
@@ -83,7 +104,7 @@ def _records(source: Any, config: Config) -> Records:
 
 
 def _handed_over(source: Any, config: Config) -> Records:
-    """Return the records in what an app hands over; only what it has itself imported counts."""
+    """Return the records in what an app hands over: an engine, a session, or a client."""
     if is_client(source):
         from .redis import RedisRecords
 
@@ -96,7 +117,7 @@ def _handed_over(source: Any, config: Config) -> Records:
     find_engine = engine_finder(source)
     if find_engine is None:
         raise ConfigError(
-            f"{source!r} can't keep flows. Hand over an SQLAlchemy engine, a session or the object "
+            f"{source!r} can't keep flows: hand over an SQLAlchemy engine, a session or the object "
             f"of Flask-SQLAlchemy(-Lite), a redis-py client, or a URL."
         )
     return SQLRecords(find_engine, config)

@@ -1098,7 +1098,11 @@ def dump(shop: Any) -> list[str]:
     url = shop.app.config["FSM_STORE_URL"]
     if url == "memory://":
         cells = shop.app.extensions["fsm"].store.records._cells
-        return [f"{at!r} {cell!r}" for at, cell in cells.items()]
+        # The process keeps the id as it is: its memory has the secret key as well.
+        return [
+            f"{at!r} {cell.record._replace(sealed='')!r} {cell.rows!r}"
+            for at, cell in cells.items()
+        ]
     return list(_dump_redis(url) if url.startswith("redis") else _dump_sql(url))
 
 

@@ -16,7 +16,7 @@ from flask_fsm.binding.bound_machine import newest
 from flask_fsm.config import Config
 from flask_fsm.core.flow import blank, successor
 from flask_fsm.core.snapshot import Receipt
-from flask_fsm.security.tokens import IdCipher
+from flask_fsm.security.ids import IdCipher
 from flask_fsm.stores import (
     FlowCache,
     FlowLocator,
@@ -69,8 +69,8 @@ class Kept:
             }
         )
         self.cache = FlowCache(config.cache_size)
-        seal = IdCipher(lambda: [SECRET])
-        self.store = open_store(kind.url, config, self.cache, seal, lambda: NOW)
+        cipher = IdCipher(lambda: [SECRET])
+        self.store = open_store(kind.url, config, self.cache, lambda: cipher, lambda: NOW)
         if isinstance(self.store, RecordStore):
             self.store.init()
         self.version: dict[tuple[str, int], Version | None] = {}

@@ -329,6 +329,15 @@ def test_a_missing_extra_is_named(modules: str, extra: str, urls: tuple[str, ...
     assert memory == "opened"
 
 
+def test_without_the_package_that_encrypts_ids_the_extra_is_named() -> None:
+    """It comes with both extras; flows in memory and in the session do without."""
+    urls = ("sqlite:////tmp/flows.db", "redis://localhost", "memory://", "session")
+    sql, redis, *others = told_without("cryptography", *urls)
+    assert "flask-fsm[sql]" in sql
+    assert "flask-fsm[redis]" in redis
+    assert others == ["opened", "opened"]
+
+
 def test_a_missing_driver_is_named() -> None:
     """The extra is there, but not the driver of that database; the others work."""
     text, sqlite = told_without("psycopg", "postgresql+psycopg://host/db", "sqlite:////none.db")
