@@ -8,7 +8,6 @@ from ..errors import Code, FSMError, NotFound, StaleFlow
 from ..stores.base import FlowLocator
 from ..stores.records.errors import link_used
 from .locate import find_owner, session_flow
-from .session_data import SessionData
 from .unit_of_work import UnitOfWork
 
 __all__ = ["follow_link", "link_target"]
@@ -49,11 +48,10 @@ def follow_link(
         if node.state in work.bound.pages:
             url_args |= work.bound.pages[node.state].values(node.args)
     work.url_args = url_args
-    data = SessionData(work.session, work.bound.name)
-    locator = find_owner(work.bound, url_args, data)._replace(key=key)
+    locator = find_owner(work.bound, url_args, work.session)._replace(key=key)
     if old.subject not in (None, locator.subject):
         raise NotFound("There is no such page.", code=Code.NO_FLOW)
-    work.session_flow = session_flow(work.bound, data, locator)
+    work.session_flow = session_flow(work.bound, work.session, locator)
     if not confirmed:
         return
     # The visitor has confirmed which flow is to go on here, whatever else this session has.
@@ -71,9 +69,8 @@ def follow_link(
 def _has_followed(work: UnitOfWork, id: str) -> bool:
     """Return whether this session has followed the link already; if so, load its flow."""
     store = work.state.require_record_store("fsm.resume_link()")
-    data = SessionData(work.session, work.bound.name)
     locator = FlowLocator(work.bound.machine)
-    work.session_flow = session_flow(work.bound, data, locator)
+    work.session_flow = session_flow(work.bound, work.session, locator)
     snapshot = blank(work.bound.machine, 0, id=id)
     found = store.load(
         locator,

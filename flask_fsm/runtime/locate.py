@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ from flask import request
 from ..binding.bound_machine import FLOW_ARGUMENT, Bound
 from ..errors import Code, NotFound
 from ..stores.base import FlowLocator, digest
-from .session_data import SessionData, SessionFlow
+from .session_data import SessionFlow, owner_secret
 
 __all__ = ["find_key", "find_owner", "needs_key", "no_such_flow", "session_flow", "subject_of"]
 
@@ -26,11 +26,16 @@ def subject_of(bound: Bound, url_args: Mapping[str, Any]) -> str | None:
     return None if bound.subject_of is None else bound.subject_of(url_args)
 
 
-def find_owner(bound: Bound, url_args: Mapping[str, Any], data: SessionData) -> FlowLocator:
+def find_owner(
+    bound: Bound, url_args: Mapping[str, Any], session: Mapping[str, Any]
+) -> FlowLocator:
     """Return whose flow a request means, without a key: its subject's, or its session's."""
     machine = bound.machine
     subject = None if bound.subject_of is None else bound.subject_of(url_args)
-    secret = data.secret if machine.many and subject is None else None
+    secret: str | None = None
+    if machine.many and subject is None:
+        # A new one is kept with the first flow.
+        secret = owner_secret(session, bound.name) or secrets.token_urlsafe(16)
     return FlowLocator(machine, subject, secret)
 
 
@@ -61,12 +66,14 @@ def find_key(bound: Bound, url_args: Mapping[str, Any]) -> str:
     return key if len(key) <= LONGEST_KEY else digest(key)
 
 
-def session_flow(bound: Bound, data: SessionData, locator: FlowLocator) -> SessionFlow:
+def session_flow(
+    bound: Bound, session: MutableMapping[str, Any], locator: FlowLocator
+) -> SessionFlow:
     """Return a flow with its place in the session."""
     slot = locator.key
     if bound.by_url and locator.subject is not None:
         slot = f"{digest(locator.subject)[:16]} {slot}"
-    return SessionFlow(data, locator, slot, bool(bound.machine.many) or bound.by_url)
+    return SessionFlow(session, bound.name, locator, slot, bool(bound.machine.many) or bound.by_url)
 
 
 def no_such_flow() -> NotFound:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from typing import Any
+
 from ..binding.bound_machine import Bound
 from ..errors import FlowBusy, StaleFlow
 from ..stores.base import FlowLocator, LoadResult
 from .locate import session_flow
-from .session_data import SESSION_KEY, SessionData
+from .session_data import OWNER_KEY, SESSION_KEY, read_pairs
 from .state import AppState
 
 __all__ = ["take_all_along"]
 
 
 def take_all_along(
-    state: AppState, bound: Bound, data: SessionData, owner: FlowLocator
+    state: AppState,
+    bound: Bound,
+    session: MutableMapping[str, Any],
+    secret: str,
+    owner: FlowLocator,
 ) -> list[str]:
-    """Take along all flows of a session to the subject `owner`; return their previous ids.
+    """Take along all flows that a session's secret owns to a subject; return their previous ids.
 
     Of more than FSM_FLOWS_PER_SUBJECT flows the oldest are left behind.
     """
     store = state.require_record_store(f"many={bound.machine.many!r}")
-    anonymous = owner._replace(subject=None, secret=data.secret)
+    anonymous = owner._replace(subject=None, secret=secret)
     oldest = state.oldest()
     begun = dict(store.owner_flows(anonymous, oldest))
     together = [*begun.values(), *dict(store.owner_flows(owner, oldest)).values()]
@@ -34,8 +41,8 @@ def take_all_along(
         }
     previous_ids = []
     complete = True
-    for key in {**begun, **data.pairs(SESSION_KEY)}:
-        flow = session_flow(bound, data, owner._replace(key=key))
+    for key in {**begun, **read_pairs(session, SESSION_KEY + bound.name)}:
+        flow = session_flow(bound, session, owner._replace(key=key))
         text = flow.text
         moved: LoadResult | None = None
         if key in begun:
@@ -51,5 +58,5 @@ def take_all_along(
             if moved.previous_id is not None and moved.snapshot is not None:
                 previous_ids.append(moved.previous_id)
     if complete:
-        data.forget_secret()
+        session.pop(OWNER_KEY + bound.name, None)
     return previous_ids

@@ -19,7 +19,7 @@ class Committer(Protocol):
     """What commits the moves of a flow: its unit of work."""
 
     @property
-    def current_flow(self) -> Flow:
+    def flow(self) -> Flow:
         """The flow as the request sees it now."""
         ...
 
@@ -104,7 +104,7 @@ class StoredFlow(Flow):
 
     def _committer(self) -> Committer:
         committer = self.committer()
-        if committer is None or committer.current_flow is not self:
+        if committer is None or committer.flow is not self:
             raise FSMError(
                 "This flow belongs to a request that is over, or was read before the request held "
                 "the flow's lock: take it from fsm.flow where it is needed.",

@@ -12,9 +12,10 @@ from ..errors import ConfigError
 from ..stores import RecordStore
 from .state import unwrap
 
-__all__ = ["Transaction", "current_transaction", "transaction"]
+__all__ = ["TRANSACTION", "Transaction", "current_transaction", "transaction"]
 
-ATTRIBUTE: Final = "_fsm_transaction"
+TRANSACTION: Final = "_fsm_transaction"
+"""The attribute of `g` that holds the current transaction."""
 
 
 class Transaction:
@@ -59,7 +60,7 @@ class Transaction:
 
 def current_transaction() -> Transaction | None:
     """Return the caller's transaction in which commits of this request take part, if any."""
-    found: Transaction | None = unwrap(g).get(ATTRIBUTE)
+    found: Transaction | None = unwrap(g).get(TRANSACTION)
     return found
 
 
@@ -84,7 +85,7 @@ def transaction(store: RecordStore, session: Any) -> Iterator[Any]:
         return
     with store.transaction(session) as (joined, connect):
         inner = Transaction(joined, connect)
-        setattr(unwrap(g), ATTRIBUTE, inner)
+        setattr(unwrap(g), TRANSACTION, inner)
         try:
             yield joined
             if inner.moved and not inner.failed:
@@ -98,6 +99,6 @@ def transaction(store: RecordStore, session: Any) -> Iterator[Any]:
             inner.rolled_back()
             raise
         finally:
-            unwrap(g).pop(ATTRIBUTE, None)
+            unwrap(g).pop(TRANSACTION, None)
     if not inner.failed:
         inner.committed()

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any, Final
 from weakref import ref
 
-from flask import Flask, current_app, session
+from flask import Flask, current_app, g, session
 from flask.sessions import SessionMixin
 
 from ..binding.bound_machine import Bound
@@ -32,10 +32,10 @@ from .lease import Lease
 from .listeners import CommitListener, Sender
 from .locate import find_key, find_owner, needs_key, no_such_flow, session_flow, subject_of
 from .login import take_all_along
-from .session_data import SessionData, SessionFlow
+from .session_data import SessionFlow, owner_secret
 from .state import AppState, unwrap
 from .stored_flow import StoredFlow
-from .transaction import current_transaction
+from .transaction import TRANSACTION, Transaction, current_transaction
 
 __all__ = ["Memento", "UnitOfWork", "channel_key"]
 
@@ -110,7 +110,7 @@ class UnitOfWork:
         session_value = state.store.session_value_of(locator, id)
         if session_value is None:
             return None
-        work.session_flow = session_flow(bound, SessionData({}, bound.name), locator)
+        work.session_flow = session_flow(bound, {}, locator)
         work.session_flow.keep(session_value)
         return work
 
@@ -120,10 +120,6 @@ class UnitOfWork:
     def locator(self) -> FlowLocator:
         """Which flow is meant."""
         return self.session_flow.locator
-
-    @property
-    def current_flow(self) -> Flow:
-        return self.flow
 
     @property
     def loaded(self) -> bool:
@@ -144,31 +140,33 @@ class UnitOfWork:
 
     def _find(self) -> None:
         """Find out which flow is meant: whose, and under which key."""
-        data = SessionData(self.session, self.bound.name)
-        locator = self._find_owner(data)
+        locator = self._find_owner()
         if self.bound.machine.many:
             locator = locator._replace(key=find_key(self.bound, self.url_args))
-        self.session_flow = session_flow(self.bound, data, locator)
+        self.session_flow = session_flow(self.bound, self.session, locator)
 
-    def _find_owner(self, data: SessionData) -> FlowLocator:
+    def _find_owner(self) -> FlowLocator:
         """Find out whose flow is meant; at login, take several flows along."""
-        owner = find_owner(self.bound, self.url_args, data)
-        if self.bound.machine.many and owner.subject is not None and data.has_secret:
-            for previous_id in take_all_along(self.state, self.bound, data, owner):
-                self.notify_moved_away(channel_key(previous_id))
+        bound, session = self.bound, self.session
+        owner = find_owner(bound, self.url_args, session)
+        if bound.machine.many and owner.subject is not None:
+            secret = owner_secret(session, bound.name)
+            if secret is not None:
+                for previous_id in take_all_along(self.state, bound, session, secret, owner):
+                    self.notify_moved_away(channel_key(previous_id))
         return owner
 
     def take_along_at_login(self) -> None:
         """Take the flows of the session along to the subject that it has got, if it has."""
         if self.bound.machine.many:
-            self._find_owner(SessionData(self.session, self.bound.name))
+            self._find_owner()
         elif subject_of(self.bound, self.url_args) is not None:
             self.load()
 
     def owner_flows(self) -> list[tuple[str, Snapshot]]:
         """Return the owner's flows of this machine by their keys, newest first."""
         store = self.state.require_record_store("fsm.flows()")
-        owner = self._find_owner(SessionData(self.session, self.bound.name))
+        owner = self._find_owner()
         if not self.bound.machine.many:
             if not self.loaded:
                 self.load()
@@ -185,13 +183,10 @@ class UnitOfWork:
         """Return the lock of the flow: this process serves one request of it at a time."""
         if not hasattr(self, "session_flow"):
             self._find()
-        flow = self.session_flow
-        name = self.state.store.lock_name(flow.locator, flow.text)
-        return (
-            nullcontext()
-            if name is None
-            else self.state.cache.lock(name, self.state.config.lock_timeout)
-        )
+        name = self.state.store.lock_name(self.locator, self.session_flow.text)
+        if name is None:
+            return nullcontext()
+        return self.state.cache.lock(name, self.state.config.lock_timeout)
 
     def load(self) -> None:
         """Read the flow that is meant; a blank one, if there is none."""
@@ -248,13 +243,10 @@ class UnitOfWork:
             self.load()
         self.remember()
 
-    # -- the lease of once=True ---------------------------------------------------------
-
     def acquire_lease(self) -> None:
         """Acquire the lease of the flow before its view runs, so that the view runs only once.
 
-        While another request holds it, wait up to FSM_LOCK_TIMEOUT seconds, then raise FlowBusy.
-        Raises StaleFlow if the flow has moved on meanwhile.
+        Raises FlowBusy if another request holds it for longer than FSM_LOCK_TIMEOUT, or StaleFlow.
         """
         self.remember()
         # Kept before the store is asked: its answer may be lost.
@@ -282,8 +274,7 @@ class UnitOfWork:
     ) -> Sequence[Result]:
         """Make the steps that `decide` makes on the flow, store them, then run hooks and signals.
 
-        What is raised before they are stored leaves the flow as it was; nothing after can undo
-        them.
+        What is raised before leaves the flow as it was; nothing after can undo the steps.
 
         Args:
             decide: Makes steps on the flow, and returns their results.
@@ -299,7 +290,8 @@ class UnitOfWork:
         """
         flow = self.flow
         before = flow.snapshot
-        transaction = current_transaction()
+        # As current_transaction(), without a further call.
+        transaction: Transaction | None = unwrap(g).get(TRANSACTION)
         memento = None if transaction is None else Memento(self)
         try:
             results = decide(flow)

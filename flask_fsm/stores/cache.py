@@ -47,10 +47,6 @@ class CachedFlow:
         self.moved_to: str | None = None
         """The id under which the flow continues after a login."""
 
-    @property
-    def empty(self) -> bool:
-        return self.snapshot is None and not self.ended
-
     def require_open(self, id: str) -> None:
         """Raise FlowGone if this is a tombstone."""
         if self.ended:
@@ -213,7 +209,7 @@ class FlowCache:
     def _leave(self, id: str, flow: CachedFlow) -> None:
         with self._mutex:
             flow.users -= 1
-            if not flow.users and flow.empty:
+            if not flow.users and flow.snapshot is None and not flow.ended:
                 self._flows.pop(id[:ROOT_LENGTH], None)
 
 

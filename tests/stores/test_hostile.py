@@ -91,11 +91,11 @@ def line(request: pytest.FixtureRequest, fresh_store: Callable[[str], str]) -> L
 class Trap:
     """What a pickle makes when it is read."""
 
-    def __init__(self, locator: Path) -> None:
-        self.locator = locator
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.locator),)
+        return os.mkdir, (str(self.folder),)
 
 
 def of_another_machine() -> str:
@@ -261,8 +261,8 @@ def test_a_pickle_is_not_executed(
     line: Line, protocol: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As text and as bytes, wherever the store can hold it; reading it makes no folder."""
-    locator = tmp_path / "made"
-    bytes_ = pickle.dumps(Trap(locator), protocol)
+    folder = tmp_path / "made"
+    bytes_ = pickle.dumps(Trap(folder), protocol)
     values: list[Any] = [bytes_.decode("latin-1").replace("\x00", "0")]
     if "postgres" not in str(line.app.config["FSM_STORE_URL"]):
         values.append(bytes_)
@@ -279,7 +279,7 @@ def test_a_pickle_is_not_executed(
                     again.open(f"login/{user}")
                 assert again.open("a").status_code == 200
                 assert again.send("a").status_code == 303
-    assert not locator.exists()
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("sealed", ["", "x", "é" * 20, "A" * 72, "=" * 8, "x" * 100, "\n"])

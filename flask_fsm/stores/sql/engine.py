@@ -1,4 +1,4 @@
-"""Engines: those that we open, with the settings that the promises need, and those of an app."""
+"""Engines of SQLAlchemy: opened from a URL with the settings that a store needs, or an app's."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from sqlalchemy.orm import Session, scoped_session
 
 from ...errors import ConfigError
 
-__all__ = ["engine_finder", "lock_at_once", "open_engine", "same_database"]
+__all__ = ["acquire_write_lock", "engine_finder", "open_engine", "same_database"]
 
 
 def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
-    """Return an engine for `url` with the settings that the store's promises need.
+    """Return an engine for `url` with the settings that a store needs.
 
-    `timeout` bounds the wait for the server, `wait` that for another transaction, in seconds.
+    Args:
+        url: An SQLAlchemy URL.
+        timeout: How long to wait for the server, in seconds.
+        wait: How long to wait for the lock of another transaction, in seconds.
+
+    Raises:
+        ConfigError: The URL is faulty, or its driver is not installed.
     """
     address = _address(url)
     backend = address.get_backend_name()
@@ -35,7 +41,7 @@ def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
         options["isolation_level"] = "READ COMMITTED"
     if backend == "postgresql" and address.get_driver_name() in ("psycopg", "psycopg2"):
         bounds = {
-            "connect_timeout": max(2, round(timeout)),  # libpq knows no less
+            "connect_timeout": max(2, round(timeout)),  # the least that libpq accepts
             "tcp_user_timeout": round(timeout * 1000),
         }
         options["connect_args"] = {
@@ -97,9 +103,9 @@ def _no_driver(scheme: str, error: ImportError) -> ConfigError:
 
 
 def _write_ahead(cursor: Any, timeout: float) -> None:
-    """Let a SQLite file have a write-ahead log, which it then keeps.
+    """Switch a SQLite file to write-ahead logging, which it then keeps.
 
-    SQLite does not wait here for a writer, whatever its busy timeout.
+    Here SQLite does not wait for another writer, whatever its busy timeout, so this tries again.
     """
     end = monotonic() + timeout
     while cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
@@ -112,7 +118,7 @@ def _write_ahead(cursor: Any, timeout: float) -> None:
 
 
 def engine_finder(source: Any) -> Callable[[], sa.Engine] | None:
-    """Return how to get the engine of what an app hands over, or None if it is nothing such."""
+    """Return a function that returns the engine of what an app hands over; None if it has none."""
     if isinstance(source, sa.Engine):
         return lambda: source
     if isinstance(source, (Session, scoped_session)):
@@ -124,7 +130,7 @@ def engine_finder(source: Any) -> Callable[[], sa.Engine] | None:
 
 
 def _database(url: sa.URL) -> tuple[Any, ...]:
-    """Return what tells two databases apart, however their URLs are written."""
+    """Return what identifies a database, however its URL is written."""
     name = url.database
     if url.get_backend_name() == "sqlite" and name:
         name = str(Path(name).absolute())
@@ -132,12 +138,12 @@ def _database(url: sa.URL) -> tuple[Any, ...]:
 
 
 def same_database(one: sa.Engine, other: sa.Engine) -> bool:
-    """Tell whether two engines are bound to one database, however their URLs are written."""
+    """Return whether two engines are bound to one database, however their URLs are written."""
     return _database(one.url) == _database(other.url)
 
 
-def lock_at_once(connection: sa.Connection) -> None:
-    """On SQLite take the lock of the writer at once: who reads first may not get it later."""
+def acquire_write_lock(connection: sa.Connection) -> None:
+    """On SQLite, acquire the write lock now: a transaction that reads first may fail to later."""
     if connection.dialect.name == "sqlite":
         driver: Any = connection.connection.dbapi_connection
         if not connection.in_transaction():

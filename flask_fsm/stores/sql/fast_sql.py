@@ -1,7 +1,7 @@
-"""The statements of every request, by the driver's own cursor on one of SQLAlchemy's connections.
+"""Runs the statements of every request by the driver's own cursor, on SQLAlchemy's connections.
 
-SQLAlchemy writes them and keeps the connections. What it does around each execution is left out
-here: it takes several times as long as the statement itself does on SQLite.
+SQLAlchemy compiles them and pools the connections. What it does around each execution is skipped:
+on SQLite that takes several times as long as the statement itself.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from sqlalchemy import exc
 
 __all__ = ["FastSQL"]
 
-# Of these we know how a single statement is run without a transaction around it.
+# The drivers for which we know how to run a single statement without a transaction around it.
 DRIVERS: Final = ("pysqlite", "psycopg")
 
 
 class FastSQL:
-    """Runs statements by their names on the connections of `engine`."""
+    """Runs named statements on the connections of an engine.
+
+    Args:
+        engine: One for whose driver `knows` returns True.
+        statements: SQLAlchemy statements by their names.
+    """
 
     def __init__(self, engine: sa.Engine, statements: Mapping[str, Any]) -> None:
         self._engine = engine
@@ -34,19 +39,19 @@ class FastSQL:
 
     @staticmethod
     def knows(engine: sa.Engine) -> bool:
-        """Tell whether it can be used with the driver of an engine."""
+        """Return whether this class supports the driver of an engine."""
         return engine.dialect.driver in DRIVERS
 
     @contextmanager
     def cursor(self, patience: float | None = None) -> Iterator[Any]:
-        """Open a cursor whose statements stand for themselves, unless they begin a transaction.
+        """Open a cursor whose statements commit by themselves, unless they begin a transaction.
 
-        `patience` is how many seconds to wait for the server, where we have opened the connection.
+        `patience` is how many seconds to wait for the server, if the engine is one of ours.
         """
         try:
             connection = self._engine.raw_connection()
         except self._dialect.dbapi.Error as error:
-            raise self._told(error, lost=True) from error
+            raise self._wrapped(error, lost=True) from error
         driver: Any = connection.dbapi_connection
         before = driver.autocommit if self._waits else None
         usual = getattr(driver, "patience", None)
@@ -64,7 +69,7 @@ class FastSQL:
             lost = self._dialect.is_disconnect(error, driver, None)
             if lost:
                 connection.invalidate(error)
-            raise self._told(error, lost) from error
+            raise self._wrapped(error, lost) from error
         finally:
             if connection.is_valid:
                 driver.rollback()  # nothing, unless a transaction was begun and not ended
@@ -74,8 +79,8 @@ class FastSQL:
                     driver.patience = usual
             connection.close()
 
-    def _told(self, error: Exception, lost: bool) -> BaseException:
-        """Return an error of the driver as SQLAlchemy would raise it."""
+    def _wrapped(self, error: Exception, lost: bool) -> BaseException:
+        """Return the error that SQLAlchemy would raise for one of the driver."""
         return exc.DBAPIError.instance(
             None,
             None,
@@ -87,6 +92,6 @@ class FastSQL:
         )
 
     def execute(self, cursor: Any, name: str, values: Mapping[str, Any]) -> None:
-        """Run a statement; the cursor has its rows, or the number of rows that it changed."""
+        """Run a statement; the cursor then has its rows, or the number of rows that it changed."""
         text, names = self._texts[name]
         cursor.execute(text, values if names is None else [values[each] for each in names])

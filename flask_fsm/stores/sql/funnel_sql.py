@@ -1,4 +1,7 @@
-"""The funnel, counted by the database, in a few queries that keep little and sort little."""
+"""The SQL of the funnel: a few queries by which the database counts runs over their pages.
+
+A way is an edge as it was taken: (source, target).
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,20 @@ __all__ = ["count"]
 
 Way = tuple[str, str]
 BITS: Final = 62
-"""How many ways are marked in one BIGINT."""
+"""How many ways one BIGINT marks."""
 BATCH: Final = 10_000
 COLUMNS: Final = 500
-"""How many numbers are asked for at once: PostgreSQL knows 1,664 columns, SQLite 2,000."""
+"""How many numbers one query returns: PostgreSQL allows 1,664 columns, SQLite 2,000."""
 
 
 def ways(history: sa.Table, wanted: Sequence[Any]) -> sa.Select[Any]:
-    """Which ways were taken at all."""
+    """Return the query of the ways that were taken at all."""
     # DISTINCT and not GROUP BY, for which SQLite would sort all rows.
     return sa.select(history.c.source, history.c.target).where(*wanted).distinct()
 
 
 def stays(history: sa.Table, wanted: Sequence[Any]) -> sa.Select[Any]:
-    """How often each page was stayed on for how long, the shortest first."""
+    """Return the query of how often each page was stayed on for how long, shortest stay first."""
     c = history.c
     return (
         sa.select(c.source, c.stayed, sa.func.count())
@@ -38,16 +41,17 @@ def stays(history: sa.Table, wanted: Sequence[Any]) -> sa.Select[Any]:
 
 
 def marks(history: sa.Table, wanted: Sequence[Any], found: Sequence[Way]) -> sa.Subquery:
-    """For each run: which of the `found` ways it took, one bit for each, and its first rev.
+    """Return the query of which of the `found` ways each run took, and of its first rev.
 
-    The primary key begins with the run, so that this neither sorts nor keeps anything.
+    Each way has one bit. The primary key begins with the run, so the database needs neither a sort
+    nor a temporary table.
     """
     c = history.c
     words = []
     for start in range(0, len(found), BITS):
         of_source: dict[str, dict[str, int]] = {}
-        for locator, (source, target) in enumerate(found[start : start + BITS]):
-            of_source.setdefault(source, {})[target] = 1 << locator
+        for index, (source, target) in enumerate(found[start : start + BITS]):
+            of_source.setdefault(source, {})[target] = 1 << index
         bit = sa.case(
             *(
                 (
@@ -68,7 +72,7 @@ def marks(history: sa.Table, wanted: Sequence[Any], found: Sequence[Way]) -> sa.
 def count(
     connection: sa.Connection, history: sa.Table, wanted: Sequence[Any], initial: str
 ) -> tuple[int, dict[str, int], dict[str, int], dict[Way, int], dict[str, float | None]]:
-    """Return the arguments of `funnel.arrange`: runs, reached, left, went, medians."""
+    """Count the runs; return what `arrange` takes: runs, reached, left, went, medians."""
     found: list[Way] = [(row[0], row[1]) for row in connection.execute(ways(history, wanted))]
     if not found:
         return 0, {}, {}, {}, {}
@@ -76,7 +80,7 @@ def count(
     pages = list(dict.fromkeys([initial, *(page for way in found for page in way)]))
 
     def number(took: Sequence[Way], *others: Any) -> Any:
-        """How many runs took one of the ways."""
+        """Return the count of the runs that took one of the ways."""
         masks: dict[int, int] = {}
         for way in took:
             word, bit = divmod(places[way], BITS)
@@ -87,7 +91,7 @@ def count(
         ]
         return sa.func.sum(sa.case((sa.or_(sa.false(), *any_of, *others), 1), else_=0))
 
-    places = {way: locator for locator, way in enumerate(found)}
+    places = {way: index for index, way in enumerate(found)}
     begun = {initial: [per_run.c.first == 1]}
     asked = [
         sa.func.count(),

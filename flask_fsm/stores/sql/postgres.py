@@ -1,4 +1,4 @@
-"""A connection of psycopg that does not wait for ever for a server that hangs."""
+"""A connection of psycopg that does not wait forever for a server that hangs."""
 
 from __future__ import annotations
 

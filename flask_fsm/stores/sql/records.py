@@ -1,7 +1,7 @@
-"""Flows in a database, by SQLAlchemy: SQLite, PostgreSQL, and others that it knows.
+"""Flows in a database, by SQLAlchemy: SQLite, PostgreSQL, and others that it supports.
 
-Who commits first wins: a commit is one UPDATE that names the rev which it replaces, and the INSERT
-of its history, in one transaction.
+A commit is a compare-and-swap: one UPDATE whose WHERE names the version that it replaces, and the
+INSERT of its history, in one transaction. On a conflict the UPDATE finds no row.
 """
 
 from __future__ import annotations
@@ -23,24 +23,35 @@ from ...reports.funnel import Funnel, LogEntry, arrange
 from ..base import StoredReply, Version
 from ..records.errors import leased_elsewhere, lost_race, unavailable
 from ..records.model import Address, HistoryRow, Record, longest_lease
-from .engine import lock_at_once, same_database
+from .engine import acquire_write_lock, same_database
 from .fast_sql import FastSQL
 from .funnel_sql import count
-from .statements import RECORD, Statements, tables
+from .statements import (
+    Statements,
+    address_values,
+    record_values,
+    tables,
+    update_values,
+    version_values,
+)
 
 __all__ = ["SQLRecords"]
 
 T = TypeVar("T")
-# How far behind its form a submission is looked for: one may have made several commits.
+# Among how many commits after its form a submission is looked for: one may have made several.
 SPAN: Final = 16
 CONFLICTS: Final = ("DeadlockDetected", "SerializationFailure")
 BATCH: Final = 10_000
 
 
 class SQLRecords:
-    """Keeps records in a database. `find_engine` is called when the engine is first needed.
+    """Keeps records in a database.
 
-    `own` says that nobody else has the engine, so that it ends with these records.
+    Args:
+        find_engine: Returns the engine. It is called when the engine is first needed.
+        config: FSM_FLOW_TABLE, FSM_HISTORY_TABLE, FSM_HISTORY_LIMIT, FSM_FLOWS_PER_SUBJECT,
+            FSM_ONCE_LEASE and FSM_STORE_TIMEOUT apply.
+        own: Whether nobody else uses the engine, so that it is disposed of with these records.
     """
 
     def __init__(
@@ -58,7 +69,7 @@ class SQLRecords:
         self._flow = self.metadata.tables[config.flow_table]
         self._history = self.metadata.tables[config.history_table]
         self._statements = Statements(self._flow, self._history)
-        self._direct: FastSQL | None = None
+        self._fast: FastSQL | None = None
 
     # -- connections --------------------------------------------------------------------
 
@@ -71,7 +82,7 @@ class SQLRecords:
             if FastSQL.knows(self._engine):
                 each = ("read", "update", "append", "move")
                 statements = {name: getattr(self._statements, name) for name in each}
-                self._direct = FastSQL(self._engine, statements)
+                self._fast = FastSQL(self._engine, statements)
             if self._own:
                 # Not at exit: in a forked process the connections are those of its parent.
                 finalize(self, self._engine.dispose).atexit = False
@@ -81,18 +92,18 @@ class SQLRecords:
         return self._engine
 
     @contextmanager
-    def _begun(self) -> Iterator[sa.Connection]:
+    def _transaction(self) -> Iterator[sa.Connection]:
         """Open a transaction that is committed at the end of the block."""
         with translated_sql(), self.engine.connect() as connection:
             if connection.dialect.name == "postgresql":  # an engine may commit by itself
                 connection.execution_options(isolation_level="READ COMMITTED")
-            lock_at_once(connection)
+            acquire_write_lock(connection)
             yield connection
             connection.commit()
 
     @contextmanager
-    def _unhurried(self) -> Iterator[sa.Connection]:
-        """Open a connection for what may take its time: reports, and cleaning up."""
+    def _unbounded(self) -> Iterator[sa.Connection]:
+        """Open a connection without the bound on waiting, for reports and purges."""
         with translated_sql(), self.engine.connect() as connection:
             driver = connection.connection.dbapi_connection
             patience = getattr(driver, "patience", None)
@@ -104,7 +115,7 @@ class SQLRecords:
                 if patience is not None:
                     driver.patience = patience  # type: ignore[union-attr]
 
-    def _at_once(self) -> sa.Connection:
+    def _autocommit(self) -> sa.Connection:
         """Open a connection for a single statement, without the round trips of a transaction."""
         connection = self.engine.connect()
         if connection.dialect.name != "sqlite":  # which has no round trips, and reads without one
@@ -113,13 +124,13 @@ class SQLRecords:
 
     def _rows(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Any]:
         def ask() -> Sequence[Any]:
-            with self._at_once() as connection:
+            with self._autocommit() as connection:
                 return connection.execute(statement, values).all()
 
-        return self._asked(ask)
+        return self._retried(ask)
 
-    def _asked(self, ask: Callable[[], T]) -> T:
-        """Ask, and once more if the server has closed the connection since it was last used."""
+    def _retried(self, ask: Callable[[], T]) -> T:
+        """Call `ask`, a second time if the server has closed the connection since its last use."""
         with translated_sql():
             try:
                 return ask()
@@ -130,7 +141,7 @@ class SQLRecords:
 
     @contextmanager
     def transaction(self, session: Any) -> Iterator[tuple[Any, Callable[[], sa.Connection]]]:
-        """Yield a session, a new one if it is None, and what returns its connection."""
+        """Yield a session, a new one if it is None, and a function that returns its connection."""
         opened = Session(self.engine) if session is None else session
         if not isinstance(opened, (Session, scoped_session)):
             raise ConfigError(
@@ -145,7 +156,7 @@ class SQLRecords:
                 opened.close()
 
     def finish(self, session: Any) -> None:
-        """Commit a caller's session. What its own statements raise is the caller's."""
+        """Commit a caller's session. Errors of its own statements are raised as they are."""
         try:
             session.flush()
         except exc.DBAPIError as error:
@@ -173,23 +184,23 @@ class SQLRecords:
                     "(AUTOCOMMIT), so that nothing could be rolled back: give it an engine that "
                     "does not."
                 )
-            lock_at_once(connection)
+            acquire_write_lock(connection)
         return connection
 
     # -- the operations of a store ------------------------------------------------------
 
     def read(self, address: Address) -> Record | None:
-        if self.engine is None or self._direct is None:
-            rows = self._rows(self._statements.read, _at(address))
+        if self.engine is None or self._fast is None:
+            rows = self._rows(self._statements.read, address_values(address))
             return Record(*rows[0]) if rows else None
-        direct, values = self._direct, _at(address)
+        fast, values = self._fast, address_values(address)
 
         def ask() -> Any:
-            with direct.cursor(self._timeout) as cursor:  # it waits for no lock
-                direct.execute(cursor, "read", values)
+            with fast.cursor(self._timeout) as cursor:  # it waits for no lock
+                fast.execute(cursor, "read", values)
                 return cursor.fetchone()
 
-        row = self._asked(ask)
+        row = self._retried(ask)
         return None if row is None else Record(*row)
 
     def write(
@@ -208,30 +219,30 @@ class SQLRecords:
                 self._put(within, address, version, record, lease, now)
                 self._append(within, logged)
             return
-        if self.engine is not None and self._direct is not None and version and len(logged) == 1:
-            values = _updated(address, version, record, lease, now, now + self._longest_lease)
-            if not self._moved(self._direct, values, logged[0]):
-                with translated_sql(), self._at_once() as connection:
-                    raise self._overtaken(connection, address, version)
+        if self.engine is not None and self._fast is not None and version and len(logged) == 1:
+            values = update_values(address, version, record, lease, now, now + self._longest_lease)
+            if not self._swap(self._fast, values, logged[0]):
+                with translated_sql(), self._autocommit() as connection:
+                    raise self._conflict(connection, address, version)
             return
-        with self._begun() as connection:
+        with self._transaction() as connection:
             self._put(connection, address, version, record, lease, now)
             self._append(connection, logged)
 
-    def _moved(self, direct: FastSQL, values: dict[str, Any], row: HistoryRow) -> bool:
-        """Update a record and append one row of history; say whether the record was there."""
-        with translated_sql(), direct.cursor() as cursor:
+    def _swap(self, fast: FastSQL, values: dict[str, Any], row: HistoryRow) -> bool:
+        """Compare and swap a record and append one row of history; return whether it was there."""
+        with translated_sql(), fast.cursor() as cursor:
             if self.engine.dialect.name == "postgresql":
-                # Both by one statement: one round trip for four.
+                # Both by one statement: one round trip in place of four.
                 moved = values | {f"row_{name}": value for name, value in row._asdict().items()}
-                direct.execute(cursor, "move", moved)
+                fast.execute(cursor, "move", moved)
                 return bool(cursor.rowcount == 1)
             if not cursor.connection.in_transaction:
                 cursor.execute("BEGIN IMMEDIATE")
-            direct.execute(cursor, "update", values)
+            fast.execute(cursor, "update", values)
             found = bool(cursor.rowcount == 1)
             if found:
-                direct.execute(cursor, "append", row._asdict())
+                fast.execute(cursor, "append", row._asdict())
             cursor.execute("COMMIT")
             return found
 
@@ -245,13 +256,13 @@ class SQLRecords:
         now: int,
     ) -> None:
         if version is None:
-            self._begin(connection, address, _written(record))
+            self._insert(connection, address, record_values(record))
             return
-        values = _updated(address, version, record, lease, now, now + self._longest_lease)
+        values = update_values(address, version, record, lease, now, now + self._longest_lease)
         if connection.execute(self._statements.update, values).rowcount != 1:
-            raise self._overtaken(connection, address, version)
+            raise self._conflict(connection, address, version)
 
-    def _begin(self, connection: sa.Connection, address: Address, values: dict[str, Any]) -> None:
+    def _insert(self, connection: sa.Connection, address: Address, values: dict[str, Any]) -> None:
         owner, machine, key = address
         values |= {"owner": owner, "machine": machine, "slot": key}
         insert = self._statements.insert(connection.dialect.name)
@@ -265,7 +276,7 @@ class SQLRecords:
             self._drop_oldest(connection, address)
 
     def _drop_oldest(self, connection: sa.Connection, fresh: Address) -> None:
-        """Keep an owner's flows within bounds; those that were given up go first."""
+        """Delete an owner's surplus flows; tombstones first, then the oldest."""
         flow, (owner, machine, key) = self._flow.c, fresh
         others = (flow.owner == owner, flow.machine == machine, flow.slot != key)
         surplus = connection.scalars(
@@ -283,11 +294,11 @@ class SQLRecords:
             rows = [row._asdict() for row in logged]
             connection.execute(self._statements.append, rows if len(rows) > 1 else rows[0])
 
-    def _overtaken(
+    def _conflict(
         self, connection: sa.Connection, address: Address, version: Version
     ) -> FlowBusy | StaleFlow:
-        """Tell why a write found nothing: somebody was faster, or has a claim."""
-        row = connection.execute(self._statements.read, _at(address)).first()
+        """Return why a write found no row: a conflict, or somebody else's lease."""
+        row = connection.execute(self._statements.read, address_values(address)).first()
         if row is None or row[:2] != version:
             return lost_race(None if row is None else row[2])
         return leased_elsewhere()
@@ -302,23 +313,29 @@ class SQLRecords:
         record: Record,
         now: int,
     ) -> None:
-        with self._begun() as connection:
+        with self._transaction() as connection:
             self._put(connection, source, source_version, tombstone, "", now)
             self._put(connection, target, target_version, record, "", now)
 
     def acquire_lease(
         self, address: Address, version: Version, lease: str, now: int, until: int
     ) -> None:
-        values = {**_at(address), **_seen(version), "now": now, "claimed": lease, "until": until}
+        values = {
+            **address_values(address),
+            **version_values(version),
+            "now": now,
+            "lease": lease,
+            "until": until,
+        }
         values["horizon"] = now + self._longest_lease
-        with self._begun() as connection:
-            if connection.execute(self._statements.claim, values).rowcount != 1:
-                raise self._overtaken(connection, address, version)
+        with self._transaction() as connection:
+            if connection.execute(self._statements.acquire_lease, values).rowcount != 1:
+                raise self._conflict(connection, address, version)
 
     def release_lease(self, address: Address, version: Version, lease: str) -> None:
-        with self._begun() as connection:
-            values = {**_at(address), **_seen(version), "claimed": lease}
-            connection.execute(self._statements.release, values)
+        with self._transaction() as connection:
+            values = {**address_values(address), **version_values(version), "lease": lease}
+            connection.execute(self._statements.release_lease, values)
 
     def owner_records(self, owner: str, machine: str) -> list[tuple[str, Record]]:
         rows = self._rows(self._statements.listed, {"at_owner": owner, "at_machine": machine})
@@ -333,7 +350,7 @@ class SQLRecords:
 
     def stored_reply(self, address: Address, flow: str, rev: int, nonce: str) -> StoredReply | None:
         values = {"flow": flow, "rev": rev, "last": rev + SPAN, "nonce": nonce}
-        rows = self._rows(self._statements.receipt, values)
+        rows = self._rows(self._statements.stored_reply, values)
         return StoredReply(*rows[0]) if rows else None
 
     # -- the history of all runs --------------------------------------------------------
@@ -358,7 +375,7 @@ class SQLRecords:
             .where(*self._between(machine, since, until))
             .order_by(history.at, history.flow, history.rev, history.n)
         )
-        with self._unhurried() as connection:
+        with self._unbounded() as connection:
             options = {"yield_per": BATCH}
             for row in connection.execute(statement, execution_options=options):
                 yield LogEntry(*row)
@@ -372,21 +389,21 @@ class SQLRecords:
         until: int | None,
     ) -> Funnel:
         wanted = self._between(machine, since, until)
-        with self._unhurried() as connection:
-            # The statements are large, and others at each call: not worth a cache.
+        with self._unbounded() as connection:
+            # The statements are large and differ from call to call: not worth caching.
             connection.execution_options(compiled_cache=None)
             return arrange(machine, states, *count(connection, self._history, wanted, initial))
 
     def init(self) -> None:
-        with self._begun() as connection:
+        with self._transaction() as connection:
             if connection.dialect.name == "postgresql":
                 # Two processes that make the same table at once would fail.
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305434919)"))
             self.metadata.create_all(connection)
 
     def purge(self, before: int, history_before: int | None) -> int:
-        with self._unhurried() as connection:
-            lock_at_once(connection)
+        with self._unbounded() as connection:
+            acquire_write_lock(connection)
             flows = sa.delete(self._flow).where(self._flow.c.updated < before)
             removed = connection.execute(flows).rowcount
             if history_before is not None:
@@ -396,30 +413,9 @@ class SQLRecords:
         return removed
 
 
-def _at(address: Address) -> dict[str, str]:
-    owner, machine, key = address
-    return {"at_owner": owner, "at_machine": machine, "at_slot": key}
-
-
-def _written(record: Record) -> dict[str, Any]:
-    return {**dict(zip(RECORD, record, strict=True)), "claim": "", "claimed_until": 0}
-
-
-def _updated(
-    address: Address, version: Version, record: Record, lease: str, now: int, horizon: int
-) -> dict[str, Any]:
-    written = _written(record)
-    limits = {"now": now, "horizon": horizon, "claimed": lease}
-    return {**written, **_at(address), **_seen(version), **limits}
-
-
-def _seen(version: Version) -> dict[str, Any]:
-    return {"seen_flow": version.flow, "seen_rev": version.rev}
-
-
 @contextmanager
 def translated_sql() -> Iterator[None]:
-    """Turn the errors of SQLAlchemy that an app can't help into errors of this package."""
+    """Turn errors of SQLAlchemy that the app did not cause into errors of this package."""
     try:
         yield
     except exc.TimeoutError as error:
@@ -428,7 +424,7 @@ def translated_sql() -> Iterator[None]:
         kind, text = type(error.orig).__name__, str(error.orig)
         if kind == "UndefinedTable" or "no such table" in text:
             raise ConfigError(
-                f"The tables of flask_fsm are not there: run `flask fsm init-db`, or your "
+                f"The tables of flask_fsm do not exist: run `flask fsm init-db`, or your "
                 f"migrations ({text.splitlines()[0]})."
             ) from error
         if kind == "LockNotAvailable":

@@ -1,4 +1,4 @@
-"""The tables in a database, and the statements of a store, built once for each."""
+"""The tables in a database, and the statements on them, built once for each store."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ import sqlalchemy as sa
 
 from ...core.history import Entry
 from ...errors import ConfigError
+from ..base import Version
+from ..records.model import Address, Record
 
-__all__ = ["RECORD", "Statements", "tables"]
+__all__ = [
+    "RECORD",
+    "Statements",
+    "address_values",
+    "record_values",
+    "tables",
+    "update_values",
+    "version_values",
+]
 
 HASH: Final = sa.String(64)
 NAME: Final = sa.String(255)
@@ -20,7 +30,16 @@ RECORD: Final = (
 
 
 def tables(flow: str, history: str, metadata: sa.MetaData | None = None) -> sa.MetaData:
-    """Return the metadata of both tables, for Alembic and the like."""
+    """Return the metadata with both tables, as Alembic needs it.
+
+    Args:
+        flow: FSM_FLOW_TABLE, the name of the table of records.
+        history: FSM_HISTORY_TABLE, the name of the table of history rows.
+        metadata: The metadata to add them to; None for a new one.
+
+    Raises:
+        ConfigError: Both have one name.
+    """
     if flow == history:
         raise ConfigError(f"FSM_FLOW_TABLE and FSM_HISTORY_TABLE are both {flow!r}: name two.")
     metadata = sa.MetaData() if metadata is None else metadata
@@ -70,12 +89,14 @@ class Statements:
         self._inserts: dict[str, Any] = {}
         owned = sa.and_(flow.owner == param("at_owner"), flow.machine == param("at_machine"))
         here = sa.and_(owned, flow.slot == param("at_slot"))
-        version = sa.and_(here, flow.flow == param("seen_flow"), flow.rev == param("seen_rev"))
-        # One that lies further ahead than any claim was made while a clock was wrong.
+        version = sa.and_(
+            here, flow.flow == param("version_flow"), flow.rev == param("version_rev")
+        )
+        # A lease that ends later than any may was made while a clock was wrong.
         free = sa.or_(
             flow.claimed_until < param("now"),
             flow.claimed_until > param("horizon"),
-            flow.claim == param("claimed"),
+            flow.claim == param("lease"),
         )
         columns = [flow[name] for name in RECORD]
         self.read = sa.select(*columns).where(here)
@@ -85,20 +106,22 @@ class Statements:
         written: dict[str, Any] = {
             name: param(name) for name in (*RECORD, "claim", "claimed_until")
         }
+        # Compare and swap: no row is updated unless version and lease are as expected.
         self.update = sa.update(flow_table).where(version, free).values(written)
-        self.claim = (
+        self.acquire_lease = (
             sa.update(flow_table)
             .where(version, free)
-            .values(claim=param("claimed"), claimed_until=param("until"))
+            .values(claim=param("lease"), claimed_until=param("until"))
         )
-        self.release = (
+        self.release_lease = (
             sa.update(flow_table)
-            .where(version, flow.claim == param("claimed"))
+            .where(version, flow.claim == param("lease"))
             .values(claim="", claimed_until=0)
         )
         self.append = sa.insert(history_table)
         won = self.update.returning(sa.literal_column("1").label("one")).cte("won")
         row = [param(f"row_{column.name}", type_=column.type) for column in history]
+        # Compare and swap, and the row of history, in one statement.
         self.move = (
             sa.insert(history_table)
             .from_select([column.name for column in history], sa.select(*row).select_from(won))
@@ -109,7 +132,7 @@ class Statements:
             .where(history.flow == param("flow"), history.rev <= param("rev"))
             .order_by(history.rev.desc(), history.n.desc())
         )
-        self.receipt = (
+        self.stored_reply = (
             sa.select(history.digest, history.location)
             .where(
                 history.flow == param("flow"),
@@ -122,7 +145,7 @@ class Statements:
         )
 
     def insert(self, dialect: str) -> Any:
-        """Return the statement that adds a record unless its address is taken."""
+        """Return the statement that inserts a record unless its address is taken."""
         if dialect not in self._inserts:
             insert: Any
             # A failed INSERT would end the caller's transaction on PostgreSQL.
@@ -138,3 +161,28 @@ class Statements:
                 insert = sa.insert(self._flow)
             self._inserts[dialect] = insert.execution_options(preserve_rowcount=True)
         return self._inserts[dialect]
+
+
+def address_values(address: Address) -> dict[str, str]:
+    """Return the parameters by which statements name an address."""
+    owner, machine, key = address
+    return {"at_owner": owner, "at_machine": machine, "at_slot": key}
+
+
+def record_values(record: Record) -> dict[str, Any]:
+    """Return the columns of a record that nobody holds a lease on."""
+    return {**dict(zip(RECORD, record, strict=True)), "claim": "", "claimed_until": 0}
+
+
+def update_values(
+    address: Address, version: Version, record: Record, lease: str, now: int, horizon: int
+) -> dict[str, Any]:
+    """Return the parameters of the statement that replaces a version by a record."""
+    written = record_values(record)
+    limits = {"now": now, "horizon": horizon, "lease": lease}
+    return {**written, **address_values(address), **version_values(version), **limits}
+
+
+def version_values(version: Version) -> dict[str, Any]:
+    """Return the parameters by which statements compare a version."""
+    return {"version_flow": version.flow, "version_rev": version.rev}
