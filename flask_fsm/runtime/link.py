@@ -54,7 +54,7 @@ def follow_link(
     work.session_flow = session_flow(work.bound, work.session, locator)
     if not confirmed:
         return
-    # The visitor has confirmed which flow is to go on here, whatever else this session has.
+    # The visitor has confirmed that this flow continues here, in place of any other.
     try:
         moved = store.login.move_to(address, found, locator, lambda old, own: old, id=new_id)
     except StaleFlow as error:

@@ -56,14 +56,14 @@ class AppState:
             return IdCipher(lambda: secret_keys(app))
 
         # The clock may be replaced later, as tests do.
-        kept = open_store(source, config, cache, cipher, lambda: state.clock())
-        state = cls(config, cache, kept, extension, bind)
+        opened = open_store(source, config, cache, cipher, lambda: state.clock())
+        state = cls(config, cache, opened, extension, bind)
         return state
 
     def require_record_store(self, what: str) -> RecordStore:
         """Return the store if it keeps flows on a server; else raise ConfigError.
 
-        `what` is named by the error as what needs such a store.
+        `what` names in the error what needs such a store.
         """
         if isinstance(self.store, RecordStore):
             return self.store

@@ -24,7 +24,7 @@ _ID: Final = re.compile(rf"[\w-]{{{ROOT_LENGTH}}}", re.ASCII)
 
 
 class PlainIds:
-    """Keeps ids as they are: nobody reads the memory of this process without its keys."""
+    """Keeps ids in the clear: the memory of this process has the secret key as well."""
 
     def encrypt(self, id: str) -> str:
         return id[:ROOT_LENGTH]

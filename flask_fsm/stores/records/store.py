@@ -233,7 +233,7 @@ class RecordStore:
 
     @contextmanager
     def transaction(self, session: Any) -> Iterator[tuple[Any, Callable[[], Any]]]:
-        """Let commits take part in a transaction of the caller's.
+        """Commit within a transaction of the caller's.
 
         Args:
             session: An SQLAlchemy session of the store's database; None for a new one.
@@ -242,7 +242,7 @@ class RecordStore:
             The session, and a function that returns the connection to write on.
 
         Raises:
-            ConfigError: The store is no database, or the session is of another one.
+            ConfigError: The store is not a database, or the session is bound to another one.
         """
         if not isinstance(self.records, Transactional):
             raise ConfigError(

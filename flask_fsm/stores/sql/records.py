@@ -51,7 +51,7 @@ class SQLRecords:
         find_engine: Returns the engine. It is called when the engine is first needed.
         config: FSM_FLOW_TABLE, FSM_HISTORY_TABLE, FSM_HISTORY_LIMIT, FSM_FLOWS_PER_SUBJECT,
             FSM_ONCE_LEASE and FSM_STORE_TIMEOUT apply.
-        own: Whether nobody else uses the engine, so that it is disposed of with these records.
+        own: Whether only these records use the engine, so that it is disposed of with them.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class SQLRecords:
         opened = Session(self.engine) if session is None else session
         if not isinstance(opened, (Session, scoped_session)):
             raise ConfigError(
-                f"transaction() takes an SQLAlchemy session, or nothing for one of its own; not "
+                f"transaction() takes an SQLAlchemy session, or None to open a new one; not "
                 f"{session!r}."
             )
         try:

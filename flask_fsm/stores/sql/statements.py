@@ -170,7 +170,7 @@ def address_values(address: Address) -> dict[str, str]:
 
 
 def record_values(record: Record) -> dict[str, Any]:
-    """Return the columns of a record that nobody holds a lease on."""
+    """Return the columns of a record without a lease."""
     return {**dict(zip(RECORD, record, strict=True)), "claim": "", "claimed_until": 0}
 
 
