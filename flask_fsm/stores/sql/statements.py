@@ -178,9 +178,21 @@ def update_values(
     address: Address, version: Version, record: Record, lease: str, now: int, horizon: int
 ) -> dict[str, Any]:
     """Return the parameters of the statement that replaces a version by a record."""
-    written = record_values(record)
-    limits = {"now": now, "horizon": horizon, "lease": lease}
-    return {**written, **address_values(address), **version_values(version), **limits}
+    owner, machine, key = address
+    flow, rev = version
+    return {
+        **dict(zip(RECORD, record, strict=True)),
+        "claim": "",
+        "claimed_until": 0,
+        "at_owner": owner,
+        "at_machine": machine,
+        "at_slot": key,
+        "version_flow": flow,
+        "version_rev": rev,
+        "now": now,
+        "horizon": horizon,
+        "lease": lease,
+    }
 
 
 def version_values(version: Version) -> dict[str, Any]:
