@@ -8,8 +8,7 @@ from typing import Any
 from ..binding.bound_machine import Bound
 from ..errors import FlowBusy, StaleFlow
 from ..stores.base import FlowLocator, LoadResult
-from .locate import session_flow
-from .session_data import OWNER_KEY, SESSION_KEY, read_pairs
+from .session_data import OWNER_KEY, SESSION_KEY, SessionFlow, read_pairs
 from .state import AppState
 
 __all__ = ["take_all_along"]
@@ -42,7 +41,7 @@ def take_all_along(
     previous_ids = []
     complete = True
     for key in {**begun, **read_pairs(session, SESSION_KEY + bound.name)}:
-        flow = session_flow(bound, session, owner._replace(key=key))
+        flow = SessionFlow(session, bound.name, owner._replace(key=key), key, several=True)
         text = flow.text
         moved: LoadResult | None = None
         if key in begun:
