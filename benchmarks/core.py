@@ -45,7 +45,7 @@ def transitions(rounds: int, steps: int) -> str:
 
 
 def stored(rounds: int, repeats: int) -> str:
-    """Load a stored flow of ten states, move it once, dump it again."""
+    """Load a stored flow of ten states, make one transition, and encode it again."""
     ways = {pair: Edge(*pair, guards=[guard], hooks=[hook]) for pair in pairs(10)}
     machine = ring(10).seal()
     rows = []
@@ -87,7 +87,7 @@ def stored(rounds: int, repeats: int) -> str:
 
 
 def memory(count: int) -> str:
-    """The memory that one more fresh flow takes."""
+    """The memory of one more blank flow."""
     ways = {pair: Edge(*pair) for pair in pairs(10)}
     machine = ring(10).seal()
     kinds: dict[str, Callable[[], object]] = {
@@ -108,7 +108,7 @@ def memory(count: int) -> str:
 
 
 def size_of_machine(rounds: int, steps: int) -> str:
-    """Steps of one lap or more on rings of growing size; in the last column, each edge once."""
+    """Transitions around rings of growing size; in the last column, each edge is taken once."""
 
     def on_ring(size: int) -> Round:
         machine = ring(size).seal()
@@ -161,7 +161,7 @@ def size_of_machine(rounds: int, steps: int) -> str:
 
 
 def length_of_history(rounds: int, repeats: int) -> str:
-    """A lap of steps of a flow that has made so many before."""
+    """A lap of transitions, after so many earlier ones."""
     machine = ring(10).seal()
     # Round a prime number of states in strides of 1, then of 2, ...: so each edge comes once.
     lap = 103

@@ -1,4 +1,4 @@
-"""The floors: the least that a flow written by hand for one app would cost.
+"""The floors: what a minimal flow written by hand for one app costs.
 
 `BareFlow` moves a state along guarded edges and calls hooks. `FullFlow` also counts revisions,
 writes a history and returns a result, as every transition of flask_fsm does. Neither keeps a path,
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 
 class Refused(Exception):
-    """The edge is not there, or a guard said no."""
+    """There is no such edge, or a guard refused."""
 
 
 class Edge:

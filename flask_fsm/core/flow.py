@@ -87,12 +87,27 @@ class Flow(FlowBase):
         source: str | None = None,
         args: str | None = None,
     ) -> Result:
-        """Decide the transition to `target`, changing nothing.
+        """Decide a transition without making it.
 
-        `data` is kept under the page that is left. `source` is the page it is left from, by
-        default the current one; another page of the path makes this an edit. `args` are the URL
-        arguments of the target as JSON text. Raises FlowFinished, StaleFlow, InvalidTransition and
-        its children, GuardRefused, ValidationFailed, InvalidData or RuleError.
+        Args:
+            target: The state to go to.
+            data: The answers of the page that is left. By default those it has are kept.
+            source: The page that is left. By default the current one; another page of the path
+                makes this an edit.
+            args: The URL arguments of the target, as JSON text. By default none.
+
+        Returns:
+            The result, for `apply` and then `run_hooks`.
+
+        Raises:
+            FlowFinished: The run has ended.
+            StaleFlow: `source` is not on the path, or a back policy has closed it.
+            UnknownTarget: There is no such state.
+            InvalidTransition: There is no such edge, or the run may not take it now.
+            GuardRefused: A guard refused.
+            ValidationFailed: A validator refused the data.
+            InvalidData: The data can't be stored.
+            RuleError: A rule raised an exception that is not a refusal.
         """
         return self._decide(target, data, source, args, 1)
 
@@ -181,20 +196,28 @@ class Flow(FlowBase):
     def why_not(
         self, to: str, data: Mapping[str, Any] | None = None, *, source: str | None = None
     ) -> list[Reason]:
-        """Return every reason why `to` can't be taken now; an empty list says that it can.
+        """Return the reasons why the transition to `to` can't be made now.
 
-        Nothing changes and no pre_transition runs. Validators judge only if `data` is given.
+        Nothing changes, and pre_transition rules don't run.
+
+        Args:
+            to: The state to go to.
+            data: The answers for validators; without any, validators don't run.
+            source: The page that is left, by default the current one.
+
+        Returns:
+            Every reason; an empty list if the transition can be made.
         """
         return reasons_against(self, to, data, source)
 
     def can_transition(
         self, to: str, data: Mapping[str, Any] | None = None, *, source: str | None = None
     ) -> bool:
-        """Tell whether `to` can be taken now."""
+        """Return whether the transition to `to` can be made now; see `why_not`."""
         return not self.why_not(to, data, source=source)
 
     def has_not_skipped(self, to: str, *, source: str | None = None) -> bool:
-        """Tell whether every transition declared before the one to `to` was taken in this run."""
+        """Return whether every edge declared before the one to `to` was taken in this run."""
         edge = self.machine.ways.get(source or self.current, {}).get(to)
         if edge is None:
             return False
@@ -209,7 +232,14 @@ class Flow(FlowBase):
     # -- moving -------------------------------------------------------------------------
 
     def apply(self, result: Result) -> None:
-        """Make a decided transition this flow's own, without running its hooks."""
+        """Make a transition that was decided, without running its hooks.
+
+        Args:
+            result: What `step` returned.
+
+        Raises:
+            StaleFlow: The flow has moved since the transition was decided.
+        """
         edge = result.edge
         if result.before is not self._now:
             raise StaleFlow(
@@ -234,7 +264,7 @@ class Flow(FlowBase):
         self._now = result.after
 
     def run_hooks(self, result: Result) -> None:
-        """Run the hooks of a transition that was made. A failure is logged and undoes nothing."""
+        """Run the hooks of a transition. Exceptions are logged and do not affect it."""
         if result.edge.hooks:
             run_hooks(self, result)
 
@@ -247,16 +277,28 @@ class Flow(FlowBase):
         status: int = EventStatus.OK,
         reply: Any = SAME,
     ) -> Result:
-        """Decide the transition to `to`, make it, run its hooks, and return the result.
+        """Decide a transition, make it, and run its hooks.
 
-        `status` and `reply` (by default `data`) are what clients are told of it if it is made in
-        the handler of an event.
+        Args:
+            to: The state to go to.
+            data: The answers of the page that is left. By default those it has are kept.
+            source: The page that is left. By default the current one; another page of the path
+                makes this an edit.
+            status: In the handler of an event, the status that clients get. By default 200.
+            reply: In the handler of an event, the data that clients get. By default `data`.
+
+        Returns:
+            The result.
+
+        Raises:
+            FSMError: As `step` does.
+            TypeError: `status` is not a number from 100 to 999.
         """
         if self._sent is not None:
             check_status(status)
         result = self._decide(to, data, source, None, 1)
         self.apply(result)
-        if self._sent is not None:  # before what its hooks say
+        if self._sent is not None:  # before what its hooks send
             self._sent.append(Sent(status, data if reply is SAME else reply, result))
         if result.edge.hooks:
             run_hooks(self, result)
@@ -265,16 +307,32 @@ class Flow(FlowBase):
     # -- events -------------------------------------------------------------------------
 
     def send(self, event: str, data: Any = None) -> Result | None:
-        """Handle an event; return the last transition that was made, or None if there was none."""
+        """Handle an event as `handle` does.
+
+        Args:
+            event: The name of the event.
+            data: What the handler gets. By default None.
+
+        Returns:
+            The last transition that was made, or None if there was none.
+        """
         made = [sent.result for sent in self.handle(event, data) if sent.result is not None]
         return made[-1] if made else None
 
     def handle(self, event: str, data: Any = None) -> list[Sent]:
-        """Run the handler of an event, or take the edge out of the current state that it names.
+        """Run the handler of an event, or take the edge with this event out of the current state.
 
-        Returns what was said, in order. An edge takes no data: that is for a handler to judge.
-        Raises InvalidTransition with the code `no_event`, what `transition` raises, and what the
-        handler raises.
+        Args:
+            event: The name of the event.
+            data: What the handler gets. By default None. An edge takes no data.
+
+        Returns:
+            What was sent to clients, in order.
+
+        Raises:
+            InvalidTransition: The current state has no such event (the code is `no_event`), or the
+                edge can't be taken.
+            Exception: What the handler raised, or rules of the edge.
         """
         outer, self._sent = self._sent, []
         try:
@@ -283,7 +341,7 @@ class Flow(FlowBase):
                 self.transition(self.target_of(event))
             else:
                 value = handler(self, data)
-                # `return flow.transition(...)`: that has told of itself.
+                # The result in `return flow.transition(...)` was sent by transition().
                 if value is not None and not isinstance(value, Result):
                     self.transmit(value)
             return self._sent
@@ -291,10 +349,19 @@ class Flow(FlowBase):
             self._sent = outer
 
     def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
-        """Say something to the clients of this flow, without moving it."""
+        """Send data to the clients of this flow without moving it, in the handler of an event.
+
+        Args:
+            data: A value with a representation in JSON. By default None.
+            status: The status that clients get. By default 200.
+
+        Raises:
+            FSMError: No event is being handled.
+            TypeError: `status` is not a number from 100 to 999.
+        """
         if self._sent is None:
             raise FSMError(
-                "transmit() belongs into the handler of an event. From elsewhere, use "
+                "transmit() works only in the handler of an event. Elsewhere, use "
                 "fsm.live.flow(id).transmit().",
                 flow=self.id,
                 code=Code.NO_CLIENT,
@@ -310,9 +377,12 @@ class Flow(FlowBase):
         raise error_of_event(self, event)
 
     def fast_forward(self) -> list[Result]:
-        """After an edit, walk the old path on as far as its guards and validators hold.
+        """After an edit, walk the old path on, as far as guards and validators accept.
 
-        The steps belong to the edit's commit: they share its rev. Returns one result for each.
+        The steps belong to the commit of the edit, and share its rev.
+
+        Returns:
+            One result for each step; none if the last transition was not an edit.
         """
         results = []
         for result in self.fast_forward_steps():
@@ -321,7 +391,7 @@ class Flow(FlowBase):
         return results
 
     def fast_forward_steps(self) -> Iterator[Result]:
-        """Make the steps of `resume` one by one, without running their hooks."""
+        """Yield the steps of `fast_forward` as they are made, without running their hooks."""
         if self._last is None:
             return
         cut = self._last.cut
@@ -344,23 +414,29 @@ class Flow(FlowBase):
             yield result
 
     def reset(self) -> None:
-        """Begin anew: a blank run, under the id that follows this one's."""
+        """Begin a new, blank run, with the id that follows that of this run."""
         now = int(self.clock())
         self.set_snapshot(
             blank(self.machine, now, id=successor(self.id), subject=self.snapshot.subject)
         )
 
     def set_snapshot(self, snapshot: Snapshot) -> None:
-        """Stand where `snapshot` stands, whatever was decided since."""
+        """Set the flow to `snapshot`, forward or back."""
         self._now = snapshot.fields
         self._on_path = self._data = self._last = None
 
     # -- progress -----------------------------------------------------------------------
 
     def progress(self, page: str | None = None) -> Progress:
-        """Return the pages done, the current one (`page`, if it is on the path) and those ahead.
+        """Return the pages done and ahead, for a progress bar.
 
-        What lies ahead is followed while there is one way on, or while the answers, drafts
-        included, leave one that its guards allow.
+        Pages ahead are listed while there is one edge on, or one whose guards accept the answers
+        so far, drafts included.
+
+        Args:
+            page: The page to show as current, if it is on the path. By default the current one.
+
+        Returns:
+            The progress.
         """
         return progress_of(self, page)

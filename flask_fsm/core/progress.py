@@ -32,7 +32,7 @@ class Progress(NamedTuple):
 
 
 def progress_of(flow: FlowBase, page: str | None) -> Progress:
-    """Return the progress of `flow` with `page` as the current one, by default the tip."""
+    """Return the progress of `flow` with `page` as the current one, if it is on the path."""
     path = tuple(flow.path)
     at = path.index(page) if page in path else len(path) - 1
     ahead: list[str] = list(path[at + 1 :])

@@ -6,7 +6,7 @@ START = 1_750_000_000
 
 
 class Clock:
-    """Seconds since 1970, as whoever holds it says."""
+    """A clock that the test sets, in seconds since 1970."""
 
     def __init__(self, now: float = START) -> None:
         self.now = now

@@ -20,7 +20,7 @@ from flask_fsm import (
 
 
 def test_a_name_that_the_definition_gets_wrong_is_a_500_and_one_of_a_client_a_400() -> None:
-    """Both have the code `unknown_state`; the class and the status say whose fault it is."""
+    """Both have the code `unknown_state`; the class and the status tell whose fault it is."""
     with pytest.raises(UnknownState) as ours:
         Machine("m", [("a", "b")], initial="x")
     with pytest.raises(UnknownTarget) as theirs:

@@ -93,7 +93,7 @@ def test_names(name: Any) -> None:
 
 
 def test_handlers_are_functions() -> None:
-    """What can't be called is no handler, and what is no Event no event."""
+    """A handler must be callable, and an event an Event."""
     with pytest.raises(DefinitionError):
         Event("go", "no function")  # type: ignore[arg-type]
     with pytest.raises(DefinitionError):
@@ -103,7 +103,7 @@ def test_handlers_are_functions() -> None:
 
 
 class Called:
-    """A handler that is no function."""
+    """A handler that is not a function."""
 
     def __call__(self, flow: Any, data: Any) -> None:
         pass
@@ -142,7 +142,7 @@ def test_handlers_take_a_flow_and_data(handler: Any) -> None:
     ],
 )
 def test_handlers_that_take_something_else(handler: Any) -> None:
-    """That is said where the handler is registered, and not at the first event."""
+    """The error is raised where the handler is registered, not at the first event."""
     with pytest.raises(DefinitionError, match=r"'go' is called with two arguments, handler\(flow"):
         State("a").event("go")(handler)
     with pytest.raises(DefinitionError):
@@ -213,7 +213,7 @@ def test_registering_more() -> None:
 
 
 def test_a_machine_without_states() -> None:
-    """A machine that is used while it is empty says what is missing."""
+    """Using an empty machine raises an error that names what is missing."""
     with pytest.raises(DefinitionError) as caught:
         Machine("m").flow()
     assert "no initial state" in str(caught.value)
@@ -299,8 +299,8 @@ def test_handlers_before_edges() -> None:
     assert machine.flow().events == ("ping", "next", "stop")
 
 
-def test_what_is_said() -> None:
-    """`handle` returns what a handler said, in order, and what it returned at last."""
+def test_handle_returns_what_its_handler_sent_in_order() -> None:
+    """What the handler transmitted, the transitions it made, and what it returned, last."""
 
     def talk(flow: Any, data: Any) -> str:
         flow.transmit("one", status=EventStatus.NewContent)
@@ -331,8 +331,8 @@ def test_what_is_returned(value: Any) -> None:
     assert flow.send("say") is None
 
 
-def test_what_is_said_outside() -> None:
-    """`transmit` outside of a handler says where else one may say something."""
+def test_transmit_outside_of_a_handler_is_an_error() -> None:
+    """The error names the way to transmit from elsewhere."""
     flow = light(Event("ping", nothing)).flow()
     for _ in range(2):
         with pytest.raises(FSMError) as caught:
@@ -359,7 +359,7 @@ def test_a_handler_that_raises() -> None:
 
 
 def test_events_within_events() -> None:
-    """A handler may send an event; what that one says is told to who asked for it."""
+    """A handler may send another event; what that one's handler sends is returned to the first."""
 
     def outer(flow: Any, data: Any) -> None:
         flow.transmit("before")
@@ -373,7 +373,7 @@ def test_events_within_events() -> None:
 
 
 def test_refusals_by_rules() -> None:
-    """Guards and validators judge what a handler tries, and what an edge's event does."""
+    """Guards and validators run for transitions of handlers, and for those by an edge's event."""
 
     def no(flow: Any) -> bool:
         return False
@@ -433,7 +433,7 @@ def test_a_coroutine_needs_flask() -> None:
 
 
 def test_rules_send_no_events() -> None:
-    """A rule that judges a flow can't move it by an event either."""
+    """A rule can't move the flow that it judges by sending it an event either."""
 
     def meddling(flow: Any) -> bool:
         flow.send("stop")

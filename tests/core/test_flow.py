@@ -66,7 +66,7 @@ def test_the_machine_of_the_proof_of_concept_walks_and_skips_nothing() -> None:
     assert not flow.finished
 
 
-def test_the_proof_of_concept_takes_each_edge_once_if_told_so() -> None:
+def test_the_proof_of_concept_takes_each_edge_once_without_repeat() -> None:
     flow = poc(repeat=False).flow()
     for state in "BCED":
         flow.transition(state)
@@ -161,7 +161,7 @@ def test_drafts_are_dropped_at_the_end() -> None:
     assert not flow.is_open("review")
 
 
-def test_resume_walks_the_old_path_on_in_the_commit_of_the_edit() -> None:
+def test_fast_forward_walks_the_old_path_on_in_the_commit_of_the_edit() -> None:
     flow = at_review()
     flow.transition("payment", {"street": "Short"}, source="address")
     results = flow.fast_forward()
@@ -173,7 +173,7 @@ def test_resume_walks_the_old_path_on_in_the_commit_of_the_edit() -> None:
     assert flow.fast_forward() == []
 
 
-def test_resume_stops_where_a_guard_no_longer_holds() -> None:
+def test_fast_forward_stops_where_a_guard_no_longer_accepts() -> None:
     machine = Machine(
         "m",
         [
@@ -191,7 +191,7 @@ def test_resume_stops_where_a_guard_no_longer_holds() -> None:
     assert flow.drafts == {"b": {"y": 2}}
 
 
-def test_nothing_is_resumed_after_a_plain_step() -> None:
+def test_fast_forward_does_nothing_after_a_plain_step() -> None:
     flow = at_review()
     flow.transition("address")
     assert flow.fast_forward() == []
@@ -212,7 +212,7 @@ def test_url_arguments_stay_with_the_page_of_the_path() -> None:
 @pytest.mark.parametrize(
     ("back", "open_pages"), [("preserve", "abcd"), ("discard", "acd"), ("invalidate", "cd")]
 )
-def test_the_back_policy_says_which_pages_stay_open(back, open_pages) -> None:
+def test_the_back_policy_decides_which_pages_stay_open(back, open_pages) -> None:
     edges = [("a", "b"), Transition("b", "c", back=back), ("c", "d"), ("d", "e")]
     machine = Machine("m", edges)
     flow = machine.flow()
@@ -287,7 +287,7 @@ def test_has_not_skipped_answers_for_a_machine_that_is_not_ordered() -> None:
     assert not flow.has_not_skipped("done", source="nowhere")
 
 
-def test_complete_says_whether_arriving_ends_the_run() -> None:
+def test_complete_decides_whether_arriving_ends_the_run() -> None:
     machine = checkout(complete=lambda state: state == "review")
     flow = machine.flow()
     flow.transition("address")
@@ -339,7 +339,7 @@ def test_progress_names_pages_done_current_and_ahead() -> None:
     assert flow.progress("a") == ((), "a", ("b", "c", "d"), False)
 
 
-def test_progress_is_open_ended_until_answers_tell_the_way() -> None:
+def test_progress_is_open_ended_until_answers_decide_the_way() -> None:
     machine = Machine(
         "m",
         [

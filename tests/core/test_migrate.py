@@ -27,7 +27,7 @@ def walked(machine: Machine, *targets: str) -> Flow:
 
 
 def renamed(names: Mapping[str, str | None], edges: list[Any] | None = None) -> Machine:
-    """The shop with other names, which says by migrate() what they were."""
+    """The shop with other names, which maps the old ones with migrate()."""
     if edges is None:
         new = [[names.get(name, name) for name in edge] for edge in [*OLD, ("review", "address")]]
         edges = [tuple(edge) for edge in new]
@@ -65,7 +65,7 @@ def by_decorator(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("say", [by_dict, by_function, by_decorator])
-def test_names_are_said_by_a_mapping_a_function_or_a_decorator(
+def test_names_are_given_by_a_mapping_a_function_or_a_decorator(
     say: Callable[[Machine], None],
 ) -> None:
     """All three do the same, and give back what they were given."""
@@ -79,7 +79,7 @@ def test_names_are_said_by_a_mapping_a_function_or_a_decorator(
 
 @pytest.mark.parametrize("wrong", [None, 7, "where", ["where"], [("address", "where")]])
 def test_what_is_neither_is_a_definition_error(wrong: object) -> None:
-    """It is told when the machine is defined, and not when a visitor comes."""
+    """The error is raised when the machine is defined, not at a request."""
     with pytest.raises(DefinitionError, match="migrate"):
         old().migrate(wrong)  # type: ignore[type-var]
 
@@ -98,7 +98,7 @@ def test_a_mapping_to_no_state_is_a_definition_error(names: Any) -> None:
 
 
 def test_after_first_use_it_is_too_late() -> None:
-    """The error says so; the machine stays as it was."""
+    """It raises an error; the machine stays as it was."""
     machine = old()
     machine.flow()
     with pytest.raises(DefinitionError, match="too late"):
@@ -115,7 +115,7 @@ def test_a_mapping_that_changes_later_changes_nothing() -> None:
 
 
 def test_a_second_call_is_an_error_or_adds() -> None:
-    """Names that were said are not silently forgotten."""
+    """Names that were given are not silently replaced."""
     machine = Machine("shop", [("cart", "where"), ("where", "pay"), ("pay", "done")])
     machine.migrate({"address": "where"})
     try:
@@ -186,7 +186,7 @@ def test_the_final_page_may_be_renamed() -> None:
     assert (new.current, new.finished) == ("thanks", True)
 
 
-def test_odd_names_are_read_as_they_are() -> None:
+def test_names_with_signs_of_the_codec_are_read_back() -> None:
     """Names with the signs of the text format are handed to the function as they were."""
     odd = ["a|b", '"c', "-d", "!e", "end"]
     before = Machine("m", list(pairwise(odd)))
@@ -236,7 +236,7 @@ def test_a_draft_of_a_page_that_is_gone_is_dropped() -> None:
 
 
 def test_a_current_page_that_is_gone_is_a_clear_error() -> None:
-    """The error names the page and says that migrate() had nowhere to go."""
+    """The error names the page that migrate() left without a known name."""
     machine = renamed({"payment": None}, [OLD[0], ("address", "review"), OLD[3]])
     with pytest.raises(SnapshotError) as caught:
         moved(walked(old(), "address", "payment"), machine)
@@ -459,7 +459,7 @@ def test_a_function_without_a_name_can_t_be_written_down() -> None:
 
 @pytest.mark.parametrize("many", [True, False, "order_id"])
 def test_many_and_once_go_through_to_dict(many: bool | str) -> None:
-    """A machine of many flows with edges that are claimed is read again as such."""
+    """A machine with `many` and `once` edges is read back as such."""
     edges = [Transition("a", "b", once=True), Transition("b", "c"), ("c", "a")]
     machine = Machine("m", edges, final=[], many=many)
     again = Machine.from_dict(json.loads(json.dumps(machine.to_dict())))

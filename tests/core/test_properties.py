@@ -204,7 +204,7 @@ trees = st.recursive(
 @quick
 @given(st.dictionaries(keys, trees, max_size=3))
 def test_answers_come_back_as_they_were(data: dict[str, Any]) -> None:
-    """Equal and of the same types; what looks like a mark of ours is no exception."""
+    """Equal and of the same types; so is what looks like a tag of the encoding."""
     text = dump_answers(data)
     assert "|" not in text
     text.encode()

@@ -154,7 +154,7 @@ def test_a_guard_that_raises_refuses_and_is_logged(enriched, caplog) -> None:
 
 
 @pytest.mark.parametrize("enriched", [False, True])
-def test_a_guard_may_say_why_by_raising_the_refusal_itself(enriched, caplog) -> None:
+def test_a_guard_may_give_a_reason_by_raising_the_refusal_itself(enriched, caplog) -> None:
     def closed(flow):
         raise GuardRefused("We are closed.")
 
@@ -268,7 +268,7 @@ def test_rules_share_things_through_the_context() -> None:
 
 
 def test_a_guard_that_names_a_code_of_another_error_still_is_a_guard_that_refused() -> None:
-    """The class says what happened: whatever code a guard gives, it is GuardRefused."""
+    """A guard's refusal is GuardRefused, whatever code the guard gives."""
 
     def closed(flow: Flow) -> bool:
         raise GuardRefused("The shop is closed.", code="finished")

@@ -119,7 +119,7 @@ def test_a_changed_definition_counts_the_edges_of_the_path_as_taken() -> None:
     assert [reason.code for reason in moved.why_not("c")] == ["taken"]
 
 
-def test_a_state_that_is_gone_is_an_error_that_says_so() -> None:
+def test_a_state_that_no_longer_exists_is_an_error_that_names_it() -> None:
     old, new = Machine("m", [("a", "b"), ("b", "c")]), Machine("m", [("a", "c")])
     flow = old.flow()
     flow.transition("b")
