@@ -179,19 +179,24 @@ class Connection:
         connection_id: The id; by default 128 random bits as text.
     """
 
+    __slots__ = ("__weakref__", "_notifies", "cuts", "id", "listener", "notifier", "queue")
+
     def __init__(self, listener: Listener, queue: Queue, connection_id: str | None = None) -> None:
         self.listener = listener
         self.queue = queue
         self.id: str = fresh_id() if connection_id is None else connection_id
         self.cuts = 0  # how often the channel has cut it because its queue was full
         self.notifier = Notifier()
-        self.end_notifiers = (listener.notifier, self.notifier)
         # A queue of the app's own has no notifier, so that of the connection stands for it.
         self._notifies = not isinstance(queue, MessageQueue)
 
+    # No docstrings: these two are for streams. Not stored, since there may be many connections.
+    @property
+    def end_notifiers(self) -> tuple[Notifier, Notifier]:
+        return self.listener.notifier, self.notifier
+
     @property
     def notifiers(self) -> tuple[Notifier, ...]:
-        # No docstring: this is for streams.
         queue, ends = self.queue, self.end_notifiers
         return (*ends, queue.notifier) if isinstance(queue, MessageQueue) else ends
 

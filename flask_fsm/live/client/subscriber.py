@@ -184,7 +184,7 @@ class Subscriber:
 
     def join(self, channel: LiveChannel, *, silent: bool = False) -> None:
         """Listen to a channel from now on; a `silent` one brings jobs, and no frames."""
-        channel.register_connection(Connection(self.listener, self.queue))
+        channel.register_connection(Connection(self.listener, self.queue, self.id))
         if silent:
             self._silent.append(channel)
         else:
@@ -216,7 +216,7 @@ class Subscriber:
 
     def switch_flow(self, channel: LiveChannel) -> None:
         """Follow another flow from now on; drop its messages from before this call."""
-        channel.register_connection(Connection(self.listener, self.queue))
+        channel.register_connection(Connection(self.listener, self.queue, self.id))
         self._switched_to.append(channel)
         self.queue.push(SwitchFlow(channel, channel.position))
 
