@@ -33,7 +33,7 @@ autodoc_typehints_format = "short"
 
 def find_type(app, env, node, contnode):
     """Link a type in a signature to its public name; leave those of other packages as text."""
-    if node.get("reftype") not in ("class", "data", "obj"):
+    if node.get("reftype") not in ("class", "data", "exc", "obj"):
         return None
     name = node["reftarget"].rpartition(".")[2]
     if name not in flask_fsm.__all__:

@@ -40,7 +40,7 @@ class LiveServer:
 
     @property
     def url(self) -> str:
-        """Where it serves, such as `http://127.0.0.1:40123`."""
+        """The address of the server, with its port."""
         if self._server is None:
             raise LookupError("The server has not been started: use it as a context manager.")
         return f"http://{LOOPBACK}:{self._server.port}"

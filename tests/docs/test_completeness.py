@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
@@ -40,12 +41,33 @@ def test_the_architecture_names_every_module() -> None:
     """A newcomer finds a line about every module, and none about one that is gone."""
     package = ROOT / "flask_fsm"
     modules = {
-        ".".join(path.relative_to(package).with_suffix("").parts)
+        path.relative_to(package).with_suffix("").as_posix()
         for path in package.rglob("*.py")
         if path.name != "__init__.py"
     }
-    table = page("architecture").partition("The modules\n")[2].partition("What a store")[0]
-    assert set(re.findall(r"^``([\w.]+)``", table, re.M)) == modules
+    text = page("architecture").partition("The modules\n")[2].partition("Writing a store\n")[0]
+    _, *tables = re.split(r"^\*\*flask_fsm/([\w/]*)\*\*: ", text, flags=re.M)
+    named = [
+        folder + module
+        for folder, table in zip(tables[::2], tables[1::2], strict=True)
+        for module in re.findall(r"^``(\w+)``", table, re.M)
+    ]
+    assert sorted(named) == sorted(modules)
+
+
+def test_the_docs_name_code_that_exists() -> None:
+    """The walks of the architecture and the glossary name functions that are there."""
+    walks = page("architecture").partition("The modules\n")[0]
+    glossary = page("concepts").partition("Where to look\n")[2]
+    packages = {path.parent.name for path in (ROOT / "flask_fsm").glob("*/__init__.py")}
+    names = [
+        name
+        for name in re.findall(r"``([a-z]\w*(?:\.\w+)+)``", walks + glossary)
+        if name.partition(".")[0] in packages
+    ]
+    assert len(names) > 40
+    for name in names:
+        assert pkgutil.resolve_name(f"flask_fsm.{name}") is not None
 
 
 def test_the_http_contract_names_every_code() -> None:
