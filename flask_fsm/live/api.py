@@ -218,7 +218,7 @@ class Live:
         Raises:
             DefinitionError: The path is not valid.
             ConfigError: `init_app` has been called already.
-            DuplicateEndpoint: Another function answers at this path.
+            DuplicateEndpoint: Another function is registered for this path.
         """
         if not isinstance(path, str) or not path.startswith("/"):
             raise DefinitionError(f"endpoint() takes a path that begins with '/', not {path!r}.")
@@ -229,15 +229,15 @@ class Live:
             )
         if self.registered:
             raise ConfigError(
-                f"endpoint({path!r}) comes too late: init_app, or FlaskFSM(app, ...), has "
-                f"registered the endpoints. Register it before, and call fsm.init_app(app) then."
+                f"endpoint({path!r}) was called too late: init_app, or FlaskFSM(app, ...), has "
+                f"registered the endpoints already. Call it first, then fsm.init_app(app)."
             )
         if path in self._endpoints:
-            raise DuplicateEndpoint(f"Another function answers at {path!r} already.")
+            raise DuplicateEndpoint(f"Another function is already registered for {path!r}.")
 
         def register(function: F) -> F:
             if path in self._endpoints:
-                raise DuplicateEndpoint(f"Another function answers at {path!r} already.")
+                raise DuplicateEndpoint(f"Another function is already registered for {path!r}.")
             self._endpoints[path] = function
             return function
 
@@ -266,7 +266,7 @@ class Live:
         """
         if not is_group(name):
             raise FSMError(
-                f"A group has a printable name of at most {LONGEST_GROUP} characters, not "
+                f"A group name must be 1 to {LONGEST_GROUP} printable characters, not "
                 f"{name!r:.80}.",
                 code=Code.BAD_GROUP,
             )
