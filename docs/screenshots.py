@@ -21,18 +21,18 @@ from example_app import create_app  # noqa: E402
 
 
 def walk(page: Page, home: str) -> None:
-    """Walk through the checkout to a page that shows branch, progress and bill."""
+    """Walk through the checkout to a page that shows branch, progress and order summary."""
 
     def go_on(to: str) -> None:
         page.get_by_role("button", name="Continue").click()
         page.wait_for_url(f"**/{to}")
 
     page.goto(f"{home}/checkout/")
-    page.get_by_label("How many notebooks").fill("2")
-    page.get_by_label("How many bottles of ink").fill("1")
+    page.get_by_label("Number of notebooks").fill("2")
+    page.get_by_label("Number of bottles of ink").fill("1")
     go_on("delivery")
-    page.get_by_label("As a parcel").check()
-    page.get_by_label("It is a gift").check()
+    page.get_by_label("By parcel").check()
+    page.get_by_label("This is a gift").check()
     go_on("address")
     page.get_by_label("Name").fill("Ada Lovelace")
     page.get_by_label("Street and number").fill("Marmorgasse 4")
@@ -40,7 +40,7 @@ def walk(page: Page, home: str) -> None:
     page.get_by_label("Town").fill("Vienna")
     go_on("wrapping")
     page.get_by_label("Night blue").check()
-    page.get_by_label("Words on the card").fill("For the long evenings.\nYours, Charles")
+    page.get_by_label("Message on the card").fill("For the long evenings.\nYours, Charles")
     page.locator("h1").click()  # no focus ring and no caret in the picture
 
 
