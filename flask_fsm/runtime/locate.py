@@ -1,29 +1,124 @@
-"""Which flow a request means: whose it is, and under which key."""
+"""Which flow a request means: whose it is, under which key, and what the session carries of it."""
 
 from __future__ import annotations
 
 import re
 import secrets
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from flask import request
 
 from ..binding.bound_machine import FLOW_ARGUMENT, Bound
 from ..errors import Code, NotFound
-from ..stores.base import FlowLocator, digest
-from .session_data import SessionFlow, owner_secret
+from ..stores.base import FlowLocator, LoadResult, digest, root_id
+from .session_data import OWNER_KEY, SESSION_KEY, WAS_KEY, keep_pair, owner_secret, read_pairs
 
-__all__ = ["find_key", "find_owner", "needs_key", "no_such_flow", "session_flow", "subject_of"]
+__all__ = [
+    "PreviousId",
+    "SessionFlow",
+    "find_key",
+    "find_owner",
+    "needs_key",
+    "no_such_flow",
+    "session_flow",
+]
 
 KEY: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
 LONGEST_KEY: Final = 200
 
 
-def subject_of(bound: Bound, url_args: Mapping[str, Any]) -> str | None:
-    """Return the subject of this request; None if the flow is the session's."""
-    return None if bound.subject_of is None else bound.subject_of(url_args)
+class PreviousId(NamedTuple):
+    """The id that a flow had before its session logged in.
+
+    Args:
+        id: The previous id.
+        root: The root of the id since the login, to tell whether this is about the same flow.
+    """
+
+    id: str
+    root: str
+
+
+class SessionFlow:
+    """One flow of a session: which it is, and what the session carries of it.
+
+    For a store on a server that is an id, for the store `session` the whole snapshot.
+
+    Args:
+        session: Flask's session.
+        name: Name of the machine.
+        locator: Which flow.
+        slot: The key under which the session carries it.
+        several: Whether the session may carry several flows of the machine.
+    """
+
+    __slots__ = ("_name", "_session", "_several", "_slot", "_text_key", "_was_key", "locator")
+
+    def __init__(
+        self,
+        session: MutableMapping[str, Any],
+        name: str,
+        locator: FlowLocator,
+        slot: str,
+        several: bool,
+    ) -> None:
+        self.locator = locator
+        self._session = session
+        self._name = name
+        self._slot = slot
+        self._several = several
+        self._text_key = SESSION_KEY + name
+        self._was_key = WAS_KEY + name
+
+    @property
+    def text(self) -> str | None:
+        """What the session carries of the flow, by which a store finds it."""
+        if self._several:
+            return read_pairs(self._session, self._text_key).get(self._slot)
+        return self._session.get(self._text_key)
+
+    def keep(self, text: str | None, *, committed: bool = False) -> None:
+        """Carry `text`, or nothing if it is None.
+
+        After a commit, one that its owner finds is the first of several to be dropped.
+        """
+        if self._several:
+            secret = self.locator.secret
+            if text is not None and secret not in (None, owner_secret(self._session, self._name)):
+                self._session[OWNER_KEY + self._name] = secret
+            first = committed and self.locator.owned
+            keep_pair(self._session, self._text_key, self._slot, text, first)
+        elif text is None:
+            self._session.pop(self._text_key, None)
+        elif self._session.get(self._text_key) != text:
+            # Only a change is written: a session that was written to is signed and sent again.
+            self._session[self._text_key] = text
+
+    def keep_result(self, found: LoadResult) -> None:
+        """Carry what a store has found; after a login also the previous id."""
+        if found.previous_id is not None and found.snapshot is not None:
+            self.set_previous(PreviousId(found.previous_id, root_id(found.snapshot.id)))
+        if found.missing_reason is None:
+            self.keep(found.session_value)
+
+    @property
+    def previous(self) -> PreviousId | None:
+        """The id that the flow had before a login, until the next commit."""
+        if self._was_key not in self._session:
+            return None
+        text = read_pairs(self._session, self._was_key).get(self._slot)
+        if text is None:
+            return None
+        id, _, root = text.partition(" ")
+        return PreviousId(id, root)
+
+    def set_previous(self, previous: PreviousId | None) -> None:
+        """Carry the id that the flow had before a login, or none."""
+        if previous is not None or self._was_key in self._session:
+            text = None if previous is None else " ".join(previous)
+            keep_pair(self._session, self._was_key, self._slot, text)
 
 
 def find_owner(

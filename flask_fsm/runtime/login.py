@@ -8,7 +8,8 @@ from typing import Any
 from ..binding.bound_machine import Bound
 from ..errors import FlowBusy, StaleFlow
 from ..stores.base import FlowLocator, LoadResult
-from .session_data import OWNER_KEY, SESSION_KEY, SessionFlow, read_pairs
+from .locate import SessionFlow
+from .session_data import OWNER_KEY, SESSION_KEY, read_pairs
 from .state import AppState
 
 __all__ = ["take_all_along"]

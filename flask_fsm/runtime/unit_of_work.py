@@ -30,9 +30,9 @@ from ..stores.base import (
 from ..stores.cache import FlowLock
 from .lease import Lease
 from .listeners import CommitListener, Sender
-from .locate import find_key, find_owner, needs_key, no_such_flow, session_flow, subject_of
+from .locate import SessionFlow, find_key, find_owner, needs_key, no_such_flow, session_flow
 from .login import take_all_along
-from .session_data import SessionFlow, owner_secret
+from .session_data import owner_secret
 from .state import AppState, unwrap
 from .stored_flow import StoredFlow
 from .transaction import TRANSACTION, Transaction, current_transaction
@@ -158,9 +158,8 @@ class UnitOfWork:
 
     def take_along_at_login(self) -> None:
         """Take the flows of the session along to the subject that it has got, if it has."""
-        if self.bound.machine.many:
-            self._find_owner()
-        elif subject_of(self.bound, self.url_args) is not None:
+        owner = self._find_owner()
+        if not self.bound.machine.many and owner.subject is not None:
             self.load()
 
     def owner_flows(self) -> list[tuple[str, Snapshot]]:
