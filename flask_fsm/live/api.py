@@ -65,7 +65,7 @@ class Group:
         self.channel.broadcast(message)
 
     def send(self, event: str, data: Any = None) -> None:
-        """Let the flow of each member handle an event, each flow once.
+        """Have the flow of each member handle an event, each flow once.
 
         Args:
             event: The name of the event.
@@ -124,7 +124,7 @@ class LiveFlow:
         self._service.transmit(self._service.flow_channel(self.id), data, status)
 
     def send(self, event: str, data: Any = None) -> list[dict[str, Any]]:
-        """Let the flow handle an event now.
+        """Have the flow handle an event now.
 
         The store must be able to find the flow: one that belongs to a subject is found by the
         subject, so name it in `fsm.live.flow(id, subject=...)`.
@@ -205,7 +205,7 @@ class Live:
         return function
 
     def endpoint(self, path: str) -> Callable[[F], F]:
-        """Let a function answer a GET of `path`; for health checks and the like.
+        """Register a function that answers a GET of `path`, such as a health check.
 
         Args:
             path: A path that begins with "/" and has no parameters. It is relative to the root

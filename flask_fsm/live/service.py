@@ -225,7 +225,7 @@ class Service:
             self.channels.publish(name, Envelope(kind, str(code)))
 
     def send_to_members(self, group: str, event: str, data: Any) -> None:
-        """Let the flow of each member of a group handle an event."""
+        """Have the flow of each member of a group handle an event."""
         if not is_name(event):
             raise TypeError(f"{event!r} is not a valid event name.")
         envelope = Envelope(EnvelopeKind.SEND_EVENT, dumps({"event": event, "data": data}))

@@ -106,7 +106,7 @@ class Leadership:
             self._running += more
 
     def submit(self, task: Callable[[], None]) -> None:
-        """Let another thread run something that may take long."""
+        """Have another thread run a function that may take long."""
         self._tasks.put(task)
 
     def _worker(self) -> None:

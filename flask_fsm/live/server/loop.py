@@ -90,7 +90,7 @@ class LoopEngine(Engine):
     # -- the loop -----------------------------------------------------------------------
 
     def call(self, function: Callable[[], None]) -> None:
-        """Let the leader call a function soon, from any thread; many calls wake it once."""
+        """Have the leader call a function soon; for any thread. Several calls wake it once."""
         self._calls.append(function)
         if not self._waker.woken:
             self._waker.wake()
@@ -188,7 +188,7 @@ class LoopConnection:
     # -- in any thread ------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Let the leader write what is queued."""
+        """Have the leader write what is queued."""
         if not self._woken:
             self._woken = True
             self._engine.call(self.on_wake)
