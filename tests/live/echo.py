@@ -82,12 +82,10 @@ def create_app() -> Flask:
         for extension in shake.extensions:
             extension.__class__ = Eager
         subscriber = Subscriber(config.queue_size, ids=False)
-        conversation = ClientSession(
-            app, state, state.bound["echo"], unwrap(request), subscriber, []
-        )
+        session = ClientSession(app, state, state.bound["echo"], unwrap(request), subscriber, [])
         membership = Membership(service.channels, {}, subscriber.id, config.presence_ttl)
         socket = EchoSocket(shake.extensions, config.max_message_size)
-        transport = EchoPeer(socket, config, subscriber, conversation, membership)
+        transport = EchoPeer(socket, config, subscriber, session, membership)
         engine = service.engine_for(request.environ)
         assert engine.register(transport)
         return upgrade_response(101, shake.headers, transport, engine)
