@@ -22,7 +22,7 @@ from ..processes import PATIENCE
 from .serving import until
 
 
-class Served:
+class ServedStream:
     """A stream that a loop of its own serves, and the client's end of it."""
 
     def __init__(self, kind: str = "", send_timeout: float = 10.0) -> None:
@@ -50,9 +50,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(**options: Any) -> Iterator[Served]:
+def served(**options: Any) -> Iterator[ServedStream]:
     """Serve a stream, and end it."""
-    one = Served(**options)
+    one = ServedStream(**options)
     try:
         yield one
     finally:

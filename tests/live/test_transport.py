@@ -1,4 +1,4 @@
-"""Peers without an engine: what they make of what their clients send, and of silence."""
+"""Transports without an engine: what they make of the bytes of their clients, and of silence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .rawsocket import framed
 
 
 def transport_of(**config: Any) -> WebSocketTransport:
-    """Return a websocket of nobody."""
+    """Return the transport of a websocket without a client."""
     settings: Any = SimpleNamespace(message_rate=1_000, **config)
     talk: Any = SimpleNamespace(closing=0)
     nothing: Any = SimpleNamespace(groups={})
@@ -29,8 +29,8 @@ def transport_of(**config: Any) -> WebSocketTransport:
     return WebSocketTransport(WebSocket([], 1_000), settings, subscriber, talk, nothing)
 
 
-def test_hearts_beat_at_their_own_times() -> None:
-    """Clients that come at the same time do not get their signs of life at the same time."""
+def test_heartbeats_are_spread_over_time() -> None:
+    """Clients that connect at the same time do not get their heartbeats at the same time."""
     begun = time.monotonic()
     firsts = [first_heartbeat(8.0) - begun for _ in range(400)]
     after = time.monotonic() - begun
@@ -41,8 +41,8 @@ def test_hearts_beat_at_their_own_times() -> None:
     )  # some together
 
 
-def test_the_next_beat_is_one_heartbeat_later() -> None:
-    """However late the one before was, the times of all stay the same few."""
+def test_the_next_heartbeat_is_one_period_later() -> None:
+    """However late the one before was, all are sent in the same few slots."""
     first = first_heartbeat(0.64)
     time.sleep(max(first - time.monotonic(), 0) + 0.002)
     late = time.monotonic() - first
@@ -50,7 +50,7 @@ def test_the_next_beat_is_one_heartbeat_later() -> None:
 
 
 def test_silence_of_a_client_that_is_not_read() -> None:
-    """Who has sent more than is done yet is not taken for dead, as its pongs wait behind that."""
+    """A client whose events wait does not count as gone, since its pongs wait behind them."""
     transport = transport_of()
     transport.received(framed(b"{}") * BACKLOG)
     assert not transport.reading
