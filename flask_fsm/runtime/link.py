@@ -18,7 +18,7 @@ def link_target(work: UnitOfWork) -> tuple[str, str, str]:
     store = work.state.require_record_store("fsm.resume_link()")
     if not work.persisted.rev:
         raise FSMError(
-            "This flow has not begun, so there is nothing to continue elsewhere.",
+            "This flow has not started yet, so another device has nothing to continue.",
             flow=work.flow.id,
             code=Code.NOT_BEGUN,
             status=409,

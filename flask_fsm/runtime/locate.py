@@ -153,8 +153,8 @@ def find_key(bound: Bound, url_args: Mapping[str, Any]) -> str:
         return asked
     if many not in url_args:
         raise NotFound(
-            f"Machine {bound.name!r} has a flow for each {many!r}, and this address has "
-            f"none: ask within a view that has this URL argument.",
+            f"Machine {bound.name!r} has a flow for each {many!r}, but this URL lacks that "
+            f"argument: use the flow in a view that has it.",
             code=Code.NO_KEY,
         )
     key = quote(bound.text_of(many, url_args[many]), safe="")

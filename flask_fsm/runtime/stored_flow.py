@@ -106,8 +106,8 @@ class StoredFlow(Flow):
         committer = self.committer()
         if committer is None or committer.flow is not self:
             raise FSMError(
-                "This flow belongs to a request that is over, or was read before the request held "
-                "the flow's lock: take it from fsm.flow where it is needed.",
+                "This flow belongs to a request that has ended, or was read before the request "
+                "held the flow's lock: get it from fsm.flow when you need it.",
                 flow=self.id,
                 code=Code.REQUEST_OVER,
             )

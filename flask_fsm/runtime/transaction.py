@@ -74,8 +74,8 @@ def transaction(store: RecordStore, session: Any) -> Iterator[Any]:
     if outer is not None:
         if session is not None and session is not outer.session:
             raise ConfigError(
-                "fsm.transaction() stands within another one, of another session: only one "
-                "can commit with the transitions of a request."
+                "fsm.transaction() is nested in another one with a different session: only one "
+                "session can commit with the transitions of a request."
             )
         try:
             yield outer.session

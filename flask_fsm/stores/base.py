@@ -236,10 +236,10 @@ class Store(Protocol):
 
 
 GONE: Final = {
-    Code.RESET: "This run was given up, and another one begun.",
+    Code.RESET: "This run was reset, and a new one has been started.",
     Code.MOVED: "This run continues elsewhere: after a login, or on another device.",
     Code.EXPIRED: "This run was inactive for too long and has expired.",
-    Code.EVICTED: "This run is not in the store any more.",
+    Code.EVICTED: "This run is no longer in the store.",
 }
 
 

@@ -189,9 +189,9 @@ class FlowCache:
             flow = self._made(id[:ROOT_LENGTH])
             if flow.holder == threading.get_ident():  # gevent may have put its own there by now
                 raise FSMError(
-                    "This request is the one that is served of the flow, so nothing else can be "
-                    "done with it by fsm.live.flow() meanwhile: call flow.transition() in the "
-                    "handler of an event, and fsm.transition() in a view.",
+                    "This request holds the lock of the flow already, so fsm.live.flow() can't "
+                    "send to it: call flow.transition() in the handler of an event, and "
+                    "fsm.transition() in a view.",
                     flow=id,
                     code=Code.IN_TURN,
                 )

@@ -152,8 +152,8 @@ class RedisRecords:
                 if "WRONGTYPE" not in str(error):
                     raise
                 raise SnapshotError(
-                    f"The key {self._record(address)!r} of Redis holds no flow, but a value of "
-                    f"another type: remove it."
+                    f"The Redis key {self._record(address)!r} does not hold a flow, but a value "
+                    f"of another type: remove it."
                 ) from error
         return _as_record(values)
 

@@ -900,7 +900,7 @@ def test_a_subject_by_url_arguments_needs_a_server() -> None:
     """In the session a subject can only be the user; set-up names the argument."""
     text = set_up_of(Machine("m", [("a", "b")]), lambda order_id: order_id, "session")
     assert "order_id" in text
-    assert "only be the user" in text
+    assert "only the user can be the subject" in text
 
 
 def test_all_that_needs_a_server_is_said_at_once() -> None:

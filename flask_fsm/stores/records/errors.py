@@ -40,7 +40,7 @@ def unavailable() -> StoreUnavailable:
 def snapshot_too_large(snapshot: Snapshot, size: int, limit: int) -> SnapshotTooLarge:
     """Return the error of a snapshot of `size` bytes where FSM_MAX_SNAPSHOT_SIZE is `limit`."""
     return SnapshotTooLarge(
-        f"The flow would take {size} bytes, and FSM_MAX_SNAPSHOT_SIZE is {limit}: keep less "
+        f"The flow would take {size} bytes, and FSM_MAX_SNAPSHOT_SIZE is {limit}: store less "
         f"in its answers, or raise the limit.",
         size=size,
         limit=limit,

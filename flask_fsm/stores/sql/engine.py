@@ -33,8 +33,8 @@ def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
     if backend == "sqlite":
         if address.database in (None, "", ":memory:"):
             raise ConfigError(
-                "FSM_STORE_URL is a SQLite database in memory, which each connection has for "
-                "itself: name a file (sqlite:////path/to/flows.db), or use memory://."
+                "FSM_STORE_URL is an SQLite database in memory, which is private to each "
+                "connection: name a file (sqlite:////path/to/flows.db), or use memory://."
             )
         options["connect_args"] = {"timeout": timeout}
     else:

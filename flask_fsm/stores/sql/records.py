@@ -173,16 +173,15 @@ class SQLRecords:
         engine = session.get_bind().engine
         if not same_database(engine, self.engine):
             raise ConfigError(
-                f"The session given to transaction() is bound to {engine.url!r}, and flows are "
-                f"kept in {self.engine.url!r}: only one database can commit both."
+                f"The session given to transaction() is bound to {engine.url!r}, but flows are "
+                f"stored in {self.engine.url!r}: only one database can commit both."
             )
         with translated_sql():
             connection: sa.Connection = session.connection()
             if getattr(connection.connection.dbapi_connection, "autocommit", None) is True:
                 raise ConfigError(
-                    "The session given to transaction() commits each statement by itself "
-                    "(AUTOCOMMIT), so that nothing could be rolled back: give it an engine that "
-                    "does not."
+                    "The session given to transaction() uses AUTOCOMMIT, so nothing could be "
+                    "rolled back: use an engine with another isolation level."
                 )
             acquire_write_lock(connection)
         return connection

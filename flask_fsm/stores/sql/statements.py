@@ -41,7 +41,7 @@ def tables(flow: str, history: str, metadata: sa.MetaData | None = None) -> sa.M
         ConfigError: Both have one name.
     """
     if flow == history:
-        raise ConfigError(f"FSM_FLOW_TABLE and FSM_HISTORY_TABLE are both {flow!r}: name two.")
+        raise ConfigError(f"FSM_FLOW_TABLE and FSM_HISTORY_TABLE are both {flow!r}: use two names.")
     metadata = sa.MetaData() if metadata is None else metadata
     sa.Table(
         flow,
