@@ -52,11 +52,20 @@ Definition = Machine | Iterable[TransitionLike]
 
 
 class FlaskFSM:
-    """Guards the pages of an app by a machine.
+    """Guards the pages of an app by a machine, and of several apps likewise.
 
-    `FlaskFSM(machine)` and later `init_app(app)`, or `FlaskFSM(app, machine)`. A list of
-    transitions will do for a machine; with none, it is built from the decorators of the views.
-    `websocket` is the path of its websocket, by default `/fsm/<machine>/ws`.
+    Call `FlaskFSM(machine)` and later `init_app(app)`, or `FlaskFSM(app, machine)`.
+
+    Args:
+        app: The app, or the machine if it is the only argument.
+        machine: A `Machine`, or its transitions as a list. By default the machine is built from
+            the decorators of the app's views.
+        store: As for `init_app`; allowed with an app only.
+        websocket: The path of the machine's websocket. By default `/fsm/<machine>/ws`.
+
+    Raises:
+        ConfigError: An argument is of the wrong type, or see `init_app`.
+        DefinitionError: The transitions don't make a machine.
     """
 
     def __init__(
@@ -77,7 +86,7 @@ class FlaskFSM:
             machine = Machine("fsm", machine)
         self._declarations = Declarations(Declaration(machine, _path(websocket)))
         self.default = MachineViews(self._declarations.default)
-        """The first machine. All that this object does for a machine, it does for that one."""
+        """The `MachineViews` of the first machine, to which `check`, `advance`, ... delegate."""
         self.live = Live()
         if app is not None:
             self.init_app(app, store=store)
@@ -88,9 +97,19 @@ class FlaskFSM:
             )
 
     def add(self, machine: Machine, *, websocket: str | None = None) -> MachineViews:
-        """Take another machine into the same apps, and return what its views are guarded with.
+        """Add another machine to the same apps.
 
-        `websocket` is the path of its websocket, by default `/fsm/<machine>/ws`.
+        Args:
+            machine: The machine; its name is unique in the apps.
+            websocket: The path of its websocket. By default `/fsm/<machine>/ws`. It can be set
+                before `init_app` only.
+
+        Returns:
+            An object with `check`, `advance`, `flow` and so on for this machine.
+
+        Raises:
+            ConfigError: `machine` is not a Machine, or `websocket` is no path or comes too late.
+            DefinitionError: There is a machine of this name already.
         """
         if not isinstance(machine, Machine):
             raise ConfigError(f"add() takes a Machine, which has a name; not {machine!r}.")
@@ -109,10 +128,15 @@ class FlaskFSM:
         return MachineViews(declaration)
 
     def init_app(self, app: Flask, *, store: Any = None) -> None:
-        """Make the extension work in `app`, whose config holds SECRET_KEY and the FSM_* keys.
+        """Set up the extension in an app.
 
-        `store` takes the place of FSM_STORE_URL: an SQLAlchemy engine or session, the object of
-        Flask-SQLAlchemy(-Lite), or a client of Redis that the app has itself.
+        Args:
+            app: The app, whose config has SECRET_KEY and the FSM_* keys.
+            store: What to use in place of FSM_STORE_URL: an SQLAlchemy engine or session, the
+                object of Flask-SQLAlchemy(-Lite), or a Redis client. By default None.
+
+        Raises:
+            ConfigError: A key of the config or `store` can't be used, or the app has a FlaskFSM.
         """
         if EXTENSION in app.extensions:
             raise ConfigError(
@@ -275,9 +299,12 @@ class FlaskFSM:
             ) from None
 
     def init_db(self) -> None:
-        """Make what the store needs on its server, unless it is there; within an app context.
+        """Create what the store needs on its server, unless it exists; within an app context.
 
         Several processes may do so at once. `flask fsm init-db` does the same.
+
+        Raises:
+            ConfigError: The flows are stored in the session.
         """
         app_state().require_record_store("fsm.init_db()").init()
 
@@ -291,5 +318,5 @@ def _path(path: str | None) -> str | None:
 
 
 def _add_cors_headers(config: Config, response: Response) -> Response:
-    """Let pages of allowed origins read the responses of the live routes, and load their script."""
+    """Let pages of allowed origins read the live routes' responses and load the script."""
     return response if request.endpoint == "fsm.resume" else add_cors_headers(config, response)

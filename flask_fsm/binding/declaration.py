@@ -1,4 +1,4 @@
-"""Declarations: what an app says of its machines by decorators and calls, before it is bound."""
+"""Declarations: what decorators and calls say about an app's machines, before binding."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Subject:
 
 
 class Declaration:
-    """One machine of an app, and what is said of it."""
+    """One machine of an app, with what is registered for it."""
 
     __slots__ = ("choose", "machine", "name", "subject", "websocket")
 
@@ -83,7 +83,7 @@ class Declaration:
 
 
 class Declarations:
-    """The machines of one app, in order. What is said of the default one holds for all."""
+    """The machines of one extension, in order; the first one's subject is the default for all."""
 
     def __init__(self, default: Declaration) -> None:
         self.default = default

@@ -1,1 +1,1 @@
-"""The door for browsers: decorators on views, and where to go next."""
+"""Guarded pages: the decorators of views, what a request gets, and the way to the next page."""

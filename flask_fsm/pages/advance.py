@@ -1,4 +1,4 @@
-"""Where to next: from a form's answers to a committed transition and the answer that says so."""
+"""Advance: from a form's answers to a committed transition, and the redirect to the next page."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def advance(
                 target=target,
                 allowed=tuple(page_request.bound.machine.ways[page_request.source]),
             )
-            if to is not None:  # the app's own fault, not the client's: its developer is told too
+            if to is not None:  # the app's own fault, not the client's: logged for its developer
                 log.error("%s", error)
             raise error
         return _go(page_request, page, data, fast_forward, url_args)
@@ -92,7 +92,7 @@ def _go(
 ) -> Response:
     values = page.take(url_args, page_request.request.view_args or {})
     extra = {name: value for name, value in url_args.items() if name not in page.arguments}
-    # Built first: what is missing is said before anything is decided.
+    # Built first, so that a missing argument is reported before anything is decided.
     url = page_request.bound.url(page, {**values, **extra}, page_request.work.locator.key)
 
     def location(flow: Flow) -> str:

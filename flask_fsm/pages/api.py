@@ -1,17 +1,15 @@
-"""What the developer of an app holds: one machine's decorators, and its flow in this request."""
+"""MachineViews: one machine's decorators for views, and its flow in the current request."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from math import ceil
+from datetime import timedelta
 from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
-    NamedTuple,
     ParamSpec,
     Protocol,
     TypeVar,
@@ -19,26 +17,24 @@ from typing import (
 
 from flask import Response, has_app_context, has_request_context, request
 
-from ..binding.declaration import Check, Declaration, Subject
+from ..binding.declaration import Check, Subject
 from ..core.flow import Flow, Progress, Result
 from ..core.history import History
 from ..core.machine import Machine
 from ..errors import Code, ConfigError, DefinitionError, Reason
-from ..reports.funnel import Funnel, LogEntry
 from ..runtime.state import app_state
 from ..runtime.transaction import transaction
-from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token
 from .advance import advance
 from .decisions import PageRequest, page_requests
+from .flow_reports import FlowReports
 from .guard import guarded, names
 from .resume_link import resume_link
-from .urls import FlowURLs
 
 if TYPE_CHECKING:
     from wtforms import BaseForm
 
-__all__ = ["FlowSummary", "MachineViews", "delegated", "describe"]
+__all__ = ["MachineViews", "delegated", "describe"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,35 +42,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class FlowSummary(NamedTuple):
-    """One of a subject's flows. `started` and `updated` are in whole seconds since 1970."""
-
-    key: str
-    """What tells it apart from the subject's other flows of the machine."""
-    state: str
-    rev: int
-    started: int
-    updated: int
-    finished: bool
-    url: str | None
-    """The address of its current page, if it has one."""
-
-
-class MachineViews:
+class MachineViews(FlowReports):
     """One machine in an app: `check` for its views, and the flow of the current request.
 
-    It holds the definition only. What belongs to an app is found through the current app, what
-    belongs to a visitor through the request.
+    `fsm.add(machine)` returns one; `fsm` itself has the methods of the first. It holds the
+    definition only, so that one object serves several apps: app and visitor are those of the
+    current context.
     """
-
-    def __init__(self, declaration: Declaration) -> None:
-        self.declaration = declaration
-        """What binding reads: the definition, and what was registered for it."""
-
-    @property
-    def name(self) -> str:
-        """The name of the machine."""
-        return self.declaration.name
 
     @property
     def machine(self) -> Machine:
@@ -95,11 +69,21 @@ class MachineViews:
     # -- whose flow ---------------------------------------------------------------------
 
     def subject(self, function: F) -> F:
-        """Say whose flow a request means: `function` returns a user's id, an order's number, None.
+        """Register the function that returns whose flow a request means.
 
-        None is whoever has the session. Its parameters are URL arguments of the pages. Machines
-        that were added go by the first one's, unless they have one of their own. A session that
-        gets a subject takes its flow along, under a new id; whoever loses it never sees that again.
+        At a login the flow of the session becomes the user's, under a new id. After a logout the
+        session has no access to it any more.
+
+        Args:
+            function: Returns the subject as a non-empty `str`, an `int` or a `UUID`; None for a
+                flow that belongs to the session. Its parameters are URL arguments of the pages.
+                That of the app's first machine holds for machines that register none.
+
+        Returns:
+            `function`, so that this works as a decorator.
+
+        Raises:
+            DefinitionError: `function` can't be called.
         """
         if not callable(function):
             raise DefinitionError(f"subject() takes a function, not {function!r}.")
@@ -107,9 +91,17 @@ class MachineViews:
         return function
 
     def on_login_conflict(self, function: F) -> F:
-        """Decide between two flows after a login: `(session's snapshot, user's) -> one of both`.
+        """Register the function that chooses between two flows at a login.
 
-        By default the one that was moved last is kept.
+        Args:
+            function: `(session's snapshot, user's snapshot) -> the one to keep`. By default the
+                one that was moved last is kept.
+
+        Returns:
+            `function`, so that this works as a decorator.
+
+        Raises:
+            DefinitionError: `function` can't be called.
         """
         if not callable(function):
             raise DefinitionError(f"on_login_conflict() takes a function, not {function!r}.")
@@ -124,11 +116,19 @@ class MachineViews:
         to: Iterable[str] | None = None,
         state: str | None = None,
     ) -> Callable[[View], View]:
-        """Guard the view of a page.
+        """Return a decorator that guards the view of a page.
 
-        `accept` names the pages from which it may be reached and `to` those it may lead to; both
-        narrow the machine. `state` is the state that the view shows, by default its endpoint.
         Names without a dot are looked up in the view's blueprint first.
+
+        Args:
+            accept: The pages from which this one may be reached, or one name. By default all that
+                the machine allows; a list can only restrict the machine.
+            to: The pages to which this one may lead, likewise.
+            state: The state that the view shows. By default the view's endpoint.
+
+        Raises:
+            DefinitionError: `@fsm.check` is written without brackets. Names that the machine does
+                not have are reported at the first request.
         """
         if callable(accept):
             raise DefinitionError(
@@ -138,7 +138,11 @@ class MachineViews:
         return guarded(Check(self.declaration, self, names(accept), names(to), state))
 
     def requires(self, state: str) -> Callable[[View], View]:
-        """Guard a view that is no page of its own: it runs while the page `state` may be opened."""
+        """Return a decorator for a view that is not a page itself, such as an upload.
+
+        Args:
+            state: The page that must be open, or the view does not run.
+        """
         return guarded(Check(self.declaration, self, required=state))
 
     # -- the flow of this request -------------------------------------------------------
@@ -159,14 +163,6 @@ class MachineViews:
             )
             page_request.work.load()
         return page_request
-
-    def _unloaded(self) -> UnitOfWork:
-        """Return the run of this request, or one that has not looked for its flow."""
-        page_request = page_requests().of.get(self.name)
-        if page_request is not None and page_request.work.loaded:
-            return page_request.work
-        state = app_state()
-        return UnitOfWork(state, state.bound[self.name], request.view_args or {})
 
     def _state(self, name: str) -> str:
         return self._page_request().bound.resolve(name, request.endpoint)
@@ -197,67 +193,87 @@ class MachineViews:
         return page_request.flow.progress(page_request.page)
 
     def can_transition(self, to: str) -> bool:
-        """Tell whether this page may lead to `to` now."""
+        """Return whether this page may lead to the state `to` now."""
         return not self.why_not(to)
 
     def why_not(self, to: str) -> list[Reason]:
-        """Return every reason why this page may not lead to `to` now."""
+        """Return the reasons why this page may not lead to `to` now.
+
+        Args:
+            to: The name of a state.
+
+        Returns:
+            Every `Reason`, with a `code` and a `text`; an empty list if the transition is open.
+        """
         page_request = self._page_request()
         return page_request.flow.why_not(self._state(to), source=page_request.source)
 
     def has_not_skipped(self, to: str) -> bool:
-        """Tell whether every transition declared before the one to `to` was taken in this run."""
+        """Return whether this run has made every transition declared before the one to `to`."""
         page_request = self._page_request()
         return page_request.flow.has_not_skipped(self._state(to), source=page_request.source)
 
     def complete(self, state: str) -> bool:
-        """Tell whether arriving at `state` ends the run."""
+        """Return whether arriving at `state` ends the run."""
         return self._page_request().bound.machine.complete(self._state(state))
 
     def answers(self, page: str | None = None) -> dict[str, Any] | None:
-        """Return what was answered on `page` (by default this one), kept or draft, or None."""
+        """Return the answers of a page, with which to fill its form.
+
+        Args:
+            page: The name of a state. By default this page.
+
+        Returns:
+            The committed answers, or a draft that an edit left; None if there are none.
+        """
         page_request = self._page_request()
         return page_request.flow.answers(page_request.source if page is None else self._state(page))
 
     def url_for(self, /, state: str | None = None, **url_args: Any) -> str:
-        """Return the URL of a page (by default the current one), with the path's URL arguments."""
+        """Return the URL of a page.
+
+        Args:
+            state: The name of its state. By default the current one.
+            **url_args: URL arguments; by default those with which the page was reached.
+
+        Raises:
+            DefinitionError: No view shows the state.
+            MissingArguments: The URL needs an argument that is not known.
+        """
         page_request = self._page_request()
         name = page_request.flow.current if state is None else self._state(state)
         if name not in page_request.bound.pages:
             raise DefinitionError(
-                f"{name!r} is no page of machine {self.name!r}.", target=name, code=Code.NOT_A_PAGE
+                f"{name!r} is not a page of machine {self.name!r}: no view shows it.",
+                target=name,
+                code=Code.NOT_A_PAGE,
             )
         return page_request.urls.url(name, url_args)
 
     def token(self) -> Token:
-        """Return the token of this rendering; `{{ fsm.token() }}` is the hidden field with it."""
+        """Return a token for a form of this page; `{{ fsm.token() }}` is the hidden field.
+
+        Returns:
+            A `Token`, whose `value` is the text for JSON bodies and the header `X-FSM-Token`.
+        """
         return self._page_request().token()
 
     # -- flows beside that of this request ----------------------------------------------
 
-    def flows(self) -> list[FlowSummary]:
-        """Return the flows that this request's subject has of the machine, newest first."""
-        work = self._unloaded()
-        urls = FlowURLs(work)
-        return [
-            FlowSummary(
-                key,
-                snapshot.state,
-                snapshot.rev,
-                snapshot.started,
-                snapshot.updated,
-                snapshot.finished,
-                urls.url_or_none(snapshot, key),
-            )
-            for key, snapshot in work.owner_flows()
-        ]
-
     def resume_link(self, flow: Flow | None = None, *, expires: float | timedelta = 3600.0) -> str:
-        """Return an address that continues this request's flow on another device, once.
+        """Return a URL that continues this request's flow on another device, once.
 
-        It holds for `expires`, a timedelta or seconds. Opening it asks, and only the answer moves
-        the flow, for mail scanners open links too. The flow gets a new id. Nobody's flow leaves the
-        device where it was; a subject's opens for that subject only, and stays on all its devices.
+        Opening it asks; only the answer moves the flow, since mail scanners open links too. The
+        flow gets a new id. Without a subject it leaves this device; the link of a user's flow opens
+        for that user only, and the flow stays on all of the user's devices.
+
+        Args:
+            flow: The flow of this request. None means the same.
+            expires: How long the link is valid, in seconds or as a timedelta. By default an hour.
+
+        Raises:
+            ConfigError: `flow` is another one, or the flows are stored in the session.
+            FSMError: Nothing has been committed yet (`not_begun`).
         """
         work = self._page_request().work
         if flow is not None and flow.id != work.flow.id:
@@ -266,42 +282,6 @@ class MachineViews:
             )
         seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
         return resume_link(work, seconds)
-
-    def log(
-        self,
-        machine: Machine | str | None = None,
-        since: datetime | float | None = None,
-        until: datetime | float | None = None,
-    ) -> Iterator[LogEntry]:
-        """Return the history of all runs of a machine, also of those that are over, oldest first.
-
-        `machine` is by default this one; `since` and `until` are times, or seconds since 1970.
-        """
-        store = app_state().require_record_store("fsm.log()")
-        return store.log(self._named(machine), _seconds(since), _seconds(until))
-
-    def funnel(
-        self,
-        machine: Machine | str | None = None,
-        since: datetime | float | None = None,
-        until: datetime | float | None = None,
-    ) -> Funnel:
-        """Return for each page how many runs reached and left it, where to, and how long it took.
-
-        The arguments are those of `log`.
-        """
-        store = app_state().require_record_store("fsm.funnel()")
-        return store.funnel(self._named(machine), _seconds(since), _seconds(until))
-
-    def _named(self, machine: Machine | str | None) -> Machine:
-        """Return a machine as the app uses it, by default this one."""
-        bound = app_state().bound
-        name = self.name if machine is None else getattr(machine, "name", machine)
-        if name not in bound:
-            raise ConfigError(
-                f"This app has no machine {name!r}. It has {', '.join(map(repr, bound))}."
-            )
-        return bound[str(name)].machine
 
     # -- moving -------------------------------------------------------------------------
 
@@ -315,18 +295,39 @@ class MachineViews:
         fast_forward: bool = False,
         **url_args: Any,
     ) -> Response | None:
-        """Leave this page for `to` and return the answer that sends the visitor there.
+        """Leave this page for `to` and return the response that sends the visitor there.
 
-        Without `to`, the request says where to, or there is only one way on. The answers, `data` or
-        those of `form`, are kept under this page. If a rule refuses and a form is given, its
-        messages are put into `form.errors` and None is returned; with `data` the refusal is raised.
-        After an edit, `resume` walks the old path on as far as its rules hold. `url_args` are URL
-        arguments of the next page; those not given come from this request.
+        Args:
+            to: The next page. By default what the request names, or the only open way on.
+            data: The answers to store for this page, and to give to its rules.
+            form: A WTForms form whose data is stored instead. If a rule refuses, its messages go
+                into `form.errors`.
+            fast_forward: Whether to repeat, after an edit, the steps of the old path as far as
+                their rules allow it. By default the visitor repeats them.
+            **url_args: URL arguments of the next page; by default those of this request.
+
+        Returns:
+            The response; None if a rule has refused and a form was given.
+
+        Raises:
+            InvalidTransition: No edge leads to `to`, or several ways are open (`ambiguous`).
+            GuardRefused: A guard has refused, and no form was given.
+            ValidationFailed: A validator has refused, and no form was given.
+            StaleFlow: Another request has committed first.
+            MissingArguments: The URL of the next page needs another argument.
         """
         return advance(self._page_request(), to, data, form, fast_forward, url_args)
 
     def transition(self, to: str, data: Mapping[str, Any] | None = None) -> Result:
-        """Make a transition from this page and return its result; the view answers itself."""
+        """Make a transition from this page; the view itself answers the request.
+
+        Args:
+            to: The name of the target state.
+            data: The answers to store for this page. By default none.
+
+        Raises:
+            InvalidTransition, GuardRefused, ValidationFailed, StaleFlow: As for `advance`.
+        """
         page_request = self._page_request()
         target = self._state(to)
         page = page_request.bound.pages.get(target)
@@ -342,19 +343,24 @@ class MachineViews:
 
     @contextmanager
     def transaction(self, session: Any = None) -> Iterator[Any]:
-        """Let the transition of the block commit together with what `session` does, or not at all.
+        """Commit the block's transition together with what `session` does, or neither.
 
-        `session` is an SQLAlchemy session of the database that keeps the flows; with None a new one
-        is opened and closed. It is committed at the end of the block, and hooks run after that. If
-        the block raises, or makes no transition, it is rolled back. Raises ConfigError where flows
-        are not kept in that database.
+        The session is committed at the end of the block, and hooks run after that. If the block
+        raises, or makes no transition, the session is rolled back.
+
+        Args:
+            session: An SQLAlchemy session of the database in which the flows are stored. By default
+                a new one is opened, and closed after the block.
+
+        Raises:
+            ConfigError: The flows are not stored in that database.
         """
         store = self._page_request().state.require_record_store("fsm.transaction()")
         with transaction(store, session) as joined:
             yield joined
 
     def reset(self) -> None:
-        """Begin a new run; nothing brings back the one before."""
+        """Begin a new run. The old one can't be restored."""
         self._page_request().reset()
 
 
@@ -384,12 +390,3 @@ def delegated(
         return method(self.default, *args, **kwargs)
 
     return call
-
-
-def _seconds(moment: datetime | float | None) -> int | None:
-    """Return a time as whole seconds since 1970, rounded up; one without zone is UTC."""
-    if moment is None:
-        return None
-    if isinstance(moment, datetime):
-        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return ceil(moment)

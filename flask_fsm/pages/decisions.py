@@ -50,8 +50,8 @@ PREFETCH: Final = "prefetch"
 # Why a form conflicts with the flow, by the code of the refusal.
 STALE: Final = {
     Code.NOT_CURRENT: "You have gone on from this page since it was opened.",
-    Code.NOT_ON_PATH: "This page is not open: other pages come before it.",
-    Code.CLOSED: "This page is closed: what was sent on it can't be changed any more.",
+    Code.NOT_ON_PATH: "This page is not open: other pages come first.",
+    Code.CLOSED: "This page is closed: it can no longer be changed.",
     Code.OTHER_FLOW: "This form belongs to an earlier run, which has been replaced.",
     Code.OLD_REV: "This form was opened before your latest step, perhaps in another tab.",
     Code.OTHER_PAGE: "This form belongs to another page.",
@@ -72,7 +72,6 @@ class PageRequest:
         "state",
         "submission",
         "url_args",
-        "urls",
         "work",
     )
 
@@ -90,11 +89,15 @@ class PageRequest:
         """Whether a guard of this machine is already at work, so that an inner one decides less."""
         self.request: Request = unwrap(request)
         self.work = UnitOfWork(state, bound, url_args)
-        self.urls = FlowURLs(self.work)
 
     @property
     def flow(self) -> Flow:
         return self.work.flow
+
+    @property
+    def urls(self) -> FlowURLs:
+        """The URLs of the flow's pages, for the requests that link to one."""
+        return FlowURLs(self.work)
 
     @property
     def source(self) -> str:
@@ -114,8 +117,8 @@ class PageRequest:
         work = self.work
         initial = self.bound.machine.initial
         if work.needs_key and page == initial:
-            # The address of a new flow; that of the page which asks for one would begin another
-            # when the visitor comes back to it.
+            # The URL of a new flow. Without its key the page would begin another flow each time
+            # that the visitor returns to it.
             work.remember()
             return see_other(self.urls.url(page, self.url_args))
         if work.missing_reason is not None:
@@ -143,7 +146,7 @@ class PageRequest:
         return self.redirect_away(refusal)
 
     def _begin_again(self, page: str) -> None:
-        """After the end, show a blank run on the initial page; from here on moves are counted."""
+        """After the end, show a blank run on the initial page; record where this request began."""
         machine = self.bound.machine
         if self.flow.finished and page == machine.initial and machine.reset == "auto":
             self.work.start_next_run()
@@ -178,7 +181,7 @@ class PageRequest:
                     raise
 
     def redirect_away(self, error: FSMError) -> Response:
-        """Send the visitor to the furthest page that may be opened, or say that there is none."""
+        """Redirect to the furthest page that may be opened; raise NotFound if there is none."""
         self.deny(error)
         work = self.work
         location = self.urls.current_url()
@@ -186,8 +189,8 @@ class PageRequest:
             location = self.urls.start_url()
         if location is None:
             raise NotFound(
-                "There is no page to go on with: the flow is at none, or the page where it is "
-                "needs URL arguments that this address does not have.",
+                "There is no page to continue with: the flow's state has no page, or its page "
+                "needs URL arguments that this URL does not have.",
                 flow=self.flow.id,
                 code=Code.NO_PAGE,
             )
@@ -205,9 +208,9 @@ class PageRequest:
     # -- unsafe requests ----------------------------------------------------------------
 
     def judge_post(self) -> Response | None:
-        """Return the stored answer to a submission that was made before, or None to run the view.
+        """Return the stored reply to a submission that was handled before, or None to run the view.
 
-        Raises what the first matching row of the contract's table says.
+        Raises the error of the first row of the contract's table that matches.
         """
         page = self.page
         assert page is not None
@@ -225,7 +228,7 @@ class PageRequest:
             work.missing_reason.flow if work.missing_reason is not None else None
         ) or work.persisted.id
         submission.select_token(named, work.previous_id)
-        earlier = earlier_reply(submission, work, self.urls)
+        earlier = earlier_reply(submission, work)
         reused = earlier is not None and earlier.reused
         if earlier is not None and earlier.location is not None and not reused:
             return self.success_response(earlier.location)
@@ -264,15 +267,15 @@ class PageRequest:
         return None
 
     def _is_once(self, page: str) -> bool:
-        """Tell whether this submission may take an edge that is to be claimed before."""
+        """Return whether the view may take an edge with `once=True`, which requires the lease."""
         ways = self.bound.machine.ways[page]
-        # Wherever the client wants to go: the view decides.
+        # Any edge of the page counts, since the view decides which one it takes.
         return any(edge.once for edge in ways.values())
 
     def replay(self) -> Response | None:
         """After a lost race: return the winner's answer, if the winner was the same submission."""
         self.work.load()
-        earlier = earlier_reply(self.submission, self.work, self.urls)
+        earlier = earlier_reply(self.submission, self.work)
         if earlier is None or earlier.reused or earlier.location is None:
             return None
         return self.success_response(earlier.location)
@@ -281,7 +284,7 @@ class PageRequest:
         state = self.bound.resolve(name, self.request.endpoint) if isinstance(name, str) else None
         if state is None or state not in self.bound.machine.states:
             raise UnknownTarget(
-                f"The field {self.state.config.to_field!r} names no page to go to.",
+                f"The field {self.state.config.to_field!r} does not name a page to go to.",
                 allowed=tuple(self.bound.machine.ways[self.source]),
             )
         return state
@@ -373,7 +376,7 @@ class PageRequest:
         return self._token[1]
 
     def deny(self, error: FSMError) -> None:
-        """Tell the observers of a refusal."""
+        """Send the signal `denied`."""
         flow = self.flow if self.work.loaded else None
         emit(denied, self.work.app, machine=self.bound.name, flow=flow, error=error)
 
@@ -383,7 +386,7 @@ class PageRequest:
         return self._refusal(error)
 
     def _refusal(self, error: FSMError) -> Refusal:
-        context = refusal_context(error, self.request, self.work, self.urls, self.page, self.token)
+        context = refusal_context(error, self.request, self.work, self.page, self.token)
         return Refusal.of(error, context)
 
 
@@ -394,7 +397,7 @@ def _notice_of(error: FSMError) -> str:
 
 
 class PageRequests:
-    """The visits of one request by the names of their machines, and whose guard is innermost."""
+    """The page requests of one request by machine, and the views of the innermost guard."""
 
     __slots__ = ("_private", "of", "owner", "request")
 
@@ -405,14 +408,14 @@ class PageRequests:
         self._private = False
 
     def keep_private(self) -> None:
-        """Keep the answer out of every cache: it depends on a flow."""
+        """Keep the response out of every cache, since it depends on a flow."""
         if not self._private:
             self._private = True
             after_this_request(no_store)
 
 
 def page_requests() -> PageRequests:
-    """Return the visits of this request. (`g` may outlive it: it belongs to the app context.)"""
+    """Return those of this request. (`g` may outlive it, since it belongs to the app context.)"""
     context, asking = unwrap(g), unwrap(request)
     found: PageRequests | None = context.get(_VISITS)
     if found is None or found.request is not asking:

@@ -1,4 +1,4 @@
-"""The decorators: `check` guards the view of a page, `requires` one that is no page of its own."""
+"""The decorators: `check` guards the view of a page, `requires` one that is not a page itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .submission import SAFE_METHODS
 __all__ = ["answer_error", "guarded", "names", "take_along_after_login"]
 
 View = TypeVar("View", bound=Callable[..., Any])
-_NO_TURN: Final = nullcontext()
+_NO_LOCK: Final = nullcontext()
 log: Final = logging.getLogger("flask_fsm")
 
 
@@ -66,13 +66,13 @@ def serve(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> Any:
-    """Judge the request, run the view if it may, and turn what is refused into an answer."""
+    """Decide on the request, run the view if it may, and turn a refusal into a response."""
     state = app_state()
     machine = check.declaration.name
     requests = page_requests()
     page_request = requests.of.get(machine)
     if page_request is not None and page_request.active:
-        # An inner guard of the same machine: this request has its turn already.
+        # An inner guard of the same machine: this request holds the lock of the flow already.
         return _pass(check, page_request, view, args, kwargs)
     bound = state.bound.get(machine)
     if bound is None:
@@ -84,7 +84,7 @@ def serve(
     requests.keep_private()
     outer, requests.owner = requests.owner, check.views
     try:
-        with _NO_TURN if page_request.request.method in SAFE_METHODS else page_request.work.lock():
+        with _NO_LOCK if page_request.request.method in SAFE_METHODS else page_request.work.lock():
             page_request.work.load()
             try:
                 return _pass(check, page_request, view, args, kwargs)
@@ -123,7 +123,7 @@ def _pass(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> Any:
-    """Run the view if its page may be opened and its form be taken, once for each request."""
+    """Run the view if its page may be opened and its form accepted; decide once per request."""
     bound = page_request.bound
     if check.required is not None:
         page_request.judge_required(bound.resolve(check.required, page_request.request.endpoint))
@@ -153,8 +153,8 @@ def _state_of(check: Check, page_request: PageRequest) -> str:
     if state is None:
         raise DefinitionError(
             f"A view that machine {bound.name!r} guards was called for the endpoint {endpoint!r}, "
-            f"where it does not stand: redirect to its page instead. (Views must be registered "
-            f"before the first request.)"
+            f"for which it is not registered: redirect to its page instead. (Register views before "
+            f"the first request.)"
         )
     return state
 

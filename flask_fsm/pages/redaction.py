@@ -1,4 +1,4 @@
-"""What was typed, as a conflict page may show it and send it again."""
+"""Redaction: which fields a conflict page may show and send again. Passwords are left out."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def shown_fields(config: Config) -> SubmittedFields:
     for name, value in sent:
         text = _text(value)
         if (
-            isinstance(value, (dict, list))  # nobody knows what is in there
+            isinstance(value, (dict, list))  # its contents are unknown
             or _is_secret(config, name)
             or text in secret  # a password typed again, under whatever name
             or _holds_card_number(text)
@@ -91,7 +91,7 @@ def _text(value: Any) -> str:
 
 
 def _holds_card_number(value: str) -> bool:
-    """Tell whether a text holds what could be a payment card's number (ISO/IEC 7812, Luhn)."""
+    """Return whether a text contains what could be a payment card's number (ISO/IEC 7812, Luhn)."""
     return any(_is_card_number(found[0]) for found in _DIGITS.finditer(value))
 
 
@@ -102,7 +102,7 @@ def _is_card_number(text: str) -> bool:
 
 
 def identical_form(typed: SubmittedFields) -> ResubmitForm | None:
-    """Return the form that sends this request's again, to the letter, so that it is known again.
+    """Return a form identical to this request's, which is recognised as the same submission.
 
     None if it holds what a page may not show, or if another site sent it.
     """
@@ -119,7 +119,7 @@ def renewed_form(
     config: Config, action: str, typed: Iterable[tuple[str, str]], token: str
 ) -> ResubmitForm | None:
     """Return the form that sends `typed` to `action` again, or None if another site sent it."""
-    # A button under what another site typed would lend it this visitor's hand.
+    # Another site must not get this visitor to submit what it has filled in.
     if is_cross_site(request) or request.is_json:
         return None
     fields = [*typed, (config.token_field, token)]

@@ -21,7 +21,6 @@ def refusal_context(
     error: FSMError,
     request: Request,
     work: UnitOfWork,
-    urls: FlowURLs,
     page: str | None,
     token: Callable[[], Token],
 ) -> RefusalContext:
@@ -34,7 +33,7 @@ def refusal_context(
         return RefusalContext(work.bound.name, submitted=sent.fields, resubmit=identical_form(sent))
     if not work.loaded:
         return RefusalContext(machine=work.bound.name)
-    flow = work.flow
+    flow, urls = work.flow, FlowURLs(work)
     typed = SubmittedFields([], [])
     resubmit: ResubmitForm | None = None
     if unsafe and isinstance(error, (StaleFlow, FlowBusy)):

@@ -50,7 +50,7 @@ def resume_link(work: UnitOfWork, expires: float) -> str:
 
 
 def resume(machine: str, link: str) -> ResponseReturnValue:
-    """Ask whether the flow is to go on here; if it was asked on this site, let it."""
+    """Ask whether the flow is to continue here; on a POST from this site, continue it."""
     after_this_request(no_store)
     after_this_request(_unframed)
     state = app_state()
@@ -65,9 +65,7 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
     urls = FlowURLs(work)
     try:
         if until < state.clock():
-            raise FlowGone(
-                "This link was made for a short time, which is over.", code=Code.LINK_EXPIRED
-            )
+            raise FlowGone("This link has expired.", code=Code.LINK_EXPIRED)
         confirmed = request.method == "POST" and is_own_form(request)
         follow_link(work, owner, key, mark, _new_id(link), confirmed=confirmed)
     except FlowGone as error:
@@ -78,7 +76,7 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
 
 
 def _unframed(response: Response) -> Response:
-    """Let no other site show the page in a frame of its own, for a click that was not meant."""
+    """Forbid frames of other sites, which could trick a visitor into clicking (clickjacking)."""
     response.headers["X-Frame-Options"] = "DENY"
     return response
 

@@ -83,9 +83,7 @@ class EarlierReply(NamedTuple):
     """Whether this submission has the token of the first one but another body."""
 
 
-def earlier_reply(
-    submission: Submission | None, work: UnitOfWork, urls: FlowURLs
-) -> EarlierReply | None:
+def earlier_reply(submission: Submission | None, work: UnitOfWork) -> EarlierReply | None:
     """Return the reply that this submission has got before, or None if it is new.
 
     This is what makes a form idempotent: a double click, a reload of a POST, a retry after a lost
@@ -114,7 +112,7 @@ def earlier_reply(
         return EarlierReply(found.location, found.digest != receipt.digest)
     if stored.receipt is not None and stored.receipt.nonce == receipt.nonce:
         # Another process may have made the last commit: it led to the page that is current.
-        return EarlierReply(urls.url_of(stored), stored.receipt.digest != receipt.digest)
+        return EarlierReply(FlowURLs(work).url_of(stored), stored.receipt.digest != receipt.digest)
     return None
 
 
