@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from http.cookies import SimpleCookie
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 from urllib.parse import urlencode
 
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from flask_fsm.testing import LiveClient, LiveReply, LiveSocket
 
 from ..processes import LOOPBACK, PATIENCE, AppServer, Development, Gunicorn
 from .apps import VARIABLE
 from .eventstream import Event, parse
 from .frames import checked
 
-__all__ = ["APP", "ENGINES", "Browser", "Reply", "Site", "Sites", "Socket", "Stream", "until"]
+__all__ = ["APP", "ENGINES", "Browser", "Site", "Sites", "Socket", "Stream", "until"]
 
 APP: Final = "tests.live.apps:create_app()"
 # What serves sockets in each kind of site: the loop and threads behind gunicorn's threads,
 # gunicorn's greenlets, and werkzeug's development server.
 ENGINES: Final = ("loop", "threads", "gevent", "werkzeug")
-NOT_SENT: Final[Any] = object()
 
 
 def until(true: Callable[[], bool], patience: float = PATIENCE) -> None:
@@ -128,80 +123,22 @@ class Sites:
 # -- clients ---------------------------------------------------------------------------------------
 
 
-class Reply(NamedTuple):
-    """What HTTP was answered with."""
+class Browser(LiveClient):
+    """A client of the package's own, with cookies, whose frames are checked by the schemas.
 
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Browser:
-    """Keeps cookies, and opens sockets and streams with them.
-
-    `origin` is sent with sockets and posts; None sends none, as a program does.
+    Its streams are read by another program, curl.
     """
 
     def __init__(
         self, port: int, *, origin: str | None = None, cookies: Mapping[str, str] | None = None
     ) -> None:
-        self.port = port
-        self.origin = origin
-        self.cookies = dict(cookies or {})
+        """`origin` is sent with sockets and posts; None sends none, as a program does."""
+        url = f"http://{LOOPBACK}:{port}"
+        super().__init__(url, origin=origin, cookies=cookies, timeout=PATIENCE)
 
     def copy(self, **options: Any) -> Browser:
         """Return another browser with the same cookies."""
         return Browser(self.port, **{"cookies": self.cookies, "origin": self.origin, **options})
-
-    @property
-    def cookie(self) -> dict[str, str]:
-        """The header that hands the cookies back."""
-        text = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-        return {"Cookie": text} if text else {}
-
-    def keep(self, lines: Iterable[str]) -> None:
-        """Take the Set-Cookie lines of an answer."""
-        for line in lines:
-            for name, morsel in SimpleCookie(line).items():
-                if morsel.value:
-                    self.cookies[name] = morsel.value
-                else:
-                    self.cookies.pop(name, None)
-
-    # -- HTTP ---------------------------------------------------------------------------
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Reply:
-        """Send a request on a connection of its own."""
-        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=PATIENCE)
-        try:
-            connection.request(method, path, body, {**self.cookie, **(headers or {})})
-            response = connection.getresponse()
-            reply = Reply(response.status, response.headers, response.read())
-        finally:
-            connection.close()
-        self.keep(reply.headers.get_all("Set-Cookie") or ())
-        return reply
-
-    def get(self, path: str, **query: Any) -> Reply:
-        """Get a page, as one who wants JSON."""
-        asked = f"{path}?{urlencode(query, doseq=True)}" if query else path
-        return self.ask("GET", asked, headers={"Accept": "application/json"})
-
-    def post(self, path: str, **fields: str) -> Reply:
-        """Post a form."""
-        kind = "application/x-www-form-urlencoded"
-        headers = {"Accept": "application/json", "Content-Type": kind}
-        return self.ask("POST", path, urlencode(fields).encode(), headers)
 
     def event(
         self,
@@ -209,15 +146,12 @@ class Browser:
         event: str,
         data: Any = None,
         *,
+        flow: str | None = None,
         headers: Mapping[str, str] | None = None,
-        query: str = "",
         **more: Any,
-    ) -> Reply:
+    ) -> LiveReply:
         """Post an event; a frame in the answer is checked. `more` is more of the client frame."""
-        body = json.dumps({"event": event, "data": data, **more}).encode()
-        origin = {} if self.origin is None else {"Origin": self.origin}
-        given = {"Content-Type": "application/json", **origin, **(headers or {})}
-        reply = self.ask("POST", f"/fsm/{machine}/event{query}", body, given)
+        reply = super().event(machine, event, data, flow=flow, headers=headers, **more)
         kind = reply.headers["Content-Type"]
         if kind == "application/problem+json":
             checked(reply.body, "Problem")
@@ -225,39 +159,14 @@ class Browser:
             checked(reply.body, "Answer")
         return reply
 
-    def state(self, machine: str) -> dict[str, Any]:
+    def state(self, machine: str, *, flow: str | None = None) -> dict[str, Any]:
         """Return the state frame that HTTP answers with."""
-        reply = self.get(f"/fsm/{machine}/state")
-        assert reply.status == 200, reply.body
-        return checked(reply.body, "StateFrame")
+        return checked(json.dumps(super().state(machine, flow=flow)), "StateFrame")
 
-    # -- sockets and streams ------------------------------------------------------------
-
-    def socket(
-        self,
-        machine: str = "traffic",
-        *,
-        path: str | None = None,
-        groups: Iterable[str] = (),
-        since: str | None = None,
-        flow: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        **options: Any,
-    ) -> Socket:
-        """Open a websocket; raises what `websockets` does if it is refused."""
-        near = socket.create_connection((LOOPBACK, self.port), PATIENCE)
-        asked = path or f"/fsm/{machine}/ws"
-        opened = connect(
-            f"ws://{LOOPBACK}:{self.port}{asked}{_query(groups, since, flow)}",
-            sock=near,
-            origin=self.origin,  # type: ignore[arg-type]
-            additional_headers={**self.cookie, **(headers or {})},
-            **{"max_size": None, "open_timeout": PATIENCE, "close_timeout": PATIENCE, **options},
-        )
-        connection = opened.__enter__()  # it is left by Socket.close()
-        assert connection.response is not None
-        self.keep(connection.response.headers.get_all("Set-Cookie"))
-        return Socket(connection)
+    def socket(self, machine: str = "traffic", **options: Any) -> Socket:
+        """Open a websocket, as `websocket()` does."""
+        opened = self.websocket(machine, **options)
+        return Socket(opened.connection, PATIENCE)
 
     def stream(
         self,
@@ -269,95 +178,37 @@ class Browser:
         headers: Mapping[str, str] | None = None,
     ) -> Stream:
         """Open a stream of server-sent events by curl."""
-        given = {**self.cookie, **(headers or {})}
+        given = {**self.cookie_header, **(headers or {})}
         if last_id is not None:
             given["Last-Event-ID"] = last_id
         if self.origin is not None:
             given["Origin"] = self.origin
-        query = _query(groups, since)
-        stream = Stream(f"http://{LOOPBACK}:{self.port}/fsm/{machine}/events{query}", given)
-        self.keep(stream.all_of("set-cookie"))
+        pairs = [("group_id", group) for group in groups]
+        pairs += [] if since is None else [("since", since)]
+        query = f"?{urlencode(pairs)}" if pairs else ""
+        stream = Stream(f"{self.url}/fsm/{machine}/events{query}", given)
+        self.keep_cookies(stream.all_of("set-cookie"))
         return stream
 
 
-def _query(groups: Iterable[str], since: str | None, flow: str | None = None) -> str:
-    pairs = [("group_id", group) for group in groups]
-    pairs += [] if since is None else [("since", since)]
-    pairs += [] if flow is None else [("flow", flow)]
-    return f"?{urlencode(pairs)}" if pairs else ""
-
-
-class Socket:
+class Socket(LiveSocket):
     """A websocket, all of whose frames are checked."""
 
-    def __init__(self, connection: ClientConnection) -> None:
-        self.connection = connection
-        self.frames: list[dict[str, Any]] = []
-        """All frames so far."""
-
-    @property
-    def headers(self) -> Any:
-        """The headers of the handshake's answer."""
-        assert self.connection.response is not None
-        return self.connection.response.headers
+    def decode(self, text: str | bytes) -> dict[str, Any]:
+        return checked(text)
 
     def recv(self, timeout: float = PATIENCE) -> dict[str, Any]:
         """Return the next frame; raises TimeoutError or ConnectionClosed."""
-        frame = checked(self.connection.recv(timeout))
-        self.frames.append(frame)
-        return frame
-
-    def send(self, event: str, data: Any = None, *, ref: Any = NOT_SENT, **more: Any) -> None:
-        """Send an event, with `ref` and whatever else if it is given."""
-        frame = {"event": event, "data": data, **more}
-        if ref is not NOT_SENT:
-            frame["ref"] = ref
-        self.raw(json.dumps(frame))
-
-    def raw(self, message: str | bytes) -> None:
-        """Send whatever."""
-        self.connection.send(message)
-
-    def ask(self, event: str, data: Any = None, **more: Any) -> dict[str, Any]:
-        """Send an event, and return the next frame."""
-        self.send(event, data, **more)
-        return self.recv()
+        return self.receive(timeout)
 
     def until(self, ref: Any, timeout: float = PATIENCE) -> list[dict[str, Any]]:
         """Return the frames up to the one that echoes `ref`, that one included."""
-        found = []
-        while True:
-            found.append(self.recv(timeout))
-            if found[-1].get("ref") == ref:
-                return found
+        return super().until(ref=ref, timeout=timeout)
 
     def silent(self, event: str = "ping") -> None:
         """Check that nothing waits: the next frame is the answer to an event sent now."""
         frame = self.ask(event, ref="is anything there?")
         assert frame.get("ref") == "is anything there?", frame
-
-    def closed(self, timeout: float = PATIENCE) -> int:
-        """Read to the end, and return the code of the server's close frame; 1006 if it has none."""
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                self.recv(deadline - time.monotonic())
-            except ConnectionClosed as error:
-                return 1006 if error.rcvd is None else int(error.rcvd.code)
-
-    def cut(self) -> None:
-        """Break the connection, as a network does."""
-        self.connection.socket.shutdown(socket.SHUT_RDWR)
-        self.connection.close()
-
-    def close(self) -> None:
-        self.connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Stream:

@@ -102,7 +102,7 @@ def test_a_faulty_payload_ends_nothing(site: Site, message: str, status: int) ->
     """After an invalid event or payload the same connection still works."""
     with opened(site, "/") as client:
         client.recv()
-        client.raw(message)
+        client.send_text(message)
         frame = client.recv()
         assert frame["status"] == status
         assert set(frame) == DATA
@@ -274,13 +274,13 @@ def test_endpoints(site: Site) -> None:
     browser = site.browser()
     reply = browser.get("/health")
     assert (reply.status, reply.body) == (200, b"OK")
-    reply = browser.ask("GET", "/headers", headers={"X-Asked": "this"})
+    reply = browser.request("GET", "/headers", headers={"X-Asked": "this"})
     assert (reply.status, reply.json, reply.headers["X-Answered"]) == (
         203,
         {"asked": "this"},
         "yes",
     )
-    assert browser.ask("HEAD", "/health").status == 200
-    assert browser.ask("POST", "/health").status == 405
+    assert browser.request("HEAD", "/health").status == 200
+    assert browser.request("POST", "/health").status == 405
     assert browser.get("/").body == b"a page"  # where a websocket is, too
     assert browser.get("/fsm/health").json["status"] == "ok"

@@ -829,7 +829,7 @@ def user(site: Site) -> Browser:
 
 def entered(client: ScriptClient, user: Browser, origin: str, **options: Any) -> None:
     """Connect the client with the cookies of a user, and wait for the state."""
-    client.do("cookie", value=user.cookie["Cookie"])
+    client.do("cookie", value=user.cookie_header["Cookie"])
     client.connect(origin, **options)
     client.told("state")
 
@@ -880,7 +880,7 @@ def test_real_resume(site: Site, user: Browser, client: ScriptClient, transport:
 
 def test_real_refusal(site: Site, user: Browser, client: ScriptClient) -> None:
     """A group that one may not join is a reason to end, and said to be it."""
-    client.do("cookie", value=user.cookie["Cookie"])
+    client.do("cookie", value=user.cookie_header["Cookie"])
     client.connect(site.origin, groups=["forbidden"])
     assert client.told("error")["code"] == 4403
     assert client.told("close")["final"] is True

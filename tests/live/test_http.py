@@ -16,7 +16,7 @@ from flask_fsm import ConfigError, FlaskFSM, Machine
 from ..processes import LOOPBACK, PATIENCE
 from .apps import SECRET
 from .frames import checked
-from .serving import Browser, Reply, Site, Sites
+from .serving import Browser, LiveReply, Site, Sites
 
 JSON = {"Content-Type": "application/json"}
 
@@ -27,9 +27,9 @@ def loop(sites: Sites) -> Site:
     return sites.get("loop")
 
 
-def raw(browser: Browser, body: bytes, headers: dict[str, str] | None = None) -> Reply:
+def raw(browser: Browser, body: bytes, headers: dict[str, str] | None = None) -> LiveReply:
     """Post a body to the laboratory."""
-    return browser.ask("POST", "/fsm/lab/event", body, JSON if headers is None else headers)
+    return browser.request("POST", "/fsm/lab/event", body, JSON if headers is None else headers)
 
 
 # -- the state ----------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def test_the_state(loop: Site) -> None:
 @pytest.mark.parametrize("path", ["/fsm/lab/state", "/fsm/lab/events", "/fsm/health"])
 def test_head(site: Site, path: str) -> None:
     """HEAD is answered at once, and without a body."""
-    reply = site.browser().ask("HEAD", path)
+    reply = site.browser().request("HEAD", path)
     assert (reply.status, reply.body) == (200, b"")
     if path.endswith("events"):
         assert reply.headers["Content-Type"] == "text/event-stream"
@@ -71,7 +71,8 @@ def test_head(site: Site, path: str) -> None:
 )
 def test_other_methods(loop: Site, method: str, path: str) -> None:
     """Each door has its method."""
-    assert loop.browser().ask(method, path, b"{}" if method == "PUT" else None, JSON).status == 405
+    body = b"{}" if method == "PUT" else None
+    assert loop.browser().request(method, path, body, JSON).status == 405
 
 
 @pytest.mark.parametrize("machine", ["none", "light"])
@@ -371,7 +372,7 @@ def test_flows_by_key(several: Site) -> None:
     with browser.socket("orders", flow=first) as one, browser.socket("orders", flow=second) as two:
         assert one.recv()["state"] == two.recv()["state"] == "packed"
         assert one.ask("send_off")["state"] == "sent"
-        assert browser.event("orders", "send_off", query=f"?flow={second}").json["rev"] == 2
+        assert browser.event("orders", "send_off", flow=second).json["rev"] == 2
         assert two.recv()["state"] == "sent"
         assert two.ask("return")["rev"] == 3
     assert browser.get("/fsm/orders/state", flow=first).json["state"] == "sent"

@@ -38,18 +38,18 @@ def knock(site: Site, door: str, headers: dict[str, str]) -> int:
     browser = site.browser()
     if door == "post":
         body = json.dumps({"event": "start", "data": None}).encode()
-        reply = browser.ask(
+        reply = browser.request(
             "POST", "/fsm/lab/event", body, {**headers, "Content-Type": "application/json"}
         )
         if reply.status == 200:
             assert reply.json["rev"] == 1
     elif door == "events":
-        reply = browser.ask("HEAD", "/fsm/lab/events", headers=headers)
+        reply = browser.request("HEAD", "/fsm/lab/events", headers=headers)
     else:
         more = HANDSHAKE if door == "ws" else {}
         if more:  # and who asks why is told the same
-            asked = browser.ask("GET", "/fsm/lab/ws", headers=headers)
-        reply = browser.ask("GET", f"/fsm/lab/{door}", headers={**headers, **more})
+            asked = browser.request("GET", "/fsm/lab/ws", headers=headers)
+        reply = browser.request("GET", f"/fsm/lab/{door}", headers={**headers, **more})
     if reply.status == 403:
         assert browser.cookies == {}
         if door != "events":
@@ -132,7 +132,7 @@ def test_each_engine_refuses(site: Site, door: str) -> None:
 def test_who_asks_why_opens_nothing(sites: Sites) -> None:
     """A browser names no Origin when it gets something, so that is not demanded of who asks why."""
     site = sites.get("loop", FSM_REQUIRE_ORIGIN=True)
-    reply = site.browser().ask("GET", "/fsm/lab/ws", headers={"Host": HOST})
+    reply = site.browser().request("GET", "/fsm/lab/ws", headers={"Host": HOST})
     assert (reply.status, reply.json["reason"]) == (426, "bad_handshake")
     assert reply.headers["Cache-Control"] == "no-store"
     assert "Cookie" in reply.headers["Vary"]
@@ -191,7 +191,7 @@ def test_the_scheme_counts(loop: Site, door: str) -> None:
 def test_the_health_is_for_all(loop: Site) -> None:
     """Whoever asks for the health gets it: it tells nothing of anybody."""
     headers = {"Origin": "https://evil.example"}
-    assert loop.browser().ask("GET", "/fsm/health", headers=headers).status == 200
+    assert loop.browser().request("GET", "/fsm/health", headers=headers).status == 200
 
 
 def test_allowed_sites_may_read(sites: Sites) -> None:
@@ -208,14 +208,14 @@ def test_allowed_sites_may_read(sites: Sites) -> None:
             ("OPTIONS", "/fsm/lab/event"),
             ("GET", "/fsm/lab/resume/none"),
         ):
-            reply = site.browser().ask(method, path, headers=headers)
+            reply = site.browser().request(method, path, headers=headers)
             told[path] = reply.headers.get("Access-Control-Allow-Origin")
             if path != "/fsm/lab/resume/none":
                 assert "Origin" in reply.headers["Vary"]
         if origin in ALLOWED:
             assert told.pop("/fsm/lab/resume/none") is None
             assert set(told.values()) == {origin}
-            reply = site.browser().ask("OPTIONS", "/fsm/lab/event", headers=headers)
+            reply = site.browser().request("OPTIONS", "/fsm/lab/event", headers=headers)
             assert reply.headers["Access-Control-Allow-Credentials"] == "true"
             assert "POST" in reply.headers["Access-Control-Allow-Methods"]
             assert "Content-Type" in reply.headers["Access-Control-Allow-Headers"]
@@ -226,5 +226,5 @@ def test_allowed_sites_may_read(sites: Sites) -> None:
 def test_other_sites_may_not_read(loop: Site) -> None:
     """No answer lets pages of another site read it (CORS)."""
     for path in ("/fsm/lab/state", "/fsm/health"):
-        reply = loop.browser().ask("GET", path, headers={"Origin": "http://app.example"})
+        reply = loop.browser().request("GET", path, headers={"Origin": "http://app.example"})
         assert reply.headers.get("Access-Control-Allow-Origin") is None

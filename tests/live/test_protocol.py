@@ -135,7 +135,7 @@ def test_a_faulty_handshake(site: Site, changed: dict[str, str | None], status: 
         **changed,
     }
     headers = {name: value for name, value in given.items() if value is not None}
-    reply = site.browser().ask("GET", "/fsm/lab/ws", headers=headers)
+    reply = site.browser().request("GET", "/fsm/lab/ws", headers=headers)
     assert reply.status == status
     if status == 426:
         assert reply.headers["Sec-WebSocket-Version"] == "13"
@@ -189,7 +189,7 @@ def test_what_is_no_frame_is_answered(site: Site) -> None:
     """Each of many invalid payloads is answered by 403, with its ref if that can be told."""
     with lab(site) as client:
         for message, ref in INVALID:
-            client.raw(message)
+            client.send_text(message)
             frame = client.recv()
             assert frame["status"] == 403, message
             assert frame["data"]["reason"] == "invalid_payload"
@@ -327,7 +327,7 @@ def test_refusals_are_for_one_client(site: Site) -> None:
     with lab(site, browser) as client, lab(site, browser) as other:
         for event in ("fly", "burgle", "boom"):
             client.ask(event, ref=1)
-        client.raw("nope")
+        client.send_text("nope")
         client.recv()
         other.silent()
 
@@ -493,7 +493,7 @@ def test_a_frame_that_is_too_large(site: Site, compression: Any) -> None:
     """A message of 200 KiB ends the connection with 1009, also if it takes few bytes packed."""
     with lab(site, compression=compression) as client:
         with suppress(ConnectionClosed):  # while it is being sent
-            client.raw(json.dumps({"event": "echo", "data": "x" * 200 * 1_024}))
+            client.send_text(json.dumps({"event": "echo", "data": "x" * 200 * 1_024}))
         assert client.closed() == 1009
     with lab(site) as client:
         alive(client)
@@ -696,9 +696,9 @@ def test_refusals_wait_their_turn(
             for event, status in events.items():
                 client.send(event, ref=event)
                 expected.append((event, status))
-            client.raw(b"binary")
+            client.send_text(b"binary")
             client.send("half_done", ref="half")
-            client.raw('{"ref": "none"}')
+            client.send_text('{"ref": "none"}')
             client.send("stop", ref="stop")
             expected += [(None, 403), ("half", 200), ("half", 405), ("none", 403), ("stop", 200)]
         while len(got) < len(expected):

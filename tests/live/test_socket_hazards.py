@@ -230,7 +230,7 @@ def test_an_answer_that_is_lost(start: Start, engine: str, door: str, how: str) 
             "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
         }
     for _ in range(5):
-        reply = site.browser().ask("GET", f"/fsm/shared/{door}?group_id=ops", headers=headers)
+        reply = site.browser().request("GET", f"/fsm/shared/{door}?group_id=ops", headers=headers)
         assert reply.status == (500 if how == "raise" else 200)
     until(lambda: browser.get("/kept").json == [0, 0, 0])
     with joined(site, groups=["ops"]):

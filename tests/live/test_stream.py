@@ -236,7 +236,7 @@ def test_dead_streams_are_gone(lively: Site, how: str) -> None:
     browser = lively.browser()
     browser.state("lab")
     client = socket.create_connection((LOOPBACK, lively.port), PATIENCE)
-    cookie = browser.cookie["Cookie"]
+    cookie = browser.cookie_header["Cookie"]
     request = f"GET /fsm/lab/events?group_id=ops HTTP/1.1\r\nHost: h\r\nCookie: {cookie}\r\n\r\n"
     client.sendall(request.encode())
     until(lambda: connections(lively) == 1)

@@ -296,7 +296,7 @@ class Producer:
     """
 
     def __init__(self, browser: Browser, number: int) -> None:
-        self._headers = {**browser.cookie, "Content-Type": "application/json"}
+        self._headers = {**browser.cookie_header, "Content-Type": "application/json"}
         self._connection = http.client.HTTPConnection(LOOPBACK, browser.port, timeout=PATIENCE)
         self.number = number
         self.count = 0
