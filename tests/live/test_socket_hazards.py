@@ -671,7 +671,7 @@ class Secure(Gunicorn):
         finally:
             connection.close()
 
-    def serves(self) -> bool:
+    def answers(self) -> bool:
         try:
             return bool(self.pids()) and self.get("/ping")[0] == 200
         except OSError:
