@@ -17,7 +17,7 @@ from typing import Final
 from ..errors import Code, SnapshotError, SnapshotTooLarge
 from .answers import load_answers
 from .definition import Definition
-from .fields import Fields, Receipt, Run
+from .fields import Fields, Receipt
 from .history import Checkpoint, Packed, pack
 from .migration import StoredPage, migrate_path
 from .path import Node, nodes_back
@@ -41,8 +41,8 @@ _COUNT = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 
 def encode(flow: Fields, machine: Definition) -> str:
     """Return the text that `decode` reads with the same machine, or raise SnapshotTooLarge."""
-    run, tip = flow.run, flow.tip
-    begin = Checkpoint(machine.initial, run.started, 0)
+    tip = flow.tip
+    begin = Checkpoint(machine.initial, flow.started, 0)
     packed = pack(machine, flow.log, begin)
     first = packed.first
     base = ""
@@ -50,9 +50,9 @@ def encode(flow: Fields, machine: Definition) -> str:
         base = f"{machine.numbers[first.state]}~{first.at}~{first.rev}~"
     parts = [
         VERSION + machine.digest,
-        run.id,
-        "" if run.subject is None else _quoted(run.subject),
-        f"{flow.rev},{run.started},{flow.updated - run.started},{flow.taken:x},{flow.finished:d}",
+        flow.id,
+        "" if flow.subject is None else _quoted(flow.subject),
+        f"{flow.rev},{flow.started},{flow.updated - flow.started},{flow.taken:x},{flow.finished:d}",
         "" if flow.receipt is None else ",".join(flow.receipt),
         f"{packed.length}~{base}{packed.text}",
         str(tip.depth + 1),
@@ -72,7 +72,7 @@ def encode(flow: Fields, machine: Definition) -> str:
             f"back: keep less in its answers.",
             size=len(text),
             limit=MAX_TEXT,
-            flow=run.id,
+            flow=flow.id,
             target=tip.state,
         )
     return text
@@ -115,17 +115,17 @@ def _decode(text: str, machine: Definition) -> Fields:
     tip = _linked(path, machine, id)
     if drafts:
         drafts = {page: answers for page, answers in drafts.items() if page in machine.states}
-    run = Run(id, _unquoted(subject) if subject else None, int(started))
-    updated = run.started + int(age)
+    began = int(started)
+    updated = began + int(age)
     last = Checkpoint(tip.state, updated, int(rev))
     return Fields(
-        run,
+        id,
+        _unquoted(subject) if subject else None,
         int(rev),
         tip,
-        _packed(history, machine, run.started, last)
-        if same
-        else Packed(machine, "", 0, last, last),
+        _packed(history, machine, began, last) if same else Packed(machine, "", 0, last, last),
         drafts,
+        began,
         updated,
         int(taken, 16) if same else machine.edges_on(tip),
         finished == "1",

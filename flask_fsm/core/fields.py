@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .history import Log
 from .path import Node
 
-__all__ = ["Fields", "Receipt", "Run"]
+__all__ = ["Fields", "Receipt"]
 
 
 class Receipt(NamedTuple):
@@ -17,67 +17,22 @@ class Receipt(NamedTuple):
     digest: str
 
 
-class Run(NamedTuple):
-    """What stays the same during one run. `started` is in whole seconds since 1970."""
+class Fields(NamedTuple):
+    """The fields of a flow, in the order in which `Flow.step` unpacks them.
+
+    `tip` is the last node of the path. `draft_texts` holds answers as JSON text, by page.
+    `started` and `updated` are in whole seconds since 1970. `taken` holds the bits of the edges
+    taken in this run, if the machine tracks edges, else 0.
+    """
 
     id: str
     subject: str | None
+    rev: int
+    tip: Node
+    log: Log
+    draft_texts: dict[str, str]
     started: int
-
-
-class Fields:
-    """The fields of a flow. They don't change once a `Snapshot` or a `Flow` has them.
-
-    `tip` is the last node of the path. `draft_texts` holds answers as JSON text, by page.
-    `updated` is in whole seconds since 1970. `taken` holds the bits of the edges taken in this
-    run, if the machine tracks edges, else 0.
-    """
-
-    # Not a named tuple: a step reads each field once, and slots are read several times faster.
-    __slots__ = (
-        "draft_texts",
-        "finished",
-        "log",
-        "receipt",
-        "rev",
-        "run",
-        "taken",
-        "tip",
-        "updated",
-    )
-
-    def __init__(
-        self,
-        run: Run,
-        rev: int,
-        tip: Node,
-        log: Log,
-        draft_texts: dict[str, str],
-        updated: int,
-        taken: int,
-        finished: bool,
-        receipt: Receipt | None,
-    ) -> None:
-        self.run = run
-        self.rev = rev
-        self.tip = tip
-        self.log = log
-        self.draft_texts = draft_texts
-        self.updated = updated
-        self.taken = taken
-        self.finished = finished
-        self.receipt = receipt
-
-    def copy(self) -> Fields:
-        """Return a copy, for the caller to change."""
-        return Fields(
-            self.run,
-            self.rev,
-            self.tip,
-            self.log,
-            self.draft_texts,
-            self.updated,
-            self.taken,
-            self.finished,
-            self.receipt,
-        )
+    updated: int
+    taken: int
+    finished: bool
+    receipt: Receipt | None

@@ -10,7 +10,6 @@ from typing import Any
 from ..errors import SnapshotError
 from .answers import load_answers
 from .definition import Definition
-from .fields import Fields
 from .history import History
 from .path import Node, Path, data_before, nodes_back
 from .snapshot import Snapshot, blank
@@ -56,7 +55,7 @@ class FlowBase:
             )
         if snapshot is None:
             snapshot = blank(machine, int(self.clock()), subject=subject)
-        self._now: Fields = snapshot.fields
+        self._now: Snapshot = snapshot
         # The pages of the path, collected when first needed and updated by each step.
         self._on_path: set[str] | None = None
         self._data: dict[str, Any] | None = None
@@ -67,17 +66,17 @@ class FlowBase:
     @property
     def snapshot(self) -> Snapshot:
         """The flow as immutable data."""
-        return Snapshot(self._now)
+        return self._now
 
     @property
     def id(self) -> str:
         """The id of the run."""
-        return self._now.run.id
+        return self._now.id
 
     @property
     def subject(self) -> str | None:
         """Whose flow it is, or None."""
-        return self._now.run.subject
+        return self._now.subject
 
     @property
     def rev(self) -> int:

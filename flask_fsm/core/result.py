@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from .fields import Fields
 from .history import Entry, LogItem, entry_of
 from .path import Node
 from .snapshot import Snapshot
@@ -28,29 +27,22 @@ class Result:
         entry: The entry of the history.
     """
 
-    __slots__ = ("after", "before", "cut", "data", "edge")
+    # Not a named tuple: it is made and read once in each step, and slots are quicker at both.
+    __slots__ = ("cut", "data", "edge", "previous", "snapshot")
 
     def __init__(
         self,
-        after: Fields,
-        before: Fields,
+        snapshot: Snapshot,
+        previous: Snapshot,
         edge: Edge,
         data: Mapping[str, Any] | None,
         cut: list[Node] | None,
     ) -> None:
-        self.after: Final = after
-        self.before: Final = before
+        self.snapshot: Final = snapshot
+        self.previous: Final = previous
         self.edge: Final = edge
         self.data: Final = data
         self.cut: Final = cut
-
-    @property
-    def snapshot(self) -> Snapshot:
-        return Snapshot(self.after)
-
-    @property
-    def previous(self) -> Snapshot:
-        return Snapshot(self.before)
 
     @property
     def source(self) -> str:
@@ -66,15 +58,15 @@ class Result:
 
     @property
     def rev(self) -> int:
-        return self.after.rev
+        return self.snapshot.rev
 
     @property
     def finished(self) -> bool:
-        return self.after.finished
+        return self.snapshot.finished
 
     @property
     def entry(self) -> Entry:
-        item = self.after.log
+        item = self.snapshot.log
         assert isinstance(item, LogItem)
         return entry_of(item)
 

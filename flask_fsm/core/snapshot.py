@@ -9,18 +9,18 @@ from typing import Any, Final
 from .answers import load_answers
 from .codec import decode, encode
 from .definition import Definition
-from .fields import Fields, Receipt, Run
+from .fields import Fields, Receipt
 from .history import Archive, Checkpoint, Entry, History, entered_at, new_entries_of, pack
-from .path import Node, Path, data_before, nodes_back
+from .path import Node, Path, data_before, nodes_back, root
 
-__all__ = ["NAMELESS", "NO_DRAFTS", "Receipt", "Run", "Snapshot", "blank", "successor"]
+__all__ = ["NAMELESS", "NO_DRAFTS", "Receipt", "Snapshot", "blank", "successor"]
 
 NAMELESS: Final = "-" * 22
 """Stands for the random part of an id, in a text that is stored beside its id."""
 NO_DRAFTS: Final[dict[str, str]] = {}
 
 
-class Snapshot:
+class Snapshot(Fields):
     """A flow as plain, immutable data, as `flow.snapshot` returns it.
 
     Attributes:
@@ -39,75 +39,32 @@ class Snapshot:
         receipt: The submission that made the last commit, or None.
     """
 
-    __slots__ = ("_fields",)
-
-    def __init__(self, fields: Fields) -> None:
-        self._fields = fields
-
-    @property
-    def fields(self) -> Fields:
-        return self._fields
-
-    @property
-    def id(self) -> str:
-        return self._fields.run.id
-
-    @property
-    def subject(self) -> str | None:
-        return self._fields.run.subject
-
-    @property
-    def rev(self) -> int:
-        return self._fields.rev
-
-    @property
-    def started(self) -> int:
-        return self._fields.run.started
-
-    @property
-    def updated(self) -> int:
-        return self._fields.updated
-
-    @property
-    def taken(self) -> int:
-        return self._fields.taken
-
-    @property
-    def finished(self) -> bool:
-        return self._fields.finished
-
-    @property
-    def receipt(self) -> Receipt | None:
-        return self._fields.receipt
-
-    @property
-    def tip(self) -> Node:
-        return self._fields.tip
+    __slots__ = ()
 
     @property
     def state(self) -> str:
         """The name of the current state."""
-        return self._fields.tip.state
+        return self.tip.state
 
     @property
     def path(self) -> Path:
         """The pages from the initial to the current one."""
-        return Path(self._fields.tip)
+        return Path(self.tip)
 
     @property
     def history(self) -> History:
         """The transitions made, oldest first."""
-        return History(self._fields.log)
+        return History(self.log)
 
     @property
     def data(self) -> dict[str, Any]:
         """A copy of the answers of the pages on the path before the current one, by page."""
-        return data_before(self._fields.tip)
+        return data_before(self.tip)
 
     @property
     def drafts(self) -> dict[str, Any]:
         """A copy of all other answers, by page."""
-        return {page: load_answers(text) for page, text in self._fields.draft_texts.items()}
+        return {page: load_answers(text) for page, text in self.draft_texts.items()}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Snapshot):
@@ -121,22 +78,12 @@ class Snapshot:
         return hash((self.id, self.rev))
 
     def _comparable(self) -> tuple[Any, ...]:
-        fields = self._fields
         pages = [
             (node.state, node.args, node.answers, node.depth, node.barrier, node.closed)
-            for node in nodes_back(fields.tip)
+            for node in nodes_back(self.tip)
         ]
-        return (
-            fields.run,
-            fields.rev,
-            pages,
-            self.history.entries,
-            fields.draft_texts,
-            fields.updated,
-            fields.taken,
-            fields.finished,
-            fields.receipt,
-        )
+        entries = self.history.entries
+        return (*self._replace(tip=root(""), log=None), pages, entries)
 
     def __repr__(self) -> str:
         return (
@@ -146,62 +93,47 @@ class Snapshot:
 
     def beginning_at(self, tip: Node) -> Snapshot:
         """Return this blank snapshot with another first node: the page with its URL arguments."""
-        fields = self._fields.copy()
-        fields.tip = tip
-        return Snapshot(fields)
+        return self._replace(tip=tip)
 
     def with_receipt(self, receipt: Receipt | None) -> Snapshot:
         """Return this snapshot with the receipt of the submission that made it."""
-        fields = self._fields.copy()
-        fields.receipt = receipt
-        return Snapshot(fields)
+        return self._replace(receipt=receipt)
 
     def with_id(self, id: str, subject: str | None) -> Snapshot:
         """Return this snapshot under another id, as that of `subject`."""
-        fields = self._fields.copy()
-        fields.run = Run(id + self.id[22:], subject, self.started)
-        return Snapshot(fields)
+        return self._replace(id=id + self.id[22:], subject=subject)
 
     @property
     def new_entries(self) -> list[Entry]:
         """The entries that were made since the snapshot was loaded."""
-        return new_entries_of(self._fields.log)
+        return new_entries_of(self.log)
 
     @property
     def entered_at(self) -> int:
         """When the page was entered that was the current one as the snapshot was loaded."""
-        return entered_at(self._fields.log, self.started)
+        return entered_at(self.log, self.started)
 
     def with_lazy_history(self, read: Callable[[], Sequence[Entry]]) -> Snapshot:
         """Return this snapshot with its history kept elsewhere, where `read` finds it."""
-        fields = self._fields.copy()
-        fields.log = Archive(read, fields.updated)
-        return Snapshot(fields)
+        return self._replace(log=Archive(read, self.updated))
 
     def with_packed_history(self, machine: Definition, limit: int | None = None) -> Snapshot:
         """Return this snapshot with its history as text, at most the newest `limit` entries."""
         first = Checkpoint(machine.initial, self.started, 0)
-        fields = self._fields.copy()
-        fields.log = pack(machine, fields.log, first, limit)
-        return Snapshot(fields)
+        return self._replace(log=pack(machine, self.log, first, limit))
 
     def to_record(self, machine: Definition) -> str:
         """Return the text of this snapshot without its id and its history."""
-        fields = self._fields.copy()
-        fields.run = Run(NAMELESS + self.id[22:], self.subject, self.started)
-        fields.log = None
-        return encode(fields, machine)
+        return encode(self._replace(id=NAMELESS + self.id[22:], log=None), machine)
 
     @classmethod
     def from_record(
         cls, text: str, machine: Definition, id: str, read: Callable[[], Sequence[Entry]]
     ) -> Snapshot:
         """Read what `to_record` returned, with the random part of `id`; or raise SnapshotError."""
-        fields = decode(text, machine)
-        run = fields.run
-        fields.run = Run(id[:22] + run.id[22:], run.subject, run.started)
-        fields.log = Archive(read, fields.updated)
-        return cls(fields)
+        read_back = decode(text, machine)
+        name, log = id[:22] + read_back.id[22:], Archive(read, read_back.updated)
+        return cls._make(read_back._replace(id=name, log=log))
 
     def encode(self, machine: Definition) -> str:
         """Return this snapshot as text.
@@ -215,7 +147,7 @@ class Snapshot:
         Raises:
             SnapshotTooLarge: The text would be longer than 1 MiB.
         """
-        return encode(self._fields, machine)
+        return encode(self, machine)
 
     @classmethod
     def decode(cls, text: str, machine: Definition) -> Snapshot:
@@ -235,15 +167,15 @@ class Snapshot:
             SnapshotError: The text is damaged; or, with the code `"definition"`, it names a state
                 that the machine no longer has.
         """
-        return cls(decode(text, machine))
+        return cls._make(decode(text, machine))
 
 
 def blank(
     machine: Definition, now: int, *, id: str | None = None, subject: str | None = None
 ) -> Snapshot:
     """Return the snapshot of a run that has not begun. A new id has 128 random bits."""
-    run = Run(secrets.token_urlsafe(16) if id is None else id, subject, now)
-    return Snapshot(Fields(run, 0, machine.root, None, NO_DRAFTS, now, 0, False, None))
+    new = secrets.token_urlsafe(16) if id is None else id
+    return Snapshot(new, subject, 0, machine.root, None, NO_DRAFTS, now, now, 0, False, None)
 
 
 def successor(id: str) -> str:
