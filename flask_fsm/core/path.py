@@ -31,7 +31,7 @@ class Node:
     `barrier` of the last node of the path.
     """
 
-    # Not a named tuple: a step reads nodes more often than it makes them, and slots are read faster.
+    # Not a named tuple: a step reads nodes more often than it makes them; slots are read faster.
     __slots__ = ("answers", "args", "barrier", "closed", "depth", "parent", "state")
 
     def __init__(

@@ -11,7 +11,7 @@ from .codec import decode, encode
 from .definition import Definition
 from .fields import Fields, Receipt
 from .history import Archive, Checkpoint, Entry, History, entered_at, new_entries_of, pack
-from .path import Node, Path, data_before, nodes_back, root
+from .path import Node, Path, data_before, nodes_back
 
 __all__ = ["NAMELESS", "NO_DRAFTS", "Receipt", "Snapshot", "blank", "successor"]
 
@@ -82,8 +82,19 @@ class Snapshot(Fields):
             (node.state, node.args, node.answers, node.depth, node.barrier, node.closed)
             for node in nodes_back(self.tip)
         ]
-        entries = self.history.entries
-        return (*self._replace(tip=root(""), log=None), pages, entries)
+        return (
+            self.id,
+            self.subject,
+            self.rev,
+            pages,
+            self.history.entries,
+            self.draft_texts,
+            self.started,
+            self.updated,
+            self.taken,
+            self.finished,
+            self.receipt,
+        )
 
     def __repr__(self) -> str:
         return (
