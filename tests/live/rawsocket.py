@@ -108,7 +108,7 @@ class RawSocket:
             self._events += self.protocol.events_received()
         return self._events.pop(0)
 
-    def recv(self) -> Any:
+    def receive(self) -> Any:
         """Return the next frame, checked, or the code of the close frame; raises EOFError."""
         while True:
             frame = self._next()
@@ -121,7 +121,7 @@ class RawSocket:
     def until_closed(self) -> tuple[list[Any], int]:
         """Return all frames up to the close frame, and its code."""
         frames = []
-        while not isinstance(frame := self.recv(), int):
+        while not isinstance(frame := self.receive(), int):
             frames.append(frame)
         return frames, frame
 

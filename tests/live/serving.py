@@ -163,12 +163,11 @@ class Browser(LiveClient):
         """Return the state frame that HTTP answers with."""
         return checked(json.dumps(super().state(machine, flow=flow)), "StateFrame")
 
-    def socket(self, machine: str = "traffic", **options: Any) -> Socket:
-        """Open a websocket, as `websocket()` does."""
-        opened = self.websocket(machine, **options)
-        return Socket(opened.connection, PATIENCE)
+    def websocket(self, machine: str = "traffic", **options: Any) -> Socket:
+        """Open a websocket whose frames are checked."""
+        return Socket(super().websocket(machine, **options).connection, PATIENCE)
 
-    def stream(
+    def curl_events(
         self,
         machine: str = "traffic",
         *,
@@ -196,10 +195,6 @@ class Socket(LiveSocket):
 
     def decode(self, text: str | bytes) -> dict[str, Any]:
         return checked(text)
-
-    def recv(self, timeout: float = PATIENCE) -> dict[str, Any]:
-        """Return the next frame; raises TimeoutError or ConnectionClosed."""
-        return self.receive(timeout)
 
     def until(self, ref: Any, timeout: float = PATIENCE) -> list[dict[str, Any]]:
         """Return the frames up to the one that echoes `ref`, that one included."""
@@ -295,7 +290,7 @@ class Stream:
         self._read += 1
         return self.events[self._read - 1]
 
-    def recv(self, timeout: float = PATIENCE) -> dict[str, Any]:
+    def receive(self, timeout: float = PATIENCE) -> dict[str, Any]:
         """Return the frame of the next event, after a look at whether name and id agree with it."""
         event = self.event(timeout)
         frame = checked(event.data)

@@ -28,7 +28,7 @@ DATA = {"status", "data"}
 
 
 def opened(site: Site, path: str) -> Socket:
-    return site.browser().socket(path=path)
+    return site.browser().websocket(path=path)
 
 
 def handler(flow: Flow, data: Any) -> None:
@@ -41,7 +41,7 @@ def handler(flow: Flow, data: Any) -> None:
 def test_the_traffic_light(site: Site) -> None:
     """At `/`: the first state that was registered, then a state frame for each event."""
     with opened(site, "/") as client:
-        first = client.recv()
+        first = client.receive()
         assert (first["state"], first["events"], first["status"]) == (
             "red",
             ["change_to_green"],
@@ -62,7 +62,7 @@ def test_the_traffic_light(site: Site) -> None:
 def test_data_events(site: Site) -> None:
     """A data event is answered by status and data alone, and changes nothing."""
     with opened(site, "/") as client:
-        client.recv()
+        client.receive()
         client.ask("change_to_green")
         assert client.ask("some_data", [1, {"a": 2}]) == {
             "status": 200,
@@ -76,15 +76,15 @@ def test_data_events(site: Site) -> None:
 def test_each_connection_begins_anew(site: Site) -> None:
     """Each socket has a machine of its own, also two of one browser, and none leaves a cookie."""
     browser = site.browser()
-    with browser.socket(path="/") as one, browser.socket(path="/") as other:
-        one.recv()
-        other.recv()
+    with browser.websocket(path="/") as one, browser.websocket(path="/") as other:
+        one.receive()
+        other.receive()
         assert one.ask("change_to_green")["state"] == "green"
         assert other.ask("change_to_green", rev=0)["state"] == "green"
         assert one.ask("ping")["data"] == "pong"
     assert browser.cookies == {}
-    with browser.socket(path="/") as later:
-        assert later.recv()["state"] == "red"
+    with browser.websocket(path="/") as later:
+        assert later.receive()["state"] == "red"
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_each_connection_begins_anew(site: Site) -> None:
 def test_a_faulty_payload_ends_nothing(site: Site, message: str, status: int) -> None:
     """After an invalid event or payload the same connection still works."""
     with opened(site, "/") as client:
-        client.recv()
+        client.receive()
         client.send_text(message)
-        frame = client.recv()
+        frame = client.receive()
         assert frame["status"] == status
         assert set(frame) == DATA
         assert client.ask("change_to_green")["state"] == "green"
@@ -111,8 +111,8 @@ def test_a_faulty_payload_ends_nothing(site: Site, message: str, status: int) ->
 
 def test_a_handler_error_ends_nothing(site: Site) -> None:
     """After a handler that raises the same connection still works, with its state as it was."""
-    with site.browser().socket("anywhere") as client:
-        client.recv()
+    with site.browser().websocket("anywhere") as client:
+        client.receive()
         assert client.ask("jump", [])["status"] == 405
         assert client.ask("jump", {})["status"] == 405
         assert client.ask("jump", "b")["state"] == "b"
@@ -123,8 +123,8 @@ def test_a_handler_error_ends_nothing(site: Site) -> None:
 
 def test_targets(site: Site) -> None:
     """A state leads to its targets only; what its handler tries beyond them is refused."""
-    with site.browser().socket("strict") as client:
-        assert client.recv()["state"] == "a"
+    with site.browser().websocket("strict") as client:
+        assert client.receive()["state"] == "a"
         for target in ("c", "a", "nowhere"):
             frame = client.ask("jump", target)
             assert frame["status"] == 400, target
@@ -136,8 +136,8 @@ def test_targets(site: Site) -> None:
 
 def test_undefined_targets(site: Site) -> None:
     """A state without a list of targets leads to any state, its own among them."""
-    with site.browser().socket("anywhere") as client:
-        client.recv()
+    with site.browser().websocket("anywhere") as client:
+        client.receive()
         for rev, target in enumerate("cbacabb", 1):
             frame = client.ask("jump", target)
             assert (frame["state"], frame["rev"]) == (target, rev)

@@ -18,10 +18,10 @@ from .serving import Browser, Site, Sites, Socket, until
 
 def joined(browser: Browser, *groups: str, machine: str = "lab", **options: Any) -> Socket:
     """A socket in groups, after its state and the news that it has joined."""
-    client = browser.socket(machine, groups=groups, **options)
-    client.recv()
+    client = browser.websocket(machine, groups=groups, **options)
+    client.receive()
     for group in groups:
-        frame = client.recv()
+        frame = client.receive()
         assert (frame["group"], frame["type"]) == (group, "join")
     return client
 
@@ -40,13 +40,13 @@ def test_a_broadcast(site: Site) -> None:
     with (
         joined(site.browser(), "ops") as one,
         joined(site.browser(), "ops") as other,
-        site.browser().socket("lab") as stranger,
+        site.browser().websocket("lab") as stranger,
     ):
-        stranger.recv()
-        assert one.recv()["type"] == "join"
+        stranger.receive()
+        assert one.receive()["type"] == "join"
         told(site, "ops", *range(20))
         for client in (one, other):
-            frames = [client.recv() for _ in range(20)]
+            frames = [client.receive() for _ in range(20)]
             assert [frame["data"] for frame in frames] == list(range(20))
             assert {(f["group"], f["type"]) for f in frames} == {("ops", "message")}
         stranger.silent()
@@ -57,7 +57,7 @@ def test_a_message_with_a_type(site: Site) -> None:
     with joined(site.browser(), "ops1") as client:
         for data in (None, 0, "text", [1], {"a": {"b": None}}):
             told(site, "ops1", data, type="news")
-            frame = client.recv()
+            frame = client.receive()
             assert (frame["type"], frame["data"]) == ("news", data)
 
 
@@ -66,7 +66,7 @@ def test_several_groups(site: Site) -> None:
     with joined(site.browser(), "ops2", "ops3") as client:
         told(site, "ops3", "three")
         told(site, "ops2", "two")
-        frames = [client.recv(), client.recv()]
+        frames = [client.receive(), client.receive()]
         assert [(f["group"], f["data"]) for f in frames] == [("ops3", "three"), ("ops2", "two")]
         before, after = (frame["id"].split(",") for frame in frames)
         assert len(before) == len(after) == 3
@@ -74,18 +74,18 @@ def test_several_groups(site: Site) -> None:
         assert before[2] == after[2]
         assert before[1] != after[1]
     # Another one, for the member of those may be just about to leave.
-    with site.browser().socket("lab", groups=["opsc", "opsc"]) as client:
-        client.recv()
-        assert client.recv()["type"] == "join"
+    with site.browser().websocket("lab", groups=["opsc", "opsc"]) as client:
+        client.receive()
+        assert client.receive()["type"] == "join"
         told(site, "opsc", "once")
-        assert client.recv()["data"] == "once"
+        assert client.receive()["data"] == "once"
         client.silent()
 
 
 def test_all_or_nothing(site: Site) -> None:
     """Who may not join one of the groups joins none."""
     browser = site.browser()
-    with browser.stream("lab", groups=["ops4", "closed"]) as stream:
+    with browser.curl_events("lab", groups=["ops4", "closed"]) as stream:
         stream.ended()
         assert stream.status == 403
     assert browser.get("/members/ops4").json["members"] == []
@@ -95,7 +95,7 @@ def test_a_group_of_a_machine_of_connections(site: Site) -> None:
     """Sockets with flows of their own join groups too."""
     with joined(site.browser(), "ops5", machine="light") as client:
         told(site, "ops5", "hello")
-        assert client.recv()["data"] == "hello"
+        assert client.receive()["data"] == "hello"
         assert client.ask("change_to_green")["state"] == "green"
 
 
@@ -105,15 +105,15 @@ def test_missed_messages(site: Site) -> None:
     with joined(site.browser(), "ops6") as keeper:
         with joined(browser, "ops6") as client:
             told(site, "ops6", "seen")
-            id = client.recv()["id"]
+            id = client.receive()["id"]
         for _ in range(3):
-            keeper.recv()  # join, seen, leave
+            keeper.receive()  # join, seen, leave
         told(site, "ops6", *range(5))
-        with browser.socket("lab", groups=["ops6"], since=id) as client:
+        with browser.websocket("lab", groups=["ops6"], since=id) as client:
             types = []
             data = []
             while data[-1:] != [4]:
-                frame = client.recv()
+                frame = client.receive()
                 assert "gap" not in frame
                 types.append(frame.get("type"))
                 data += [frame["data"]] if frame.get("type") == "message" else []
@@ -126,8 +126,8 @@ def test_a_gap_of_a_group(site: Site) -> None:
     browser = site.browser()
     with joined(browser, "ops7") as client:
         flow = client.ask("ping")["id"].split(",")[0]
-    with browser.socket("lab", groups=["ops7"], since=f"{flow},unknown-3") as client:
-        frames = [client.recv(), client.recv()]
+    with browser.websocket("lab", groups=["ops7"], since=f"{flow},unknown-3") as client:
+        frames = [client.receive(), client.receive()]
         gap = next(frame for frame in frames if "group" in frame)
         state = next(frame for frame in frames if "state" in frame)
         assert (gap["group"], gap["type"], gap["gap"], gap["data"]) == ("ops7", "gap", True, None)
@@ -150,14 +150,14 @@ def test_presence(site: Site) -> None:
     watcher = site.browser()
     with joined(watcher, "named") as watching:
         with joined(ada, "named") as client:
-            frame = watching.recv()
+            frame = watching.receive()
             assert (frame["type"], frame["data"]["name"]) == ("join", "ada")
             member = frame["data"]["member"]
             members = watcher.get("/members/named").json["members"]
             assert sorted(each["name"] for each in members) == ["ada", "guest"]
             assert len({each["member"] for each in members}) == 2
             assert client.frames[-1]["data"]["member"] == member
-        frame = watching.recv()
+        frame = watching.receive()
         assert (frame["type"], frame["data"]) == ("leave", {"member": member, "name": "ada"})
         members = watcher.get("/members/named").json["members"]
         assert [each["name"] for each in members] == ["guest"]
@@ -166,19 +166,19 @@ def test_presence(site: Site) -> None:
 def test_a_stream_is_present(site: Site) -> None:
     """Streams are members too, until their client is gone."""
     with joined(site.browser(), "named1") as watching:
-        with site.browser().stream("lab", groups=["named1"]) as stream:
-            stream.recv()
-            assert watching.recv()["type"] == "join"
-        assert watching.recv()["type"] == "leave"
+        with site.browser().curl_events("lab", groups=["named1"]) as stream:
+            stream.receive()
+            assert watching.receive()["type"] == "join"
+        assert watching.receive()["type"] == "leave"
 
 
 def test_a_connection_that_breaks(site: Site) -> None:
     """A member whose connection breaks has left."""
     with joined(site.browser(), "named2") as watching:
         client = joined(site.browser(), "named2")
-        assert watching.recv()["type"] == "join"
+        assert watching.receive()["type"] == "join"
         client.cut()
-        assert watching.recv()["type"] == "leave"
+        assert watching.receive()["type"] == "leave"
 
 
 def test_members_stay(sites: Sites, engine: str) -> None:
@@ -186,11 +186,11 @@ def test_members_stay(sites: Sites, engine: str) -> None:
     site = sites.get(engine, FSM_PRESENCE_TTL=1, FSM_HEARTBEAT=0.2)
     with (
         joined(site.browser(), "named") as watching,
-        site.browser().stream("lab", groups=["named"]) as stream,
+        site.browser().curl_events("lab", groups=["named"]) as stream,
     ):
         stream.commented(10)
         assert len(site.browser().get("/members/named").json["members"]) == 2
-        assert watching.recv()["type"] == "join"
+        assert watching.receive()["type"] == "join"
         watching.silent()
 
 
@@ -200,14 +200,14 @@ def test_a_process_that_dies(fresh_store: Callable[[str], str]) -> None:
     with Site("loop", **config) as here, joined(here.browser(), "named") as watching:
         with Site("loop", **config) as there:
             client = joined(there.browser(), "named")
-            frame = watching.recv()
+            frame = watching.receive()
             assert frame["type"] == "join"
             told(there, "named", "from there")
-            assert watching.recv()["data"] == "from there"
+            assert watching.receive()["data"] == "from there"
             there.server.stop()
         assert client.closed() == 1006
         client.close()
-        left = watching.recv()
+        left = watching.receive()
         assert (left["type"], left["data"]) == ("leave", frame["data"])
         members = here.browser().get("/members/named").json["members"]
         assert [each["member"] for each in members] != [frame["data"]["member"]]
@@ -223,13 +223,13 @@ def test_an_event_for_a_group(site: Site) -> None:
     one, other = site.browser(), site.browser()
     with (
         joined(one, "ops8") as first,
-        one.socket("lab", groups=["ops8"]) as second,
-        one.stream("lab", groups=["ops8"]) as stream,
+        one.websocket("lab", groups=["ops8"]) as second,
+        one.curl_events("lab", groups=["ops8"]) as stream,
         joined(other, "ops8") as third,
     ):
         assert site.browser().get("/ask/ops8/start").status == 200
         for client in (first, second, stream, third):
-            while "state" not in (frame := client.recv()) or frame["state"] != "busy":
+            while "state" not in (frame := client.receive()) or frame["state"] != "busy":
                 pass
             assert frame["rev"] == 1
         for client in (first, second):  # an event that was handled twice would be refused once
@@ -246,10 +246,10 @@ def test_an_event_for_a_group_is_not_sent_again(site: Site) -> None:
         last = client.until(1)
     with joined(site.browser(), "opsb") as other:
         assert site.browser().get("/ask/opsb/start").status == 200
-        while "state" not in (frame := other.recv()) or frame["state"] != "busy":
+        while "state" not in (frame := other.receive()) or frame["state"] != "busy":
             pass
         since = next(frame["id"] for frame in reversed(last) if "id" in frame)
-        with one.socket("lab", groups=["opsb"], since=since) as client:
+        with one.websocket("lab", groups=["opsb"], since=since) as client:
             client.send("ping", ref="end")
             assert client.until("end")[-1]["data"] == "pong"
     assert one.state("lab")["rev"] == 0
@@ -262,28 +262,28 @@ def test_a_flow_of_its_own_and_a_group(site: Site) -> None:
         with joined(one, "opsf", machine="light") as client:
             assert client.ask("change_to_green")["state"] == "green"
             told(site, "opsf", "first")
-            since = client.recv()["id"]
-        while keeper.recv()["type"] != "leave":
+            since = client.receive()["id"]
+        while keeper.receive()["type"] != "leave":
             pass
         told(site, "opsf", "second", "third")
-        with one.socket("light", groups=["opsf"], since=since) as client:
-            missed = [client.recv() for _ in range(3)]
+        with one.websocket("light", groups=["opsf"], since=since) as client:
+            missed = [client.receive() for _ in range(3)]
             assert [(frame["type"], frame["data"]) for frame in missed[1:]] == [
                 ("message", "second"),
                 ("message", "third"),
             ]
             assert missed[0]["type"] == "leave"  # its own
-            frame = client.recv()
+            frame = client.receive()
             assert (frame["state"], frame["rev"]) == ("red", 0)
             assert frame["id"]  # with which it may come back, should it hear nothing more
-            assert client.recv()["type"] == "join"
+            assert client.receive()["type"] == "join"
             assert "id" not in client.ask("change_to_green")
-        with one.socket("light", groups=["opsf"], since="long-ago") as client:
-            frame = client.recv()
+        with one.websocket("light", groups=["opsf"], since="long-ago") as client:
+            frame = client.receive()
             assert (frame["group"], frame["type"], frame["gap"]) == ("opsf", "gap", True)
-            assert client.recv()["state"] == "red"
-        with one.socket("light", since=since) as client:
-            assert "id" not in client.recv()
+            assert client.receive()["state"] == "red"
+        with one.websocket("light", since=since) as client:
+            assert "id" not in client.receive()
 
 
 def test_a_script_that_nobody_hears(caplog: pytest.LogCaptureFixture) -> None:
@@ -330,9 +330,9 @@ def test_an_event_for_a_group_that_is_refused(site: Site) -> None:
     """Members whose flow does not know the event are told of it like any client; all live on."""
     with joined(site.browser(), "ops9") as client:
         site.browser().get("/ask/ops9/fly")
-        assert client.recv()["status"] == 402
+        assert client.receive()["status"] == 402
         site.browser().get("/ask/ops9/boom")
-        assert client.recv()["status"] == 405
+        assert client.receive()["status"] == 405
         assert client.ask("ping")["data"] == "pong"
 
 
@@ -342,10 +342,10 @@ def test_an_event_for_a_group_of_connections(site: Site) -> None:
         joined(site.browser(), "opsa", machine="light") as one,
         joined(site.browser(), "opsa", machine="light") as other,
     ):
-        one.recv()
+        one.receive()
         site.browser().get("/ask/opsa/change_to_green", data='"x"')
         for client in (one, other):
-            frame = client.recv()
+            frame = client.receive()
             assert (frame["state"], frame["data"]) == ("green", "x")
 
 
@@ -359,22 +359,22 @@ def test_a_word_to_a_flow(site: Site) -> None:
     """`flow(id).transmit` reaches the sockets and streams of that flow, from any request."""
     browser = site.browser()
     id = flow_of(browser)
-    with browser.socket("checkout") as client, browser.stream("checkout") as stream:
-        client.recv()
-        stream.recv()
+    with browser.websocket("checkout") as client, browser.curl_events("checkout") as stream:
+        client.receive()
+        stream.receive()
         site.browser().get(f"/transmit/{id}", data='{"a": 1}')
-        assert client.recv()["data"] == stream.recv()["data"] == {"a": 1}
+        assert client.receive()["data"] == stream.receive()["data"] == {"a": 1}
 
 
 def test_an_event_for_a_flow(site: Site) -> None:
     """`flow(id).send` runs an event now, returns the frames, and its clients are told of them."""
     browser = site.browser()
     id = flow_of(browser)
-    with browser.socket("checkout") as client:
-        client.recv()
+    with browser.websocket("checkout") as client:
+        client.receive()
         frames = site.browser().get(f"/send/{id}/fill", data='"Main Street"').json["frames"]
         assert [(f["state"], f["rev"]) for f in frames] == [("payment", 2)]
-        told = client.recv()
+        told = client.receive()
         assert (told["state"], told["data"]) == ("payment", {"street": "Main Street"})
         assert browser.get("/payment").json["rev"] == 2
 
@@ -383,8 +383,8 @@ def test_an_event_that_a_flow_refuses(site: Site) -> None:
     """`flow(id).send` raises what handling it raises, and changes nothing."""
     browser = site.browser()
     id = flow_of(browser)
-    with browser.socket("checkout") as client:
-        client.recv()
+    with browser.websocket("checkout") as client:
+        client.receive()
         reply = site.browser().get(f"/send/{id}/fly").json
         assert reply["raised"] == "InvalidTransition"
         assert client.ask("peek", rev=1)["status"] == 200

@@ -89,8 +89,8 @@ def test_health(loop: Site) -> None:
     reply = browser.get("/fsm/health")
     assert checked(reply.body, "Health")["status"] == "ok"
     assert browser.cookies == {}
-    with browser.socket("lab") as client:
-        client.recv()
+    with browser.websocket("lab") as client:
+        client.receive()
         assert browser.get("/fsm/health").json["connections"] >= 1
 
 
@@ -254,8 +254,8 @@ def test_beside_csrf_protection(guarded: Site) -> None:
     browser = guarded.browser(origin=guarded.origin)
     assert browser.post("/cart", a="1").status == 400
     assert browser.event("lab", "start").status == 200
-    with browser.socket("lab") as client:
-        assert client.recv()["state"] == "busy"
+    with browser.websocket("lab") as client:
+        assert client.receive()["state"] == "busy"
         assert client.ask("stop")["state"] == "idle"
 
 
@@ -285,20 +285,20 @@ def kept(request: pytest.FixtureRequest, sites: Sites, fresh_store: Callable[[st
 
 def page_and_socket(site: Site) -> None:
     browser = site.browser()
-    with browser.socket("checkout") as client, browser.stream("checkout") as stream:
-        assert client.recv()["state"] == stream.recv()["state"] == "cart"
+    with browser.websocket("checkout") as client, browser.curl_events("checkout") as stream:
+        assert client.receive()["state"] == stream.receive()["state"] == "cart"
         assert browser.post("/cart", item="book").status < 400
-        for frame in (client.recv(), stream.recv()):
+        for frame in (client.receive(), stream.receive()):
             assert (frame["state"], frame["rev"], frame["data"]) == ("address", 1, None)
             assert "ref" not in frame
             assert "book" not in json.dumps(frame)
         assert client.ask("fill", "Main Street", ref=1)["state"] == "payment"
-        assert stream.recv()["data"] == {"street": "Main Street"}
+        assert stream.receive()["data"] == {"street": "Main Street"}
         seen = browser.get("/payment")
         assert seen.json["rev"] == 2
         assert seen.json["data"]["address"] == {"street": "Main Street"}
         assert browser.event("checkout", "back", ref="b").json["state"] == "address"
-        assert client.recv() == {**stream.recv()}
+        assert client.receive() == {**stream.receive()}
         assert browser.get("/payment").status == 303
         assert browser.get("/address").json["rev"] == 3
         assert client.ask("peek", rev=3)["data"]["cart"] == {"item": "book"}
@@ -318,12 +318,12 @@ def test_page_and_socket_on_each_store(kept: Site) -> None:
 def test_an_event_reaches_the_sockets(site: Site) -> None:
     """What HTTP does is told to sockets and streams as a frame like any other, without its ref."""
     browser = site.browser()
-    with browser.socket("lab") as client, browser.stream("lab") as stream:
-        client.recv()
-        stream.recv()
+    with browser.websocket("lab") as client, browser.curl_events("lab") as stream:
+        client.receive()
+        stream.receive()
         browser.event("lab", "many", ref="mine")
-        told = [client.recv() for _ in range(5)]
-        assert told == [stream.recv() for _ in range(5)]
+        told = [client.receive() for _ in range(5)]
+        assert told == [stream.receive() for _ in range(5)]
         assert [frame["data"] for frame in told] == [
             "first",
             "there",
@@ -350,8 +350,8 @@ def test_another_prefix(sites: Sites) -> None:
     browser = sites.get("loop", FSM_URL_PREFIX="/live").browser()
     assert browser.get("/live/lab/state").status == 200
     assert browser.get("/fsm/lab/state").status == 404
-    with browser.socket(path="/live/lab/ws") as client:
-        assert client.recv()["state"] == "idle"
+    with browser.websocket(path="/live/lab/ws") as client:
+        assert client.receive()["state"] == "idle"
 
 
 # -- several flows of one session ---------------------------------------------------------------
@@ -369,26 +369,29 @@ def test_flows_by_key(several: Site) -> None:
     browser = several.browser()
     begun = [browser.post("/basket").json["location"] for _ in range(2)]
     first, second = (location.partition("flow=")[2] for location in begun)
-    with browser.socket("orders", flow=first) as one, browser.socket("orders", flow=second) as two:
-        assert one.recv()["state"] == two.recv()["state"] == "packed"
+    with (
+        browser.websocket("orders", flow=first) as one,
+        browser.websocket("orders", flow=second) as two,
+    ):
+        assert one.receive()["state"] == two.receive()["state"] == "packed"
         assert one.ask("send_off")["state"] == "sent"
         assert browser.event("orders", "send_off", flow=second).json["rev"] == 2
-        assert two.recv()["state"] == "sent"
+        assert two.receive()["state"] == "sent"
         assert two.ask("return")["rev"] == 3
     assert browser.get("/fsm/orders/state", flow=first).json["state"] == "sent"
     assert browser.get("/packed", flow=second).json["rev"] == 3
     stranger = several.browser()
     assert stranger.get("/fsm/orders/state", flow=first).status == 404
     with pytest.raises(InvalidStatus) as caught:
-        stranger.socket("orders", flow=first)
+        stranger.websocket("orders", flow=first)
     assert caught.value.response.status_code == 404
 
 
 def test_flows_by_an_argument(several: Site) -> None:
     """Of a machine with `many="number"` that argument says it."""
     browser = several.browser()
-    with browser.socket(path="/fsm/parcels/ws?number=5") as five:
-        assert five.recv()["state"] == "here"
+    with browser.websocket(path="/fsm/parcels/ws?number=5") as five:
+        assert five.receive()["state"] == "here"
         assert five.ask("move", "Rome")["data"] == {"to": "Rome"}
     assert browser.get("/fsm/parcels/state", number=5).json["state"] == "away"
     assert browser.get("/fsm/parcels/state", number=6).json["state"] == "here"

@@ -22,8 +22,8 @@ PONG = {"status": 200, "data": "pong"}
 
 def lab(site: Site, browser: Browser | None = None, **options: Any) -> Socket:
     """A socket on the laboratory, of a new browser if none is given, after its first frame."""
-    made = (browser or site.browser()).socket("lab", **options)
-    made.recv()
+    made = (browser or site.browser()).websocket("lab", **options)
+    made.receive()
     return made
 
 
@@ -46,8 +46,8 @@ def alive(socket: Socket, state: str = "idle", rev: int = 0) -> None:
 
 def test_a_client_gets_the_state_first(site: Site) -> None:
     """The first frame is the state frame, with the events of handlers and of named edges."""
-    with site.browser().socket("lab") as client:
-        frame = client.recv()
+    with site.browser().websocket("lab") as client:
+        frame = client.receive()
     assert plain(frame) == {
         "state": "idle",
         "events": [
@@ -80,8 +80,8 @@ def test_the_handshake_names_the_flow(site: Site) -> None:
     with lab(site, browser) as client:
         client.ask("start")
     assert browser.cookies
-    with browser.socket("lab") as client:
-        assert client.recv()["state"] == "busy"
+    with browser.websocket("lab") as client:
+        assert client.receive()["state"] == "busy"
 
 
 def test_the_path_of_a_machine(site: Site) -> None:
@@ -89,8 +89,8 @@ def test_the_path_of_a_machine(site: Site) -> None:
     browser = site.browser()
     with lab(site, browser) as client:
         client.ask("start")
-    with browser.socket(path="/lab/socket") as client:
-        assert client.recv()["state"] == "busy"
+    with browser.websocket(path="/lab/socket") as client:
+        assert client.receive()["state"] == "busy"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_door_stays_closed(site: Site, path: str, status: int) -> None:
     A browser does not show that to its page, which may ask for it without a handshake.
     """
     with pytest.raises(InvalidStatus) as caught:
-        site.browser().socket(path=path)
+        site.browser().websocket(path=path)
     assert caught.value.response.status_code == status
     problem = checked(caught.value.response.body, "Problem")
     assert problem["status"] == status
@@ -190,7 +190,7 @@ def test_what_is_no_frame_is_answered(site: Site) -> None:
     with lab(site) as client:
         for message, ref in INVALID:
             client.send_text(message)
-            frame = client.recv()
+            frame = client.receive()
             assert frame["status"] == 403, message
             assert frame["data"]["reason"] == "invalid_payload"
             assert frame.get("ref") == ref, message
@@ -245,7 +245,7 @@ def test_a_handler_that_raises(site: Site) -> None:
         assert frame["data"]["reason"] == "crashed"
         assert frame["ref"] == 1
         alive(client)
-        assert [plain(other.recv())] == [PONG]
+        assert [plain(other.receive())] == [PONG]
         other.silent()
         text = json.dumps(client.frames + other.frames)
     assert SECRET not in text
@@ -259,9 +259,9 @@ def test_a_handler_that_raises_after_a_move(site: Site) -> None:
     browser = site.browser()
     with lab(site, browser) as client, lab(site, browser) as other:
         client.send("half_done", ref=1)
-        state, crash = client.recv(), client.recv()
+        state, crash = client.receive(), client.receive()
         assert (state["state"], state["rev"], crash["status"]) == ("busy", 1, 405)
-        assert other.recv()["state"] == "busy"
+        assert other.receive()["state"] == "busy"
         alive(client, "busy", 1)
 
 
@@ -316,7 +316,7 @@ def test_a_handler_that_returns_its_transition(site: Site) -> None:
     """It is told once, like any other."""
     with lab(site) as client:
         client.send("returned", ref=1)
-        frame = client.recv()
+        frame = client.receive()
         assert (frame["state"], frame["status"], frame["data"]) == ("busy", 200, "there")
         client.silent()
 
@@ -328,7 +328,7 @@ def test_refusals_are_for_one_client(site: Site) -> None:
         for event in ("fly", "burgle", "boom"):
             client.ask(event, ref=1)
         client.send_text("nope")
-        client.recv()
+        client.receive()
         other.silent()
 
 
@@ -360,7 +360,7 @@ def test_ref_goes_to_who_asked_only(site: Site) -> None:
     with lab(site, browser) as client, lab(site, browser) as other:
         for event in ("ping", "start"):
             mine = client.ask(event, ref="mine")
-            theirs = other.recv()
+            theirs = other.receive()
             assert mine["ref"] == "mine"
             assert "ref" not in theirs
             assert plain(mine) == plain(theirs)
@@ -372,7 +372,7 @@ def test_rev_is_a_precondition(site: Site) -> None:
     browser = site.browser()
     with lab(site, browser) as client, lab(site, browser) as other:
         assert other.ask("start", rev=0)["rev"] == 1
-        assert client.recv()["rev"] == 1
+        assert client.receive()["rev"] == 1
         for rev in (0, 2, 10**30):
             frame = client.ask("stop", rev=rev, ref=rev if rev < 9 else None)
             assert (frame["status"], frame["data"]["reason"]) == (400, "stale_rev")
@@ -396,7 +396,7 @@ def test_a_handler_that_does_nothing(site: Site) -> None:
         client.send("nothing")
         client.silent()
         assert client.ask("nothing", ref=1) == {"status": 202, "data": None, "ref": 1}
-        assert plain(other.recv()) == PONG
+        assert plain(other.receive()) == PONG
         other.silent()
 
 
@@ -408,8 +408,8 @@ def test_several_frames_of_one_handler(site: Site) -> None:
     browser = site.browser()
     with lab(site, browser) as client, lab(site, browser) as other:
         client.send("many", ref="m")
-        mine = [client.recv() for _ in range(5)]
-        theirs = [other.recv() for _ in range(5)]
+        mine = [client.receive() for _ in range(5)]
+        theirs = [other.receive() for _ in range(5)]
     told = [(f.get("state"), f["status"], f["data"], f.get("rev")) for f in mine]
     assert told == [
         (None, 201, "first", None),
@@ -427,7 +427,7 @@ def test_an_async_handler(site: Site) -> None:
     """A coroutine may move the flow after it has waited, and return something."""
     with lab(site) as client:
         assert client.ask("later", 5)["state"] == "busy"
-        assert client.recv()["data"] == "awaited"
+        assert client.receive()["data"] == "awaited"
         assert client.ask("look")["data"]["data"] == {"idle": {"kept": 5}}
 
 
@@ -458,7 +458,7 @@ def test_large_frames(site: Site, compression: Any) -> None:
         assert client.ask("echo", text)["data"] == text
         frame = json.dumps({"event": "echo", "data": text})
         client.connection.send([frame[:1], frame[1:30_000], frame[30_000:]])
-        assert client.recv()["data"] == text
+        assert client.receive()["data"] == text
 
 
 # -- edges with an event ------------------------------------------------------------------------
@@ -470,16 +470,16 @@ def test_an_edge_takes_no_data(site: Site) -> None:
     with lab(site, browser) as client, lab(site, browser) as other:
         frame = client.ask("start", {"idle": {"kept": "mine"}, "key": "good"})
         assert (frame["state"], frame["data"], frame["rev"]) == ("busy", None, 1)
-        assert "mine" not in json.dumps(other.recv())
+        assert "mine" not in json.dumps(other.receive())
         assert client.ask("look")["data"]["data"].get("idle", {}) == {}
-        assert other.recv()["data"]["data"].get("idle", {}) == {}
+        assert other.receive()["data"]["data"].get("idle", {}) == {}
         assert client.ask("stop")["state"] == "idle"
 
 
 def test_edges_of_pages_are_no_events(site: Site) -> None:
     """Neither the target nor the source of a page's edge can be sent, nor is it offered."""
-    with site.browser().socket("checkout") as client:
-        assert client.recv()["events"] == ["ping"]
+    with site.browser().websocket("checkout") as client:
+        assert client.receive()["events"] == ["ping"]
         for event in ("address", "cart", "payment", "cart -> address"):
             assert client.ask(event, {"street": "x"})["status"] == 402
         assert client.ask("ping")["data"] == "pong"
@@ -542,8 +542,8 @@ def test_reset_closes_the_sockets(site: Site) -> None:
         client.send("start_anew")
         assert client.closed() == 1012
         assert other.closed() == 1012
-    with browser.socket("lab") as client:
-        frame = client.recv()
+    with browser.websocket("lab") as client:
+        frame = client.receive()
         assert (frame["state"], frame["rev"]) == ("idle", 0)
 
 
@@ -555,14 +555,14 @@ def test_after_a_reset_the_new_run_goes_on(
     if store == "sqlite":
         store = sites.once("store sqlite", lambda: fresh_store("sqlite"))
     browser = sites.get("loop", FSM_STORE_URL=store).browser()
-    with browser.socket("lab") as client:
-        client.recv()
+    with browser.websocket("lab") as client:
+        client.receive()
         client.ask("start")
         client.ask("stop")
         client.send("start_anew")
         assert client.closed() == 1012
-    with browser.socket("lab") as client:
-        assert client.recv()["rev"] == 0
+    with browser.websocket("lab") as client:
+        assert client.receive()["rev"] == 0
         assert client.ask("start")["rev"] == 1
     assert browser.state("lab")["state"] == "busy"
     assert browser.event("lab", "stop").json["rev"] == 2
@@ -573,24 +573,24 @@ def test_a_flow_that_is_gone(sites: Sites) -> None:
     browser = sites.get("loop").browser()
     browser.event("lab", "start")
     browser.port = sites.get("threads").port  # another server, whose store knows nothing of it
-    with browser.socket("lab") as client:
-        frame = client.recv()
+    with browser.websocket("lab") as client:
+        frame = client.receive()
         assert (frame["state"], frame["rev"]) == ("idle", 0)
         assert client.ask("keep", 5)["rev"] == 1
-    with browser.socket("lab") as client:
-        assert client.recv()["state"] == "busy"
+    with browser.websocket("lab") as client:
+        assert client.receive()["state"] == "busy"
 
 
 def test_reset_by_a_page_closes_the_sockets(site: Site) -> None:
     """After `fsm.reset()` in a view the sockets of that flow come back to a blank one."""
     browser = site.browser()
     browser.post("/cart", a="1")
-    with browser.socket("checkout") as client:
-        assert client.recv()["state"] == "address"
+    with browser.websocket("checkout") as client:
+        assert client.receive()["state"] == "address"
         browser.get("/reset")
         assert client.closed() == 1012
-    with browser.socket("checkout") as client:
-        assert client.recv()["state"] == "cart"
+    with browser.websocket("checkout") as client:
+        assert client.receive()["state"] == "cart"
 
 
 # -- ids, since and gaps ------------------------------------------------------------------------
@@ -598,8 +598,8 @@ def test_reset_by_a_page_closes_the_sockets(site: Site) -> None:
 
 def test_ids_count_the_messages_of_a_channel(site: Site) -> None:
     """Each message has the next id of one epoch; a refusal, which is for one client, has none."""
-    with site.browser().socket("lab") as client:
-        ids = [client.recv()["id"]]
+    with site.browser().websocket("lab") as client:
+        ids = [client.receive()["id"]]
         for event in ("ping", "start", "ping"):
             assert "id" not in client.ask("fly")
             ids.append(client.ask(event)["id"])
@@ -614,11 +614,11 @@ def test_what_was_missed_is_sent(site: Site) -> None:
     with lab(site, browser) as other:
         with lab(site, browser) as client:
             id = client.ask("echo", "seen")["id"]
-        other.recv()
+        other.receive()
         sent = [other.ask("echo", number) for number in range(5)]
         sent += [other.ask("start"), other.ask("echo", "at last")]
-        with browser.socket("lab", since=id) as client:
-            missed = [client.recv() for _ in sent]
+        with browser.websocket("lab", since=id) as client:
+            missed = [client.receive() for _ in sent]
             assert [plain(f) for f in missed] == [plain(f) for f in sent]
             assert [f["id"] for f in missed] == [f["id"] for f in sent]
             client.silent()
@@ -629,8 +629,8 @@ def test_nothing_missed(site: Site) -> None:
     browser = site.browser()
     with lab(site, browser) as other:
         id = other.ask("ping")["id"]
-        with browser.socket("lab", since=id) as client:
-            frame = client.recv()
+        with browser.websocket("lab", since=id) as client:
+            frame = client.receive()
             assert (frame["state"], frame.get("gap"), frame["id"]) == ("idle", None, id)
 
 
@@ -640,8 +640,8 @@ def test_a_gap_is_told(site: Site, since: str) -> None:
     browser = site.browser()
     with lab(site, browser) as other:
         other.ask("start")
-        with browser.socket("lab", since=since) as client:
-            frame = client.recv()
+        with browser.websocket("lab", since=since) as client:
+            frame = client.receive()
             assert (frame["state"], frame["rev"], frame["gap"]) == ("busy", 1, True)
             client.silent()
 
@@ -651,8 +651,8 @@ def test_an_id_ahead_is_a_gap(site: Site) -> None:
     browser = site.browser()
     with lab(site, browser) as other:
         epoch, _, offset = other.ask("ping")["id"].rpartition("-")
-        with browser.socket("lab", since=f"{epoch}-{int(offset) + 1}") as client:
-            assert client.recv()["gap"] is True
+        with browser.websocket("lab", since=f"{epoch}-{int(offset) + 1}") as client:
+            assert client.receive()["gap"] is True
 
 
 def test_more_is_missed_than_is_kept(sites: Sites) -> None:
@@ -661,10 +661,10 @@ def test_more_is_missed_than_is_kept(sites: Sites) -> None:
     browser = site.browser()
     with lab(site, browser) as other:
         ids = [other.ask("echo", number)["id"] for number in range(10)]
-        with browser.socket("lab", since=ids[4]) as client:
-            assert [client.recv()["data"] for _ in range(5)] == [5, 6, 7, 8, 9]
-        with browser.socket("lab", since=ids[3]) as client:
-            frame = client.recv()
+        with browser.websocket("lab", since=ids[4]) as client:
+            assert [client.receive()["data"] for _ in range(5)] == [5, 6, 7, 8, 9]
+        with browser.websocket("lab", since=ids[3]) as client:
+            frame = client.receive()
             assert (frame["state"], frame["gap"]) == ("idle", True)
             client.silent()
 
@@ -677,7 +677,7 @@ def test_one_event_after_the_other(site: Site) -> None:
     with lab(site) as client:
         for number in range(100):
             client.send("echo", number, ref=number)
-        found = [client.recv() for _ in range(100)]
+        found = [client.receive() for _ in range(100)]
     assert [frame["ref"] for frame in found] == list(range(100))
 
 
@@ -702,7 +702,7 @@ def test_refusals_wait_their_turn(
             client.send("stop", ref="stop")
             expected += [(None, 403), ("half", 200), ("half", 405), ("none", 403), ("stop", 200)]
         while len(got) < len(expected):
-            frame = client.recv()
+            frame = client.receive()
             got.append((frame.get("ref"), frame["status"]))
         client.silent()
     assert got == expected
@@ -727,7 +727,7 @@ def test_a_bus_that_forgets(engine: str, fresh_store: Callable[[str], str]) -> N
             bus.start()
             got: list[tuple[str, int]] = []
             while len(got) < len(events):
-                frame = client.recv()
+                frame = client.receive()
                 if "ref" in frame:
                     got.append((frame["ref"], frame["status"]))
             assert got == list(events.items())
@@ -771,7 +771,7 @@ def test_clients_that_race(site: Site) -> None:
             one.until("back")
             other.send("ping", ref="here")
             assert any(f.get("rev") == rev + 2 for f in other.until("here"))
-            one.recv()
+            one.receive()
     assert len(won) == 20
 
 
@@ -795,7 +795,7 @@ def test_a_sock_of_the_app(sites: Sites, engine: str) -> None:
     """An app's own Sock of flask-sock serves beside ours, each with its own options."""
     site = sites.get(engine, SOCK={"max_message_size": 1_000})
     browser = site.browser()
-    with browser.socket(path="/own") as own, lab(site, browser) as ours:
+    with browser.websocket(path="/own") as own, lab(site, browser) as ours:
         own.connection.send("hello")
         assert own.connection.recv(PATIENCE) == "hello"
         text = "x" * 50_000
@@ -818,10 +818,10 @@ def test_nothing_fails_unseen(sites: Sites, engine: str) -> None:
         client.send("start_anew")
         assert client.closed() == 1012
     for _ in range(2):
-        with browser.stream("lab") as stream:
-            stream.recv()
+        with browser.curl_events("lab") as stream:
+            stream.receive()
             browser.event("lab", "ping")
-            stream.recv()
+            stream.receive()
     browser.get("/reset")
     until(lambda: browser.get("/fsm/health").json["connections"] == 0)
     assert browser.get("/ping").status == 200

@@ -49,15 +49,15 @@ def start() -> Iterator[Start]:
 
 def joined(site: Site, **options: Any) -> Socket:
     """A socket of a new client, after its first frame."""
-    made = site.browser().socket("trap", **options)
-    assert made.recv()["state"] == "on"
+    made = site.browser().websocket("trap", **options)
+    assert made.receive()["state"] == "on"
     return made
 
 
 def raw(site: Site, path: str = PATH, **options: Any) -> RawSocket:
     """A raw socket of a new client, after its first frame."""
     made = RawSocket(site.port, path, **options)
-    assert made.recv()["state"] == "on"
+    assert made.receive()["state"] == "on"
     return made
 
 
@@ -112,7 +112,7 @@ def test_many_writers_on_one_compressed_connection(sites: Sites, engine: str) ->
         groups: list[int] = []
         answers: list[int] = []
         while len(answers) < asked or len(groups) < writers * each:
-            frame = client.recv()
+            frame = client.receive()
             if "group" not in frame:
                 assert frame["data"] == f"{frame['ref']} " * 1_000
                 answers.append(frame["ref"])
@@ -136,7 +136,7 @@ def test_a_handler_that_says_much(sites: Sites, engine: str, machine: str) -> No
     with raw(site, f"/fsm/{machine}/ws") as client:
         for _ in range(3):
             client.say("list", 300 if machine == "trap" else 50)
-            got = [client.recv()["data"] for _ in range(300 if machine == "trap" else 50)]
+            got = [client.receive()["data"] for _ in range(300 if machine == "trap" else 50)]
             assert got == list(range(len(got)))
 
 
@@ -151,7 +151,7 @@ def test_large_messages(sites: Sites, engine: str) -> None:
     with raw(site) as slow:
         slow.say("large", many, ref=1)
         slow.say("echo", "after", ref=2)
-        first, second = slow.recv(), slow.recv()
+        first, second = slow.receive(), slow.receive()
     assert (first["ref"], len(first["data"])) == (1, many)
     assert (second["ref"], second["data"]) == (2, "after")
 
@@ -165,7 +165,7 @@ def test_each_event_is_a_request_of_its_own(sites: Sites, engine: str, sessions:
         for number in range(3):
             for client, name in ((one, "one"), (other, "other")):
                 client.say("context", f"{sessions} {name}")
-                said = client.recv()["data"]
+                said = client.receive()["data"]
                 assert said == {
                     "g": None,
                     "variable": None,
@@ -182,10 +182,10 @@ def test_nothing_is_left_where_tearing_down_fails(sites: Sites, engine: str, ses
     with raw(site) as client:
         for _ in range(2):
             client.say("context", f"fail {sessions}", ref=1)
-            assert client.recv()["data"]["g"] is None
-            assert client.recv()["status"] == 405
+            assert client.receive()["data"]["g"] is None
+            assert client.receive()["status"] == 405
         client.say("context", "after")
-        assert client.recv()["data"]["g"] is None
+        assert client.receive()["data"]["g"] is None
 
 
 @KINDS
@@ -201,9 +201,9 @@ def test_no_exception_becomes_http(sites: Sites, engine: str, event: str, machin
         with raw(site, f"/fsm/{machine}/ws") as client:
             client.say(event, ref=1)
             client.say("echo", "goes on", ref=2)
-            frames = [client.recv()]
+            frames = [client.receive()]
             while frames[-1].get("ref") != 2:
-                frames.append(client.recv())
+                frames.append(client.receive())
             assert [frame["status"] for frame in frames[-2:]] == [405, 200], frames
             assert SECRET not in json.dumps(frames)
             for frame in frames:
@@ -263,8 +263,8 @@ def test_the_server_ends_at_once(start: Start, engine: str) -> None:
     site = start(engine)
     with ExitStack() as stack:
         sockets = [stack.enter_context(joined(site)) for _ in range(10)]
-        stream = stack.enter_context(site.browser().stream("trap"))
-        assert stream.recv()["state"] == "on"
+        stream = stack.enter_context(site.browser().curl_events("trap"))
+        assert stream.receive()["state"] == "on"
         own = stack.enter_context(Stream(f"http://{LOOPBACK}:{site.port}/own", {}))
         with ThreadPoolExecutor(len(sockets)) as pool:
             codes = [pool.submit(client.closed) for client in sockets]
@@ -281,11 +281,11 @@ def test_nobody_holds_up_the_end(start: Start, engine: str) -> None:
     site = start(engine)
     with raw(site) as mute, raw(site, OPS) as stuck, joined(site, groups=["ops"]) as other:
         site.browser().get("/tell/0/400/20000")
-        while (frame := other.recv()).get("type") != "message" or frame["data"][0] != 399:
+        while (frame := other.receive()).get("type") != "message" or frame["data"][0] != 399:
             pass
         ended(site)
-        assert mute.recv() == 1012
-        assert stuck.recv()["group"] == "ops"
+        assert mute.receive() == 1012
+        assert stuck.receive()["group"] == "ops"
 
 
 # -- who sends too much ---------------------------------------------------------------------------
@@ -301,10 +301,10 @@ def test_a_slow_handler_lets_nobody_fill_memory(start: Start, engine: str) -> No
         taken = client.pour(message, 64 * MIB)
         assert taken < 16 * MIB
         site.browser().get("/open")
-        assert client.recv()["data"] == "waited"
+        assert client.receive()["data"] == "waited"
         client.socket.sendall(message[taken % len(message) :])
         for _ in range(taken // len(message) + 1):
-            assert client.recv()["data"] == 30_000
+            assert client.receive()["data"] == 30_000
 
 
 @KINDS
@@ -317,7 +317,7 @@ def test_a_large_message_is_refused(start: Start, engine: str) -> None:
         for number in range(size(40, 400)):
             client = stack.enter_context(raw(site)) if number % 2 else raw(site)
             client.pour(framed(long) if number % 4 < 2 else endless, len(long))
-            assert client.recv() == 1009
+            assert client.receive() == 1009
             if not number % 2:
                 client.close()
 
@@ -339,7 +339,7 @@ def test_what_was_refused_is_freed(start: Start, engine: str) -> None:
 def refused_and_closed(site: Site, message: bytes) -> None:
     with raw(site) as client:
         client.pour(framed(message), len(message))
-        assert client.recv() == 1009
+        assert client.receive() == 1009
 
 
 @KINDS
@@ -357,7 +357,7 @@ def test_what_was_said_before_the_end_is_heard(start: Start, engine: str, end: s
         closing = framed((1000).to_bytes(2), opcode=8) if end == "close" else b""
         client.socket.sendall(words + closing)
         if end == "close":
-            while not isinstance(client.recv(), int):
+            while not isinstance(client.receive(), int):
                 pass
     until(lambda: len(site.browser().get("/told").json) == 20)
     assert site.browser().get("/told").json == list(range(20))
@@ -375,7 +375,7 @@ def test_a_bomb_is_not_unpacked(start: Start, engine: str) -> None:
         for _ in range(3):
             with raw(site, deflate=True) as client:
                 client.socket.sendall(bomb)
-                assert client.recv() == 1009
+                assert client.receive() == 1009
 
 
 @KINDS
@@ -395,9 +395,9 @@ def test_many_small_bombs_are_not_unpacked_at_once(start: Start, engine: str) ->
             client.pour(message, MIB // 2)
         site.browser().get("/open")
         for client in clients:
-            assert client.recv()["data"] == "waited"
+            assert client.receive()["data"] == "waited"
             for _ in range(200):
-                client.recv()
+                client.receive()
 
 
 @KINDS
@@ -412,7 +412,7 @@ def test_who_sends_too_much_waits(start: Start, engine: str, machine: str) -> No
             client.say("echo", count)
         last, pauses = begun, []
         for expected in range(number):
-            assert client.recv()["data"] == expected
+            assert client.receive()["data"] == expected
             now = time.monotonic()
             pauses.append(now - last)
             last = now
@@ -436,7 +436,7 @@ def test_parts_of_messages_count_too(start: Start, engine: str) -> None:
         begun = time.monotonic()
         client.socket.sendall(begin + empty * number)
         client.socket.sendall(bytes([0x80, 0x80 | len(end)]) + bytes(4) + end)
-        assert client.recv()["data"] == "whole"
+        assert client.receive()["data"] == "whole"
         # A client may send what is allowed in two seconds at once; the last bytes are read at once.
         assert time.monotonic() - begun > (number - 2 * rate) / rate - 3
 
@@ -459,7 +459,7 @@ class Reader:
     def _read(self) -> None:
         try:
             while True:
-                frame = self._socket.recv()
+                frame = self._socket.receive()
                 kind = frame.get("type")
                 assert kind != "message" or frame["data"][0] == self.count
                 with self._more:
@@ -543,7 +543,7 @@ def wait_until(ready: Callable[[], bool], browser: Browser) -> None:
 def refused(site: Site, reason: str) -> Any:
     """Check that a socket and a stream are refused with 503, and HTTP is served."""
     with pytest.raises(InvalidStatus) as caught:
-        site.browser().socket("trap")
+        site.browser().websocket("trap")
     response = caught.value.response
     assert response.status_code == 503
     assert checked(response.body, "Problem")["reason"] == reason
@@ -686,24 +686,24 @@ def test_tls_in_the_worker(tmp_path: Path) -> None:
             RawSocket(server.port, OPS, tls=server.trust) as client,
             RawSocket(server.port, PATH, tls=server.trust, deflate=True) as other,
         ):
-            assert (client.recv()["state"], other.recv()["state"]) == ("on", "on")
+            assert (client.receive()["state"], other.receive()["state"]) == ("on", "on")
             # The cap of the threads: the loop would take a third one.
             for door in ("ws", "events"):
                 assert server.get(f"/fsm/trap/{door}")[0] == 503
             client.say("large", 9 * MIB, ref=1)
-            answer = client.recv()
+            answer = client.receive()
             while answer.get("ref") != 1:
-                answer = client.recv()
+                answer = client.receive()
             assert len(answer["data"]) == 9 * MIB
             text = "y" * 300_000
             client.say("size", text)
-            assert client.recv()["data"] == len(text)
+            assert client.receive()["data"] == len(text)
             other.say("echo", text)
-            assert other.recv()["data"] == text
+            assert other.receive()["data"] == text
             assert server.get("/tell/0/1/10")[0] == 200
-            assert client.recv()["data"] == [0, "0 0 0 0 0 "]
+            assert client.receive()["data"] == [0, "0 0 0 0 0 "]
             assert server._child is not None
             server._child.process.send_signal(signal.SIGTERM)
-            assert client.recv() == 1012
+            assert client.receive() == 1012
             server._child.process.wait(SOON)
         assert "Traceback" not in server.log, server.log

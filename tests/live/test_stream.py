@@ -27,8 +27,8 @@ LOW = {"FSM_HEARTBEAT": 0.2}
 
 def opened(browser: Browser, **options: Any) -> Stream:
     """A stream of the laboratory, after its first frame."""
-    stream = browser.stream("lab", **options)
-    stream.recv()
+    stream = browser.curl_events("lab", **options)
+    stream.receive()
     return stream
 
 
@@ -49,15 +49,15 @@ def test_the_head(site: Site) -> None:
 def test_the_beginning(site: Site) -> None:
     """First comes `retry`, then the state with its id; the session keeps the flow."""
     browser = site.browser()
-    with browser.stream("lab") as stream:
+    with browser.curl_events("lab") as stream:
         event = stream.event()
         assert event.type == "state"
         frame = checked(event.data)
         assert (frame["state"], frame["rev"], frame["id"]) == ("idle", 0, event.last_id)
         assert stream.retries == [3000]
     browser.event("lab", "start")
-    with browser.stream("lab") as stream:
-        assert stream.recv()["state"] == "busy"
+    with browser.curl_events("lab") as stream:
+        assert stream.receive()["state"] == "busy"
 
 
 def test_retry_is_set(sites: Sites) -> None:
@@ -73,7 +73,7 @@ def test_retry_is_set(sites: Sites) -> None:
 )
 def test_a_door_stays_closed(site: Site, machine: str, groups: list[str], status: int) -> None:
     """What can't be joined is refused by a problem document, and browsers do not come back."""
-    with site.browser().stream(machine, groups=groups) as stream:
+    with site.browser().curl_events(machine, groups=groups) as stream:
         body = stream.ended()
         assert stream.status == status
         assert stream.header("content-type") == "application/problem+json"
@@ -82,8 +82,8 @@ def test_a_door_stays_closed(site: Site, machine: str, groups: list[str], status
 
 def test_a_machine_of_connections(site: Site) -> None:
     """A stream of a machine with a flow for each connection shows that flow's first state."""
-    with site.browser().stream("light") as stream:
-        frame = stream.recv()
+    with site.browser().curl_events("light") as stream:
+        frame = stream.receive()
         assert (frame["state"], "id" in frame) == ("red", False)
 
 
@@ -94,11 +94,11 @@ def test_events_have_names(site: Site) -> None:
     """State, data and group frames are events of those names, with ids, in order."""
     browser = site.browser()
     with opened(browser, groups=["ops"]) as stream:
-        assert stream.recv()["type"] == "join"
+        assert stream.receive()["type"] == "join"
         browser.event("lab", "ping", ref="mine")
         browser.event("lab", "start")
         browser.get("/broadcast/ops", text='{"a": [1]}')
-        data, state, group = stream.recv(), stream.recv(), stream.recv()
+        data, state, group = stream.receive(), stream.receive(), stream.receive()
         assert [event.type for event in stream.events] == [
             "state",
             "group",
@@ -120,8 +120,8 @@ def test_texts_stay_within_their_event(site: Site, text: str) -> None:
     with opened(browser) as stream:
         browser.event("lab", "echo", text)
         browser.event("lab", "ping")
-        assert stream.recv()["data"] == text
-        assert stream.recv()["data"] == "pong"
+        assert stream.receive()["data"] == text
+        assert stream.receive()["data"] == "pong"
 
 
 def test_refusals_are_not_told(site: Site) -> None:
@@ -130,7 +130,7 @@ def test_refusals_are_not_told(site: Site) -> None:
     with opened(browser) as stream:
         for event in ("fly", "boom", "burgle", "nothing", "ping"):
             browser.event("lab", event)
-        assert stream.recv()["data"] == "pong"
+        assert stream.receive()["data"] == "pong"
 
 
 # -- coming back --------------------------------------------------------------------------------
@@ -141,17 +141,17 @@ def test_what_was_missed_is_sent(site: Site) -> None:
     browser = site.browser()
     with opened(browser) as stream:
         browser.event("lab", "echo", "seen")
-        stream.recv()
+        stream.receive()
         id = stream.last_id
     for number in range(5):
         browser.event("lab", "echo", number)
     browser.event("lab", "start")
-    with browser.stream("lab", last_id=id) as stream:
-        assert [stream.recv()["data"] for _ in range(5)] == [0, 1, 2, 3, 4]
-        frame = stream.recv()
+    with browser.curl_events("lab", last_id=id) as stream:
+        assert [stream.receive()["data"] for _ in range(5)] == [0, 1, 2, 3, 4]
+        frame = stream.receive()
         assert (frame["state"], "gap" in frame) == ("busy", False)
         browser.event("lab", "ping")
-        assert stream.recv()["data"] == "pong"
+        assert stream.receive()["data"] == "pong"
 
 
 def test_since_is_for_those_who_set_no_header(site: Site) -> None:
@@ -161,13 +161,13 @@ def test_since_is_for_those_who_set_no_header(site: Site) -> None:
         ids = []
         for number in range(3):
             browser.event("lab", "echo", number)
-            stream.recv()
+            stream.receive()
             ids.append(stream.last_id)
-    with browser.stream("lab", since=ids[0]) as stream:
-        assert [stream.recv()["data"] for _ in range(2)] == [1, 2]
-    with browser.stream("lab", since=ids[0], last_id=ids[1]) as stream:
-        assert stream.recv()["data"] == 2
-        assert stream.recv()["state"] == "idle"
+    with browser.curl_events("lab", since=ids[0]) as stream:
+        assert [stream.receive()["data"] for _ in range(2)] == [1, 2]
+    with browser.curl_events("lab", since=ids[0], last_id=ids[1]) as stream:
+        assert stream.receive()["data"] == 2
+        assert stream.receive()["state"] == "idle"
 
 
 @pytest.mark.parametrize("last_id", ["nonsense", "unknown-7", "x" * 2_000, "\u00e9"])
@@ -175,8 +175,8 @@ def test_a_gap_is_told(site: Site, last_id: str) -> None:
     """An id that leads nowhere is answered by the full state, which says that some is lost."""
     browser = site.browser()
     browser.event("lab", "start")
-    with browser.stream("lab", last_id=last_id) as stream:
-        frame = stream.recv()
+    with browser.curl_events("lab", last_id=last_id) as stream:
+        frame = stream.receive()
         assert (frame["state"], frame["rev"], frame["gap"]) == ("busy", 1, True)
 
 
@@ -272,8 +272,8 @@ def test_dead_sockets_are_gone(lively: Site) -> None:
 def test_lively_sockets_stay(lively: Site) -> None:
     """A client that answers pings, as all that are alive do, stays through many beats."""
     browser = lively.browser()
-    with browser.socket("lab") as client, opened(browser) as stream:
-        client.recv()
+    with browser.websocket("lab") as client, opened(browser) as stream:
+        client.receive()
         stream.commented(6)
         assert client.ask("ping")["data"] == "pong"
 
@@ -290,9 +290,9 @@ def test_no_more_than_are_allowed(sites: Sites, engine: str, config: dict[str, i
     site = sites.get(engine, **config)
     browser = site.browser()
     until(lambda: connections(site) == 0)
-    with opened(browser), browser.socket("lab") as client:
-        client.recv()
-        with browser.stream("lab") as third:
+    with opened(browser), browser.websocket("lab") as client:
+        client.receive()
+        with browser.curl_events("lab") as third:
             body = json.loads(third.ended())
         assert (third.status, body["reason"], third.header("retry-after")) == (503, "full", "5")
         assert browser.get("/cart").status == 200

@@ -113,8 +113,8 @@ class Follower:
         since = self.log.id or None
         try:
             if self._kind == "websocket":
-                return self._browser.copy().socket("ring", since=since)
-            stream = self._browser.copy().stream("ring", last_id=since)
+                return self._browser.copy().websocket("ring", since=since)
+            stream = self._browser.copy().curl_events("ring", last_id=since)
         except (InvalidHandshake, *BROKEN):
             return None
         if stream.status == 200:

@@ -84,8 +84,8 @@ class Party:
         """All that posts have said in data frames."""
         self._mutex = threading.Lock()
         for _ in range(SOCKETS):
-            self.sockets.append(self._stack.enter_context(self.browser.copy().socket("ring")))
-        self.stream = self._stack.enter_context(self.browser.copy().stream("ring"))
+            self.sockets.append(self._stack.enter_context(self.browser.copy().websocket("ring")))
+        self.stream = self._stack.enter_context(self.browser.copy().curl_events("ring"))
         self.logs = {id(client): Log() for client in self.clients}
         self.asked: dict[int, dict[str, str]] = {id(client): {} for client in self.sockets}
         for client in self.clients:
@@ -96,7 +96,7 @@ class Party:
         return [*self.sockets, self.stream]
 
     def _read(self, client: Socket | Stream, *, first: bool = False) -> None:
-        self.logs[id(client)].take(client.recv(), first=first)
+        self.logs[id(client)].take(client.receive(), first=first)
 
     # -- what they do -------------------------------------------------------------------
 
@@ -476,10 +476,10 @@ def test_a_sign_out_is_heard_in_every_worker(
         sockets: list[Socket] = []
         while len({socket.headers["X-Worker"] for socket in sockets}) < 4 or len(sockets) < 12:
             assert len(sockets) < 1_000, "The server does not deal its connections."
-            sockets.append(stack.enter_context(browser.copy().socket("ring")))
-        bystander = stack.enter_context(other.copy().socket("ring"))
+            sockets.append(stack.enter_context(browser.copy().websocket("ring")))
+        bystander = stack.enter_context(other.copy().websocket("ring"))
         for socket in (*sockets, bystander):
-            assert socket.recv()["state"] == "a"
+            assert socket.receive()["state"] == "a"
         assert browser.copy().get(f"/{how}").status == 200
         assert {socket.closed() for socket in sockets} == {OTHER_USER}
         assert bystander.ask("say", 1, ref=1)["ref"] == 1
