@@ -18,6 +18,7 @@ from flask import Flask
 from flask_fsm import FlaskFSM
 from flask_fsm.cli import fsm as group
 from flask_fsm.cli import moment, seconds_of
+from flask_fsm.testing import FrozenClock
 
 from .apps import Shop, config_for, flask_app, shop_machine
 
@@ -55,7 +56,7 @@ def sqlite(shop: Callable[..., Shop], tmp_path: Path) -> Shop:
 
 def at(app: Flask, time: float) -> None:
     """Set the clock of an app."""
-    app.extensions["fsm"].clock = lambda: time
+    app.extensions["fsm"].clock = FrozenClock(time)
 
 
 def visits(shop: Shop) -> None:

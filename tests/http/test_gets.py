@@ -10,6 +10,7 @@ from flask import request
 from werkzeug.test import TestResponse
 
 from flask_fsm import FlaskFSM, Machine, Transition
+from flask_fsm.testing import frozen_clock
 
 from ..apps import (
     ANSWERS,
@@ -298,13 +299,12 @@ def test_an_expired_run_leads_to_the_first_page_with_a_notice(
 ) -> None:
     """A page opened after FSM_FLOW_LIFETIME leads to the first, which says why and is blank."""
     visitor.walk("cart", "address")
-    state = stored.app.extensions["fsm"]
-    now = state.clock
-    state.clock = lambda: now() + 7 * 24 * 3600 + 60
     stored.ran.clear()
-    assert_sent_on(visitor.open("delivery", asking), asking, "/cart")
-    assert stored.ran == []
-    first = visitor.open("cart")
+    with frozen_clock(stored.app) as clock:
+        clock.tick(7 * 24 * 3600 + 60)
+        assert_sent_on(visitor.open("delivery", asking), asking, "/cart")
+        assert stored.ran == []
+        first = visitor.open("cart")
     assert len(notices(first)) == (1 if asking == "html" else 0)
     assert (seen(first)["rev"], seen(first)["answers"]) == (0, None)
 
@@ -312,24 +312,22 @@ def test_an_expired_run_leads_to_the_first_page_with_a_notice(
 def test_the_lifetime_counts_from_the_last_step(shop: Callable[..., Shop], asking: str) -> None:
     """FSM_FLOW_LIFETIME may be a timedelta, and each step begins it again."""
     made = Shop({**shop("session").app.config, "FSM_FLOW_LIFETIME": timedelta(minutes=10)})
-    state = made.app.extensions["fsm"]
-    now = [1_800_000_000.0]
-    state.clock = lambda: now[0]
     visitor = made.visitor()
-    for page in TO_REVIEW:
-        visitor.walk(page)
-        now[0] += 599
-    assert visitor.open("review", asking).status_code == 200
-    now[0] += 2
-    assert_sent_on(visitor.open("review", asking), asking, "/cart")
+    with frozen_clock(made.app) as clock:
+        for page in TO_REVIEW:
+            visitor.walk(page)
+            clock.tick(599)
+        assert visitor.open("review", asking).status_code == 200
+        clock.tick(2)
+        assert_sent_on(visitor.open("review", asking), asking, "/cart")
 
 
 def test_without_a_lifetime_nothing_expires(shop: Callable[..., Shop], asking: str) -> None:
     """FSM_FLOW_LIFETIME = None keeps runs for ever."""
     made = Shop({**shop("session").app.config, "FSM_FLOW_LIFETIME": None})
     visitor = made.visitor().walk("cart")
-    made.app.extensions["fsm"].clock = lambda: 9e9
-    assert visitor.open("address", asking).status_code == 200
+    with frozen_clock(made.app, at=9e9):
+        assert visitor.open("address", asking).status_code == 200
 
 
 def test_an_evicted_run_leads_to_the_first_page(asking: str) -> None:

@@ -11,6 +11,7 @@ from flask import Flask, jsonify, redirect, session
 from werkzeug.test import TestResponse
 
 from flask_fsm import DefinitionError, FlaskFSM, Machine
+from flask_fsm.testing import FrozenClock
 
 from ..apps import (
     ASKING,
@@ -49,8 +50,7 @@ class Many:
         )
         fsm = self.fsm = FlaskFSM(app, Machine("orders", EDGES, many=many))
         self.many = many
-        self.now = NOW
-        app.extensions["fsm"].clock = lambda: self.now
+        self.clock = app.extensions["fsm"].clock = FrozenClock(NOW)
         self.ran: list[str] = []
 
         @fsm.subject
@@ -454,9 +454,9 @@ def test_flows_are_listed_newest_first(orders: Callable[..., Many], kind: str) -
     browser = shop.browser("ann")
     keys = []
     for _ in range(3):
-        shop.now += 60
+        shop.clock.tick(60)
         keys.append(browser.began())
-    shop.now += 60
+    shop.clock.tick(60)
     browser.go(keys[0], "ship")
     listed = browser.mine()
     assert [flow["key"] for flow in listed] == [keys[0], keys[2], keys[1]]
@@ -521,11 +521,11 @@ def test_a_subject_has_so_many_flows_and_the_oldest_goes(
     others = other.began()
     keys = []
     for _ in range(3):
-        shop.now += 1
+        shop.clock.tick(1)
         keys.append(browser.began())
-    shop.now += 1
+    shop.clock.tick(1)
     browser.go(keys[0], "ship")
-    shop.now += 1
+    shop.clock.tick(1)
     keys.append(browser.began())
     assert [flow["key"] for flow in browser.mine()] == [keys[3], keys[0], keys[2]]
     assert other.see(other.at("ship", others))["rev"] == 1
@@ -541,7 +541,7 @@ def test_a_flow_that_made_room_leads_to_a_page_that_opens(
     shop = orders(kind, FSM_FLOWS_PER_SUBJECT=1)
     browser = shop.browser("ann")
     first = browser.began()
-    shop.now += 1
+    shop.clock.tick(1)
     browser.began()
     response = follow(browser, browser.open(browser.at("ship", first)))
     assert response.status_code == 200, response.text
@@ -555,10 +555,10 @@ def test_a_run_that_was_given_up_takes_no_place(orders: Callable[..., Many], kin
     shop = orders(kind, FSM_FLOWS_PER_SUBJECT=3)
     browser = shop.browser("ann")
     keys = [browser.began() for _ in range(2)]
-    shop.now += 1
+    shop.clock.tick(1)
     given_up = browser.began()
     assert browser.client.post(f"/restart?flow={given_up}").status_code == 200
-    shop.now += 1
+    shop.clock.tick(1)
     keys.append(browser.began())
     assert {flow["key"] for flow in browser.mine()} == set(keys)
 
@@ -646,7 +646,7 @@ def test_an_expired_flow_leads_to_a_page_that_opens(
     shop = orders(kind, many, FSM_FLOW_LIFETIME=100.0)
     browser = shop.browser()
     key = browser.began("1")
-    shop.now += 101
+    shop.clock.tick(101)
     by_post = browser.copy()
     gone = by_post.post(by_post.at("ship", key), {}, None, "json")
     assert_refused(gone, "json", 410, "expired")
@@ -729,7 +729,7 @@ def test_of_two_flows_with_one_key_the_newest_is_kept(
     shop = orders(kind, "order_id")
     browser, phone = shop.browser(), shop.browser("ann")
     for each in (phone, browser) if newer == "session" else (browser, phone):
-        shop.now += 60
+        shop.clock.tick(60)
         each.began("7", *(("items", "ship") if each is phone else ("items",)))
     login(browser, "ann")
     page, rev = ("ship", 1) if newer == "session" else ("pay", 2)
@@ -759,9 +759,9 @@ def test_a_login_does_not_change_the_order_of_the_list(
     browser, phone = shop.browser(), shop.browser("ann")
     keys = []
     for each in (phone, browser, phone, browser):
-        shop.now += 60
+        shop.clock.tick(60)
         keys.append(each.began())
-    shop.now += 60
+    shop.clock.tick(60)
     login(browser, "ann")
     assert [flow["key"] for flow in browser.mine()] == keys[::-1]
 
@@ -773,7 +773,7 @@ def test_a_login_keeps_the_newest_of_all(orders: Callable[..., Many], kind: str)
     browser, phone = shop.browser(), shop.browser("ann")
     keys = []
     for each in (browser, browser, phone, phone, browser):
-        shop.now += 60
+        shop.clock.tick(60)
         keys.append(each.began())
     login(browser, "ann")
     assert [flow["key"] for flow in browser.mine()] == keys[:1:-1]
@@ -785,7 +785,7 @@ def test_expired_flows_are_not_claimed(orders: Callable[..., Many], kind: str) -
     shop = orders(kind, FSM_FLOWS_PER_SUBJECT=2, FSM_FLOW_LIFETIME=1000.0)
     browser, phone = shop.browser(), shop.browser("ann")
     old = [browser.began(), browser.began()]
-    shop.now += 1001
+    shop.clock.tick(1001)
     keys = [phone.began(), phone.began()]
     login(browser, "ann")
     assert {flow["key"] for flow in browser.mine()} == set(keys)

@@ -12,6 +12,7 @@ from flask import Flask, redirect, request, session
 from werkzeug.test import TestResponse
 
 from flask_fsm import ConfigError, DefinitionError, FlaskFSM, Machine, Transition
+from flask_fsm.testing import FrozenClock
 
 from ..apps import (
     ANSWERS,
@@ -62,8 +63,7 @@ class Members(Shop):
         subject: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__({"SECRET_KEY": SECRET, "TESTING": True, **config}, machine)
-        self.now = NOW
-        self.app.extensions["fsm"].clock = lambda: self.now
+        self.clock = self.app.extensions["fsm"].clock = FrozenClock(NOW)
         self.fsm.subject(subject or (lambda: session.get("user")))
 
         @self.app.post("/login/<user>")
@@ -501,7 +501,7 @@ def two_flows(shop: Members, *, newer: str) -> tuple[Visitor, dict[str, Any], di
     visitor, laptop = shop.visitor(), shop.member("ann")
     for name in ("users", "session") if newer == "session" else ("session", "users"):
         (laptop if name == "users" else visitor).walk("cart", "address")
-        shop.now += 60
+        shop.clock.tick(60)
     return visitor, visitor.see("delivery"), laptop.see("delivery")
 
 
@@ -561,7 +561,7 @@ def test_the_form_of_the_users_flow_that_lost_is_409(
     shop = members(kind)
     laptop = shop.member("ann").walk("cart", "address")
     token = laptop.token("delivery")
-    shop.now += 60
+    shop.clock.tick(60)
     visitor = shop.visitor().walk("cart", "address")
     login(visitor, "ann")
     visitor.see("delivery")
@@ -683,7 +683,7 @@ def test_after_logout_and_login_the_user_is_back(
         return
     assert visitor.see("delivery")["rev"] == 2
     logout(visitor)
-    shop.now += 60
+    shop.clock.tick(60)
     visitor.walk("cart")
     login(visitor, "ann")
     assert visitor.see("address")["rev"] == 1
@@ -732,7 +732,7 @@ def test_a_users_flow_that_has_expired_begins_anew(
     shop = members(kind, FSM_FLOW_LIFETIME=float(DAY))
     laptop = shop.member("ann").walk("cart", "address")
     token = laptop.token("delivery")
-    shop.now += DAY + 1
+    shop.clock.tick(DAY + 1)
     assert_refused(shop.copy(laptop).post("delivery", {}, token, "json"), "json", 410, "expired")
     response = laptop.open("delivery")
     assert (response.status_code, response.location) == (303, "/cart")
@@ -749,7 +749,7 @@ def test_an_expired_flow_is_not_claimed(members: Callable[..., Members], kind: s
     shop = members(kind, FSM_FLOW_LIFETIME=float(DAY))
     visitor = shop.visitor().walk("cart", "address")
     token = visitor.token("delivery")
-    shop.now += DAY + 1
+    shop.clock.tick(DAY + 1)
     login(visitor, "ann")
     late = shop.copy(visitor).post("delivery", ANSWERS["delivery"], token, "json")
     assert_refused(late, "json", 410)
@@ -764,7 +764,7 @@ def test_the_sessions_flow_is_kept_if_the_users_has_expired(
     shop = members(kind, FSM_FLOW_LIFETIME=float(DAY))
     shop.fsm.on_login_conflict(lambda session, users: users)
     shop.member("ann").walk("cart", "address", "delivery")
-    shop.now += DAY + 1
+    shop.clock.tick(DAY + 1)
     visitor = shop.visitor().walk("cart")
     login(visitor, "ann")
     assert visitor.see("address")["rev"] == 1

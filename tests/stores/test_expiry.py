@@ -11,6 +11,7 @@ from flask import request, session
 
 from flask_fsm import ConfigError, FlaskFSM, Machine
 from flask_fsm.cli import fsm as group
+from flask_fsm.testing import FrozenClock
 
 from ..apps import SECRET, Visitor, assert_refused, flask_app, notices, show
 
@@ -55,7 +56,7 @@ class Line:
 
     def at(self, time: float) -> None:
         """Set the clock."""
-        self.app.extensions["fsm"].clock = lambda: time
+        self.app.extensions["fsm"].clock = FrozenClock(time)
 
     def visitor(self, user: str | None = None) -> Visitor:
         made = Visitor(self.app)
@@ -255,8 +256,7 @@ def test_a_claim_outlives_no_jump_of_the_clock(served: str) -> None:
     fsm = FlaskFSM(app, Machine("m", [Transition("a", "b", once=True)]))
     with app.app_context():
         fsm.init_db()
-    clock = app.extensions["fsm"]
-    clock.clock = lambda: START
+    clock = app.extensions["fsm"].clock = FrozenClock(START)
 
     def view() -> Any:
         if request.method != "POST":
@@ -273,12 +273,12 @@ def test_a_claim_outlives_no_jump_of_the_clock(served: str) -> None:
     app.add_url_rule("/b", "b", fsm.check()(lambda: "b"))
     visitor = Visitor(app)
     token = visitor.token("a")
-    clock.clock = lambda: START + 2 * DAY
+    clock.tick(2 * DAY)
     with pytest.raises(RuntimeError):
         visitor.post("a", {"die": "1"}, token)
-    clock.clock = lambda: START + 2 * DAY + 30
+    clock.tick(30)
     assert visitor.post("a", token=token).status_code == 409
-    clock.clock = lambda: START
+    clock.now = START
     assert visitor.post("a", token=token).status_code == 303
 
 

@@ -12,6 +12,7 @@ from flask import Flask, request
 from sqlalchemy import orm
 
 from flask_fsm import ConfigError, DefinitionError, FlaskFSM, Machine, Transition
+from flask_fsm.testing import FrozenClock
 
 from ..apps import SECRET, Visitor, flask_app, show
 from ..processes import LOOPBACK, Valkey
@@ -98,7 +99,7 @@ def test_a_claim_holds_though_clocks_differ(fresh_store: Fresh, kind: str, secon
     url = fresh_store(kind)
     ran: list[str] = []
     there = app_on(url, once=True)
-    there.extensions["fsm"].clock = lambda: NOW + seconds
+    there.extensions["fsm"].clock = FrozenClock(NOW + seconds)
     visitor, answers = Visitor(app_on(url, once=True)), []
 
     def view(fsm: Any) -> Any:
@@ -109,7 +110,7 @@ def test_a_claim_holds_though_clocks_differ(fresh_store: Fresh, kind: str, secon
         return fsm.advance("b", data={})
 
     here = app_on(url, once=True, view=view)
-    here.extensions["fsm"].clock = lambda: NOW
+    here.extensions["fsm"].clock = FrozenClock(NOW)
     visitor = Visitor(here)
     token = visitor.token("a")
     assert visitor.post("a", {}, token).location == "/b"
