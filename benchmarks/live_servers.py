@@ -18,7 +18,8 @@ from typing import Any, Self
 
 import psutil
 
-from tests.processes import LOOPBACK, Child, accepts, free_port
+from tests.clients import LOOPBACK
+from tests.processes import Child, accepts, free_port
 
 ROOT = Path(__file__).parent.parent
 # automata-ws needs an old release of websockets, so the rivals have an environment of their own.

@@ -31,7 +31,7 @@ from flask import Flask
 
 from flask_fsm import FlaskFSM, Machine
 from flask_fsm.pages.decisions import page_requests
-from tests.processes import Postgres, PostgresDatabases, RedisDatabases, Valkey
+from tests.store_servers import Postgres, PostgresDatabases, RedisDatabases, Valkey
 
 from . import byhand
 from .byhand import ByCore, ByDriver, ByLua, app_on

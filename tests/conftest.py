@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from .apps import FEW_STORES, Shop, Visitor, config_for
-from .processes import (
+from .store_servers import (
     POSTGRES_VARIABLE,
     REDIS_VARIABLE,
     Given,

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from .processes import LOOPBACK, free_port
+from .clients import LOOPBACK
+from .processes import free_port
 
 CHUNK: Final = 65_536
 # What PostgreSQL's clients send before the messages that begin with a letter.

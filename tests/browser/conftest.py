@@ -36,7 +36,9 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from example_app import create_app
 from example_app.ledger import Ledger
 
-from ..processes import KINDS, LOOPBACK, Gunicorn, PostgresDatabases
+from ..app_servers import Gunicorn
+from ..clients import LOOPBACK
+from ..store_servers import KINDS, PostgresDatabases
 from .recorded_app import PATIENCE as SECONDS
 from .recorded_app import VARIABLE, Record, until, watch
 

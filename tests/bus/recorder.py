@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from flask_fsm.bus import Position
 
-from ..processes import PATIENCE
+from ..clients import PATIENCE
 
 GAP: Final = "(gap)"
 

@@ -19,7 +19,7 @@ from flask_fsm import StoreUnavailable
 from flask_fsm.bus import Bus, Position, Revision
 from flask_fsm.bus.base import RUNS
 
-from ..processes import PATIENCE
+from ..clients import PATIENCE
 from .recorder import Recorder, numbers, run_at_once, wait_until
 
 Make = Callable[..., Bus]

@@ -17,7 +17,8 @@ from flask_fsm import ConfigError
 from flask_fsm.bus import MemoryBus, open_bus
 from flask_fsm.bus.redis.bus import RedisBus
 
-from ..processes import LOOPBACK, Valkey
+from ..clients import LOOPBACK
+from ..store_servers import Valkey
 from .recorder import Recorder, wait_until
 
 

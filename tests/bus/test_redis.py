@@ -21,8 +21,10 @@ from flask_fsm.bus import Position, Revision
 from flask_fsm.bus.redis.bus import SENDERS, RedisBus
 from flask_fsm.bus.redis.outbox import QUEUE_SIZE, Item
 
-from ..processes import LOOPBACK, PATIENCE, Valkey, free_port
+from ..clients import LOOPBACK, PATIENCE
+from ..processes import free_port
 from ..proxy import Proxy
+from ..store_servers import Valkey
 from .recorder import GAP, Recorder, numbers, run_at_once, wait_until
 
 Make = Callable[..., RedisBus]

@@ -18,7 +18,7 @@ from example_app import create_app, machines
 from example_app.ledger import Ledger
 from flask_fsm import FlowFinished, InvalidTransition, Snapshot
 
-from ..processes import KINDS
+from ..store_servers import KINDS
 from .visitor import (
     ADDRESS,
     GIFT,

@@ -22,7 +22,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from ..processes import LOOPBACK, PATIENCE
+from ..clients import LOOPBACK, PATIENCE
 
 SCRIPT: Final = Path(__file__).parents[2] / "flask_fsm" / "static" / "fsm" / "fsm.js"
 PAGE: Final = b"""<!doctype html><link rel="icon" href="data:,"><script type="module">

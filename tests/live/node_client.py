@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from ..processes import PATIENCE, package
+from ..clients import PATIENCE
+from ..processes import package
 from .fake_server import SCRIPT
 
 DRIVER: Final = Path(__file__).with_name("client.mjs")

@@ -18,7 +18,7 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from ..processes import LOOPBACK, PATIENCE
+from ..clients import LOOPBACK, PATIENCE
 from .frames import checked
 
 __all__ = ["RawSocket", "framed", "packed"]

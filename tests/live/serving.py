@@ -14,7 +14,8 @@ from urllib.parse import urlencode
 
 from flask_fsm.testing import LiveClient, LiveReply, LiveSocket
 
-from ..processes import LOOPBACK, PATIENCE, AppServer, Development, Gunicorn
+from ..app_servers import AppServer, Development, Gunicorn
+from ..clients import LOOPBACK, PATIENCE
 from .apps import VARIABLE
 from .eventstream import Event, parse
 from .frames import checked

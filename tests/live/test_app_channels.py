@@ -25,7 +25,7 @@ from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.frames import Envelope, EnvelopeKind
 from flask_fsm.runtime.state import app_state, unwrap
 
-from ..processes import PATIENCE
+from ..clients import PATIENCE
 from .serving import until
 
 

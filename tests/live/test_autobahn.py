@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..processes import LOOPBACK
+from ..clients import LOOPBACK
 from ..torture.durations import LONG
 from .autobahn import ALL, MUST_PASS, run
 from .serving import Site, Sites

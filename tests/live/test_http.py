@@ -13,7 +13,7 @@ from websockets.exceptions import InvalidStatus
 
 from flask_fsm import ConfigError, FlaskFSM, Machine
 
-from ..processes import LOOPBACK, PATIENCE
+from ..clients import LOOPBACK, PATIENCE
 from .apps import SECRET
 from .frames import checked
 from .serving import Browser, LiveReply, Site, Sites

@@ -18,7 +18,7 @@ from flask_fsm.live.protocol.close_codes import CloseCode
 from flask_fsm.live.server.loop import LoopEngine
 from flask_fsm.live.server.transport import StreamTransport
 
-from ..processes import PATIENCE
+from ..clients import PATIENCE
 from .serving import until
 
 

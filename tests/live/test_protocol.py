@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ..processes import PATIENCE, Valkey
+from ..clients import PATIENCE
+from ..store_servers import Valkey
 from .apps import SECRET
 from .frames import checked
 from .serving import Browser, Site, Sites, Socket, until

@@ -19,7 +19,8 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ..processes import LOOPBACK, PATIENCE, Gunicorn
+from ..app_servers import Gunicorn
+from ..clients import LOOPBACK, PATIENCE
 from ..torture.durations import LONG, size
 from .apps import SECRET, VARIABLE
 from .frames import checked

@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 
 from flask_fsm import FlaskFSM, Machine
 
-from ..processes import LOOPBACK, PATIENCE
+from ..clients import LOOPBACK, PATIENCE
 from .apps import SECRET
 from .frames import checked
 from .serving import Browser, Site, Sites, Stream, until

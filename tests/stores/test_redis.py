@@ -17,7 +17,8 @@ from redis.crc import key_slot
 from flask_fsm import FlaskFSM, Machine, Transition
 
 from ..apps import SECRET, Visitor, flask_app, seen, show
-from ..processes import LOOPBACK, Valkey
+from ..clients import LOOPBACK
+from ..store_servers import Valkey
 
 RING = {"a": "b", "b": "c", "c": "a"}
 WEEK = 7 * 24 * 3600

@@ -15,7 +15,8 @@ from flask_fsm import ConfigError, DefinitionError, FlaskFSM, Machine, Transitio
 from flask_fsm.testing import FrozenClock
 
 from ..apps import SECRET, Visitor, flask_app, show
-from ..processes import LOOPBACK, Valkey
+from ..clients import LOOPBACK
+from ..store_servers import Valkey
 
 Fresh = Callable[[str], str]
 NOW = 1_800_000_000

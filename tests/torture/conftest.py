@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ..app_servers import Gunicorn
 from ..clients import Processes, Threads
-from ..processes import KINDS, Gunicorn
 from ..race_app import prepare
+from ..store_servers import KINDS
 
 Serve = Callable[..., Gunicorn]
 Racers = Callable[[Gunicorn], Threads | Processes]

@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from ..clients import PATIENCE
 from ..live.serving import Browser, Socket
-from ..processes import PATIENCE
 
 __all__ = ["GAP", "Follower", "Log"]
 

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from ..clients import HTML, JSON
-from ..processes import LOOPBACK, free_port
+from ..clients import HTML, JSON, LOOPBACK
+from ..processes import free_port
 from ..proxy import Lost, Proxy
 from ..race_app import RING, create_app, prepare
 from .records import assert_rows_agree, marks

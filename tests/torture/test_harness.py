@@ -13,18 +13,10 @@ import psycopg
 import pytest
 import redis
 
-from ..processes import (
-    LOOPBACK,
-    REDIS_VARIABLE,
-    Given,
-    Postgres,
-    RedisDatabases,
-    Server,
-    Valkey,
-    accepts,
-    unkillable,
-)
+from ..clients import LOOPBACK
+from ..processes import Server, accepts
 from ..proxy import Proxy
+from ..store_servers import REDIS_VARIABLE, Given, Postgres, RedisDatabases, Valkey, unkillable
 
 
 def connect(url: str) -> psycopg.Connection:
@@ -75,7 +67,7 @@ def test_a_killed_server_starts_again_on_its_data_and_port(kind: str) -> None:
 def test_servers_end_with_the_process_that_started_them() -> None:
     """A run of the tests that is itself killed leaves no server behind."""
     code = (
-        "import time; from tests.processes import Valkey\n"
+        "import time; from tests.store_servers import Valkey\n"
         "server = Valkey().start(); print(server.port, server.folder, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:

@@ -8,8 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from ..app_servers import Gunicorn
 from ..clients import Client
-from ..processes import Gunicorn
 from ..race_app import RING
 from .durations import dice, size
 from .records import Token, assert_rows_agree, history_of

@@ -13,9 +13,11 @@ from typing import Self
 
 import pytest
 
+from ..app_servers import Gunicorn
 from ..clients import Answer, Client, persist, see
-from ..processes import Gunicorn, Postgres, Server, Valkey, unkillable
+from ..processes import Server
 from ..race_app import RING, TILL
+from ..store_servers import Postgres, Valkey, unkillable
 from .conftest import Serve
 from .durations import dice, size
 from .records import Token, assert_rows_agree, history_of, marks, open_page

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from ..clients import LOOPBACK, PATIENCE
 from ..live.serving import Browser, Site, Sites, Socket, Stream
-from ..processes import LOOPBACK, PATIENCE, RedisDatabases, Valkey, unkillable
 from ..race_app import RING
+from ..store_servers import RedisDatabases, Valkey, unkillable
 from .durations import dice, size
 from .recorders import GAP, Follower, Log
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..app_servers import Gunicorn
 from ..clients import Answer, Client, Processes, Shot, Threads
-from ..processes import Gunicorn
 from ..race_app import RING
 from .conftest import Racers, Serve
 from .durations import dice, size
