@@ -39,7 +39,7 @@ from .errors import (
     ValidationFailed,
 )
 from .extension import FlaskFSM
-from .refusal import Refusal
+from .responses import Refusal
 
 __all__ = [
     "Code",

@@ -33,14 +33,14 @@ from .errors import (
 from .live.api import Live
 from .live.client.signout import close_after_signout
 from .live.routes.endpoints import ENDPOINT, check_endpoints, view_of
-from .live.routes.events import events, watch_streams
+from .live.routes.events import events, watch_stream
 from .live.routes.http import health, send_event, show_state
 from .live.routes.upgrade import release_on_error
 from .live.routes.websocket import explain_websocket, websocket
 from .live.service import Service
 from .pages.api import MachineViews, delegated, describe
 from .pages.decisions import page_requests
-from .pages.guard import answer_error, take_along_after_login
+from .pages.guard import after_request, answer_error
 from .pages.resume_link import resume
 from .runtime.state import EXTENSION, AppState, app_state
 from .security.origin import add_cors_headers
@@ -154,7 +154,7 @@ class FlaskFSM:
         app.url_value_preprocessor(state.bind_once)
         if FSMError not in app.error_handler_spec[None][None]:
             app.register_error_handler(FSMError, answer_error)
-        app.after_request(take_along_after_login)
+        app.after_request(after_request)
         app.context_processor(self._template_context)
         app.cli.add_command(commands)
         folder = Path(__file__).parent
@@ -197,8 +197,8 @@ class FlaskFSM:
         """Add the routes of websockets, event streams and programs."""
         state.live = Service(state.config, lambda group: self.live.allows(group))
         state.listeners.append(state.live)
-        app.after_request(close_after_signout)
-        app.after_request(watch_streams)
+        state.session_listeners.append(close_after_signout)
+        state.stream_listeners.append(watch_stream)
         got_request_exception.connect(release_on_error, app)
         blueprint.after_request(partial(_add_cors_headers, state.config))
         paths = {

@@ -188,7 +188,7 @@ class Flow(FlowBase):
             Snapshot,
             (id, subject, rev, tip, log, drafts, started, now, taken, finished, None),
         )
-        return Result(after, before, edge, data, cut)
+        return _new(Result, (after, before, edge, data, cut))
 
     # -- asking -------------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class Flow(FlowBase):
         Raises:
             StaleFlow: The flow has moved since the transition was decided.
         """
-        after, before, edge = result.snapshot, result.previous, result.edge
+        after, before, edge, data, cut = result
         if before is not self._now:
             raise StaleFlow(
                 f"{edge.source!r} -> {edge.target!r} was decided at rev {before.rev}, but the "
@@ -249,11 +249,11 @@ class Flow(FlowBase):
                 target=edge.target,
             )
         on_path = self._on_path or self._pages()
-        if result.cut is not None:
-            for node in result.cut:
+        if cut is not None:
+            for node in cut:
                 on_path.discard(node.state)
             self._data = None
-        elif result.data is not None and self._data is not None:
+        elif data is not None and self._data is not None:
             left = after.tip.parent
             assert left is not None
             assert left.answers is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from .history import Entry, LogItem, entry_of
 from .path import Node
@@ -13,7 +13,7 @@ from .state import Edge
 __all__ = ["Result", "Sent"]
 
 
-class Result:
+class Result(NamedTuple):
     """A decided transition.
 
     Attributes:
@@ -27,22 +27,11 @@ class Result:
         entry: The entry of the history.
     """
 
-    # Not a named tuple: it is made and read once in each step, and slots are quicker at both.
-    __slots__ = ("cut", "data", "edge", "previous", "snapshot")
-
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        previous: Snapshot,
-        edge: Edge,
-        data: Mapping[str, Any] | None,
-        cut: list[Node] | None,
-    ) -> None:
-        self.snapshot: Final = snapshot
-        self.previous: Final = previous
-        self.edge: Final = edge
-        self.data: Final = data
-        self.cut: Final = cut
+    snapshot: Snapshot
+    previous: Snapshot
+    edge: Edge
+    data: Mapping[str, Any] | None
+    cut: list[Node] | None
 
     @property
     def source(self) -> str:

@@ -8,9 +8,10 @@ what has happened since the form was opened (409 Conflict).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from flask import Request, Response, after_this_request, g, request
+from flask import Request, Response, after_this_request, flash, g, request
 
 from ..binding.bound_machine import Bound
 from ..core.flow import Flow, Result
@@ -26,27 +27,28 @@ from ..errors import (
     StaleFlow,
     UnknownTarget,
 )
-from ..refusal import Refusal, preferred_format
+from ..responses import (
+    Refusal,
+    add_step_cookie,
+    htmx_redirect,
+    no_store,
+    preferred_format,
+    see_other,
+    success_response,
+)
 from ..runtime.state import AppState, unwrap
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token, TokenContent, new_nonce
 from ..signals import denied, emit
 from ..stores import RecordStore
 from .refusal import refusal_context
-from .responses import (
-    add_step_cookie,
-    flash_once,
-    htmx_redirect,
-    no_store,
-    see_other,
-    success_response,
-)
 from .submission import Submission, earlier_reply
 from .urls import FlowURLs
 
-__all__ = ["PageRequest", "PageRequests", "page_requests"]
+__all__ = ["PageRequest", "PageRequests", "keep_private", "page_requests"]
 
 PREFETCH: Final = "prefetch"
+FLASH_CATEGORY: Final = "fsm"
 # Why a form conflicts with the flow, by the code of the refusal.
 STALE: Final = {
     Code.NOT_CURRENT: "You have gone on from this page since it was opened.",
@@ -202,8 +204,11 @@ class PageRequest:
         return see_other(location)
 
     def _flash(self, text: str) -> None:
+        """Flash `text`, unless the same notice is waiting to be shown."""
         if self.state.config.flash and preferred_format(self.request) == "html":
-            flash_once(self.work.session, text)
+            pending = self.work.session.get("_flashes") or ()
+            if not any(tuple(item) == (FLASH_CATEGORY, text) for item in pending):
+                flash(text, FLASH_CATEGORY)
 
     # -- unsafe requests ----------------------------------------------------------------
 
@@ -366,7 +371,7 @@ class PageRequest:
     def token(self) -> Token:
         """Return the token for a form of this page; one for each rendering."""
         self.work.remember()
-        page_requests().keep_private()
+        keep_private(page_requests())
         flow = self.flow
         page = self.page or flow.current
         if self._token is None or self._token[0][:2] != (flow.id, flow.rev):
@@ -396,22 +401,15 @@ def _notice_of(error: FSMError) -> str:
     return "This form is no longer open. Please start again."
 
 
+@dataclass(slots=True)
 class PageRequests:
     """The page requests of one request by machine, and the views of the innermost guard."""
 
-    __slots__ = ("_private", "of", "owner", "request")
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.of: dict[str, PageRequest] = {}
-        self.owner: object = None
-        self._private = False
-
-    def keep_private(self) -> None:
-        """Keep the response out of every cache, since it depends on a flow."""
-        if not self._private:
-            self._private = True
-            after_this_request(no_store)
+    request: Request
+    of: dict[str, PageRequest] = field(default_factory=dict)
+    owner: object = None
+    private: bool = False
+    """Whether the response is kept out of every cache."""
 
 
 def page_requests() -> PageRequests:
@@ -422,6 +420,13 @@ def page_requests() -> PageRequests:
         found = PageRequests(asking)
         setattr(context, _VISITS, found)
     return found
+
+
+def keep_private(requests: PageRequests) -> None:
+    """Keep the response out of every cache, since it depends on a flow."""
+    if not requests.private:
+        requests.private = True
+        after_this_request(no_store)
 
 
 _VISITS: Final = "_fsm_visits"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from math import ceil
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from flask import request
 
@@ -41,11 +41,8 @@ class FlowReports:
     def __init__(self, declaration: Declaration) -> None:
         self.declaration = declaration
         """What binding reads: the definition, and what was registered for it."""
-
-    @property
-    def name(self) -> str:
+        self.name: Final = declaration.name
         """The name of the machine."""
-        return self.declaration.name
 
     def flows(self) -> list[FlowSummary]:
         """Return the flows of the machine that belong to this request's subject, newest first.

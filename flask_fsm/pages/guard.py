@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar, cast
 from flask import Response, current_app, request, session
 from werkzeug.exceptions import HTTPException
 
+from ..binding.bound_machine import Bound
 from ..binding.declaration import CHECK_ATTRIBUTE, Check
 from ..errors import (
     Code,
@@ -22,14 +23,14 @@ from ..errors import (
     StaleFlow,
     StoreUnavailable,
 )
-from ..refusal import Refusal, RefusalContext
+from ..responses import Refusal, RefusalContext
 from ..runtime.session_data import has_session_data
-from ..runtime.state import app_state
+from ..runtime.state import AppState, app_state
 from ..runtime.unit_of_work import UnitOfWork
-from .decisions import PageRequest, page_requests
+from .decisions import PageRequest, keep_private, page_requests
 from .submission import SAFE_METHODS
 
-__all__ = ["answer_error", "guarded", "names", "take_along_after_login"]
+__all__ = ["after_request", "answer_error", "guarded", "names"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 _NO_LOCK: Final = nullcontext()
@@ -81,7 +82,7 @@ def serve(
         )
     page_request = requests.of[machine] = PageRequest(state, bound, None, kwargs)
     page_request.active = True
-    requests.keep_private()
+    keep_private(requests)
     outer, requests.owner = requests.owner, check.views
     try:
         with _NO_LOCK if page_request.request.method in SAFE_METHODS else page_request.work.lock():
@@ -178,20 +179,30 @@ def answer_error(error: FSMError) -> Any:
     return current_app.handle_http_exception(refusal)
 
 
-def take_along_after_login(response: Response) -> Response:
-    """Give the flows of a session to the user who has just logged in, after the login's request.
+def after_request(response: Response) -> Response:
+    """Take flows along after a login, and tell those who follow sessions and streams.
 
-    At the session's next request it could be too late: if this user logs out before that and
-    another one logs in, the flows would pass to the other one.
+    The flows of a session pass to the user who has just logged in. At the session's next request
+    it could be too late: if this user logs out before that and another one logs in, the flows
+    would pass to the other one.
     """
-    if not session.modified:
-        return response
     state = app_state()
-    for bound in state.bound.values():
-        if bound.subject_of is None or bound.by_url or not has_session_data(session, bound.name):
-            continue
-        try:
-            UnitOfWork(state, bound, request.view_args or {}).take_along_at_login()
-        except Exception:  # the app's own function may raise anything; the response is sent anyway
-            log.exception("The flow of a session that has logged in was not taken along.")
+    if response.is_streamed:
+        for watch in state.stream_listeners:
+            watch(response)
+    if session.modified:
+        followed = [b for b in state.bound.values() if b.subject_of is not None and not b.by_url]
+        if followed:
+            for follow in state.session_listeners:
+                follow(followed)
+            _take_along(state, followed)
     return response
+
+
+def _take_along(state: AppState, followed: Iterable[Bound]) -> None:
+    for bound in followed:
+        if has_session_data(session, bound.name):
+            try:
+                UnitOfWork(state, bound, request.view_args or {}).take_along_at_login()
+            except Exception:  # the app's own function may raise anything; the response is sent
+                log.exception("The flow of a session that has logged in was not taken along.")

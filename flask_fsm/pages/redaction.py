@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from flask import current_app, request
 
 from ..config import Config
-from ..refusal import ResubmitForm
+from ..responses import ResubmitForm
 from ..security.origin import is_cross_site
 from .submission import csrf_field, json_object
 

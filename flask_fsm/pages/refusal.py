@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flask import Request
 
 from ..errors import FlowBusy, FlowFinished, FSMError, StaleFlow, StoreUnavailable
-from ..refusal import RefusalContext, ResubmitForm
+from ..responses import RefusalContext, ResubmitForm
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token
 from .redaction import SubmittedFields, identical_form, renewed_form, shown_fields

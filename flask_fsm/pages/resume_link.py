@@ -21,12 +21,11 @@ from flask.typing import ResponseReturnValue
 from itsdangerous import BadData, URLSafeSerializer
 
 from ..errors import Code, FlowGone, NotFound
-from ..refusal import Refusal, RefusalContext
+from ..responses import Refusal, RefusalContext, no_store
 from ..runtime.link import follow_link, link_target
 from ..runtime.state import app_state, secret_keys
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.origin import is_own_form
-from .responses import no_store
 from .submission import csrf_field
 from .urls import FlowURLs
 

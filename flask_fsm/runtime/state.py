@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from threading import Lock
 from typing import Any, Final
 
-from flask import Flask, current_app
+from flask import Flask, Response, current_app
 
 from ..binding.bound_machine import Bound
 from ..config import Config
@@ -35,6 +35,10 @@ class AppState:
     bind: Callable[[], dict[str, Bound]]
     clock: Clock = time.time
     listeners: list[CommitListener] = field(default_factory=list)
+    session_listeners: list[Callable[[Sequence[Bound]], None]] = field(default_factory=list)
+    """Called after a request that changed the session, with the machines that know subjects."""
+    stream_listeners: list[Callable[[Response], None]] = field(default_factory=list)
+    """Called with each streamed response of the app."""
     live: Any = None
     """The live service of the app, if FSM_LIVE is on."""
     _bound: dict[str, Bound] | None = None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from flask import Response, current_app, request, session
+from flask import current_app, request, session
 
 from ...binding.bound_machine import Bound
 from ...runtime.state import AppState, app_state, unwrap
@@ -20,23 +20,16 @@ log: Final = logging.getLogger("flask_fsm")
 OURS: Final = ("_fsm", "_flashes")
 
 
-def close_after_signout(response: Response) -> Response:
+def close_after_signout(candidates: Sequence[Bound]) -> None:
     """After a sign-out, or a sign-in as another user, close the old user's connections.
 
     The cookie of the request still identifies the old user.
     """
-    if not session.modified:
-        return response
-    state = app_state()
-    candidates = [b for b in state.bound.values() if b.subject_of is not None and not b.by_url]
-    if not candidates:
-        return response
     try:
         if _has_changed():
-            _close(state, candidates)
+            _close(app_state(), candidates)
     except Exception:  # of the app's function; the response is sent all the same
         log.exception("The connections of a session whose user has changed were not closed.")
-    return response
 
 
 def _app_keys(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +42,7 @@ def _has_changed() -> bool:
     return before is not None and _app_keys(before) != _app_keys(session)
 
 
-def _close(state: AppState, candidates: list[Bound]) -> None:
+def _close(state: AppState, candidates: Sequence[Bound]) -> None:
     now = [subject_of(bound) for bound in candidates]
     app = unwrap(current_app)
     # A new context, so that the app does not find this request's user in a cache.

@@ -15,7 +15,7 @@ from .connect import connect, find_endpoint, select_engine
 from .problem import Problem
 from .upgrade import upgrade_response
 
-__all__ = ["events", "watch_streams"]
+__all__ = ["events", "watch_stream"]
 
 
 def events(machine: str) -> ResponseReturnValue:
@@ -38,11 +38,10 @@ def events(machine: str) -> ResponseReturnValue:
     return upgrade_response(200, {**STREAM_HEADERS, **connection}, transport, engine, greeting)
 
 
-def watch_streams(response: Response) -> Response:
-    """End the streams of the app's own views when their client or this process goes away."""
+def watch_stream(response: Response) -> None:
+    """End a stream of one of the app's own views when its client or this process goes away."""
     stream = response.response
     if isinstance(stream, SSEStream):
         end_silence(socket_of(request.environ), stream.heartbeat * SILENCE)
         service: Service = app_state().live
         service.threads.track(stream)
-    return response

@@ -9,7 +9,7 @@ from typing import Final
 from flask import Response, current_app
 
 from ...errors import Code, FSMError, StoreUnavailable
-from ...refusal import Refusal, RefusalContext
+from ...responses import Refusal, RefusalContext
 from ..protocol.frames import dumps
 
 __all__ = ["Problem", "problem_of"]

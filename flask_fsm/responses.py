@@ -1,4 +1,7 @@
-"""A refusal in the format that the client wants: a page, problem+json (RFC 9457), or for htmx."""
+"""Responses in the format that the client wants: HTML, JSON, or for htmx.
+
+A success says where the flow continues; a refusal is a page or a problem document (RFC 9457).
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from flask import Request, Response, current_app, render_template, request
+from flask import Flask, Request, Response, current_app, jsonify, render_template, request
+from flask.sessions import SecureCookieSessionInterface
 from werkzeug.exceptions import HTTPException, default_exceptions
 from werkzeug.http import HTTP_STATUS_CODES
 
+from .core.snapshot import Snapshot
 from .errors import Code, FSMError, ValidationFailed
 
-__all__ = ["Refusal", "RefusalContext", "ResubmitForm", "preferred_format"]
+__all__ = [
+    "Refusal",
+    "RefusalContext",
+    "ResubmitForm",
+    "add_step_cookie",
+    "htmx_redirect",
+    "no_store",
+    "preferred_format",
+    "see_other",
+    "success_response",
+]
 
 ResponseFormat = Literal["html", "json", "htmx"]
 
 JSON_TYPES: Final = ("application/json", "application/problem+json")
 HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
 TEMPLATES: Final = {409: "conflict", 410: "gone", 422: "refused"}
+STEP_COOKIE: Final = "fsm_step"
 REFUSED_CODES: Final = frozenset(
     (
         Code.NO_EDGE,
@@ -55,6 +71,55 @@ def preferred_format(asking: Request) -> ResponseFormat:
     json_quality = max(named.get(kind, 0) for kind in JSON_TYPES)
     html_quality = max(named.get(kind, 0) for kind in HTML_TYPES)
     return "json" if json_quality > html_quality else "html"
+
+
+def success_response(request: Request, location: str, stored: Snapshot) -> Response:
+    """Return where the flow goes on, in the format that the client asks for."""
+    wanted = preferred_format(request)
+    if wanted == "htmx":
+        return htmx_redirect(location)
+    if wanted == "json":
+        return jsonify(state=stored.state, rev=stored.rev, location=location)
+    return see_other(location)
+
+
+def see_other(location: str) -> Response:
+    """Return a 303, after which a browser gets `location`."""
+    response: Response = current_app.response_class(
+        "", 303, content_type="text/html; charset=utf-8"
+    )
+    response.headers["Location"] = location
+    return response
+
+
+def htmx_redirect(location: str) -> Response:
+    """Return a 204 that makes htmx open `location` as a page of its own."""
+    response: Response = current_app.response_class(b"", 204)
+    response.headers["HX-Redirect"] = location
+    return response
+
+
+def add_step_cookie(app: Flask, response: Response, rev: int) -> Response:
+    """Set a cookie that changes with each step, for stores with which the session does not change.
+
+    Chromium keeps pages for its Back button, `no-store` or not, until an HttpOnly cookie
+    changes; the form on such a page would be out of date.
+    """
+    interface = app.session_interface
+    flags = "; HttpOnly" if interface.get_cookie_httponly(app) else ""
+    flags += "; Secure" if interface.get_cookie_secure(app) else ""
+    path = interface.get_cookie_path(app)
+    response.headers.add("Set-Cookie", f"{STEP_COOKIE}={rev}; Path={path}; SameSite=Lax{flags}")
+    return response
+
+
+def no_store(response: Response) -> Response:
+    """Keep a response out of every cache."""
+    response.headers["Cache-Control"] = "no-store"
+    # Flask's own sessions add `Vary: Cookie` themselves, since this one has been read.
+    if not isinstance(current_app.session_interface, SecureCookieSessionInterface):
+        response.vary.add("Cookie")
+    return response
 
 
 @dataclass(frozen=True)
