@@ -108,7 +108,10 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
             )
             continue
         if states.setdefault(endpoint, state) != state:
-            fault(endpoint, f"it is guarded twice, as {states[endpoint]!r} and as {state!r}.")
+            fault(
+                endpoint,
+                f"it is guarded twice, as {states[endpoint]!r} and as {state!r}: keep one check().",
+            )
         for label, listed, narrowed in (
             ("accept", check.accept, accepted),
             ("to", check.to, leading),
@@ -133,7 +136,7 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
                 name,
                 "it is a page but isn't guarded. Put @fsm.check() directly on the view (for a "
                 "class: decorators = [fsm.check()]; other decorators need functools.wraps), or "
-                "say State(guarded=False).",
+                "use State(guarded=False).",
             )
 
     def keep(edge: Edge) -> bool:
@@ -183,7 +186,8 @@ def _missing_support(
         faults += [
             DefinitionError(
                 f"view {endpoint!r}, machine {machine.name!r}: it is guarded, but with "
-                f'scope="connection" each websocket has its own flow, and pages have none.',
+                f'scope="connection" each websocket has its own flow, and pages have none: '
+                f"remove the decorator, or the scope.",
                 source=state,
             )
             for endpoint, state in bound.states.items()

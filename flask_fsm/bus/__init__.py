@@ -12,7 +12,7 @@ from .memory import MemoryBus
 __all__ = ["Bus", "MemoryBus", "Position", "Receiver", "Revision", "open_bus"]
 
 REMEDY: Final = (
-    "It is 'memory://' (one process), or redis://, rediss://, unix://, valkey:// for several."
+    "It must be 'memory://' (one process), or redis://, rediss://, unix:// or valkey:// (several)."
 )
 
 
@@ -31,7 +31,7 @@ def open_bus(source: Any, *, prefix: str, replay_limit: int, replay_time: float)
             raise ConfigError(f"FSM_BUS_URL begins with {source.partition(':')[0]!r}. {REMEDY}")
     elif not is_client(source):
         raise ConfigError(
-            f"FSM_BUS_URL can't be {source!r}. {REMEDY} Or hand over a redis-py client."
+            f"FSM_BUS_URL can't be {source!r}. {REMEDY} A redis-py client is accepted, too."
         )
     try:
         from .redis.bus import RedisBus

@@ -46,7 +46,7 @@ def _plain(value: Any, field: str, depth: int) -> Any:
         return value
     if kind is float:
         if not math.isfinite(value):
-            raise _refused(field, f"{value!r} is not a number in JSON")
+            raise _refused(field, f"{value!r} is not a valid JSON number")
         return value
     if depth > MAX_DEPTH:
         raise _refused(field, f"it is nested more than {MAX_DEPTH} levels deep")
@@ -112,13 +112,13 @@ def _revive(pairs: list[tuple[str, Any]]) -> Any:
             return {key[len(TAG) :]: value}
         name, text = value
         if type(text) is not str:
-            raise ValueError(f"a {name} is not a text")
+            raise ValueError(f"a {name} is not a string")
         return _READ[name](text)
     return dict(pairs)
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number in JSON")
+    raise ValueError(f"{name} is not a valid JSON number")
 
 
 # `dump_answers` writes no space around a value, so the value must be the whole text.
@@ -133,7 +133,7 @@ def load_answers(text: str) -> dict[str, Any]:
     try:
         data, end = _decode(text) if TAG in text else _decode_plain(text)
         if end != len(text):
-            raise ValueError("something follows their end")
+            raise ValueError("there is extra data after their end")
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         raise SnapshotError(f"Stored answers can't be read: {error}.") from error
     if type(data) is not dict:

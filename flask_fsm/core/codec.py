@@ -68,8 +68,8 @@ def encode(flow: Fields, machine: Definition) -> str:
     text = "|".join(parts)
     if len(text) > MAX_TEXT:
         raise SnapshotTooLarge(
-            f"The flow would take {len(text)} characters, and at most {MAX_TEXT} can be read "
-            f"back: keep less in its answers.",
+            f"The flow would take {len(text)} characters, but at most {MAX_TEXT} can be read "
+            f"back: store less in its answers.",
             size=len(text),
             limit=MAX_TEXT,
             flow=flow.id,
@@ -94,7 +94,7 @@ def decode(text: str, machine: Definition) -> Fields:
 
 def _decode(text: str, machine: Definition) -> Fields:
     if not isinstance(text, str) or len(text) > MAX_TEXT:
-        raise ValueError(f"it is not a text of at most {MAX_TEXT} characters")
+        raise ValueError(f"it is not a string of at most {MAX_TEXT} characters")
     head, id, subject, numbers, receipt, history, size, *rest = text.split("|")
     if head[:1] != VERSION:
         raise ValueError("its version is unknown")
@@ -102,7 +102,7 @@ def _decode(text: str, machine: Definition) -> Fields:
     rev, started, age, taken, finished = _matched(_NUMBERS, numbers, "numbers").groups()
     pages = 3 * int(_matched(_COUNT, size, "number of pages").group())
     if len(rest) < pages or (len(rest) - pages) % 2:
-        raise ValueError("its pages are cut off")
+        raise ValueError("its list of pages is incomplete")
     same = head[1:] == machine.digest
     fields = zip(rest[:pages:3], rest[1:pages:3], rest[2:pages:3], strict=True)
     drafts: dict[str, str] = {}
@@ -206,7 +206,7 @@ def _unquoted(text: str) -> str:
         return text
     name = json.loads(text)
     if not isinstance(name, str):
-        raise ValueError("a name is not a text")
+        raise ValueError("a name is not a string")
     return name
 
 

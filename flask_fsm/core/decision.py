@@ -75,7 +75,8 @@ def refuse(flow: FlowBase, edge: Edge, error: Exception) -> NoReturn:
     """Raise GuardRefused with every reason, for which all guards run again, since they are pure."""
     reasons = _reasons_of_guards(flow, edge)
     if not reasons:  # an impure guard, which accepted the second time
-        text = f"A guard refused {edge.source!r} -> {edge.target!r}, then accepted it."
+        step = f"{edge.source!r} -> {edge.target!r}"
+        text = f"A guard refused {step}, then accepted it: guards must be pure."
         reasons = [Reason(GuardRefused.default_code, text)]
     cause = None if isinstance(error, GuardRefused) else error
     raise _refused(flow, edge, reasons) from cause
@@ -131,7 +132,7 @@ def _reasons_of_guards(flow: FlowBase, edge: Edge) -> list[Reason]:
         except Exception:
             code = Code.GUARD_RAISED
             logger.exception(
-                "The guard %s raised, which refuses %s -> %s of machine %r.",
+                "The guard %s raised an exception, so %s -> %s of machine %r is refused.",
                 rule_title(guard), edge.source, edge.target, flow.machine.name,
             )  # fmt: skip
         reasons.append(
@@ -194,7 +195,7 @@ def run_hooks(flow: FlowBase, result: Result) -> None:
                 require_sync_result(answer)
         except Exception:
             logger.exception(
-                "The hook %s failed after %s -> %s of machine %r; the transition stands.",
+                "The hook %s failed after %s -> %s of machine %r; the commit remains.",
                 rule_title(rule), result.source, result.target, flow.machine.name,
             )  # fmt: skip
 

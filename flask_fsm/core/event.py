@@ -48,7 +48,9 @@ class Event:
         if not is_name(name):
             raise DefinitionError(f"{name!r} is not a valid event name.")
         if not callable(handler):
-            raise DefinitionError(f"The handler of event {name!r} is {handler!r}: not callable.")
+            raise DefinitionError(
+                f"The handler of event {name!r} is {handler!r}, which is not callable."
+            )
         check_arguments(name, handler)
         self.name = name
         self.handler = handler
@@ -70,7 +72,7 @@ def check_arguments(name: str, handler: Handler) -> None:
     except TypeError:
         called = getattr(handler, "__qualname__", repr(handler))
         raise DefinitionError(
-            f"The handler of event {name!r} is called with two arguments, handler(flow, data), and "
+            f"The handler of event {name!r} is called with two arguments, handler(flow, data), but "
             f"{called}{signature} does not take them."
         ) from None
 

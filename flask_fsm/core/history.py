@@ -125,7 +125,7 @@ def _numbers(text: str) -> Iterator[int]:
             if shift > 60:
                 raise ValueError("a number is too long")
     if shift:
-        raise ValueError("the last number is cut off")
+        raise ValueError("the last number is incomplete")
 
 
 def entry_of(item: LogItem) -> Entry:

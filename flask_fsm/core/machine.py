@@ -99,7 +99,7 @@ class Machine(Definition):
             )
         elif scope == "connection" and many:
             faults.append(
-                DefinitionError('scope="connection" gives each socket one flow: leave out many.')
+                DefinitionError('scope="connection" gives each websocket one flow: remove many=.')
             )
         if complete is not None and not callable(complete):
             faults.append(  # type: ignore[unreachable]
@@ -274,7 +274,8 @@ class Machine(Definition):
         """
         if self._sealed:
             raise DefinitionError(
-                f"{self!r}: migrate() was called too late, since the machine is already in use."
+                f"{self!r}: migrate() was called too late, since the machine is already in use. "
+                f"Call it where the machine is defined."
             )
         if self.migration is not None:
             raise DefinitionError(

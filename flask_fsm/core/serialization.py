@@ -206,7 +206,9 @@ def _find(name: str, given: Mapping[str, Function], faults: list[DefinitionError
     faults.append(
         DefinitionError(f"the rule {name!r} is {function!r}, which is not callable.")
         if name in given
-        else DefinitionError(f"the rule {name!r} is named but not given: pass it in `rules=`.")
+        else DefinitionError(
+            f"the rule {name!r} is named in the data but not given: pass it in rules=."
+        )
     )
     return lambda *_: False
 

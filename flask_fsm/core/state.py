@@ -160,7 +160,7 @@ class Transition(Ruled):
         self.source: str | tuple[str, ...] = sources[0] if alone else sources
         self.target = target
         if not sources:
-            faults.append(DefinitionError(f"{where} lists no source."))
+            faults.append(DefinitionError(f"{where} must have at least one source."))
         faults += name_faults(f"{where}: the source ", *sources)
         faults += name_faults(f"{where}: the target ", target)
         if event is not None and not is_name(event):

@@ -28,7 +28,7 @@ def _service(what: str) -> Service:
     service: Service | None = app_state().live
     if service is None:
         raise ConfigError(
-            f"{what} needs the live part of this app, which is off: FSM_LIVE is False."
+            f"{what} needs live connections, which FSM_LIVE=False turns off: set it to True."
         )
     if not has_request_context() and current_thread() is main_thread():
         service.warn_of_script(what)

@@ -45,8 +45,8 @@ def advance(
     method = page_request.request.method
     if method in SAFE_METHODS:
         raise FSMError(
-            f"advance() was called while a {method} was served, and a {method} "
-            f"never advances: call it for a POST, or let the edge be taken by visit=True.",
+            f"advance() was called during a {method} request, which never advances a flow: call it "
+            f"during a POST, or define the transition with visit=True.",
             code=Code.GET_ADVANCES,
         )
     if data is not None:
@@ -60,7 +60,7 @@ def advance(
             error = NotAPage(
                 f"{target!r} is a state of machine {page_request.bound.name!r} but no page, so "
                 f"advance() has nowhere to send the visitor: use fsm.transition({target!r}) and "
-                f"answer yourself.",
+                f"return a response of your own.",
                 source=page_request.source,
                 target=target,
                 allowed=tuple(page_request.bound.machine.ways[page_request.source]),
@@ -129,7 +129,7 @@ def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] |
         return ways[0]
     context: dict[str, Any] = {"flow": page_request.flow.id, "source": source, "allowed": ways}
     if not ways:
-        raise InvalidTransition(f"No way leads on from {source!r}.", **context)
+        raise InvalidTransition(f"No edge leads out of {source!r}.", **context)
     reasons: list[Reason] = []
     open_ways = []
     for way in ways:
@@ -146,8 +146,8 @@ def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] |
     if not open_ways:
         raise GuardRefused(" ".join(reason.text for reason in reasons), reasons=reasons, **context)
     raise InvalidTransition(
-        f"Several ways lead on from {source!r}: {', '.join(open_ways)}. Name one in advance(), or "
-        f"let the form say it in its field {page_request.state.config.to_field!r}.",
+        f"Several edges can be taken from {source!r}: {', '.join(open_ways)}. Name one in "
+        f"advance(), or send it in the form's field {page_request.state.config.to_field!r}.",
         code=Code.AMBIGUOUS,
         **context,
     )

@@ -58,7 +58,7 @@ class MachineViews(FlowReports):
         machine = self.declaration.machine
         if machine is None:
             raise DefinitionError(
-                "The machine is built from the decorators of an app's views: ask for it within "
+                "The machine is built from the decorators of an app's views: use it within "
                 "an app context."
             )
         return machine
@@ -278,7 +278,7 @@ class MachineViews(FlowReports):
         work = self._page_request().work
         if flow is not None and flow.id != work.flow.id:
             raise ConfigError(
-                "resume_link() takes the flow of this request: ask within a view that has it."
+                "resume_link() takes the flow of this request: call it in a view that has one."
             )
         seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
         return resume_link(work, seconds)

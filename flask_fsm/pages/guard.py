@@ -154,8 +154,8 @@ def _state_of(check: Check, page_request: PageRequest) -> str:
     if state is None:
         raise DefinitionError(
             f"A view that machine {bound.name!r} guards was called for the endpoint {endpoint!r}, "
-            f"for which it is not registered: redirect to its page instead. (Register views before "
-            f"the first request.)"
+            f"for which it is not registered: redirect to its page instead, and register views "
+            f"before the first request."
         )
     return state
 
@@ -205,4 +205,4 @@ def _take_along(state: AppState, followed: Iterable[Bound]) -> None:
             try:
                 UnitOfWork(state, bound, request.view_args or {}).take_along_at_login()
             except Exception:  # the app's own function may raise anything; the response is sent
-                log.exception("The flow of a session that has logged in was not taken along.")
+                log.exception("A session has logged in, but its flows could not be taken along.")

@@ -88,7 +88,7 @@ class StoredFlow(Flow):
 
     def fast_forward(self) -> list[Result]:
         raise FSMError(
-            "fast_forward() belongs to the commit of the edit: call "
+            "fast_forward() works only in the commit of the edit: call "
             "fsm.advance(..., fast_forward=True).",
             flow=self.id,
             code=Code.RESUME_TOO_LATE,

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 REMEDY = (
-    "It is 'session', 'memory://', an SQLAlchemy URL such as sqlite:////path/to/flows.db or "
+    "It must be 'session', 'memory://', an SQLAlchemy URL such as sqlite:////path/to/flows.db or "
     "postgresql+psycopg://..., or redis://, rediss://, unix://."
 )
 
@@ -117,7 +117,7 @@ def _handed_over(source: Any, config: Config) -> Records:
     find_engine = engine_finder(source)
     if find_engine is None:
         raise ConfigError(
-            f"{source!r} can't keep flows: hand over an SQLAlchemy engine, a session or the object "
+            f"{source!r} can't store flows: pass an SQLAlchemy engine, a session or the object "
             f"of Flask-SQLAlchemy(-Lite), a redis-py client, or a URL."
         )
     return SQLRecords(find_engine, config)

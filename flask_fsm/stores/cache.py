@@ -56,8 +56,8 @@ class CachedFlow:
         """Return the error of a conflict: this is not the version that was loaded any more."""
         now = self.snapshot
         return StaleFlow(
-            "Another request of this flow was faster"
-            + (f": it is at {now.state!r} now." if now else ", and began a new run."),
+            "Another request has changed this flow first"
+            + (f": it is now at {now.state!r}." if now else ", and has started a new run."),
             flow=version.flow,
             source=now.state if now else None,
             code=Code.LOST_RACE,
@@ -201,7 +201,7 @@ class FlowCache:
             return flow
         self._leave(id, flow)
         raise FlowBusy(
-            f"Another request of this flow has been running for over {wait:g} seconds. "
+            f"Another request for this flow has been running for over {wait:g} seconds. "
             f"Wait a moment, then try again.",
             flow=id,
         )

@@ -180,8 +180,8 @@ class SessionStore:
         if size > COOKIE_LIMIT:
             rest = len(name) + len(serializer.dumps(others)) if others else 0
             raise SnapshotTooLarge(
-                f"With this step the session cookie would take {size} bytes, and browsers drop "
-                f"more than {COOKIE_LIMIT} ({rest} of them are not this flow's). Keep less in its "
+                f"With this step the session cookie would take {size} bytes, but browsers drop "
+                f"more than {COOKIE_LIMIT} ({rest} of them are not this flow's). Store less in its "
                 f"answers, lower FSM_HISTORY_LIMIT, or use a store on the server: FSM_STORE_URL, "
                 f"or Flask-Session.",
                 size=size,

@@ -202,7 +202,7 @@ def store_errors() -> Iterator[None]:
 
 def unavailable() -> StoreUnavailable:
     """Return the error for a server that does not answer."""
-    return StoreUnavailable("The server of the bus can't be reached, or did not answer in time.")
+    return StoreUnavailable("The bus's server can't be reached, or did not answer in time.")
 
 
 def start_thread(work: Callable[[], None], name: str) -> Thread:

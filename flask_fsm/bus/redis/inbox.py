@@ -154,10 +154,10 @@ class Inbox:
                 if self._closing.is_set():
                     break
                 if not is_unreachable(error):
-                    log.exception("The bus can't receive.")
+                    log.exception("The bus failed to receive messages.")
                 elif not warned:
                     warned = True
-                    log.warning("The bus has lost its server and connects again: %s", error)
+                    log.warning("The bus has lost its server and is reconnecting: %s", error)
             finally:
                 with self._mutex:
                     self._connection = None
@@ -200,7 +200,7 @@ class Inbox:
                 self._handle(message, confirmed)
             elif now - heard >= self._timeout:
                 if pinged:
-                    raise TimeoutError("The server is silent.")
+                    raise TimeoutError("The server has stopped answering.")
                 connection.ping()
                 heard, pinged = now, True
             if confirmed and (self._unconfirmed <= 0 or len(confirmed) >= BATCH):
@@ -242,7 +242,7 @@ class Inbox:
             epoch, offset, payload = text(data).split(" ", 2)
             arrived = Position(epoch, int(offset))
         except ValueError:
-            log.warning("The channel %r carried something that is not a message.", channel.name)
+            log.warning("Ignored data on the channel %r that is not a message.", channel.name)
             return
         if arrived.epoch == position.epoch and arrived.offset <= position.offset:
             return
@@ -262,7 +262,7 @@ class Inbox:
             if isinstance(answer, Exception):
                 if is_unreachable(answer):
                     raise answer
-                log.error("The channel %r can't be read: %s", channel.name, answer)
+                log.error("Failed to read the channel %r: %s", channel.name, answer)
                 continue
             newest, kept = newest_and_kept(answer)
             if channel.position is None:

@@ -95,7 +95,7 @@ class Outbox:
             self._warned = True
             log.error(
                 "The bus can't send: %d messages wait for its server. New messages are lost until "
-                "it can be reached; their receivers are told of a gap.",
+                "it can be reached; their receivers will be notified of a gap.",
                 QUEUE_SIZE,
             )
         if channel not in self._lost and len(self.queue) < QUEUE_SIZE + LOST_CHANNELS:
@@ -139,7 +139,7 @@ class Outbox:
             except Exception as error:
                 sent = 0
                 if not is_unreachable(error):
-                    log.exception("The bus can't send.")
+                    log.exception("The bus failed to send messages.")
             with self.changed:
                 for _ in range(sent):
                     item = self.queue.popleft()

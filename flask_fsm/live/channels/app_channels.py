@@ -146,7 +146,9 @@ class LiveChannel(SSEChannel):
         """Subscribe at the bus, unless another client has failed to since `failures` was read."""
         if self._failures > failures:
             # Otherwise clients that come together would each wait for the full timeout in turn.
-            raise StoreUnavailable("The bus can't be reached: another client has just failed to.")
+            raise StoreUnavailable(
+                "The bus can't be reached: another client's attempt has just failed."
+            )
         try:
             return self.bus.subscribe(self.id, self)
         except StoreUnavailable:

@@ -187,7 +187,7 @@ class Channel:
         if not self.disconnect(connection):
             return
         log.warning(
-            "The listener %r of the channel %r is cut, because its queue failed: %s",
+            "The listener %r was removed from the channel %r, because its queue failed: %s",
             connection.listener.id,
             self.id,
             error,
@@ -344,7 +344,7 @@ class ChannelContainer:
         with self._mutex:
             for channel in given:
                 if channel.id in self._channels or channel.id in found:
-                    raise DuplicateChannel(f"There already is a channel {channel.id!r}.")
+                    raise DuplicateChannel(f"There is already a channel {channel.id!r}.")
                 found[channel.id] = channel
             self._channels.update(found)
 

@@ -83,7 +83,9 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
         try:
             return self._output(message)
         except Exception:
-            log.exception("The channel %r can't adapt a message of type error.", self._channel.id)
+            log.exception(
+                "adapt() of the channel %r failed for a message of type 'error'.", self._channel.id
+            )
             return self._plain(message)
 
     def _empty(self) -> bool:

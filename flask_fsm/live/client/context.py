@@ -142,7 +142,7 @@ class HeldContext:
             try:
                 self._variables.run(context.pop)
             except Exception as error:
-                log.error("A context of events could not be torn down.", exc_info=error)
+                log.error("Failed to tear down the app context of a connection.", exc_info=error)
             del self._variables
 
 

@@ -23,7 +23,7 @@ def crash_frame(error: BaseException, machine: str, event: str | None = None) ->
     if isinstance(error, StoreUnavailable):
         log.error("%s", error, exc_info=error)
         return refusal(error)
-    what = "Something after an event" if event is None else f"The handler of the event {event!r}"
+    what = "A job after an event" if event is None else f"The handler of the event {event!r}"
     log.error("%s of machine %r failed.", what, machine, exc_info=error)
     return data_frame(
         {"reason": Code.CRASHED, "message": "This event could not be handled."},

@@ -67,7 +67,7 @@ class Membership:
                 for member, info in bus.expired(name):
                     self._announce(name, "leave", member, info)
         except Exception:  # the bus may be down for a while: presence lasts longer than one renewal
-            log.exception("The presence in %s could not be renewed.", ", ".join(self.groups))
+            log.exception("Failed to renew the presence of a member in %s.", ", ".join(self.groups))
 
     def leave(self) -> None:
         """Leave the groups that were joined, and announce that to them."""
@@ -77,7 +77,7 @@ class Membership:
                 if self._channels.bus.leave(name, self._member):
                     self._announce(name, "leave", self._member, info)
         except Exception:
-            log.exception("The leaving of %s could not be announced.", ", ".join(groups))
+            log.exception("Failed to announce that a member has left %s.", ", ".join(groups))
 
     def _announce(self, name: str, type: str, member: str, info: str) -> None:
         payload = {"member": member, **json.loads(info)}

@@ -65,7 +65,7 @@ def check_rev(asked: ClientEvent, flow: Flow) -> None:
     """Raise StaleFlow if the client sent its event at another rev than the flow has."""
     if asked.rev is not None and asked.rev != flow.rev:
         raise StaleFlow(
-            f"The event was sent at rev {asked.rev}, and the flow is at rev {flow.rev}.",
+            f"The event was sent at rev {asked.rev}, but the flow is at rev {flow.rev}.",
             flow=flow.id,
             source=flow.current,
             code=Code.STALE_REV,

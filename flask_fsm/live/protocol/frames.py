@@ -71,7 +71,7 @@ def _no_constant(name: str) -> None:
 def _finite(text: str) -> float:
     number = float(text)
     if isinf(number):
-        raise ValueError(f"{text} is too large a number")
+        raise ValueError(f"{text} is too large for a number")
     return number
 
 

@@ -46,8 +46,8 @@ def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Se
             raise Problem.of(
                 403,
                 Code.ORIGIN,
-                f"Pages of {site} may not do that at {request.host}, unless the server's "
-                f"FSM_ALLOWED_ORIGINS allows them.",
+                f"Pages of {site} may not use {request.host}, unless the server lists their site "
+                f"in FSM_ALLOWED_ORIGINS.",
             )
         if opens:
             text = "Requests without an Origin are refused, because FSM_REQUIRE_ORIGIN is set."
@@ -86,14 +86,16 @@ def requested_groups(service: Service) -> dict[str, dict[str, Any]]:
     """
     names = list(dict.fromkeys(request.args.getlist("group_id")))
     if len(names) > MAX_GROUPS:
-        raise Problem.of(400, Code.TOO_MANY_GROUPS, f"A client joins at most {MAX_GROUPS} groups.")
+        raise Problem.of(
+            400, Code.TOO_MANY_GROUPS, f"A client may join at most {MAX_GROUPS} groups."
+        )
     groups: dict[str, dict[str, Any]] = {}
     for name in names:
         if not is_group(name):
             raise Problem.of(
                 400,
                 Code.BAD_GROUP,
-                f"A group name has 1 to {LONGEST_GROUP} printable characters.",
+                f"A group name must have 1 to {LONGEST_GROUP} printable characters.",
             )
         allowed = service.authorize(name)
         if not allowed and not isinstance(allowed, Mapping):

@@ -46,7 +46,9 @@ def _json_response(body: str, status: int = 200) -> Response:
 
 def _unit_of_work(state: AppState, bound: Bound) -> UnitOfWork:
     if bound.machine.scope == "connection":
-        raise NotFound("Each websocket of this machine has a flow of its own.")
+        raise NotFound(
+            "Each websocket of this machine has its own flow, which plain HTTP can't reach."
+        )
     return UnitOfWork(state, bound, url_arguments(bound, request.args))
 
 
@@ -117,7 +119,7 @@ def _body(limit: int) -> bytes:
         body = request.stream.read(limit + 1)
         if len(body) <= limit:
             return body
-    raise Problem.of(413, Code.TOO_LARGE, f"An event has at most {limit} bytes.")
+    raise Problem.of(413, Code.TOO_LARGE, f"An event may have at most {limit} bytes.")
 
 
 def health() -> ResponseReturnValue:

@@ -26,7 +26,9 @@ def websocket(machine: str) -> ResponseReturnValue:
         state, bound, service = find_endpoint(machine)
         protocol = request.environ.get("SERVER_PROTOCOL")
         if request.method != "GET" or protocol == "HTTP/1.0":
-            raise Problem.of(400, Code.BAD_HANDSHAKE, "A websocket handshake is a GET of HTTP/1.1.")
+            raise Problem.of(
+                400, Code.BAD_HANDSHAKE, "A websocket handshake must be a GET by HTTP/1.1."
+            )
         handshake = _handshake()
         _check_socket()
         engine = select_engine(service)
@@ -83,6 +85,6 @@ def explain_websocket(machine: str) -> ResponseReturnValue:
         return problem_of(error).response()
     # With scope="connection" neither a stream nor a POST can replace the websocket.
     reason = Code.BAD_HANDSHAKE if bound.machine.scope == "subject" else Code.WEBSOCKET_ONLY
-    text = f"This is the address of the websocket of {machine!r}: open it by a handshake."
+    text = f"This is the address of the websocket of {machine!r}: connect with a websocket client."
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
     return Problem.of(426, reason, text, Sec_WebSocket_Version=VERSION, **upgrade).response()

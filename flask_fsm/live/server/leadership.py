@@ -123,7 +123,7 @@ class Leadership:
                 else:
                     task()
             except BaseException:
-                log.exception("A thread of the live loop went on after an error.")
+                log.exception("A thread of the live loop failed and continues.")
                 if isinstance(task, Term) and task.number == self.term:
                     time.sleep(PAUSE)
                     self._tasks.put(task)  # a thread has to lead

@@ -35,9 +35,9 @@ BACKLOG: Final = 8
 # Bytes that are taken from the queue at once. If fewer come, nothing more waits.
 CHUNK: Final = 65_536
 REASONS: Final[dict[int, str]] = {
-    CloseCode.SERVICE_RESTART: "The server restarts: reconnect.",
-    CloseCode.TRY_AGAIN_LATER: "Too slow: reconnect.",
-    CloseCode.NO_SIGN_OF_LIFE: "No sign of life.",
+    CloseCode.SERVICE_RESTART: "The server is restarting: reconnect.",
+    CloseCode.TRY_AGAIN_LATER: "The client is too slow: reconnect.",
+    CloseCode.NO_SIGN_OF_LIFE: "The client did not answer pings.",
     CloseCode.SUBJECT_CHANGED: "This session belongs to another user now, or to none.",
     CloseCode.FLOW_GONE: "This flow does not exist any more.",
 }

@@ -88,7 +88,7 @@ export class FSMError extends Error {
   /** @param {any} frame a frame that refuses, or the problem document of an HTTP response */
   static of(frame) {
     const { reason = frame.reason, message = frame.detail ?? frame.title } = frame.data ?? {};
-    return new FSMError(reason ?? "error", message ?? `Answered by ${frame.status}.`, { frame });
+    return new FSMError(reason ?? "error", message ?? `The server answered with status ${frame.status}.`, { frame });
   }
 }
 
@@ -120,8 +120,8 @@ function compared(at, seen = "") {
 async function ask(fetch, url, more) {
   try {
     const signal = more?.signal ?? AbortSignal.timeout(PATIENCE);
-    const asked = { credentials: "include", cache: "no-store", ...more, signal };
-    const response = await fetch(url, /** @type {RequestInit} */ (asked));
+    const init = { credentials: "include", cache: "no-store", ...more, signal };
+    const response = await fetch(url, /** @type {RequestInit} */ (init));
     const isStream = response.headers.get("Content-Type")?.startsWith("text/event-stream");
     if (isStream) response.body?.cancel();
     return { status: response.status, body: isStream ? null : parsed(await response.text()) };
@@ -199,7 +199,7 @@ export class Flow {
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   /** Aborted once this has ended. */ #end = new AbortController();
   /** The id of the last frame that was received: a position in each channel. */ #seen = "";
-  /** The rev of the last state frame. */ #told = -1;
+  /** The rev of the last state frame. */ #lastRev = -1;
   /** The rev in the answer to a POST that has not come by the stream yet. */ #ahead = 0;
 
   /** @param {string} machine @param {Options} options */
@@ -283,10 +283,10 @@ export class Flow {
    * Calls `listener` with each frame of a kind ("state", "data", "group"), with an FSMError
    * ("error"), or on a connection ("open": `{transport}`, "close": `{code, reason, final}`).
    * @param {"state" | "data" | "group" | "error" | "open" | "close"} what
-   * @param {(told: any) => void} listener @returns {() => void} a function that removes it
+   * @param {(value: any) => void} listener @returns {() => void} a function that removes it
    */
   on(what, listener) {
-    const own = (/** @type {any} */ told) => listener(told);
+    const own = (/** @type {any} */ value) => listener(value);
     this.#listeners.set(what, (this.#listeners.get(what) ?? new Set()).add(own));
     return () => void this.#listeners.get(what)?.delete(own);
   }
@@ -326,7 +326,7 @@ export class Flow {
         if (this.#line !== line) return;
         if (kind === "sse") clearTimeout(patience);
         this.connected = true;
-        this.#tell("open", { transport: kind });
+        this.#emit("open", { transport: kind });
         this.#flush();
       },
       text: (text) => {
@@ -360,7 +360,7 @@ export class Flow {
     line?.close();
     // Events that were posted may still be answered.
     if (line?.kind === "websocket") this.#fail("connection_lost", "The connection was lost.", true);
-    if (connected) this.#tell("close", { code, reason, final: false });
+    if (connected) this.#emit("close", { code, reason, final: false });
     if (line?.kind === "sse") this.#strikes = STRIKES - 1; // another network may allow it
     else if (line && !line.heard && !CROWDED.has(code)) await this.#askWhy();
     if (this.#line || this.#end.signal.aborted) return;
@@ -394,8 +394,8 @@ export class Flow {
     const message = reason || `The server has ended the connection for good (${code}).`;
     this.#fail("connection_lost", message, true);
     this.#fail("closed", message, false);
-    if (isFinal(code)) this.#tell("error", new FSMError("closed", message, { code }));
-    this.#tell("close", { code, reason, final: true });
+    if (isFinal(code)) this.#emit("error", new FSMError("closed", message, { code }));
+    this.#emit("close", { code, reason, final: true });
   }
 
   #retry() {
@@ -406,7 +406,7 @@ export class Flow {
   /** @param {Event} event the page is visible again, or the network is back */
   #wake(event) {
     // A connection from before the network was lost may be dead without an event.
-    if (event.type === "online" && this.#line) this.#lost(ABNORMAL, "The network was away.");
+    if (event.type === "online" && this.#line) this.#lost(ABNORMAL, "The network connection was lost.");
     if (document.visibilityState !== "hidden") this.#retry();
   }
 
@@ -443,7 +443,7 @@ export class Flow {
       this.#adopt(frame);
       this.#ahead = frame.rev;
     }
-    if (status >= 400) this.#tell("error", FSMError.of(body));
+    if (status >= 400) this.#emit("error", FSMError.of(body));
     this.#items.get(item.ref)?.settle(frames[0] ?? body);
   }
 
@@ -453,10 +453,10 @@ export class Flow {
   #receive(frame) {
     if (this.#isNews(frame)) {
       if (typeof frame.state === "string") this.#catchUp(frame);
-      if (typeof frame.group === "string") this.#tell("group", frame);
-      else if (typeof frame.state === "string") this.#tell("state", frame);
-      else if (frame.status >= 400) this.#tell("error", FSMError.of(frame));
-      else if (typeof frame.status === "number" && frame.status !== 202) this.#tell("data", frame);
+      if (typeof frame.group === "string") this.#emit("group", frame);
+      else if (typeof frame.state === "string") this.#emit("state", frame);
+      else if (frame.status >= 400) this.#emit("error", FSMError.of(frame));
+      else if (typeof frame.status === "number" && frame.status !== 202) this.#emit("data", frame);
     }
     this.#items.get(frame.ref)?.settle(frame);
   }
@@ -477,8 +477,8 @@ export class Flow {
   #catchUp(frame) {
     const rev = frame.rev ?? 0;
     // A rev that has not grown belongs to a new run.
-    if (frame.gap || rev >= this.#ahead || rev <= this.#told) this.#ahead = 0;
-    this.#told = rev;
+    if (frame.gap || rev >= this.#ahead || rev <= this.#lastRev) this.#ahead = 0;
+    this.#lastRev = rev;
     if (!this.#ahead) this.#adopt(frame);
   }
 
@@ -489,11 +489,11 @@ export class Flow {
     this.rev = frame.rev ?? null;
   }
 
-  /** @param {string} what @param {any} told */
-  #tell(what, told) {
+  /** @param {string} what @param {any} value */
+  #emit(what, value) {
     for (const listener of [...(this.#listeners.get(what) ?? [])]) {
       try {
-        listener(told);
+        listener(value);
       } catch (error) {
         console.error(error); // an error in one listener does not affect the others
       }

@@ -11,8 +11,8 @@ __all__ = ["leased_elsewhere", "link_used", "lost_race", "snapshot_too_large", "
 def lost_race(state: str | None = None) -> StaleFlow:
     """Return the error of a conflict: compare-and-swap found a newer version in the store."""
     return StaleFlow(
-        "Another request of this flow was faster"
-        + (f": it is at {state!r} now." if state else "."),
+        "Another request has changed this flow first"
+        + (f": it is now at {state!r}." if state else "."),
         source=state,
         code=Code.LOST_RACE,
     )
@@ -21,20 +21,20 @@ def lost_race(state: str | None = None) -> StaleFlow:
 def leased_elsewhere() -> FlowBusy:
     """Return the error of a write to a flow on which another request holds the lease."""
     return FlowBusy(
-        "Another request of this flow is still being served. Wait a moment, then try again."
+        "Another request for this flow is still being processed. Wait a moment, then try again."
     )
 
 
 def link_used() -> FlowGone:
     """Return the error of a resume link whose flow has got another id since, or has ended."""
-    return FlowGone("This link has been used, or what it led to has ended.", code=Code.LINK_USED)
+    return FlowGone(
+        "This link has already been used, or what it continues has ended.", code=Code.LINK_USED
+    )
 
 
 def unavailable() -> StoreUnavailable:
     """Return the error of a server that can't be reached; set the driver's error as its cause."""
-    return StoreUnavailable(
-        "What has been kept so far can't be reached just now. Try again in a moment."
-    )
+    return StoreUnavailable("Your answers can't be reached just now. Try again in a moment.")
 
 
 def snapshot_too_large(snapshot: Snapshot, size: int, limit: int) -> SnapshotTooLarge:

@@ -134,7 +134,7 @@ class FlowMapper:
 
         if len(record.text) > self._max_size:
             raise SnapshotError(
-                f"A stored flow of {machine.name!r} takes {len(record.text)} characters, and "
+                f"A stored flow of {machine.name!r} takes {len(record.text)} characters, but "
                 f"FSM_MAX_SNAPSHOT_SIZE is {self._max_size}."
             )
         snapshot = Snapshot.from_record(record.text, machine, id, read)
