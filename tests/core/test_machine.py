@@ -102,7 +102,7 @@ RULE = "is not callable"
             ]
         ),
         (lambda: Machine("m", [("a", "b"), (1, 2)]), [f"1 {NAME}", f"2 {NAME}"]),
-        (lambda: Machine("m", [("a", "b"), ([], "b")]), ["lists no source"]),
+        (lambda: Machine("m", [("a", "b"), ([], "b")]), ["must have at least one source"]),
         (lambda: Machine("m", [("a", "b"), (None, "b")]), [f"None {NAME}"]),
         (lambda: Machine("m", [("a", "b"), None, (1, "b")]), ["None is no", f"1 {NAME}"]),
         (lambda: Machine("m", None), ["transitions", "None"]),
