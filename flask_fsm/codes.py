@@ -123,7 +123,7 @@ class Code(StrEnum):
     FINISHED = "finished"
     """410, client: the run has ended."""
     GONE = "gone"
-    """410, client: the flow is not there any more (the code of the base class `FlowGone`)."""
+    """410, client: the flow no longer exists (the code of the base class `FlowGone`)."""
     EXPIRED = "expired"
     """410, client: the flow is older than `FSM_FLOW_LIFETIME`."""
     RESET = "reset"

@@ -50,7 +50,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _server(value: Any) -> Any:
-    # Which URLs and objects will do is for the store and the bus to say.
+    # The store and the bus check which URLs and objects they accept.
     if value is None or value == "" or isinstance(value, (bool, int, float, timedelta)):
         raise ValueError("a URL, or an object that the app already has, such as a client of Redis")
     return value

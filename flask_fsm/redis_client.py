@@ -28,7 +28,7 @@ UNREACHABLE: Final = frozenset(
         "ValkeyClusterException",
     }
 )
-# First words of the errors of a server that is there but can't serve the command now.
+# First words of the errors of a reachable server that can't serve the command now.
 REFUSALS: Final = (
     "NOREPLICAS",
     "MISCONF",

@@ -1,4 +1,4 @@
-"""Binds machines to the guarded views of an app, or names every fault at once."""
+"""Binds machines to the guarded views of an app, or reports all faults at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Found = list[tuple[str, Check]]
 
 
 def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict[str, Bound]:
-    """Return each machine as `app` uses it, by its name.
+    """Return the machines bound to the views of `app`, by name.
 
     Args:
         app: The app, with all its views.
@@ -36,7 +36,7 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
         has_record_store: Whether the store keeps flows apart from the session.
 
     Raises:
-        DefinitionError: Something is wrong; it names all faults of all machines.
+        DefinitionError: There are faults; it lists those of all machines.
     """
     views = {endpoint: tuple(checks_of(view)) for endpoint, view in app.view_functions.items()}
     faults: list[DefinitionError] = []

@@ -42,7 +42,7 @@ class Page:
         return found
 
     def args(self, values: Mapping[str, Any]) -> str | None:
-        """Return the URL arguments as a path stores them: as the page will get them.
+        """Return the URL arguments in the form in which a path stores them.
 
         Raises NotFound if the page's URL can't contain one of them.
         """
@@ -70,7 +70,7 @@ class Page:
             ) from error
 
     def agree(self, one: str | None, other: str | None) -> bool:
-        """Return whether the URL arguments that both have are equal."""
+        """Return whether the URL arguments that both mappings have are equal."""
         first, second = (load_answers(args) if args else {} for args in (one, other))
         return all(first[name] == second[name] for name in first.keys() & second.keys())
 
@@ -113,7 +113,7 @@ def newest(session: Snapshot, users: Snapshot) -> Snapshot:
 
 @dataclass(frozen=True)
 class Bound:
-    """A machine as one app uses it: restricted by its views, and with their pages."""
+    """A machine bound to an app: restricted to what its views allow, with its pages."""
 
     name: str
     machine: Machine

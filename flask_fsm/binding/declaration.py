@@ -28,7 +28,7 @@ Choose = Callable[[Snapshot, Snapshot], Snapshot]
 
 
 class Subject:
-    """The app's function that returns whose flow a request means, and what it depends on."""
+    """The app's function that returns the subject of a request, and the URL arguments it takes."""
 
     __slots__ = ("_function", "arguments")
 
@@ -101,12 +101,12 @@ class Declarations:
         return declaration.subject or self.default.subject
 
     def choose_of(self, declaration: Declaration) -> Choose | None:
-        """Return what decides at a login for a machine, or else for the default machine."""
+        """Return the login conflict function of a machine, or else of the default machine."""
         return declaration.choose or self.default.choose
 
 
 class Check(NamedTuple):
-    """What a decorator says: for which machine, from where, to where, as which state."""
+    """The arguments of a `check` decorator: its machine, `accept`, `to` and `state`."""
 
     declaration: Declaration
     views: object

@@ -49,7 +49,7 @@ class Position(NamedTuple):
 
 
 class Revision(NamedTuple):
-    """What makes a state newer than another: its run, its rev, and the run it ended, if any."""
+    """Orders states: the run, its rev, and the run that it has ended, if any."""
 
     run: str
     rev: int
@@ -93,38 +93,38 @@ class Bus(Protocol):
     def subscribe(self, channel: str, receiver: Receiver) -> Position:
         """Add a receiver; return the position after which it gets every message, in order, once.
 
-        Some may arrive before this returns. To add a receiver again changes nothing.
+        Some may arrive before this returns. Adding a receiver again changes nothing.
         """
 
     def unsubscribe(self, channel: str, receiver: Receiver) -> None:
         """Remove a receiver; a message that is being delivered may still arrive."""
 
     def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
-        """Return the messages after a position, or None if some of them are not kept any more."""
+        """Return the messages after a position, or None if some of them are no longer stored."""
 
     def acquire_once(self, key: str, seconds: int) -> bool:
-        """Return whether the caller is the first of all processes to ask in `seconds` seconds."""
+        """Return whether no process has called this for `key` in the last `seconds` seconds."""
 
     def enter(self, group: str, member: str, info: str, until: float) -> bool:
-        """Put a member into a group until a time (of time.time()); return whether it is new."""
+        """Add a member to a group until a time (as of time.time()); return whether it is new."""
 
     def leave(self, group: str, member: str) -> bool:
         """Remove a member from a group; return whether it was there."""
 
     def renew(self, group: str, members: Iterable[str], until: float) -> list[str]:
-        """Extend the stay of members until a time; return those that are not there any more."""
+        """Extend memberships until a time; return the members that are no longer in the group."""
 
     def members(self, group: str) -> dict[str, str]:
-        """Return the info of each member whose stay has not expired."""
+        """Return the info of each member whose membership has not expired."""
 
     def expired(self, group: str) -> list[tuple[str, str]]:
-        """Remove the members whose stay has expired; return them, with their infos, once."""
+        """Remove and return the members whose membership has expired, with their infos."""
 
     def flush(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds for all published by now to be sent; return success."""
+        """Wait up to `timeout` seconds until all messages are sent; return whether they are."""
 
     def close(self) -> None:
-        """Stop the threads of the bus; a closed bus carries nothing."""
+        """Stop the threads of the bus; a closed bus neither sends nor receives."""
 
 
 def closed() -> StoreUnavailable:

@@ -22,7 +22,7 @@ class Runs:
         self._revs: OrderedDict[str, int | None] = OrderedDict()
 
     def admit(self, revision: Revision) -> bool:
-        """Return whether nothing newer was admitted before, and remember it."""
+        """Return whether this is newer than all that was admitted before, and remember it."""
         rev = self._revs.get(revision.run, -1)
         new = rev is not None and revision.rev > rev
         if new:
@@ -57,14 +57,14 @@ class ChannelLog:
 
 
 class Member(NamedTuple):
-    """A member of a group, and the time at which its stay expires."""
+    """A member of a group, and the time at which its membership expires."""
 
     info: str
     until: float
 
 
 class Deferred(local):
-    """What a thread publishes while it delivers; None: it does not deliver."""
+    """What a thread publishes during a delivery, to be sent after it; None outside of one."""
 
     messages: deque[tuple[str, str, Revision | None]] | None = None
 

@@ -19,9 +19,9 @@ __all__ = ["Definition"]
 
 
 class Definition(Ruled):
-    """What a machine consists of, as flows, snapshots and rules ask for it.
+    """The read-only part of a machine, which flows, snapshots and rules use.
 
-    `Machine` adds how it is made, changed until its first use, and stored.
+    `Machine` adds its construction, the registration of rules, and its serialization.
     """
 
     __slots__ = (

@@ -47,7 +47,7 @@ _new: Final = tuple.__new__
 
 
 class Flow(FlowBase):
-    """One run of a machine. It belongs to one thread; what threads can share is its snapshot.
+    """One run of a machine. Use it in one thread only; threads can share its snapshot.
 
     Args:
         machine: The machine, sealed; `machine.flow()` is the usual way to make a flow.
@@ -166,7 +166,7 @@ class Flow(FlowBase):
             cut, drafts, old = cut_path(tip, node, target, answers, drafts, loop)
             if old is not None:
                 behind, depth = old.parent, old.depth
-                barrier = min(tip.barrier, depth)  # what was closed stays so
+                barrier = min(tip.barrier, depth)  # a closed page stays closed
         elif answers is not None and here in drafts:
             drafts = drop_draft(drafts, here)
         if answers is not None or edge.back != "preserve":

@@ -1,4 +1,4 @@
-"""FlowBase: what can be read of a flow, by views, by hooks, and by rules while they judge it."""
+"""FlowBase: the read-only part of a flow, for views, hooks and rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Clock = Callable[[], float]
 
 
 class FlowBase:
-    """The read side of a flow. `Flow` adds what moves it."""
+    """The read-only part of a flow. `Flow` adds the methods that move it."""
 
     __slots__ = (
         "_context",
@@ -204,7 +204,7 @@ class FlowBase:
 
     @contextmanager
     def judged_by(self, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Let rules judge the current page by `data` instead of its answers."""
+        """Show rules `data` instead of the current page's answers."""
         before = self._data, self._judged, self._given
         self._data, self._judged, self._given = data, self._now.tip, None
         try:

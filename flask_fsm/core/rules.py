@@ -42,7 +42,7 @@ class Compiled(NamedTuple):
 
 
 class Ruled:
-    """Base of what rules can be registered on: machines, states, transitions."""
+    """Base class of machines, states and transitions, on which rules can be registered."""
 
     __slots__ = ("_rules", "_sealed")
 

@@ -31,7 +31,7 @@ DEFAULTS = {
 
 
 class LoadedDefinition(NamedTuple):
-    """What the data of a definition says; `faults` are those that don't prevent making it."""
+    """A parsed definition; `faults` are those that don't prevent building a machine from it."""
 
     name: str
     states: list[str | State]

@@ -1,1 +1,1 @@
-"""Live: channels and what flows through them, to sockets, streams and other processes."""
+"""Live: channels, and the websockets, event streams and processes that they connect."""

@@ -41,7 +41,7 @@ def advance(
     fast_forward: bool,
     url_args: Mapping[str, Any],
 ) -> Response | None:
-    """Make the transition and return its answer; None if a rule refused and `form` has it."""
+    """Make the transition and return the redirect; None if a rule refused and `form` says why."""
     method = page_request.request.method
     if method in SAFE_METHODS:
         raise FSMError(
@@ -115,7 +115,7 @@ def _go(
 
 
 def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] | None) -> str:
-    """Return where to go: what the view says, what the client says, or the only way on."""
+    """Return the target: as the view or the client names it, or the only open one."""
     bound, source = page_request.bound, page_request.source
     if to is not None:
         state = bound.resolve(to, page_request.request.endpoint)
@@ -182,7 +182,7 @@ def own_answers(data: Mapping[str, Any], strange: Set[str]) -> Mapping[str, Any]
 
 
 def add_form_errors(form: BaseForm, error: GuardRefused | ValidationFailed) -> None:
-    """Put a rule's messages where the form's own stand: with their fields, or with the form."""
+    """Add a rule's messages to the errors of the form's fields, or of the form."""
     if isinstance(error, ValidationFailed):
         messages, fields = list(error.messages), error.fields
     else:

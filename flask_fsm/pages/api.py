@@ -69,7 +69,7 @@ class MachineViews(FlowReports):
     # -- whose flow ---------------------------------------------------------------------
 
     def subject(self, function: F) -> F:
-        """Register the function that returns whose flow a request means.
+        """Register the function that returns the subject of a request.
 
         At a login the flow of the session becomes the user's, under a new id. After a logout the
         session has no access to it any more.
@@ -263,7 +263,7 @@ class MachineViews(FlowReports):
     def resume_link(self, flow: Flow | None = None, *, expires: float | timedelta = 3600.0) -> str:
         """Return a URL that continues this request's flow on another device, once.
 
-        Opening it asks; only the answer moves the flow, since mail scanners open links too. The
+        Opening it only asks; confirming moves the flow, since mail scanners open links too. The
         flow gets a new id. Without a subject it leaves this device; the link of a user's flow opens
         for that user only, and the flow stays on all of the user's devices.
 
@@ -332,7 +332,7 @@ class MachineViews(FlowReports):
         target = self._state(to)
         page = page_request.bound.pages.get(target)
         args = None if page is None else page.args(request.view_args or {})
-        # If the form comes again, its sender is led to where the flow has gone.
+        # If the form is sent again, redirect to where the flow has moved.
         return page_request.transition(
             target,
             data,

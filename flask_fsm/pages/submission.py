@@ -75,7 +75,7 @@ class Submission:
 
 
 class EarlierReply(NamedTuple):
-    """What a token has led to before."""
+    """The outcome of an earlier submission with the same token."""
 
     location: str | None
     """Where the first submission was redirected to; None if it ended at no page."""

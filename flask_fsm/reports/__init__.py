@@ -1,1 +1,1 @@
-"""What an operator is shown of the runs of a machine: counts, tables and charts."""
+"""Reports on the runs of a machine, for operators: counts, tables and charts."""

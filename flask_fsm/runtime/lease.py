@@ -31,7 +31,7 @@ class Lease:
         self._locator = locator
         self._snapshot = snapshot
         self.name = secrets.token_urlsafe(12)
-        """By which the store knows its holder."""
+        """A random name by which the store recognises the holder."""
 
     def acquire(self, version: Version | None) -> Version:
         """Acquire the lease of the flow at `version`; return the version to be committed over.

@@ -14,7 +14,7 @@ __all__ = ["follow_link", "link_target"]
 
 
 def link_target(work: UnitOfWork) -> tuple[str, str, str]:
-    """Return what a link says to find this flow again; it opens nothing without a signature."""
+    """Return the parts of a link that identify this flow; the caller must sign them."""
     store = work.state.require_record_store("fsm.resume_link()")
     if not work.persisted.rev:
         raise FSMError(

@@ -1,4 +1,4 @@
-"""Listeners: what is notified after the commit of a flow. The runtime knows none of them."""
+"""Listeners: the interface of objects that are notified after each commit."""
 
 from __future__ import annotations
 

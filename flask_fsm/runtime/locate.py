@@ -1,4 +1,4 @@
-"""Which flow a request means: whose it is, under which key, and what the session carries of it."""
+"""Locates the flow of a request: its owner, its key, and the text that the session carries."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PreviousId(NamedTuple):
 
 
 class SessionFlow:
-    """One flow of a session: which it is, and what the session carries of it.
+    """One flow of a session: its locator, and the text that the session carries for it.
 
     For a store on a server that is an id, for the store `session` the whole snapshot.
 
@@ -74,15 +74,15 @@ class SessionFlow:
 
     @property
     def text(self) -> str | None:
-        """What the session carries of the flow, by which a store finds it."""
+        """The text that the session carries for the flow; a store finds the flow by it."""
         if self._several:
             return read_pairs(self._session, self._text_key).get(self._slot)
         return self._session.get(self._text_key)
 
     def keep(self, text: str | None, *, committed: bool = False) -> None:
-        """Carry `text`, or nothing if it is None.
+        """Store `text` in the session, or remove it if None.
 
-        After a commit, one that its owner finds is the first of several to be dropped.
+        If there are too many, a committed flow that can be found by its owner is dropped first.
         """
         if self._several:
             secret = self.locator.secret
@@ -97,7 +97,7 @@ class SessionFlow:
             self._session[self._text_key] = text
 
     def keep_result(self, found: LoadResult) -> None:
-        """Carry what a store has found; after a login also the previous id."""
+        """Store a load's `session_value` in the session; after a login also the previous id."""
         if found.previous_id is not None and found.snapshot is not None:
             self.set_previous(PreviousId(found.previous_id, root_id(found.snapshot.id)))
         if found.missing_reason is None:
@@ -115,7 +115,7 @@ class SessionFlow:
         return PreviousId(id, root)
 
     def set_previous(self, previous: PreviousId | None) -> None:
-        """Carry the id that the flow had before a login, or none."""
+        """Store in the session the id that the flow had before a login; None removes it."""
         if previous is not None or self._was_key in self._session:
             text = None if previous is None else " ".join(previous)
             keep_pair(self._session, self._was_key, self._slot, text)
@@ -124,12 +124,12 @@ class SessionFlow:
 def find_owner(
     bound: Bound, url_args: Mapping[str, Any], session: Mapping[str, Any]
 ) -> FlowLocator:
-    """Return whose flow a request means, without a key: its subject's, or its session's."""
+    """Return the locator of a request's flow, without a key: by its subject or its session."""
     machine = bound.machine
     subject = None if bound.subject_of is None else bound.subject_of(url_args)
     secret: str | None = None
     if machine.many and subject is None:
-        # A new one is kept with the first flow.
+        # A new secret is stored with the first flow.
         secret = owner_secret(session, bound.name) or secrets.token_urlsafe(16)
     return FlowLocator(machine, subject, secret)
 

@@ -1,4 +1,4 @@
-"""The format of what Flask's session carries for a machine: one text, or several by their keys."""
+"""The format of a machine's values in Flask's session: one text, or several by their keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 OWNER_KEY: Final = "_fsmowner_"
 WAS_KEY: Final = "_fsmwas_"
 MAX_FLOWS: Final = 8
-"""Of how many flows the session carries a text: the newest. Their owner finds the others."""
+"""For how many flows, the newest, the session carries a text. Others are found by their owner."""
 
 
 def has_session_data(session: Mapping[str, Any], name: str) -> bool:
@@ -30,7 +30,7 @@ def has_session_data(session: Mapping[str, Any], name: str) -> bool:
 
 
 def read_pairs(session: Mapping[str, Any], name: str) -> dict[str, str]:
-    """Return what lies under a name of the session, by the keys of flows."""
+    """Return the texts under a name in the session, by the keys of flows."""
     found = session.get(name)
     pairs = {}
     for pair in found if isinstance(found, list) else ():
@@ -43,7 +43,7 @@ def read_pairs(session: Mapping[str, Any], name: str) -> dict[str, str]:
 def keep_pair(
     session: MutableMapping[str, Any], name: str, key: str, text: str | None, first: bool = False
 ) -> None:
-    """Carry `text` under a name of the session for the flow with this key; nothing for None.
+    """Store a flow's `text` under a name in the session, by its key, or remove it if None.
 
     With `first` it is the first to be dropped if there are more than MAX_FLOWS.
     """

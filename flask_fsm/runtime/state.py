@@ -26,7 +26,7 @@ EXTENSION: Final = "fsm"
 
 @dataclass
 class AppState:
-    """All that the extension keeps of one app, and where its parts are put together."""
+    """The state of the extension in one app; it also builds the extension's parts."""
 
     config: Config
     cache: FlowCache

@@ -46,7 +46,7 @@ class Committer(Protocol):
 
 
 class StoredFlow(Flow):
-    """The flow of a request: where a view, a handler or a hook moves it, the move is committed."""
+    """The flow of a request: when a view, a handler or a hook moves it, that is committed."""
 
     __slots__ = ("committer",)
 
@@ -68,7 +68,7 @@ class StoredFlow(Flow):
             return [result]
 
         sent = self._sent
-        # Outside of an event no client has asked for the data that is kept.
+        # Outside of an event, no client gets the data that is stored.
         body = (data if sent is not None else None) if reply is SAME else reply
         check_status(status)
         if sent is None:
@@ -76,7 +76,7 @@ class StoredFlow(Flow):
         dump_reply(body)  # before the commit: after it nothing can be refused
         before = len(sent)
         result = self._committer().commit(decide, reply=(status, body))[0]
-        sent.insert(before, Sent(status, body, result))  # before what its hooks have sent
+        sent.insert(before, Sent(status, body, result))  # placed before what its hooks have sent
         return result
 
     def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:

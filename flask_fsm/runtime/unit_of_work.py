@@ -89,12 +89,12 @@ class UnitOfWork:
         """The lease on the flow that this request holds."""
         self.sender = sender
         self.session_flow: SessionFlow
-        """Which flow is meant, and what the session carries of it."""
+        """The flow's locator, and the text that the session carries for it."""
         self.persisted: Snapshot
         """The snapshot that is stored; a blank one if none is."""
         self.flow: StoredFlow
         self.version: Version | None = None
-        """What a commit has to find in its place: the compare of compare-and-swap."""
+        """The version that a commit expects in the store, for its compare-and-swap."""
 
     @classmethod
     def of_flow(
@@ -118,7 +118,7 @@ class UnitOfWork:
 
     @property
     def locator(self) -> FlowLocator:
-        """Which flow is meant."""
+        """The locator of the flow."""
         return self.session_flow.locator
 
     @property
@@ -139,14 +139,14 @@ class UnitOfWork:
         return previous.id
 
     def _find(self) -> None:
-        """Find out which flow is meant: whose, and under which key."""
+        """Find the locator of the flow: its owner and its key."""
         locator = self._find_owner()
         if self.bound.machine.many:
             locator = locator._replace(key=find_key(self.bound, self.url_args))
         self.session_flow = session_flow(self.bound, self.session, locator)
 
     def _find_owner(self) -> FlowLocator:
-        """Find out whose flow is meant; at login, take several flows along."""
+        """Find the owner of the flow; at login, take several flows along."""
         bound, session = self.bound, self.session
         owner = find_owner(bound, self.url_args, session)
         if bound.machine.many and owner.subject is not None:
@@ -248,7 +248,7 @@ class UnitOfWork:
         Raises FlowBusy if another request holds it for longer than FSM_LOCK_TIMEOUT, or StaleFlow.
         """
         self.remember()
-        # Kept before the store is asked: its answer may be lost.
+        # Set before the store is called, whose answer may be lost.
         self.lease = Lease(self.state, self.locator, self.flow.snapshot)
         try:
             self.version = self.lease.acquire(self.version)
@@ -322,7 +322,7 @@ class UnitOfWork:
         self.flow.set_snapshot(committed.snapshot)
 
     def reset(self, receipt: Receipt | None = None, location: str | None = None) -> None:
-        """Begin a new run; the one before can't come back.
+        """Begin a new run; the previous one can't be restored.
 
         `receipt` is of the submission that asks for it, `location` answers its replay.
         """

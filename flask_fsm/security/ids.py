@@ -45,7 +45,7 @@ class IdCipher:
         return self._current().encrypt(id[:ROOT_LENGTH].encode()).decode()
 
     def decrypt(self, text: object) -> str | None:
-        """Return the id without the number of its run; None if its key is gone."""
+        """Return the id without the number of its run; None if no current key decrypts it."""
         if not isinstance(text, str):  # a database without types may hold anything
             return None
         try:

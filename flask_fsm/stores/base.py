@@ -1,4 +1,4 @@
-"""What every store does: the protocol `Store`, and what it is asked and answers."""
+"""The interface of stores: the protocol `Store`, and its arguments and results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 Choose = Callable[[Snapshot, Snapshot], Snapshot]
 """After a login: returns the one to keep of (session's snapshot, subject's snapshot)."""
 SESSION_KEY: Final = "_fsm_"
-"""With a machine's name behind it, the key of Flask's session under which flows are carried."""
+"""Prefix of the keys of Flask's session that carry flows; the machine's name follows."""
 ROOT_LENGTH: Final = 22
 """How many characters of a flow's id all successive runs share."""
 
@@ -58,7 +58,7 @@ class FlowLocator(NamedTuple):
 
 
 class Version(NamedTuple):
-    """What a commit has to find in its place: the compare of compare-and-swap.
+    """The version that a commit expects in the store, for its compare-and-swap.
 
     Args:
         flow: Name of the run: its id, or on a server the id's digest.
@@ -70,12 +70,12 @@ class Version(NamedTuple):
 
 
 class LoadResult(NamedTuple):
-    """What a store knows of a flow.
+    """The result of loading a flow.
 
     Args:
         snapshot: The newest snapshot; None if there is none, or if the flow is gone.
         session_value: What the session carries for it from now on; None for nothing.
-        version: What a commit has to find in its place.
+        version: The version that a commit expects in the store.
         missing_reason: Why the flow that the session names is gone, or can't be read.
         previous_id: The id that the flow had until its session logged in.
     """
@@ -93,7 +93,7 @@ class CommitResult(NamedTuple):
     Args:
         snapshot: The snapshot as it is stored.
         session_value: What the session carries for it from now on.
-        version: What the next commit has to find.
+        version: The version that the next commit expects.
     """
 
     snapshot: Snapshot
@@ -143,7 +143,7 @@ class Store(Protocol):
     def load(
         self, locator: FlowLocator, session_value: str | None, oldest: float, choose: Choose
     ) -> LoadResult:
-        """Return what is known of a flow.
+        """Load a flow.
 
         A session that has logged in since takes its flow along: the flow moves to the subject.
 

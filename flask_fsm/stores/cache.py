@@ -53,7 +53,7 @@ class CachedFlow:
             raise flow_gone(id, self.ended)
 
     def lost_race(self, version: Version) -> StaleFlow:
-        """Return the error of a conflict: this is not the version that was loaded any more."""
+        """Return the error of a conflict: this is no longer the version that was loaded."""
         now = self.snapshot
         return StaleFlow(
             "Another request has changed this flow first"

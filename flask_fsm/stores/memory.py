@@ -24,7 +24,7 @@ _ID: Final = re.compile(rf"[\w-]{{{ROOT_LENGTH}}}", re.ASCII)
 
 
 class PlainIds:
-    """Keeps ids in the clear: the memory of this process has the secret key as well."""
+    """Stores ids unencrypted, since the memory of this process also has the secret key."""
 
     def encrypt(self, id: str) -> str:
         return id[:ROOT_LENGTH]

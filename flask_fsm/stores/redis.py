@@ -23,7 +23,7 @@ from .records.model import MOVE_SECONDS, Address, HistoryRow, Record, longest_le
 
 __all__ = ["RedisRecords"]
 
-# Among how many commits after its form a submission is looked for: one may have made several.
+# How many commits after the form's rev are searched for a submission, which may have made several.
 SPAN: Final = 16
 BATCH: Final = 1_000
 # The text of a record whose fields can't be parsed: it decodes to no flow.

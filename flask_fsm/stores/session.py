@@ -78,7 +78,7 @@ class SessionStore:
         snapshot, text = newest
         mine = snapshot.subject == locator.subject
         if not mine and snapshot.subject is not None:
-            return LoadResult()  # somebody else's, who was here before
+            return LoadResult()  # of another user, who had this session before
         if snapshot.updated < oldest:
             return LoadResult(
                 version=_version(snapshot), missing_reason=flow_gone(snapshot.id, Code.EXPIRED)

@@ -39,10 +39,10 @@ class FrozenClock:
 
 @contextmanager
 def frozen_clock(app: Flask, at: float | None = None) -> Iterator[FrozenClock]:
-    """Stop the app's clock, and yield it: flows are stamped, and expire, by what it says.
+    """Freeze the app's clock and yield it: flows get their times from it, and expire by it.
 
-    It is the clock of flows, leases and resume links. Not of the live part's heartbeats, nor of a
-    server's own: Redis expires keys by its own clock. A connection that is open already keeps the
+    It is the clock of flows, leases and resume links, but not of live heartbeats, nor of a server:
+    Redis expires keys by its own clock. A connection that is open already keeps the
     clock that it began with.
 
     Args:

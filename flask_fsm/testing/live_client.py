@@ -19,7 +19,7 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 class LiveReply(NamedTuple):
-    """What plain HTTP was answered with."""
+    """The response to a plain HTTP request."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -230,7 +230,7 @@ class LiveClient:
             additional_headers=self._headers(headers),
             **given,
         )
-        connection = opened.__enter__()  # it is left by LiveSocket.close()
+        connection = opened.__enter__()  # LiveSocket.close() exits it
         assert connection.response is not None
         self.keep_cookies(connection.response.headers.get_all("Set-Cookie"))
         return LiveSocket(connection, self.timeout)

@@ -24,7 +24,7 @@ Frame = dict[str, Any]
 
 
 class _Frames:
-    """What a client of frames does, however they come."""
+    """Base class of clients that receive frames."""
 
     timeout: float
     frames: list[Frame]
@@ -42,10 +42,10 @@ class _Frames:
         timeout: float | None = None,
         **fields: Any,
     ) -> list[Frame]:
-        """Return the frames up to the first one that is as asked, that one included.
+        """Return the frames up to and including the first one that matches.
 
         Args:
-            ready: Returns whether a frame is the one.
+            ready: Returns whether a frame matches.
             timeout: How many seconds there are for all of them.
             fields: What the frame says, such as `ref=1` or `state="green"`.
 

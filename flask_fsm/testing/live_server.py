@@ -46,7 +46,7 @@ class LiveServer:
         return f"http://{LOOPBACK}:{self._server.port}"
 
     def client(self, **options: Any) -> LiveClient:
-        """Return a client that has not been here before; `options` are those of `LiveClient`."""
+        """Return a new client without cookies; `options` are those of `LiveClient`."""
         prefix = state_of(self.app).config.url_prefix
         return LiveClient(self.url, **{"url_prefix": prefix, **options})
 

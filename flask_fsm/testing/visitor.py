@@ -212,7 +212,7 @@ class Visitor:
             form: Which form; see `form()`.
             button: Which button is pressed, by `name`, `value`, `id` or text.
             headers: Sent with this request.
-            more: More fields, for names that Python can spell.
+            more: More fields, as keyword arguments.
 
         Raises:
             LookupError: There is no such form or button.
@@ -309,7 +309,7 @@ class Form:
             to: The state to go to. A button that says so is pressed; else it is a field.
             button: Which button is pressed. By default the first, as Enter does; with `to` none.
             headers: Sent with this request.
-            more: More fields, for names that Python can spell.
+            more: More fields, as keyword arguments.
 
         Raises:
             LookupError: There is no such button.

@@ -23,9 +23,9 @@ from .subscription import Subscription
 
 __all__ = ["SENDERS", "RedisBus"]
 
-# Senders of which a channel remembers their last message.
+# Number of senders whose last message a channel remembers.
 SENDERS: Final = 64
-# Members in one script.
+# Number of members that one script call handles.
 MEMBERS_AT_ONCE: Final = 1_000
 # Seconds for which `close` waits for a thread that waits for a server.
 JOIN_TIMEOUT: Final = 1.0

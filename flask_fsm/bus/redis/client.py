@@ -27,7 +27,7 @@ __all__ = [
 # Upper bounds, in seconds, of the pause before the first attempt to reconnect and later ones.
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 2.0
-# The options of a client's connections that say where the server is and who logs in.
+# The connection options that identify the server and the user.
 SERVER_OPTIONS: Final = frozenset(
     {
         "host",

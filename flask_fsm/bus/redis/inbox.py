@@ -1,6 +1,6 @@
-"""What the bus receives: subscriptions, and the thread that reads their messages.
+"""The receiving side of the bus: subscriptions, and the thread that reads their messages.
 
-All is received on one connection. A hole in the offsets is filled from the server's stream.
+All messages come on one connection. A gap in the offsets is filled from the server's stream.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .subscription import Subscription, contiguous_after, newest_and_kept
 __all__ = ["Inbox"]
 
 log: Final = logging.getLogger(__name__)
-# Channels that are brought up to date together.
+# Number of channels that are synchronized together.
 BATCH: Final = 100
-# Names in one SUBSCRIBE command.
+# Number of names in one SUBSCRIBE command.
 NAMES: Final = 1_000
 
 
 class Inbox:
-    """Receives by a thread of its own, which starts with the first subscription.
+    """Receives messages in its own thread, which starts with the first subscription.
 
-    `timeout` is how many seconds to wait for the server, and `refresh` is after how many seconds
-    the kept messages of subscribed channels are kept on.
+    `timeout` is how many seconds to wait for the server, and every `refresh` seconds the expiry of
+    the stored messages of subscribed channels is extended.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Inbox:
             getattr(self._connection, command)(wire)
         except Exception:
             log.debug("The connection of the bus is broken.", exc_info=True)
-            # The reader notices, and connects again.
+            # The reader notices, and reconnects.
             self._connection = None
         else:
             self._unconfirmed += command == "subscribe"
@@ -119,7 +119,7 @@ class Inbox:
                 self._start()
 
     def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
-        """Return the messages after a position, or None if some of them are not kept any more."""
+        """Return the messages after a position, or None if some of them are no longer stored."""
         call = self._client.channel_call(SINCE, channel, position.epoch, position.offset)
         newest, kept = newest_and_kept(self._client.ask(call))
         return contiguous_after(position, newest, kept)
@@ -184,7 +184,7 @@ class Inbox:
         return connection
 
     def _receive(self, connection: Any) -> Iterator[None]:
-        """Handle what comes on a connection until it fails; yield when all is up to date."""
+        """Handle the messages of a connection until it fails; yield when channels are in sync."""
         confirmed: dict[bytes, Subscription] = {}
         heard = time.monotonic()
         refreshed = heard
@@ -230,7 +230,7 @@ class Inbox:
             with self._mutex:
                 self._unconfirmed -= 1
         if channel is not None:
-            # Also where a driver has connected again by itself.
+            # Also where a driver has reconnected by itself.
             confirmed[wire] = channel
 
     def _accept(self, channel: Subscription, data: bytes | str) -> None:
@@ -252,7 +252,7 @@ class Inbox:
             self._synchronize([channel])
 
     def _synchronize(self, channels: Sequence[Subscription]) -> None:
-        """Bring channels up to what the server has: fill what is missing, or report a gap."""
+        """Synchronize channels with the server: deliver missing messages, or report a gap."""
         calls = []
         for channel in channels:
             epoch, offset = channel.position or ("", 0)

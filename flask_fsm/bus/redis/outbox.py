@@ -1,4 +1,4 @@
-"""What the bus sends: a queue of messages, and the thread that sends them in order."""
+"""The sending side of the bus: a queue of messages, and the thread that sends them in order."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .scripts import PUBLISH, REPORT_LOSS, Call
 __all__ = ["QUEUE_SIZE", "Item", "LocalReceivers", "Outbox"]
 
 log: Final = logging.getLogger(__name__)
-# Messages that may wait while the server can't be reached.
+# Number of messages that may wait while the server can't be reached.
 QUEUE_SIZE: Final = 10_000
-# Channels whose lost messages are noted beyond that.
+# Number of channels whose lost messages are recorded beyond that.
 LOST_CHANNELS: Final = 100_000
-# Messages that are sent together.
+# Number of messages that are sent together.
 BATCH: Final = 100
 
 
 class Item(NamedTuple):
-    """A message that waits to be sent; without payload: the notice that messages are lost."""
+    """A queued message; or, without a payload, the notice that messages are lost."""
 
     channel: str
     payload: bytes | None
@@ -45,7 +45,7 @@ class LocalReceivers(Protocol):
 
 
 class Outbox:
-    """Sends messages by a thread of its own, which starts with the first message."""
+    """Sends messages in its own thread, which starts with the first message."""
 
     def __init__(self, client: BusClient, receivers: LocalReceivers) -> None:
         self._client = client
@@ -90,7 +90,7 @@ class Outbox:
             self.changed.notify_all()
 
     def _overflow(self, channel: str) -> None:
-        """Note that a message is lost, in its place among those of its channel."""
+        """Record in the queue that a message of a channel is lost."""
         if not self._warned:
             self._warned = True
             log.error(
@@ -106,7 +106,7 @@ class Outbox:
             self.changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds until all queued by now is sent; return whether it is."""
+        """Wait up to `timeout` seconds until all messages are sent; return whether they are."""
         with self.changed:
             until = self._put
             return self.changed.wait_for(
@@ -122,7 +122,7 @@ class Outbox:
     # -- in the sender's thread -----------------------------------------------------------
 
     def _send_until_closed(self) -> None:
-        """Send what waits, in order, until the bus is closed."""
+        """Send the queued messages, in order, until the bus is closed."""
         attempt = 0
         while not self._closing.is_set():
             with self.changed:
@@ -154,7 +154,7 @@ class Outbox:
                 self._pause(attempt)
 
     def _send(self, batch: Sequence[Item]) -> int:
-        """Return how many items are dealt with; those that follow are to be sent again."""
+        """Send items; return how many are done, so that the others are sent again."""
         answers = self._client.ask_all([self.call_for(item) for item in batch])
         for at, (item, answer) in enumerate(zip(batch, answers, strict=True)):
             if not isinstance(answer, Exception):

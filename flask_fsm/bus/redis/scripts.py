@@ -110,7 +110,7 @@ redis.call('EXPIRE', KEYS[2], TTL)
 """
     + _KEPT
 )
-# The same, of a channel that is only looked at.
+# The same, without a new epoch and without extending the expiry.
 SINCE: Final = (
     """
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset')

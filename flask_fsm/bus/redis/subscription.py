@@ -42,7 +42,7 @@ class Subscription:
         return not left
 
     def enter(self, position: Position) -> None:
-        """Begin after a position."""
+        """Set the position after which messages are delivered."""
         with self.lock:
             self.position = self.first = position
         self.ready.set()

@@ -1,4 +1,4 @@
-"""The channels of an app, each of which the bus joins with its counterparts in other processes.
+"""The channels of an app; the bus connects each to its counterparts in other processes.
 
 A message travels as an envelope: one line with its kind and its sender, and a frame.
 """
@@ -121,7 +121,7 @@ class LiveChannel(SSEChannel):
         super().broadcast(message)
 
     def gap(self, position: Position) -> None:
-        """Tell all listeners of this process that messages are lost."""
+        """Notify all listeners of this process that messages are lost."""
         self._reach(position)
         super().broadcast(Gap(self.id, position))
 

@@ -187,7 +187,7 @@ class Connection:
         self.id: str = fresh_id() if connection_id is None else connection_id
         self.cuts = 0  # how often the channel has cut it because its queue was full
         self.notifier = Notifier()
-        # A queue of the app's own has no notifier, so that of the connection stands for it.
+        # A queue class of the app has no notifier, so the connection has one for it.
         self._notifies = not isinstance(queue, MessageQueue)
 
     # No docstrings: these two are for streams. Not stored, since there may be many connections.

@@ -24,7 +24,7 @@ class Close(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Let the client's session run an event, or look up the state of its flow."""
+    """Have the client's session run an event, or look up the state of its flow."""
 
     text: str | bytes | None = None
     """The frame of the event, or None to look up the state."""

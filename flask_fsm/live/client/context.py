@@ -20,7 +20,7 @@ from .actions import Job
 __all__ = ["FreshContext", "HeldContext", "event_context"]
 
 log: Final = logging.getLogger("flask_fsm")
-# What is kept of the handshake's environ: who asked for what. The rest belongs to the server.
+# The keys of the handshake's environ to keep: they describe the client and its request.
 ENVIRON: Final = frozenset(
     {
         "REQUEST_METHOD",
@@ -88,7 +88,7 @@ class EventContext(RequestContext):
 
 
 class ConnectRequest(NamedTuple):
-    """What the contexts of a client's events take over from the request that connected it."""
+    """The parts of the connecting request that the contexts of a client's events reuse."""
 
     app: Flask
     environ: dict[str, Any]
@@ -101,7 +101,7 @@ class ConnectRequest(NamedTuple):
 
 
 class HeldContext:
-    """One context that stays pushed from event to event, as pushing it takes longer than most.
+    """One context that stays pushed between events, as pushing takes longer than most events.
 
     Each event gets a copy of its context variables (PEP 567). After each one the app's teardown
     functions run, and `g` is new. It needs a session in a signed cookie, which nothing else can

@@ -38,7 +38,7 @@ class Membership:
         member: str,
         seconds: float,
     ) -> None:
-        """Take the channels of the groups, each with what its members are told of the client."""
+        """Take the channels of the groups, each with the client's info for its members."""
         self._channels = channels
         self.groups = {name: dumps(info) for name, info in groups.items()}
         self._member = member

@@ -1,4 +1,4 @@
-"""ClientSession: one client's events run on its flow, each in a request context."""
+"""ClientSession: runs one client's events on its flow, each in a request context."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SESSION_KEYS: Final = (SESSION_KEY, OWNER_KEY, WAS_KEY)
 
 
 def url_arguments(bound: Bound, arguments: Mapping[str, str]) -> dict[str, Any]:
-    """Return the URL arguments that decide which flow is meant, as the query has them."""
+    """Return the URL arguments that identify the flow, from the query."""
     found: dict[str, Any] = {}
     for page in bound.pages.values():
         for name, converter in page.converters.items():
@@ -73,14 +73,14 @@ def check_rev(asked: ClientEvent, flow: Flow) -> None:
 
 
 def subject_of(bound: Bound) -> str | None:
-    """Return the subject whose groups a client joins that has a flow of its own connection."""
+    """Return the subject as which a client joins groups if its connection has its own flow."""
     if bound.subject_of is None or bound.by_url:
         return None
     return bound.subject_of({})
 
 
 def unmarked(channel: str, message: Envelope) -> Envelope:
-    """Return a reply as it is, for a bus that delivers at once and so loses none."""
+    """Return a reply unchanged: a bus that delivers at once loses none."""
     return message
 
 
@@ -131,7 +131,7 @@ class ClientSession:
 
     @property
     def inline_key(self) -> str:
-        """The machine's name if its events need no store, so the thread of the loop runs them."""
+        """The machine's name if its events need no store, so that the loop's thread runs them."""
         return "" if self._own is None else self._bound.name
 
     # -- connecting, within the request that asks for it --------------------------------
@@ -140,7 +140,7 @@ class ClientSession:
         """Load the flow, subscribe to it, and queue the first frames for the client.
 
         After a reconnect, the messages after the id `since` are replayed; where some are lost,
-        the client is told of a gap.
+        the client is notified of a gap.
         """
         if self._bound.machine.scope == "connection":
             self._own = ConnectionFlow(self._bound.machine, self._state, self)

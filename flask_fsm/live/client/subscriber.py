@@ -71,7 +71,7 @@ class DirectMessage:
 
 
 class SwitchFlow:
-    """From this message on, the channel of the flow is another one, followed from a position."""
+    """Marks where the client switches to the channel of another flow, and from which position."""
 
     __slots__ = ("channel", "position")
 
@@ -168,7 +168,7 @@ class Subscriber:
         self._pending: deque[tuple[str, Envelope]] = deque()
         self._numbered = 0
         self._answered = 0
-        # Goes out before the queue, into which messages may come while we still join.
+        # Sent before the queue, which messages may enter while the client is still joining.
         self._priority: deque[Any] = deque()
         self._switched_to: deque[LiveChannel] = deque()
         """The channels of the flows that the client has switched to, without those it has left."""
@@ -183,7 +183,7 @@ class Subscriber:
     # -- joining ------------------------------------------------------------------------
 
     def join(self, channel: LiveChannel, *, silent: bool = False) -> None:
-        """Listen to a channel from now on; a `silent` one brings jobs, and no frames."""
+        """Listen to a channel from now on; a `silent` one brings jobs only, no frames."""
         channel.register_connection(Connection(self.listener, self.queue, self.id))
         if silent:
             self._silent.append(channel)
@@ -244,12 +244,12 @@ class Subscriber:
         self._priority.append(DirectMessage(FrameKind.STATE, frame, None, gap, (run, rev)))
 
     def send_gap(self, name: str) -> None:
-        """Tell the client first that messages of a group are lost."""
+        """Notify the client, before all that is queued, that messages of a group are lost."""
         channel = next(channel for channel in self._channels if channel.id == name)
         self._priority.append(Gap(name, channel.position))
 
     def unblock(self) -> None:
-        """Go on after a gap, now that the state is queued, or can't be."""
+        """Continue after a gap: the state is queued, or can't be."""
         if self._blocked:
             self._blocked = False
             self.queue.notify()
@@ -268,7 +268,7 @@ class Subscriber:
 
     @property
     def has_pending_replies(self) -> bool:
-        """Whether published replies have not come back yet: what is queued now overtakes them."""
+        """Whether published replies are not delivered yet: what is queued now overtakes them."""
         return self._numbered > self._answered
 
     def _requeue_replies(self) -> None:
@@ -283,7 +283,7 @@ class Subscriber:
     def take(self) -> Frame | Close | Job | None:
         """Return what the transport does next, or None if nothing waits.
 
-        That is closing with TRY_AGAIN_LATER for a slow client, whose queue has overflown.
+        For a slow client, whose queue has overflowed, that is to close with TRY_AGAIN_LATER.
         """
         queue, priority = self.queue, self._priority
         while not queue.overflown:
@@ -346,7 +346,7 @@ class Subscriber:
         return first if first.startswith(FLOW) else self.id
 
     def _current_id(self) -> str | None:
-        """Return the id of all that has gone out: the position in each channel."""
+        """Return the id of all that has been sent: the position in each channel."""
         return ",".join(self._position_texts) if self._with_ids else None
 
     def _advance(self, index: int, position: Position) -> None:
@@ -422,7 +422,7 @@ class Subscriber:
         return Frame(FrameKind.STATE, stamped(dumps(frame), ref, id), id)
 
     def _on_gap(self, message: Any) -> Frame | Job | None:
-        """Go on after a gap: look up the state of the flow, or tell of lost group messages."""
+        """Handle a gap: look up the flow's state, or notify the client of lost group messages."""
         index = self._indexes.get(message.channel) if isinstance(message, Gap) else None
         if index is None:
             return None

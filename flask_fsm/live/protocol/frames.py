@@ -43,7 +43,7 @@ KEYS: Final = frozenset({"event", "data", "ref", "rev"})
 LONGEST_EVENT: Final = 255
 LONGEST_REF: Final = 128
 WHITESPACE: Final = " \t\n\r"
-# How many encoded beginnings of state frames are cached.
+# Number of encoded starts of state frames that are cached.
 CACHE_SIZE: Final = 1024
 
 

@@ -217,7 +217,7 @@ class WebSocket:
     def _read_plain(self, data: bytes, messages: list[str | bytes], most: int) -> bytes:
         """Read messages of one short frame, as nearly all are; return the rest of the bytes.
 
-        wsproto reads all others, much slower. It must not have begun a frame or a message.
+        wsproto reads all others, much slower. It must not be inside a frame or a message.
         """
         start, end = 0, len(data)
         firsts = PLAIN_OR_COMPRESSED if self._packed else PLAIN
@@ -267,7 +267,7 @@ class WebSocket:
         return signs
 
     def _add(self, event: TextMessage | BytesMessage) -> bool:
-        """Add a fragment; return whether the message is whole. A size below 0: it is too large."""
+        """Add a fragment; return whether the message is whole. A size below 0 means too large."""
         if self.closed:
             return False
         self._begun = not event.message_finished

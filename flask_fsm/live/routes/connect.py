@@ -29,10 +29,10 @@ MAX_GROUPS: Final = 16
 
 
 def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Service]:
-    """Return what an endpoint of the machine `name` needs; raises Problem, as for a foreign Origin.
+    """Return the state, the machine and the service of an endpoint, or raise Problem.
 
     The Origin of the request must be this site or be listed in FSM_ALLOWED_ORIGINS. A request
-    without one is refused if FSM_REQUIRE_ORIGIN is set, unless it `opens` and reveals nothing.
+    without one is refused if FSM_REQUIRE_ORIGIN is set and `opens` is True.
     """
     state = app_state()
     bound = state.bound.get(name)
@@ -74,13 +74,13 @@ def select_engine(service: Service) -> Engine:
 
 
 def full() -> Problem:
-    """Return the refusal of one connection too many."""
+    """Return the refusal of a connection beyond the limit."""
     text = "This server has reached its limit of connections."
     return Problem.of(503, Code.FULL, text, Retry_After="5")
 
 
 def requested_groups(service: Service) -> dict[str, dict[str, Any]]:
-    """Return the groups of `?group_id=`, each with what the app tells its members of this client.
+    """Return the groups of `?group_id=`, each with the client's info for its members.
 
     Raises Problem if a name is invalid or the app does not authorize a group.
     """

@@ -33,7 +33,7 @@ from .problem import Problem, problem_of
 
 __all__ = ["health", "send_event", "show_state"]
 
-# Seconds that an answer waits until its messages are on their way to other processes.
+# Seconds that a response waits for its messages to be sent to other processes.
 FLUSH_TIMEOUT: Final = 0.5
 
 

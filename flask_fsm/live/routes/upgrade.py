@@ -128,7 +128,7 @@ def release_later(engine: Engine, transport: Transport) -> None:
 
 def release_on_error(app: Flask, exception: BaseException) -> None:
     """Release a client at once if the app fails after the response for it was made."""
-    # The traceback refers to the response, so the garbage collector alone would come late.
+    # The traceback refers to the response, so the garbage collector would release the client late.
     release = request.environ.pop(RELEASE, None)
     if release is not None:
         release()

@@ -35,7 +35,7 @@ class Waker:
         self.reader.setblocking(False)
         self._writer.setblocking(False)
         self.woken = False
-        """Whether it is awake, or about to be. No lock: who wakes has put its work before."""
+        """Whether it is awake, or about to be. It needs no lock: work is added before `wake`."""
 
     def wake(self) -> None:
         """Make `reader` readable, once for however many calls."""
@@ -51,7 +51,7 @@ class Waker:
         self.woken = False
 
     def close(self) -> None:
-        """Close the sockets; to wake does nothing any more."""
+        """Close the sockets; `wake` does nothing from now on."""
         self.reader.close()
         self._writer.close()
 
@@ -68,14 +68,14 @@ class Engine:
         self._mutex = threading.Lock()
         self._watcher: threading.Thread | None = None
         self.draining = False
-        """Whether the process is about to end, so that clients are sent away."""
+        """Whether the process is about to end, so that clients are disconnected."""
 
     def __len__(self) -> int:
         return len(self.transports)
 
     @property
     def full(self) -> bool:
-        """Whether no connection more is served: there are too many, or the process ends."""
+        """Whether no more connections are accepted: the limit is reached, or the process ends."""
         return self.draining or len(self.transports) >= self.limit
 
     def serve(self, sock: Any, transport: Transport, head: bytes) -> None:
@@ -83,9 +83,9 @@ class Engine:
         raise NotImplementedError
 
     def register(self, transport: Transport) -> bool:
-        """Take one of the places for a connection; return whether there was one.
+        """Reserve a place for a connection; return whether one was free.
 
-        `release` gives the place back, also if the connection is never served.
+        `release` frees the place, also if the connection is never served.
         """
         with self._mutex:
             if self.full:
@@ -95,7 +95,7 @@ class Engine:
         return True
 
     def track(self, stream: SSEStream) -> None:
-        """Close a stream of one of the app's own views, too, when the process ends."""
+        """Register a stream of the app's own views, to close it when the process ends."""
         with self._mutex:
             self._streams.add(stream)
             self._start_watching()
@@ -111,7 +111,7 @@ class Engine:
             self._watcher.start()
 
     def release(self, transport: Transport) -> None:
-        """Run what the client of a closed connection had asked for, then give its place back."""
+        """Run the remaining jobs of a closed connection, then free its place."""
         try:
             transport.finish()
         finally:
@@ -119,7 +119,7 @@ class Engine:
                 self.transports.discard(transport)
 
     def _watch(self) -> None:
-        """Send the clients away once gunicorn has told its worker to end.
+        """Disconnect the clients once gunicorn has told its worker to end.
 
         A worker waits for its threads before it ends, and these wait for their clients.
         """

@@ -1,4 +1,4 @@
-"""What is known of the gunicorn worker that this process is, if it is one.
+"""Information about the gunicorn worker of this process, if it is one.
 
 Gunicorn does not tell an app, but the worker's own handler of SIGTERM is a method of the worker.
 """

@@ -1,7 +1,7 @@
-"""Hand-off: the accepted socket behind a WSGI request becomes ours, whatever server accepted it.
+"""Hand-off: take over the socket of a WSGI request from the server that accepted it.
 
 A plain socket is taken by its file descriptor: the server is left with one end of a socket pair, on
-which it may write at the end of the request. A socket of TLS or of gevent is used as it is.
+which it may write at the end of the request. A TLS or gevent socket is used directly.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def has_socket(environ: dict[str, Any]) -> bool:
 
 
 def is_plain(environ: dict[str, Any]) -> bool:
-    """Return whether the socket can be taken from the server altogether."""
+    """Return whether the socket can be taken from the server completely."""
     found = socket_of(environ)
     return (
         isinstance(found, socket.socket)
@@ -75,7 +75,7 @@ def end_silence(sock: Any, seconds: float) -> None:
 
 
 def take(environ: dict[str, Any]) -> TakenSocket:
-    """Take the socket of a request; raises OSError if it is gone."""
+    """Take the socket of a request; raises OSError if it is closed."""
     found = socket_of(environ)
     if not is_plain(environ):
         return TakenSocket(found, None)
@@ -90,7 +90,7 @@ def take(environ: dict[str, Any]) -> TakenSocket:
 class HandoffIterator(Iterator[bytes]):
     """An empty WSGI iterable: when the server iterates over it, the connection is served.
 
-    By then the request's context is gone, so that no connection of a database is held meanwhile.
+    By then the request's context has ended, so that it holds no database connection meanwhile.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Leadership: which of several threads runs the loop (leader/followers).
 
-The leader runs the loop and the events that take no store, since to hand one to another thread
-would cost more than the event itself. If an event takes long all the same, another thread is made
-the leader meanwhile (Schmidt et al., "Leader/Followers", 2000). The other threads run the rest.
+The leader runs the loop and the events that need no store, since handing one to another thread
+would cost more than the event itself. If such an event takes long, another thread becomes the
+leader meanwhile (Schmidt et al., "Leader/Followers", 2000). The other threads run the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log: Final = logging.getLogger("flask_fsm")
 LONG: Final = 0.01
 # Seconds for which events of a machine that took long are left to the other threads.
 SLOW_TIME: Final = 2.0
-# Seconds until the loop goes on after an error of its own.
+# Seconds until the loop continues after an error of its own.
 PAUSE: Final = 0.1
 
 
@@ -110,7 +110,7 @@ class Leadership:
         self._tasks.put(task)
 
     def _worker(self) -> None:
-        """Lead the loop when told to, or run what takes long."""
+        """Run tasks: lead the loop for a term, or run a job that takes long."""
         while True:
             with self._mutex:
                 self.idle += 1

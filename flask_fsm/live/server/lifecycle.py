@@ -14,7 +14,7 @@ __all__ = ["HEARTBEAT_SLOTS", "Drainable", "Lifecycle", "first_heartbeat", "next
 
 # Seconds to wait for the client's close frame, and for it to take what is still to be written.
 CLOSE_TIMEOUT: Final = 1.0
-# Seconds for which a slow client that was dropped may still fetch the few bytes that say so.
+# Seconds for which a dropped slow client may still read the close frame.
 LINGER: Final = 90.0
 # Number of heartbeat slots per FSM_HEARTBEAT: few times at which many heartbeats are sent together,
 # so that they seldom wake the engine.
@@ -40,13 +40,13 @@ def _in_a_slot(earliest: float, period: float) -> float:
 
 
 class Drainable(Protocol):
-    """An engine, as far as its connections ask it."""
+    """The part of an engine that a connection's lifecycle uses."""
 
     draining: bool
 
 
 class Lifecycle:
-    """Decides for one connection; an engine asks it, and writes what it returns.
+    """Decides when to send heartbeats and when to end; the engine writes what it returns.
 
     All times are those of time.monotonic(), in seconds; 0 stands for never.
     """
@@ -59,9 +59,9 @@ class Lifecycle:
         self.heartbeat_at = first_heartbeat(transport.config.heartbeat)
         """When the next heartbeat is due."""
         self.stalled_since = 0.0
-        """Since when the client has taken nothing of what is to be written."""
+        """Since when the client has accepted no output."""
         self.deadline = 0.0
-        """When an ended connection is closed, whatever is still to be written."""
+        """When an ended connection is closed, even if output is pending."""
 
     def heartbeat(self) -> bytes:
         """Return a heartbeat, which is due, and set the time of the next one."""
@@ -90,7 +90,7 @@ class Lifecycle:
 
     @property
     def slow_at(self) -> float:
-        """When the client counts as slow unless it takes something before."""
+        """When the client counts as slow, unless it accepts output before."""
         if not self.stalled_since or self._transport.ended:
             return 0.0
         return self.stalled_since + self._transport.config.send_timeout
@@ -127,6 +127,6 @@ class Lifecycle:
         if self.deadline:
             times.append(self.deadline)
         if not reading and self._transport.throttled_until:
-            # Also if that time is over by now: it was not when the engine looked.
+            # Even if that time has passed: it had not when the engine checked.
             times.append(self._transport.throttled_until)
         return min(times)

@@ -90,13 +90,13 @@ class LoopEngine(Engine):
     # -- the loop -----------------------------------------------------------------------
 
     def call(self, function: Callable[[], None]) -> None:
-        """Have the leader call a function soon; for any thread. Several calls wake it once."""
+        """Have the leader call a function soon; in any thread. Many calls wake it once."""
         self._calls.append(function)
         if not self._waker.woken:
             self._waker.wake()
 
     def call_at(self, when: float, function: Callable[[], None]) -> None:
-        """Call a function at a time of time.monotonic(); only the leader may ask for that."""
+        """Call a function at a time of time.monotonic(); only the leader may do that."""
         heapq.heappush(self._timers, (when, next(self._count), function))
 
     def _run(self, term: int) -> None:
@@ -123,7 +123,7 @@ class LoopEngine(Engine):
             log.exception("A connection of the live loop failed.")
 
     def on_ready(self, events: int) -> None:
-        """Make the calls that have woken the loop."""
+        """Run the functions for which the loop was woken."""
         self._waker.clear()
         calls = self._calls
         try:
@@ -135,7 +135,7 @@ class LoopEngine(Engine):
             raise
 
     def watch(self, connection: LoopConnection, before: int, events: int) -> None:
-        """Wait for these events of a connection's socket, in place of those of before."""
+        """Wait for these events of a connection's socket, instead of the previous ones."""
         if not before:
             self._selector.register(connection.socket, events, connection)
         elif events:
@@ -180,7 +180,7 @@ class LoopConnection:
         """Whether a timer is set for the time when the client is not throttled any more."""
 
     def open(self, head: bytes) -> None:
-        """Write the first bytes, and go on from there."""
+        """Write the first bytes, then serve the connection."""
         self._engine.call_at(self._life.heartbeat_at, self._on_heartbeat)
         self._write(head)
         self._go_on()
@@ -250,7 +250,7 @@ class LoopConnection:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Write what waits, run the jobs, and find out which events to wait for."""
+        """Write pending output, run the jobs, and decide which events to wait for."""
         if self.closed:
             return
         self._woken = False
@@ -278,7 +278,7 @@ class LoopConnection:
             and transport.throttled_until
             and not (self._unthrottling or self._busy or transport.jobs)
         ):
-            # Also if that time is over by now: it was not when `reading` looked.
+            # Even if that time has passed: it had not when `reading` checked.
             self._unthrottling = True
             self._engine.call_at(transport.throttled_until, self._on_unthrottled)
 
@@ -377,7 +377,7 @@ class LoopConnection:
             self._leave()
 
     def _leave(self) -> None:
-        """Release the transport. Timers still hold this connection, but nothing of its client."""
+        """Release the transport. Timers still refer to this connection, but not to its client."""
         transport, engine = self.transport, self._engine
         del self.transport, self._life
         engine.leadership.submit(lambda: engine.release(transport))

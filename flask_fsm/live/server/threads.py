@@ -28,7 +28,7 @@ NOT_READY: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError
 
 
 class ThreadEngine(Engine):
-    """Serves as many connections as it may have threads."""
+    """Serves each connection in a thread of its own, up to a limit."""
 
     @property
     def full(self) -> bool:
@@ -63,8 +63,8 @@ class ThreadConnection:
         if threading.get_ident() != self._thread:
             self._waker.wake()
         elif not self._lost:
-            # A handler sends something, and its client need not wait for the handler's end. That
-            # the client may be gone does not concern the handler.
+            # What a handler sends is written at once, and not at its end. A lost client must not
+            # raise in the handler.
             try:
                 self._flush()
             except OSError:
@@ -117,7 +117,7 @@ class ThreadConnection:
                 self._socket.shutdown(socket.SHUT_RDWR)
             if type(self._socket).__module__ == "socket":
                 self._socket.close()
-            # Any other is still the server's.
+            # The server closes its own TLS and gevent sockets.
 
     def _wanted(self) -> int:
         reading = self._transport.reading or self._transport.ended
@@ -170,7 +170,7 @@ class ThreadConnection:
     def _send(self) -> None:
         while self._pending:
             try:
-                # No more at once than any server's socket takes whole.
+                # Write no more at once than the socket of any server accepts.
                 sent = self._socket.send(self._pending[:RECEIVE])
             except NOT_READY:
                 self._life.wrote(0, True)

@@ -54,17 +54,17 @@ class JobHandler(Protocol):
 
     @property
     def inline_key(self) -> str:
-        """What names the client's events if they take no store, or ''."""
+        """The machine's name if its events need no store, or ''."""
 
     def handle(self, job: Job) -> None:
-        """Run an event, and queue what comes of it; never raises."""
+        """Run an event, and queue its frames; never raises."""
 
     def close(self) -> None:
-        """Release what the client holds of the app."""
+        """Release the client's resources in the app."""
 
 
 class OutputQueue(Protocol):
-    """What waits to be sent to one client."""
+    """The output queue of one client."""
 
     on_push: Callable[[], None] | None
     """Called in any thread when there is something to send."""
@@ -72,7 +72,7 @@ class OutputQueue(Protocol):
     """Whether too much waits, so that the client is to be dropped."""
 
     def clear(self) -> None:
-        """Forget what waits, and take nothing more."""
+        """Drop all messages, and accept no more."""
 
     def notify(self) -> None:
         """Call `on_push` without a message."""
@@ -82,7 +82,7 @@ class OutputQueue(Protocol):
 
 
 class OutputSource(Protocol):
-    """Collects what one client is to be sent."""
+    """Collects the output for one client."""
 
     @property
     def queue(self) -> OutputQueue: ...
@@ -91,24 +91,24 @@ class OutputSource(Protocol):
         """Return what is to be done next, or None if nothing waits."""
 
     def leave(self) -> None:
-        """Listen to nothing any more."""
+        """Leave all channels."""
 
 
 class GroupPresence(Protocol):
-    """The client's place in its groups. A server keeps it, so each call may take long."""
+    """The client's presence in its groups. It may be stored on a server, so calls may take long."""
 
     @property
     def groups(self) -> Collection[str]: ...
 
     def renew(self) -> None:
-        """Stay in the groups."""
+        """Renew the presence."""
 
     def leave(self) -> None:
         """Leave the groups."""
 
 
 class PresenceJob(NamedTuple):
-    """The job to stay in the groups, or to leave them."""
+    """The job to renew the presence in groups, or to leave them."""
 
     stay: bool
 
@@ -117,7 +117,7 @@ class PresenceJob(NamedTuple):
 
 
 class Transport:
-    """What websockets and event streams have in common."""
+    """Base class of the transports: websockets and event streams."""
 
     __slots__ = (
         "code",
@@ -153,7 +153,7 @@ class Transport:
 
     @property
     def inline_key(self) -> str:
-        """What names the client's events if they take no store, or ''."""
+        """The machine's name if its events need no store, or ''."""
         return self.session.inline_key
 
     @property
@@ -170,7 +170,7 @@ class Transport:
 
     @property
     def has_unparsed(self) -> bool:
-        """Whether bytes of the client have waited for jobs: now `received(b"")` parses them."""
+        """Whether unparsed bytes can be parsed now, by `received(b"")`, as fewer jobs wait."""
         return False
 
     def configure(self, sock: Any) -> None:
@@ -220,7 +220,7 @@ class Transport:
         raise NotImplementedError
 
     def heartbeat(self) -> bytes:
-        """Return a sign of life, and renew the client's presence in its groups."""
+        """Return a heartbeat, and renew the client's presence in its groups."""
         raise NotImplementedError
 
     def _renew(self) -> None:
@@ -235,7 +235,7 @@ class Transport:
         return self.ended
 
     def request_close(self, code: int) -> None:
-        """Let the engine end it with a close code, once all queued is written; in any thread."""
+        """Have the engine end it with a close code, once all queued is written; in any thread."""
         self.session.closing = code
         self.subscriber.queue.notify()
 
@@ -258,7 +258,7 @@ class Transport:
         self.jobs.clear()
 
     def finish(self) -> None:
-        """Run what the client had asked for before the connection closed, then release it."""
+        """Run the remaining jobs of a closed connection, then release it."""
         self.throttled_until = 0.0  # a client that is gone need not be throttled
         while self.jobs or self.has_unparsed:
             if self.jobs:
@@ -356,4 +356,4 @@ class StreamTransport(Transport):
 
     def close(self, code: int) -> bytes:
         self._end(code)
-        return b""  # a browser reconnects by itself, and is told then
+        return b""  # a browser reconnects by itself, and gets the error then

@@ -19,7 +19,7 @@ class LinkedFlows:
         self._mapper = mapper
 
     def target(self, locator: FlowLocator, snapshot: Snapshot) -> tuple[str, str, str]:
-        """Return what a link says of a flow: hash of its owner, key, and a digest of its id."""
+        """Return what identifies a flow in a link: hash of its owner, key, and digest of its id."""
         owner = self._mapper.owner(locator, snapshot.id)
         return owner, locator.key, digest(root_id(snapshot.id))[:16]
 

@@ -16,7 +16,7 @@ from .model import Address, SessionReference
 
 __all__ = ["LoginMerge"]
 
-# How often, and with how many seconds between, a flow is read again that others are moving.
+# How often, and how many seconds apart, to read again a flow that others are moving.
 ATTEMPTS: Final = 10
 PAUSE: Final = 0.02
 

@@ -27,7 +27,7 @@ log: Final = logging.getLogger("flask_fsm")
 
 
 class FlowMapper:
-    """Finds the record of a flow, and translates one into the other.
+    """Converts flows to records and back, and computes their addresses.
 
     Args:
         records: The server.
@@ -53,7 +53,7 @@ class FlowMapper:
         )
 
     def address(self, locator: FlowLocator, id: str = "") -> Address:
-        """Return where the record of a flow lies."""
+        """Return the address of a flow's record."""
         return Address(self.owner(locator, id), locator.machine.name, locator.key)
 
     def session_value(self, locator: FlowLocator, snapshot: Snapshot) -> str:
@@ -103,7 +103,7 @@ class FlowMapper:
     def _unstarted(
         self, locator: FlowLocator, reference: SessionReference | None, version: Version | None
     ) -> LoadResult:
-        """Return the flow that has not begun and that the session names, if it does."""
+        """Return the session's flow if it has not begun, or else no flow."""
         if reference is None or reference.begun:
             return LoadResult(version=version)
         snapshot = blank(
@@ -122,7 +122,7 @@ class FlowMapper:
             return reference.id  # as after its first commit: nothing need be decrypted
         id = self.cipher.decrypt(record.sealed)
         if id is None:
-            # Its key is gone; the next commit encrypts the new id.
+            # No current key decrypts it; the next commit encrypts the new id.
             id = reference.id if reference is not None else secrets.token_urlsafe(16)
         return id
 

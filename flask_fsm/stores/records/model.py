@@ -1,4 +1,4 @@
-"""The data model of flows on a server: addresses, records, history rows, and what keeps them."""
+"""The data model of flows on a server: addresses, records, history rows, and `Records`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CLOCK_SKEW: Final = 3_600
 
 
 class Address(NamedTuple):
-    """Where a record lies: hash of its owner, name of its machine, key."""
+    """The address of a record: hash of its owner, name of its machine, key."""
 
     owner: str
     machine: str
@@ -233,7 +233,7 @@ class Cipher(Protocol):
         ...
 
     def decrypt(self, text: str) -> str | None:
-        """Return the id without the number of its run; None if its key is gone."""
+        """Return the id without the number of its run; None if no current key decrypts it."""
         ...
 
 
@@ -263,7 +263,7 @@ class SessionReference(NamedTuple):
 
 
 def longest_lease(lease: float) -> int:
-    """Return how many seconds a lease may lie ahead; one beyond was made by a wrong clock."""
+    """Return the longest possible lease in seconds; one beyond was made by a wrong clock."""
     return int(max(lease, MOVE_SECONDS)) + CLOCK_SKEW
 
 

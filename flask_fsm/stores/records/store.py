@@ -43,7 +43,7 @@ RESET_EVENT: Final = "reset"
 
 
 class RecordStore:
-    """Keeps flows as records on a server; the session carries an id, which says nothing else.
+    """Keeps flows as records on a server; the session carries only an id.
 
     Args:
         records: The server.
@@ -100,7 +100,7 @@ class RecordStore:
         mine = self.mapper.owner(locator, "")[:16] if locator.owned else ""
         if reference is not None and reference.owner != mine:
             if reference.owner or locator.subject is None:
-                reference = None  # somebody else's, who was here before
+                reference = None  # of another user, who had this session before
             else:
                 return self.login.take_along(locator, reference, oldest, choose)
         if not locator.owned and reference is None:

@@ -118,7 +118,7 @@ def _write_ahead(cursor: Any, timeout: float) -> None:
 
 
 def engine_finder(source: Any) -> Callable[[], sa.Engine] | None:
-    """Return a function that returns the engine of what an app hands over; None if it has none."""
+    """Return a function that returns the engine of an object of the app; None if it has none."""
     if isinstance(source, sa.Engine):
         return lambda: source
     if isinstance(source, (Session, scoped_session)):

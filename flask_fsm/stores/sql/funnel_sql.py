@@ -17,7 +17,7 @@ __all__ = ["count"]
 
 Way = tuple[str, str]
 BITS: Final = 62
-"""How many ways one BIGINT marks."""
+"""How many ways one BIGINT has bits for."""
 BATCH: Final = 10_000
 COLUMNS: Final = 500
 """How many numbers one query returns: PostgreSQL allows 1,664 columns, SQLite 2,000."""

@@ -25,7 +25,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         return super().wait(self._bounded(gen, monotonic() + self.patience), *args, **options)
 
     def _bounded(self, gen: Generator[Any, Any, Any], end: float) -> Generator[Any, Any, Any]:
-        """Pass on what happens on the socket, until the time is over."""
+        """Pass on the events of the socket until the deadline."""
         try:
             wanted = next(gen)
             while True:

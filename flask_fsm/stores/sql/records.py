@@ -38,7 +38,7 @@ from .statements import (
 __all__ = ["SQLRecords"]
 
 T = TypeVar("T")
-# Among how many commits after its form a submission is looked for: one may have made several.
+# How many commits after the form's rev are searched for a submission, which may have made several.
 SPAN: Final = 16
 CONFLICTS: Final = ("DeadlockDetected", "SerializationFailure")
 BATCH: Final = 10_000
