@@ -322,9 +322,9 @@ def test_a_link_expires(members: Callable[..., Members], kind: str) -> None:
     shop = members(kind)
     laptop, phone = shop.visitor().walk("cart"), shop.visitor()
     link = link_of(laptop, expires=60)
-    shop.now += 60
+    shop.clock.tick(60)
     assert_asks(phone.open(link))
-    shop.now += 1
+    shop.clock.tick(1)
     assert_over(phone.open(link), "short time")
     assert_over(phone.post(link), "short time")
     assert laptop.see("address")["rev"] == 1
@@ -353,7 +353,7 @@ def test_a_link_to_a_flow_that_has_expired_is_410(
     shop = members(kind, FSM_FLOW_LIFETIME=100.0)
     laptop, phone = shop.visitor().walk("cart"), shop.visitor()
     link = link_of(laptop)
-    shop.now += 101
+    shop.clock.tick(101)
     assert phone.open(link).status_code == 410
     assert phone.post(link).status_code == 410
     assert phone.open("address").status_code == 303
@@ -553,7 +553,7 @@ def test_a_user_who_confirms_a_link_goes_on_with_what_it_leads_to(
     """Although the user has another flow, moved later: that was asked, and answered."""
     shop = members(kind)
     laptop, phone = shop.visitor().walk("cart", "address"), shop.member("ann")
-    shop.now += 60
+    shop.clock.tick(60)
     phone.walk("cart")
     confirmed(phone, link_of(laptop), "/delivery")
     assert phone.see("delivery")["rev"] == 2
@@ -657,11 +657,11 @@ def test_a_link_makes_room_where_it_leads_to(address: Store, kind: str) -> None:
     shop = linking(Many(address(kind), FSM_FLOWS_PER_SUBJECT=2))
     laptop, phone = shop.browser(), shop.browser()
     key = laptop.began()
-    shop.now += 60
+    shop.clock.tick(60)
     own = [phone.began()]
-    shop.now += 60
+    shop.clock.tick(60)
     own.append(phone.began())
-    shop.now += 60
+    shop.clock.tick(60)
     confirmed(phone, link_of(laptop, key), f"/ship?flow={key}")
     assert {flow["key"] for flow in phone.mine()} == {own[1], key}
 

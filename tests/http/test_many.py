@@ -663,7 +663,7 @@ def test_an_expired_flow_leads_to_a_page_that_opens(
 
 @pytest.mark.parametrize("many", [True, "order_id"])
 @on_served
-def test_a_login_claims_all_flows_of_the_session(
+def test_a_login_takes_all_flows_of_the_session_along(
     orders: Callable[..., Many], kind: str, many: Any
 ) -> None:
     """All come along under their keys and new ids, beside those the user has."""
@@ -738,7 +738,9 @@ def test_of_two_flows_with_one_key_the_newest_is_kept(
 
 
 @on_fast
-def test_a_login_claims_where_the_user_has_given_up(orders: Callable[..., Many], kind: str) -> None:
+def test_a_login_takes_along_where_the_user_has_given_up(
+    orders: Callable[..., Many], kind: str
+) -> None:
     """The user has reset order 7 before; what the session has of it comes along."""
     shop = orders(kind, "order_id")
     browser = shop.browser("ann")
@@ -754,7 +756,7 @@ def test_a_login_claims_where_the_user_has_given_up(orders: Callable[..., Many],
 def test_a_login_does_not_change_the_order_of_the_list(
     orders: Callable[..., Many], kind: str
 ) -> None:
-    """What comes along has its place by when it was moved, not by when it was claimed."""
+    """What comes along has its place by when it was moved, not by when it was taken along."""
     shop = orders(kind)
     browser, phone = shop.browser(), shop.browser("ann")
     keys = []
@@ -780,7 +782,7 @@ def test_a_login_keeps_the_newest_of_all(orders: Callable[..., Many], kind: str)
 
 
 @on_fast
-def test_expired_flows_are_not_claimed(orders: Callable[..., Many], kind: str) -> None:
+def test_expired_flows_are_not_taken_along(orders: Callable[..., Many], kind: str) -> None:
     """A login revives nothing, and what has expired pushes nothing out."""
     shop = orders(kind, FSM_FLOWS_PER_SUBJECT=2, FSM_FLOW_LIFETIME=1000.0)
     browser, phone = shop.browser(), shop.browser("ann")
@@ -821,7 +823,7 @@ def test_after_a_logout_nobody_in_that_browser_sees_the_flows(
 
 
 @on_fast
-def test_what_a_session_begins_after_a_logout_is_claimed_again(
+def test_what_a_session_begins_after_a_logout_is_taken_along_again(
     orders: Callable[..., Many], kind: str
 ) -> None:
     """Login, logout and login: nothing that was begun is lost."""
@@ -838,21 +840,21 @@ def test_what_a_session_begins_after_a_logout_is_claimed_again(
 
 @pytest.mark.parametrize("many", [True, "order_id"])
 @on_fast
-def test_a_flow_that_another_request_has_claimed_is_not_lost_at_login(
+def test_a_flow_that_another_request_has_leased_is_not_lost_at_login(
     orders: Callable[..., Many], kind: str, many: Any
 ) -> None:
     """A transition with once=True is being made just then: the flow comes along afterwards."""
     shop = orders(kind, many)
     browser = shop.browser()
     key = browser.began("1")
-    at, seen_there = claimed(shop, key, browser)
+    at, seen_there = leased(shop, key, browser)
     login(browser, "ann")
     browser.open(browser.at("ship", key))
     shop.app.extensions["fsm"].store.records.release_lease(at, seen_there, "elsewhere")
     assert browser.see(browser.at("ship", key))["rev"] == 1
 
 
-def claimed(shop: Many, key: str, browser: Browser) -> tuple[Any, Any]:
+def leased(shop: Many, key: str, browser: Browser) -> tuple[Any, Any]:
     """Claim a session's flow as another request would; return its address and what was seen."""
     from flask_fsm.stores import FlowLocator
 

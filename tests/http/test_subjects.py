@@ -33,12 +33,15 @@ from .test_races import at_once, statuses
 FAST = ["memory://", "sqlite", "redis"]
 SERVED = [*FAST, "postgres"]
 EVERY = ["session", *SERVED]
+FAST_AND_SESSION = ["session", *FAST]
+BOTH = ["session", "memory://"]
+MEMORY = ["memory://"]
 
 # What no store has a part in is tested on one.
 on_memory = pytest.mark.parametrize("kind", ["memory://"])
 on_both = pytest.mark.parametrize("kind", ["session", "memory://"])
 on_fast = pytest.mark.parametrize("kind", FAST)
-on_fast_and_session = pytest.mark.parametrize("kind", ["session", *FAST])
+on_fast_and_session = pytest.mark.parametrize("kind", FAST_AND_SESSION)
 on_served = pytest.mark.parametrize("kind", SERVED)
 on_every = pytest.mark.parametrize("kind", EVERY)
 
@@ -137,6 +140,12 @@ def members(address: Store) -> Callable[..., Members]:
     return make
 
 
+@pytest.fixture
+def shop(members: Callable[..., Members], kind: str) -> Members:
+    """A shop with members on the kind of store that the test is run on."""
+    return members(kind)
+
+
 def assert_lost(visitor: Visitor, page: str = "address") -> None:
     """What this browser had is not there any more, neither to be seen nor to be moved."""
     response = visitor.open(page)
@@ -146,13 +155,52 @@ def assert_lost(visitor: Visitor, page: str = "address") -> None:
     assert (after["rev"], after["data"], after["drafts"]) == (0, {}, {})
 
 
+# -- the tables ---------------------------------------------------------------------------
+
+
+def play(shop: Members, visitor: Visitor, script: str) -> None:
+    """Do in a browser what a row of a table says, such as `walk cart; login ann; wait 60`."""
+    for step in script.split("; "):
+        verb, *names = step.split()
+        match verb:
+            case "walk":
+                visitor.walk(*names)
+            case "login":
+                login(visitor, *names)
+            case "logout":
+                logout(visitor)
+            case "reset":
+                restart(visitor)
+            case "see":
+                visitor.see(*names)
+            case "lose":  # the answer, and with it the new cookie, does not arrive
+                shop.copy(visitor).see(*names)
+            case "lost":
+                assert_lost(visitor, *names)
+            case "wait":
+                shop.clock.tick(int(names[0]))
+            case "elsewhere":  # another browser of a user walks
+                shop.member(names[0]).walk(*names[1:])
+            case _:
+                raise ValueError(step)
+
+
+def table(names: str, *rows: tuple[Any, ...]) -> pytest.MarkDecorator:
+    """Parametrise by rows, each of which begins with its name and the kinds of store."""
+    cases = [
+        pytest.param(kind, *rest, id=f"{name}-{kind}")
+        for name, kinds, *rest in rows
+        for kind in kinds
+    ]
+    return pytest.mark.parametrize(f"kind, {names}", cases)
+
+
 # -- one user, several browsers -------------------------------------------------------------
 
 
 @on_served
-def test_two_browsers_of_a_user_share_a_flow(members: Callable[..., Members], kind: str) -> None:
+def test_two_browsers_of_a_user_share_a_flow(shop: Members) -> None:
     """What is done in one browser is seen and continued in the other."""
-    shop = members(kind)
     laptop, phone = shop.member("ann"), shop.member("ann")
     laptop.walk("cart", "address")
     assert phone.see("delivery") == laptop.see("delivery")
@@ -163,11 +211,8 @@ def test_two_browsers_of_a_user_share_a_flow(members: Callable[..., Members], ki
 
 
 @on_fast
-def test_a_form_that_the_other_browser_has_overtaken_is_409(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_a_form_that_the_other_browser_has_overtaken_is_409(shop: Members) -> None:
     """A form opened before the other browser's step changes nothing."""
-    shop = members(kind)
     laptop, phone = shop.member("ann"), shop.member("ann")
     laptop.walk("cart")
     token = phone.token("address")
@@ -179,11 +224,8 @@ def test_a_form_that_the_other_browser_has_overtaken_is_409(
 
 
 @on_fast
-def test_of_two_blank_forms_of_a_user_one_is_taken(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_of_two_blank_forms_of_a_user_one_is_taken(shop: Members) -> None:
     """Both browsers begin: whoever comes second is told, and goes on with the first one's."""
-    shop = members(kind)
     laptop, phone = shop.member("ann"), shop.member("ann")
     tokens = laptop.token("cart"), phone.token("cart")
     assert_moved(laptop.post("cart", {"item": "a lamp"}, tokens[0]), "html", "/address")
@@ -192,11 +234,8 @@ def test_of_two_blank_forms_of_a_user_one_is_taken(
 
 
 @on_fast
-def test_two_browsers_of_a_user_race_and_one_wins(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_two_browsers_of_a_user_race_and_one_wins(shop: Members) -> None:
     """Forms of one rev, sent from both at once: one moves the flow."""
-    shop = members(kind)
     laptop, phone = shop.member("ann"), shop.member("ann")
     laptop.walk("cart")
     tokens = [browser.token("address") for browser in (laptop, phone)]
@@ -209,9 +248,8 @@ def test_two_browsers_of_a_user_race_and_one_wins(
 
 
 @on_memory
-def test_other_users_have_other_flows(members: Callable[..., Members], kind: str) -> None:
+def test_other_users_have_other_flows(shop: Members) -> None:
     """Two users, and somebody who is none, see nothing of each other."""
-    shop = members(kind)
     ann, bob, nobody = shop.member("ann"), shop.member("bob"), shop.member()
     ann.walk("cart", "address")
     bob.walk("cart")
@@ -221,11 +259,8 @@ def test_other_users_have_other_flows(members: Callable[..., Members], kind: str
 
 
 @on_fast
-def test_a_reset_on_one_device_is_seen_on_the_other(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_a_reset_on_one_device_is_seen_on_the_other(shop: Members) -> None:
     """The other device is told that the run was given up, and goes on with the new one."""
-    shop = members(kind)
     laptop, phone = shop.member("ann"), shop.member("ann")
     laptop.walk("cart", "address")
     token = phone.token("delivery")
@@ -238,11 +273,8 @@ def test_a_reset_on_one_device_is_seen_on_the_other(
 
 
 @on_memory
-def test_a_reset_by_the_other_device_is_told_by_a_notice(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_a_reset_by_the_other_device_is_told_by_a_notice(shop: Members) -> None:
     """Whoever opens a page of a run that was given up is sent to the first page, and told."""
-    shop = members(kind)
     laptop, phone = shop.member("ann"), shop.member("ann")
     laptop.walk("cart", "address")
     phone.see("delivery")
@@ -256,9 +288,8 @@ def test_a_reset_by_the_other_device_is_told_by_a_notice(
 
 
 @on_fast_and_session
-def test_a_login_claims_the_flow_of_the_session(members: Callable[..., Members], kind: str) -> None:
+def test_a_login_takes_the_flow_of_the_session_along(shop: Members, kind: str) -> None:
     """The answers come along, under a new id."""
-    shop = members(kind)
     visitor = shop.visitor().walk("cart", "address")
     before = visitor.see("delivery")
     login(visitor, "ann")
@@ -271,11 +302,8 @@ def test_a_login_claims_the_flow_of_the_session(members: Callable[..., Members],
 
 
 @on_fast_and_session
-def test_the_cookie_from_before_the_login_opens_nothing(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_the_cookie_from_before_the_login_opens_nothing(shop: Members) -> None:
     """Whoever had set or seen the anonymous cookie neither sees nor moves the user's flow."""
-    shop = members(kind)
     visitor = shop.visitor().walk("cart", "address")
     thief = shop.copy(visitor)
     token = thief.token("delivery")
@@ -290,11 +318,8 @@ def test_the_cookie_from_before_the_login_opens_nothing(
 
 
 @on_fast_and_session
-def test_a_blank_flow_that_was_planted_is_not_the_users(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_a_blank_flow_that_was_planted_is_not_the_users(shop: Members) -> None:
     """The victim fills in a form in a session that somebody else prepared, and logs in."""
-    shop = members(kind)
     thief = shop.visitor()
     thief.see("cart")
     victim = shop.copy(thief)
@@ -306,11 +331,8 @@ def test_a_blank_flow_that_was_planted_is_not_the_users(
 
 
 @on_every
-def test_a_form_open_at_login_is_good_until_the_next_commit(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_a_form_open_at_login_is_good_until_the_next_commit(shop: Members) -> None:
     """The token that was made for the old id is taken once more after the login."""
-    shop = members(kind)
     visitor = shop.visitor().walk("cart")
     token, other = visitor.token("address"), visitor.token("address")
     login(visitor, "ann")
@@ -321,41 +343,48 @@ def test_a_form_open_at_login_is_good_until_the_next_commit(
     assert visitor.see("delivery")["rev"] == 2
 
 
-@on_fast_and_session
-def test_a_form_open_at_login_is_no_good_after_a_commit(
-    members: Callable[..., Members], kind: str
+@table(
+    "before, between",
+    ("first request", FAST_AND_SESSION, "see cart; walk cart", "login ann"),
+    ("blank, first request", BOTH, "see cart", "login ann"),
+    ("blank", FAST_AND_SESSION, "see cart", "login ann; see cart"),
+)
+def test_a_form_open_at_login_is_taken_after_it(shop: Members, before: str, between: str) -> None:
+    """With or without a look at the page in between; the flow has a new id."""
+    visitor = shop.visitor()
+    play(shop, visitor, before)
+    page, following = ("address", "delivery") if "walk" in before else ("cart", "address")
+    at_first, token = visitor.see(page), visitor.token(page)
+    play(shop, visitor, between)
+    assert_moved(visitor.post(page, ANSWERS[page], token), "html", f"/{following}")
+    after = visitor.see(following)
+    assert (after["rev"], after["id"] == at_first["id"]) == (at_first["rev"] + 1, False)
+
+
+@table(
+    "between, page, codes",
+    ("moved on", FAST_AND_SESSION, "login ann; walk address", "delivery", [409]),
+    ("bob's", MEMORY, "elsewhere bob cart; login ann; see address; login bob", "address", [409]),
+    ("anonymous", BOTH, "login ann; see address; logout; walk cart", "address", [409, 410]),
+)
+def test_a_form_open_at_login_does_not_move_another_flow(
+    shop: Members, between: str, page: str, codes: list[int]
 ) -> None:
-    """Once the flow has moved on, no token of its old id is taken."""
-    shop = members(kind)
+    """Neither the moved one, nor what that browser has next, though at the same page and rev."""
     visitor = shop.visitor().walk("cart")
     token = visitor.token("address")
-    login(visitor, "ann")
-    visitor.walk("address")
-    before = visitor.see("delivery")
-    response = visitor.post("address", ANSWERS["address"] | {"street": "x"}, token, "json")
-    assert_refused(response, "json", 409)
-    assert visitor.see("delivery") == before
+    play(shop, visitor, between)
+    before = visitor.see(page)
+    answers = ANSWERS["address"] | {"street": "late"}
+    response = visitor.post("address", answers, token, "json")
+    assert response.status_code in codes
+    assert_refused(response, "json", response.status_code)
+    assert visitor.see(page) == before
 
 
 @on_fast_and_session
-def test_the_form_open_at_login_may_be_the_first_request_after_it(
-    members: Callable[..., Members], kind: str
-) -> None:
-    """No page needs to be opened between the login and the form."""
-    shop = members(kind)
-    visitor = shop.visitor().walk("cart")
-    token = visitor.token("address")
-    login(visitor, "ann")
-    assert_moved(visitor.post("address", ANSWERS["address"], token), "html", "/delivery")
-    assert visitor.see("delivery")["rev"] == 2
-
-
-@on_fast_and_session
-def test_a_double_click_on_the_form_open_at_login_is_one_commit(
-    members: Callable[..., Members], kind: str
-) -> None:
-    """Both clicks carry the cookie from before the claim; the second gets the stored answer."""
-    shop = members(kind)
+def test_a_double_click_on_the_form_open_at_login_is_one_commit(shop: Members) -> None:
+    """Both clicks carry the cookie of before; the second gets the stored answer."""
     visitor = shop.visitor().walk("cart")
     token = visitor.token("address")
     login(visitor, "ann")
@@ -367,11 +396,8 @@ def test_a_double_click_on_the_form_open_at_login_is_one_commit(
 
 
 @on_fast_and_session
-def test_a_form_sent_before_the_login_and_again_after_it_has_one_effect(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_a_form_sent_before_the_login_and_again_after_it_has_one_effect(shop: Members) -> None:
     """The answer was lost, the visitor logged in, and sends again: the stored answer."""
-    shop = members(kind)
     visitor = shop.visitor().walk("cart")
     token = visitor.token("address")
     assert_moved(visitor.post("address", ANSWERS["address"], token), "html", "/delivery")
@@ -380,25 +406,9 @@ def test_a_form_sent_before_the_login_and_again_after_it_has_one_effect(
     assert visitor.see("delivery")["rev"] == 2
 
 
-@on_fast_and_session
-def test_the_answer_to_the_first_request_after_a_login_may_get_lost(
-    members: Callable[..., Members], kind: str
-) -> None:
-    """The browser asks again with the cookie that it has, and finds the flow."""
-    shop = members(kind)
-    visitor = shop.visitor().walk("cart", "address")
-    login(visitor, "ann")
-    shop.copy(visitor).see("delivery")
-    assert visitor.see("delivery")["rev"] == 2
-    visitor.walk("delivery")
-
-
 @on_fast
-def test_two_first_requests_after_a_login_claim_once(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_two_first_requests_after_a_login_take_the_flow_along_once(shop: Members) -> None:
     """Two tabs are opened at once after the login: both show the flow."""
-    shop = members(kind)
     visitor = shop.visitor().walk("cart", "address")
     login(visitor, "ann")
     tabs = [shop.copy(visitor) for _ in range(4)]
@@ -408,11 +418,10 @@ def test_two_first_requests_after_a_login_claim_once(
 
 
 @on_fast
-def test_a_request_that_comes_while_another_one_claims_finds_the_flow(
-    members: Callable[..., Members], kind: str, monkeypatch: pytest.MonkeyPatch
+def test_a_request_while_another_one_takes_the_flow_along_finds_it(
+    shop: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process claims the flow between two looks at the store."""
-    shop = members(kind)
+    """Another process takes the flow along between two looks at the store."""
     visitor = shop.visitor().walk("cart", "address")
     login(visitor, "ann")
     other = shop.copy(visitor)
@@ -433,7 +442,7 @@ def test_a_request_that_comes_while_another_one_claims_finds_the_flow(
 
 
 @on_fast
-def test_a_flow_that_another_request_has_claimed_comes_along_later(
+def test_a_flow_that_another_request_has_leased_comes_along_later(
     members: Callable[..., Members], kind: str
 ) -> None:
     """A transition with once=True is being made at the login: come back in a moment, or wait."""
@@ -453,37 +462,9 @@ def test_a_flow_that_another_request_has_claimed_comes_along_later(
     assert visitor.see("address")["rev"] == 1
 
 
-@on_fast_and_session
-def test_a_blank_form_is_good_after_the_login(members: Callable[..., Members], kind: str) -> None:
-    """The first page was open, never sent, when its visitor logged in."""
-    shop = members(kind)
-    visitor = shop.visitor()
-    before, token = visitor.see("cart"), visitor.token("cart")
-    login(visitor, "ann")
-    after = visitor.see("cart")
-    assert (after["rev"], after["id"] == before["id"]) == (0, False)
-    assert_moved(visitor.post("cart", ANSWERS["cart"], token), "html", "/address")
-    assert visitor.see("address")["rev"] == 1
-
-
-@on_both
-def test_a_blank_form_is_good_as_the_first_request_after_the_login(
-    members: Callable[..., Members], kind: str
-) -> None:
-    """The same, without a look at the page in between."""
-    shop = members(kind)
-    visitor = shop.visitor()
-    token = visitor.token("cart")
-    login(visitor, "ann")
-    assert_moved(visitor.post("cart", ANSWERS["cart"], token), "html", "/address")
-
-
 @on_fast
-def test_a_blank_form_does_not_replace_what_the_user_has(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_a_blank_form_does_not_replace_what_the_user_has(shop: Members) -> None:
     """At login the user's own flow is shown, and the blank form changes nothing."""
-    shop = members(kind)
     shop.member("ann").walk("cart", "address")
     visitor = shop.visitor()
     token = visitor.token("cart")
@@ -507,11 +488,8 @@ def two_flows(shop: Members, *, newer: str) -> tuple[Visitor, dict[str, Any], di
 
 @on_served
 @pytest.mark.parametrize("newer", ["session", "users"])
-def test_of_two_flows_the_newest_is_kept(
-    members: Callable[..., Members], kind: str, newer: str
-) -> None:
+def test_of_two_flows_the_newest_is_kept(shop: Members, newer: str) -> None:
     """After a login the flow that was moved last is the user's, on all devices."""
-    shop = members(kind)
     visitor, mine, theirs = two_flows(shop, newer=newer)
     old = shop.copy(visitor)
     login(visitor, "ann")
@@ -523,11 +501,8 @@ def test_of_two_flows_the_newest_is_kept(
 
 @on_fast
 @pytest.mark.parametrize("newer", ["session", "users"])
-def test_on_claim_decides_which_is_kept(
-    members: Callable[..., Members], kind: str, newer: str
-) -> None:
+def test_on_login_conflict_decides_which_is_kept(shop: Members, newer: str) -> None:
     """The function gets both snapshots, the session's first, and returns one."""
-    shop = members(kind)
     asked: list[tuple[str, str, str | None]] = []
 
     @shop.fsm.on_login_conflict
@@ -543,9 +518,8 @@ def test_on_claim_decides_which_is_kept(
 
 
 @on_memory
-def test_the_form_of_the_flow_that_lost_is_409(members: Callable[..., Members], kind: str) -> None:
+def test_the_form_of_the_flow_that_lost_is_409(shop: Members) -> None:
     """A form of the session's flow does not move the user's own one, at the same rev."""
-    shop = members(kind)
     visitor, _, theirs = two_flows(shop, newer="users")
     token = visitor.token("delivery")
     login(visitor, "ann")
@@ -554,11 +528,8 @@ def test_the_form_of_the_flow_that_lost_is_409(members: Callable[..., Members], 
 
 
 @on_memory
-def test_the_form_of_the_users_flow_that_lost_is_409(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_the_form_of_the_users_flow_that_lost_is_409(shop: Members) -> None:
     """The user's other device is at the flow that came with the login, not at its own."""
-    shop = members(kind)
     laptop = shop.member("ann").walk("cart", "address")
     token = laptop.token("delivery")
     shop.clock.tick(60)
@@ -570,9 +541,8 @@ def test_the_form_of_the_users_flow_that_lost_is_409(
 
 
 @on_served
-def test_the_history_comes_along_once(members: Callable[..., Members], kind: str) -> None:
+def test_the_history_comes_along_once(shop: Members) -> None:
     """After a login the run has its whole history, and the log has each entry once."""
-    shop = members(kind)
     visitor = shop.visitor().walk("cart", "address")
     login(visitor, "ann")
     visitor.walk("delivery")
@@ -590,11 +560,8 @@ def test_the_history_comes_along_once(members: Callable[..., Members], kind: str
 
 
 @on_fast_and_session
-def test_after_a_logout_nobody_in_that_browser_sees_the_flow(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_after_a_logout_nobody_in_that_browser_sees_the_flow(shop: Members, kind: str) -> None:
     """Neither without a login nor as another user, by a page or by the form that is open."""
-    shop = members(kind)
     visitor = shop.member("ann").walk("cart", "address")
     token = visitor.token("delivery")
     logout(visitor)
@@ -614,10 +581,9 @@ def test_after_a_logout_nobody_in_that_browser_sees_the_flow(
 
 @on_fast_and_session
 def test_a_browser_that_changes_from_one_user_to_another_changes_flows(
-    members: Callable[..., Members], kind: str
+    shop: Members, kind: str
 ) -> None:
     """Without a logout between, too, the second user sees nothing of the first one's."""
-    shop = members(kind)
     visitor = shop.member("ann").walk("cart", "address")
     token = visitor.token("delivery")
     login(visitor, "bob")
@@ -632,67 +598,37 @@ def test_a_browser_that_changes_from_one_user_to_another_changes_flows(
         assert visitor.see("address")["rev"] == 1
 
 
-@on_memory
-def test_a_form_from_before_a_login_does_not_move_another_users_flow(
-    members: Callable[..., Members], kind: str
+NEXT_USER = "walk cart address; login ann; logout; login bob"
+BACK = "login ann; walk cart address; logout; see cart; login ann"
+RESET = "login ann; walk cart address; reset; logout; walk cart; login ann"
+
+
+@table(
+    "script, page, rev",
+    ("answer lost", FAST_AND_SESSION, "walk cart address; login ann; lose delivery", "delivery", 2),
+    ("next user", FAST_AND_SESSION, NEXT_USER, "delivery", None),
+    ("back after the next user", FAST, f"{NEXT_USER}; lost delivery; login ann", "delivery", 2),
+    ("back after a logout", FAST, BACK, "delivery", 2),
+    ("nothing to come back to", ["session"], BACK, "address", None),
+    ("newer", FAST, f"{BACK}; see delivery; logout; wait 60; walk cart; login ann", "address", 1),
+    ("newer than a reset", FAST, RESET, "address", 1),
+)
+def test_which_flow_a_browser_has_after_logins_and_logouts(
+    shop: Members, script: str, page: str, rev: int | None
 ) -> None:
-    """A form was open, Ann logged in, and then Bob, whose flow is at the same page and rev."""
-    shop = members(kind)
-    shop.member("bob").walk("cart")
-    visitor = shop.visitor().walk("cart")
-    token = visitor.token("address")
-    login(visitor, "ann")
-    visitor.see("address")
-    login(visitor, "bob")
-    before = visitor.see("address")
-    response = visitor.post("address", ANSWERS["address"] | {"street": "Ann's"}, token, "json")
-    assert_refused(response, "json", 409)
-    assert visitor.see("address") == before
+    """The user's, or what was begun later without a login; None: neither, and nothing is seen."""
+    visitor = shop.visitor()
+    play(shop, visitor, script)
+    if rev is None:
+        assert_lost(visitor, page)
+    else:
+        assert visitor.see(page)["rev"] == rev
+        visitor.walk(page)
 
 
 @on_both
-def test_a_form_from_before_a_login_does_not_move_the_next_anonymous_flow(
-    members: Callable[..., Members], kind: str
-) -> None:
-    """A form was open, Ann logged in and out; the next one in that browser is at the same page."""
-    shop = members(kind)
-    visitor = shop.visitor().walk("cart")
-    token = visitor.token("address")
-    login(visitor, "ann")
-    visitor.see("address")
-    logout(visitor)
-    visitor.post("cart", {"item": "a rug"})
-    before = visitor.see("address")
-    response = visitor.post("address", ANSWERS["address"] | {"street": "Ann's"}, token, "json")
-    assert response.status_code in (409, 410)
-    assert visitor.see("address") == before
-
-
-@on_fast_and_session
-def test_after_logout_and_login_the_user_is_back(
-    members: Callable[..., Members], kind: str
-) -> None:
-    """What an anonymous visitor began in between is claimed if it is newer."""
-    shop = members(kind)
-    visitor = shop.member("ann").walk("cart", "address")
-    logout(visitor)
-    visitor.see("cart")
-    login(visitor, "ann")
-    if kind == "session":
-        assert_lost(visitor)  # there is no server from which it could come back
-        return
-    assert visitor.see("delivery")["rev"] == 2
-    logout(visitor)
-    shop.clock.tick(60)
-    visitor.walk("cart")
-    login(visitor, "ann")
-    assert visitor.see("address")["rev"] == 1
-
-
-@on_both
-def test_a_view_may_log_in_and_move_on(members: Callable[..., Members], kind: str) -> None:
+def test_a_view_may_log_in_and_move_on(shop: Members, kind: str) -> None:
     """The login is a step of the flow itself."""
-    shop = members(kind)
 
     def log_in(page: str) -> None:
         if page == "address":
@@ -706,9 +642,8 @@ def test_a_view_may_log_in_and_move_on(members: Callable[..., Members], kind: st
 
 
 @on_both
-def test_a_view_may_log_out_and_move_on(members: Callable[..., Members], kind: str) -> None:
+def test_a_view_may_log_out_and_move_on(shop: Members, kind: str) -> None:
     """The step is the user's, and the browser sees nothing of it."""
-    shop = members(kind)
 
     def log_out(page: str) -> None:
         if page == "address":
@@ -744,7 +679,7 @@ def test_a_users_flow_that_has_expired_begins_anew(
 
 
 @on_fast_and_session
-def test_an_expired_flow_is_not_claimed(members: Callable[..., Members], kind: str) -> None:
+def test_an_expired_flow_is_not_taken_along(members: Callable[..., Members], kind: str) -> None:
     """Who logs in after the flow has expired begins anew, and no open form revives it."""
     shop = members(kind, FSM_FLOW_LIFETIME=float(DAY))
     visitor = shop.visitor().walk("cart", "address")
@@ -766,20 +701,6 @@ def test_the_sessions_flow_is_kept_if_the_users_has_expired(
     shop.member("ann").walk("cart", "address", "delivery")
     shop.clock.tick(DAY + 1)
     visitor = shop.visitor().walk("cart")
-    login(visitor, "ann")
-    assert visitor.see("address")["rev"] == 1
-
-
-@on_fast
-def test_the_sessions_flow_takes_the_place_of_one_that_was_given_up(
-    members: Callable[..., Members], kind: str
-) -> None:
-    """A user who has reset, logged out, and begun without a login takes that along."""
-    shop = members(kind)
-    visitor = shop.member("ann").walk("cart", "address")
-    restart(visitor)
-    logout(visitor)
-    visitor.walk("cart")
     login(visitor, "ann")
     assert visitor.see("address")["rev"] == 1
 
@@ -890,7 +811,7 @@ def test_many_flows_need_a_server(many: Any) -> None:
 
 
 def test_once_needs_a_server() -> None:
-    """In the session nothing can be claimed; set-up names the edge."""
+    """In the session there are no leases; set-up names the edge."""
     text = set_up_of(Machine("m", [Transition("a", "b", once=True)]), None, "session")
     assert "once=True" in text
     assert "'a', 'b'" in text
@@ -974,11 +895,8 @@ def test_a_subject_may_be_a_proxy() -> None:
 
 
 @on_served
-def test_a_users_flow_outlives_the_key_of_the_app(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_a_users_flow_outlives_the_key_of_the_app(shop: Members) -> None:
     """A new SECRET_KEY, with the old one as a fallback and then without: the flow goes on."""
-    shop = members(kind)
     laptop = shop.member("ann").walk("cart", "address")
     before = laptop.see("delivery")
     shop.app.config["SECRET_KEY"] = "a new key"
@@ -995,11 +913,8 @@ def test_a_users_flow_outlives_the_key_of_the_app(
 
 
 @on_fast
-def test_a_users_flow_is_sealed_anew_by_a_commit(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_a_users_flow_is_sealed_anew_by_a_commit(shop: Members) -> None:
     """After a commit under the new key the old one is not needed: the id stays the same."""
-    shop = members(kind)
     shop.member("ann").walk("cart")
     shop.app.config["SECRET_KEY"] = "a new key"
     shop.app.config["SECRET_KEY_FALLBACKS"] = [SECRET]
@@ -1009,11 +924,8 @@ def test_a_users_flow_is_sealed_anew_by_a_commit(
 
 
 @on_fast
-def test_a_new_key_without_fallback_costs_the_open_forms_only(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_a_new_key_without_fallback_costs_the_open_forms_only(shop: Members) -> None:
     """The user logs in again and finds the flow; the form of before is no form of this site."""
-    shop = members(kind)
     laptop = shop.member("ann").walk("cart", "address")
     token = laptop.token("delivery")
     shop.app.config["SECRET_KEY"] = "a new key"
@@ -1057,7 +969,7 @@ class Two(Members):
 
 @on_fast
 def test_added_machines_go_by_the_subject_of_the_first(address: Store, kind: str) -> None:
-    """A user has a flow of each machine, and a login claims both."""
+    """A user has a flow of each machine, and a login takes both along."""
     shop = Two(address(kind))
     visitor = shop.visitor()
     visitor.send("cart")
@@ -1069,7 +981,7 @@ def test_added_machines_go_by_the_subject_of_the_first(address: Store, kind: str
     assert (phone.see("address")["rev"], phone.see("signed")["rev"]) == (1, 1)
 
 
-def test_added_machines_go_by_the_on_claim_of_the_first() -> None:
+def test_added_machines_go_by_the_on_login_conflict_of_the_first() -> None:
     """It is asked for the flows of each machine."""
     shop = Two("memory://")
     shop.fsm.on_login_conflict(lambda session, users: users)
@@ -1137,9 +1049,8 @@ def _dump_sql(url: str) -> Iterator[str]:
 
 
 @on_served
-def test_what_is_only_looked_at_is_not_stored(members: Callable[..., Members], kind: str) -> None:
+def test_what_is_only_looked_at_is_not_stored(shop: Members) -> None:
     """A GET, a HEAD, and a form that is refused leave nothing in the store."""
-    shop = members(kind)
     visitor = shop.visitor()
     for page in ("cart", "address", "done"):
         visitor.open(page)
@@ -1161,9 +1072,8 @@ def test_what_is_only_looked_at_is_not_stored(members: Callable[..., Members], k
 
 
 @on_served
-def test_nothing_that_is_stored_opens_a_flow(members: Callable[..., Members], kind: str) -> None:
+def test_nothing_that_is_stored_opens_a_flow(shop: Members) -> None:
     """No id, cookie or token is found in a dump of the store; the SHA-256 of the id is."""
-    shop = members(kind)
     visitor = shop.visitor().walk("cart")
     texts = [visitor.cookie, visitor.token("address"), shop.app.secret_key]
     ids = [visitor.see("address")["id"]]
@@ -1190,11 +1100,8 @@ def test_nothing_that_is_stored_opens_a_flow(members: Callable[..., Members], ki
 
 
 @on_fast
-def test_the_id_that_a_login_gave_is_not_stored_in_the_clear(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_the_id_that_a_login_gave_is_not_stored_in_the_clear(shop: Members) -> None:
     """Of a user's flow the dump holds a sealed id, which differs each time it is sealed."""
-    shop = members(kind)
     visitor = shop.member("ann").walk("cart")
     first = dump(shop)
     visitor.walk("address")
@@ -1203,11 +1110,8 @@ def test_the_id_that_a_login_gave_is_not_stored_in_the_clear(
 
 
 @on_both
-def test_the_answer_does_not_depend_on_whether_a_login_was_made_twice(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_the_answer_does_not_depend_on_whether_a_login_was_made_twice(shop: Members) -> None:
     """A second login of the same user changes nothing, not even the id."""
-    shop = members(kind)
     visitor = shop.member("ann").walk("cart")
     before = visitor.see("address")
     login(visitor, "ann")
@@ -1224,28 +1128,8 @@ def test_a_subject_may_end_the_request() -> None:
 
 
 @on_fast_and_session
-def test_who_logs_in_after_another_user_gets_nothing_of_theirs(
-    members: Callable[..., Members], kind: str
-) -> None:
-    """Ann logs in and out without opening a page of the flow; then Bob logs in."""
-    shop = members(kind)
-    visitor = shop.visitor().walk("cart", "address")
-    login(visitor, "ann")
-    logout(visitor)
-    login(visitor, "bob")
-    assert_lost(visitor, "delivery")
-    ann = shop.copy(visitor)
-    login(ann, "ann")
-    if kind != "session":
-        assert ann.see("delivery")["rev"] == 2
-
-
-@on_fast_and_session
-def test_a_login_within_a_guarded_view_takes_the_flow_along_at_once(
-    members: Callable[..., Members], kind: str
-) -> None:
+def test_a_login_within_a_guarded_view_takes_the_flow_along_at_once(shop: Members) -> None:
     """So that nobody who logs in after a logout finds it, whatever the login's view has read."""
-    shop = members(kind)
 
     @shop.app.post("/guarded-login/<user>")
     def guarded_login(user: str) -> str:
