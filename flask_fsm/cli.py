@@ -14,7 +14,7 @@ from flask.cli import AppGroup
 from .errors import FSMError
 from .reports.svg import as_svg
 from .reports.table import as_json, as_table
-from .runtime.state import app_state
+from .runtime.app_state import app_state
 
 __all__ = ["fsm"]
 

@@ -42,7 +42,7 @@ from .pages.api import MachineViews, delegated, describe
 from .pages.decisions import page_requests
 from .pages.guard import after_request, answer_error
 from .pages.resume_link import resume
-from .runtime.state import EXTENSION, AppState, app_state
+from .runtime.app_state import EXTENSION, AppState, app_state
 from .security.origin import add_cors_headers
 from .stores import RecordStore
 

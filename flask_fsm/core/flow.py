@@ -20,7 +20,8 @@ from ..errors import (
     ValidationFailed,
 )
 from .answers import dump_answers, load_answers
-from .decision import (
+from .definition import Definition
+from .evaluation import (
     judge,
     node_to_edit,
     reasons_against,
@@ -28,7 +29,6 @@ from .decision import (
     require_sync_result,
     run_hooks,
 )
-from .definition import Definition
 from .event import SAME, EventStatus, check_status
 from .flow_base import Clock, FlowBase
 from .history import LogItem

@@ -1,5 +1,7 @@
 """The history: append-only entries for people and audits; no decision reads it.
 
+(Which pages may be reopened, by the back policies of edges, is up to the path: core/path.)
+
 Entries made since the flow was loaded are linked items. Those loaded remain text until they are
 read, and a commit appends to that text.
 

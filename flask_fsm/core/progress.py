@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .decision import guards_allow
+from .evaluation import guards_allow
 from .flow_base import FlowBase
 
 __all__ = ["Progress", "progress_of"]

@@ -1,4 +1,7 @@
-"""State, Transition and Edge: the parts of a definition."""
+"""State, Transition and Edge: the parts of a definition.
+
+The back policy of a transition (`back=`) is applied by core/path when its edge is taken.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from flask import current_app, has_request_context
 from ..core.event import EventStatus, check_status
 from ..core.flow import Flow
 from ..errors import Code, ConfigError, DefinitionError, DuplicateEndpoint, FSMError, NotFound
-from ..runtime.state import app_state
+from ..runtime.app_state import app_state
 from ..runtime.unit_of_work import UnitOfWork
 from .channels.app_channels import LiveChannel
 from .client.presence import LONGEST_GROUP, is_group, members

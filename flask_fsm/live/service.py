@@ -24,8 +24,8 @@ from .protocol.close_codes import CloseCode
 from .protocol.frames import Envelope, EnvelopeKind, data_frame, dumps, run_of, state_frame
 from .server.engine import Engine
 from .server.handoff import is_plain
-from .server.loop import LoopEngine
-from .server.threads import ThreadEngine
+from .server.loop_engine import LoopEngine
+from .server.thread_engine import ThreadEngine
 
 __all__ = ["ENGINES", "Service"]
 

@@ -22,7 +22,7 @@ from ..core.flow import Flow, Progress, Result
 from ..core.history import History
 from ..core.machine import Machine
 from ..errors import Code, ConfigError, DefinitionError, Reason
-from ..runtime.state import app_state
+from ..runtime.app_state import app_state
 from ..runtime.transaction import transaction
 from ..security.tokens import Token
 from .advance import advance

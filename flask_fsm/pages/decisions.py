@@ -36,7 +36,7 @@ from ..responses import (
     see_other,
     success_response,
 )
-from ..runtime.state import AppState, unwrap
+from ..runtime.app_state import AppState, unwrap
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token, TokenContent, new_nonce
 from ..signals import denied, emit

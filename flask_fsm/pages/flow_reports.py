@@ -13,7 +13,7 @@ from ..binding.declaration import Declaration
 from ..core.machine import Machine
 from ..errors import ConfigError
 from ..reports.funnel import Funnel, LogEntry
-from ..runtime.state import app_state
+from ..runtime.app_state import app_state
 from ..runtime.unit_of_work import UnitOfWork
 from .decisions import page_requests
 from .urls import FlowURLs

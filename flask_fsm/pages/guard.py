@@ -24,8 +24,8 @@ from ..errors import (
     StoreUnavailable,
 )
 from ..responses import Refusal, RefusalContext
+from ..runtime.app_state import AppState, app_state
 from ..runtime.session_data import has_session_data
-from ..runtime.state import AppState, app_state
 from ..runtime.unit_of_work import UnitOfWork
 from .decisions import PageRequest, keep_private, page_requests
 from .submission import SAFE_METHODS

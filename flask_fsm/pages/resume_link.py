@@ -22,8 +22,8 @@ from itsdangerous import BadData, URLSafeSerializer
 
 from ..errors import Code, FlowGone, NotFound
 from ..responses import Refusal, RefusalContext, no_store
+from ..runtime.app_state import app_state, secret_keys
 from ..runtime.link import follow_link, link_target
-from ..runtime.state import app_state, secret_keys
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.origin import is_own_form
 from .submission import csrf_field

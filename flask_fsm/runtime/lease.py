@@ -9,7 +9,7 @@ from typing import Final
 from ..core.snapshot import Snapshot
 from ..errors import FlowBusy
 from ..stores.base import FlowLocator, Version
-from .state import AppState
+from .app_state import AppState
 
 __all__ = ["Lease"]
 

@@ -39,7 +39,7 @@ def follow_link(
     machine = work.bound.machine
     if confirmed and not machine.many and _has_followed(work, new_id):
         return
-    address, found = store.links.find(machine, owner, key, mark, work.state.oldest())
+    address, found = store.links.find(machine, owner, key, mark, work.state.expired_before())
     old = found.snapshot
     assert old is not None
     work.needs_key = False
@@ -75,7 +75,7 @@ def _has_followed(work: UnitOfWork, id: str) -> bool:
     found = store.load(
         locator,
         store.session_value(locator, snapshot),
-        work.state.oldest(),
+        work.state.expired_before(),
         work.bound.choose,
     )
     if found.snapshot is None or not found.snapshot.rev:

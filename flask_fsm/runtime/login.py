@@ -1,4 +1,8 @@
-"""Login: all flows of a session are taken along to the subject that the session has got."""
+"""Login: all flows of a session are taken along to the subject that has just logged in.
+
+This is for machines with `many`. Each flow is moved by its store (records/login_merge); a single
+flow is taken along as the store loads it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ from typing import Any
 from ..binding.bound_machine import Bound
 from ..errors import FlowBusy, StaleFlow
 from ..stores.base import FlowLocator, LoadResult
+from .app_state import AppState
 from .locate import SessionFlow
 from .session_data import OWNER_KEY, SESSION_KEY, read_pairs
-from .state import AppState
 
 __all__ = ["take_all_along"]
 
@@ -28,9 +32,9 @@ def take_all_along(
     """
     store = state.require_record_store(f"many={bound.machine.many!r}")
     anonymous = owner._replace(subject=None, secret=secret)
-    oldest = state.oldest()
-    begun = dict(store.owner_flows(anonymous, oldest))
-    together = [*begun.values(), *dict(store.owner_flows(owner, oldest)).values()]
+    expired_before = state.expired_before()
+    begun = dict(store.owner_flows(anonymous, expired_before))
+    together = [*begun.values(), *dict(store.owner_flows(owner, expired_before)).values()]
     times = sorted(found.snapshot.updated for found in together if found.snapshot)
     surplus = len(times) - state.config.flows_per_subject
     if surplus > 0:

@@ -10,7 +10,7 @@ from flask import g
 
 from ..errors import ConfigError
 from ..stores import RecordStore
-from .state import unwrap
+from .app_state import unwrap
 
 __all__ = ["TRANSACTION", "Transaction", "current_transaction", "transaction"]
 

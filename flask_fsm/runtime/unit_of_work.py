@@ -28,12 +28,12 @@ from ..stores.base import (
     root_id,
 )
 from ..stores.cache import FlowLock
+from .app_state import AppState, unwrap
 from .lease import Lease
 from .listeners import CommitListener, Sender
 from .locate import SessionFlow, find_key, find_owner, needs_key, no_such_flow, session_flow
 from .login import take_all_along
 from .session_data import owner_secret
-from .state import AppState, unwrap
 from .stored_flow import StoredFlow
 from .transaction import TRANSACTION, Transaction, current_transaction
 
@@ -172,7 +172,7 @@ class UnitOfWork:
             return [("", self.persisted)] if self.persisted.rev else []
         return [
             (key, found.snapshot)
-            for key, found in store.owner_flows(owner, self.state.oldest())
+            for key, found in store.owner_flows(owner, self.state.expired_before())
             if found.snapshot is not None
         ]
 
@@ -192,7 +192,7 @@ class UnitOfWork:
         if not hasattr(self, "session_flow"):
             self._find()
         state, machine, flow = self.state, self.bound.machine, self.session_flow
-        found = state.store.load(flow.locator, flow.text, state.oldest(), self.bound.choose)
+        found = state.store.load(flow.locator, flow.text, state.expired_before(), self.bound.choose)
         self.version = found.version
         self.missing_reason = found.missing_reason
         if isinstance(found.missing_reason, SnapshotError):

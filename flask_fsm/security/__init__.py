@@ -1,0 +1,1 @@
+"""Signed tokens, encrypted ids, and the rules of same origin."""

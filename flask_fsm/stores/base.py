@@ -1,4 +1,7 @@
-"""The interface of stores: the protocol `Store`, and its arguments and results."""
+"""The interface of stores: the protocol `Store`, and its arguments and results.
+
+`Store.load` checks the expiry of a flow, `Store.commit` compares and swaps.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +144,7 @@ class Store(Protocol):
         ...
 
     def load(
-        self, locator: FlowLocator, session_value: str | None, oldest: float, choose: Choose
+        self, locator: FlowLocator, session_value: str | None, expired_before: float, choose: Choose
     ) -> LoadResult:
         """Load a flow.
 
@@ -150,8 +153,8 @@ class Store(Protocol):
         Args:
             locator: Which flow.
             session_value: What the session carries of it.
-            oldest: Expiry: a flow whose last commit is before this time, in seconds since 1970,
-                is gone.
+            expired_before: The expiry: a flow whose last commit is before this time is gone.
+                Seconds since 1970.
             choose: After a login, returns which of two flows is kept.
 
         Raises:

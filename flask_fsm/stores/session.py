@@ -58,7 +58,7 @@ class SessionStore:
         return fields[1] if len(fields) == 3 else None
 
     def load(
-        self, locator: FlowLocator, session_value: str | None, oldest: float, choose: Choose
+        self, locator: FlowLocator, session_value: str | None, expired_before: float, choose: Choose
     ) -> LoadResult:
         if session_value is None:
             return LoadResult()
@@ -79,7 +79,7 @@ class SessionStore:
         mine = snapshot.subject == locator.subject
         if not mine and snapshot.subject is not None:
             return LoadResult()  # of another user, who had this session before
-        if snapshot.updated < oldest:
+        if snapshot.updated < expired_before:
             return LoadResult(
                 version=_version(snapshot), missing_reason=flow_gone(snapshot.id, Code.EXPIRED)
             )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from flask import Flask
 
-from ..runtime.state import EXTENSION, AppState
+from ..runtime.app_state import EXTENSION, AppState
 
 __all__ = ["FrozenClock", "frozen_clock", "state_of"]
 

@@ -23,7 +23,7 @@ from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.websocket import Deflate, Handshake, WebSocket
 from flask_fsm.live.routes.upgrade import upgrade_response
 from flask_fsm.live.server.transport import WebSocketTransport
-from flask_fsm.runtime.state import app_state, unwrap
+from flask_fsm.runtime.app_state import app_state, unwrap
 
 from .apps import SECRET, VARIABLE
 

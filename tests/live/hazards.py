@@ -20,7 +20,7 @@ from flask_session import Session
 
 from flask_fsm import FlaskFSM, Flow, Machine, State
 from flask_fsm.channels import SSEChannel
-from flask_fsm.runtime.state import app_state
+from flask_fsm.runtime.app_state import app_state
 
 from .apps import SECRET, VARIABLE
 

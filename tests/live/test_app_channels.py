@@ -23,7 +23,7 @@ from flask_fsm.live.client.actions import Frame, Job
 from flask_fsm.live.client.session import ClientSession
 from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.frames import Envelope, EnvelopeKind
-from flask_fsm.runtime.state import app_state, unwrap
+from flask_fsm.runtime.app_state import app_state, unwrap
 
 from ..clients import PATIENCE
 from .serving import until

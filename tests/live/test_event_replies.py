@@ -15,7 +15,7 @@ from flask_fsm import FlaskFSM, Flow, Machine, Result, Transition
 from flask_fsm.live.client.actions import Frame, Job
 from flask_fsm.live.client.session import ClientSession
 from flask_fsm.live.client.subscriber import Subscriber
-from flask_fsm.runtime.state import app_state, unwrap
+from flask_fsm.runtime.app_state import app_state, unwrap
 from flask_fsm.signals import transitioned
 
 

@@ -15,7 +15,7 @@ import pytest
 from flask_fsm.live.client.actions import Job
 from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.close_codes import CloseCode
-from flask_fsm.live.server.loop import LoopEngine
+from flask_fsm.live.server.loop_engine import LoopEngine
 from flask_fsm.live.server.transport import StreamTransport
 
 from ..clients import PATIENCE

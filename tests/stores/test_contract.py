@@ -120,8 +120,8 @@ class Kept:
             snapshot = self.load(session_value)
         return snapshot, session_value
 
-    def loaded(self, session_value: str | None, oldest: float = 0) -> LoadResult:
-        return self.store.load(self.locator, session_value, oldest, newest)
+    def loaded(self, session_value: str | None, expired_before: float = 0) -> LoadResult:
+        return self.store.load(self.locator, session_value, expired_before, newest)
 
     def load(self, session_value: str) -> Snapshot:
         """The newest snapshot; raises why it is gone."""

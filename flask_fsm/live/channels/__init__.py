@@ -1,0 +1,1 @@
+"""Channels, their listeners, and the messages and streams that these get."""

@@ -1,4 +1,8 @@
-"""Streams of the messages of a listener, for loops and as server-sent events."""
+"""Streams of the messages of a listener, for loops and as server-sent events.
+
+These are for channels of the app's own. What clients of a flow missed before they reconnected is
+replayed by live/client/subscriber.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from ...core.flow import Flow, Result
 from ...core.machine import Machine
 from ...core.reply import dump_reply
 from ...core.result import Sent
-from ...runtime.state import AppState
+from ...runtime.app_state import AppState
 
 __all__ = ["ConnectionFlow"]
 

@@ -14,7 +14,7 @@ from flask.globals import app_ctx
 from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from werkzeug.routing import Rule
 
-from ...runtime.state import unwrap
+from ...runtime.app_state import unwrap
 from .actions import Job
 
 __all__ = ["FreshContext", "HeldContext", "event_context"]

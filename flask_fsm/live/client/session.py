@@ -14,9 +14,9 @@ from ...core.flow import Flow, Result
 from ...core.result import Sent
 from ...core.snapshot import Snapshot
 from ...errors import Code, FSMError, StaleFlow
+from ...runtime.app_state import AppState
 from ...runtime.listeners import Sender
 from ...runtime.session_data import OWNER_KEY, SESSION_KEY, WAS_KEY
-from ...runtime.state import AppState
 from ...runtime.unit_of_work import UnitOfWork, channel_key
 from ...signals import emit, finished, transitioned
 from ..channels.app_channels import FLOW

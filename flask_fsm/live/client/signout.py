@@ -9,7 +9,7 @@ from typing import Any, Final
 from flask import current_app, request, session
 
 from ...binding.bound_machine import Bound
-from ...runtime.state import AppState, app_state, unwrap
+from ...runtime.app_state import AppState, app_state, unwrap
 from ..service import Service
 from .session import subject_of
 

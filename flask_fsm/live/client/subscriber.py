@@ -1,5 +1,8 @@
 """Subscriber: the channels that one websocket or stream listens to, and its outgoing queue.
 
+It replays what a client missed before it reconnected. A queue that a slow client leaves full is
+an overflow here; server/lifecycle then cuts that client.
+
 An engine pulls from the queue, whether it serves the client by a thread or in a loop.
 """
 

@@ -1,0 +1,1 @@
+"""The routes of websockets, event streams, state and events over plain HTTP."""

@@ -10,7 +10,7 @@ from flask import current_app, request
 
 from ...binding.bound_machine import Bound
 from ...errors import Code, FSMError
-from ...runtime.state import AppState, app_state, unwrap
+from ...runtime.app_state import AppState, app_state, unwrap
 from ...security.origin import has_no_origin, is_allowed_origin, site_of
 from ...stores import RecordStore
 from ..client.presence import LONGEST_GROUP, Membership, is_group

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response, request
 from flask.typing import ResponseReturnValue
 
-from ...runtime.state import app_state
+from ...runtime.app_state import app_state
 from ..channels.stream import SILENCE, SSEStream
 from ..protocol.sse import STREAM_HEADERS, retry_bytes
 from ..server.handoff import end_silence, has_socket, socket_of

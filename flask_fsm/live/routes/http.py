@@ -12,7 +12,7 @@ from ...binding.bound_machine import Bound
 from ...core.event import EventStatus
 from ...core.flow import Flow
 from ...errors import Code, FSMError, NotFound
-from ...runtime.state import AppState, app_state
+from ...runtime.app_state import AppState, app_state
 from ...runtime.unit_of_work import UnitOfWork
 from ..client.failures import crash_frame, error_frame
 from ..client.session import check_rev, url_arguments

@@ -1,4 +1,8 @@
-"""An engine serves the connections of a process; all engines serve the same transports."""
+"""An engine serves the connections of a process; all engines serve the same transports.
+
+`loop_engine` serves all of them in one event loop, and `leadership` chooses the thread that runs
+the handler of an event; `thread_engine` has a thread for each connection, which runs its handlers.
+"""
 
 from __future__ import annotations
 

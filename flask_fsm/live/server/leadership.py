@@ -1,4 +1,4 @@
-"""Leadership: which of several threads runs the loop (leader/followers).
+"""Leadership: which thread runs the loop, and which one the handler of an event.
 
 The leader runs the loop and the events that need no store, since handing one to another thread
 would cost more than the event itself. If such an event takes long, another thread becomes the

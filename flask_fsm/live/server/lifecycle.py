@@ -1,4 +1,8 @@
-"""The life of a connection, without I/O: when it gets a heartbeat, is too slow, or is closed."""
+"""The life of a connection, without I/O: its heartbeat, when it closes, when it is too slow.
+
+A slow client is cut here if it reads nothing for FSM_SEND_TIMEOUT seconds, or if its queue (that
+of client/subscriber) is full.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class LinkedFlows:
         return owner, locator.key, digest(root_id(snapshot.id))[:16]
 
     def find(
-        self, machine: Machine, owner: str, key: str, id_digest: str, oldest: float
+        self, machine: Machine, owner: str, key: str, id_digest: str, expired_before: float
     ) -> tuple[Address, LoadResult]:
         """Return the address and the flow of a link; the snapshot has no id.
 
@@ -33,7 +33,8 @@ class LinkedFlows:
             owner: Hash of its owner.
             key: Its key.
             id_digest: First digits of the SHA-256 of its id.
-            oldest: A flow whose last commit is before this time has expired; seconds since 1970.
+            expired_before: A flow whose last commit is before this time has expired.
+                Seconds since 1970.
 
         Raises:
             FlowGone: The flow has got another id since, has ended, or has expired.
@@ -44,6 +45,6 @@ class LinkedFlows:
             id = self._mapper.cipher.decrypt(record.sealed) if record.sealed else None
             if (digest(id) if id is not None else owner)[:16] == id_digest:
                 snapshot = self._mapper.decode(address, record, machine, NAMELESS)
-                if snapshot.updated >= oldest:
+                if snapshot.updated >= expired_before:
                     return address, LoadResult(snapshot, None, record.version)
         raise link_used()

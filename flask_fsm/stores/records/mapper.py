@@ -1,4 +1,4 @@
-"""Maps flows to records and back.
+"""Maps flows to records and back, and checks the expiry of a flow that is loaded.
 
 A record lies at an address: a hash of its owner, its machine, its key. The owner of a flow without
 a subject is its id, which only its session has; so each look-up names the owner, and somebody
@@ -64,9 +64,9 @@ class FlowMapper:
     # -- from a record ------------------------------------------------------------------
 
     def load(
-        self, locator: FlowLocator, reference: SessionReference | None, oldest: float
+        self, locator: FlowLocator, reference: SessionReference | None, expired_before: float
     ) -> LoadResult:
-        """Read a flow; check its expiry: it is gone if its last commit is before `oldest`."""
+        """Read a flow and check its expiry: the last commit must not be `expired_before`."""
         machine = locator.machine
         address = self.address(locator, reference.id if reference else "")
         try:
@@ -86,7 +86,7 @@ class FlowMapper:
                 raise flow_gone(None, record.state)
             id = self.id_of(locator, reference, record)
             snapshot = self.decode(address, record, machine, id)
-            if snapshot.updated < oldest:
+            if snapshot.updated < expired_before:
                 raise flow_gone(None, Code.EXPIRED)
             return LoadResult(snapshot, self.session_value(locator, snapshot), record.version)
         except SnapshotError as unreadable:

@@ -23,7 +23,7 @@ from ..base import (
     digest,
 )
 from .links import LinkedFlows
-from .login import LoginMerge
+from .login_merge import LoginMerge
 from .mapper import FlowMapper
 from .model import (
     Address,
@@ -90,7 +90,7 @@ class RecordStore:
         return text
 
     def load(
-        self, locator: FlowLocator, session_value: str | None, oldest: float, choose: Choose
+        self, locator: FlowLocator, session_value: str | None, expired_before: float, choose: Choose
     ) -> LoadResult:
         """Read a flow from the server; after a login, take the session's flow along."""
         reference = SessionReference.read(session_value)
@@ -102,10 +102,10 @@ class RecordStore:
             if reference.owner or locator.subject is None:
                 reference = None  # of another user, who had this session before
             else:
-                return self.login.take_along(locator, reference, oldest, choose)
+                return self.login.take_along(locator, reference, expired_before, choose)
         if not locator.owned and reference is None:
             return LoadResult()
-        return self.mapper.load(locator, reference, oldest)
+        return self.mapper.load(locator, reference, expired_before)
 
     def stored_reply(self, locator: FlowLocator, asked: SubmissionQuery) -> StoredReply | None:
         """Return the reply to a submission that was handled before: a double click, or a replay."""
@@ -259,7 +259,9 @@ class RecordStore:
 
     # -- many flows ---------------------------------------------------------------------
 
-    def owner_flows(self, locator: FlowLocator, oldest: float) -> list[tuple[str, LoadResult]]:
+    def owner_flows(
+        self, locator: FlowLocator, expired_before: float
+    ) -> list[tuple[str, LoadResult]]:
         """Return the flows of an owner that have not expired, by their keys, newest first."""
         owner, name, _ = self.mapper.address(locator)
         found = []
@@ -272,7 +274,7 @@ class RecordStore:
                 except SnapshotError as error:
                     log.warning("%s", error)
                     continue
-                if snapshot.updated >= oldest:
+                if snapshot.updated >= expired_before:
                     found.append((key, LoadResult(snapshot, None, record.version)))
         return found
 

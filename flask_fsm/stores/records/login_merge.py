@@ -1,4 +1,4 @@
-"""Login: the flow of a session is taken along to the subject that the session has got."""
+"""Login: the flow of a session is moved to the subject that has just logged in, or merged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LoginMerge:
         self,
         locator: FlowLocator,
         reference: SessionReference,
-        oldest: float,
+        expired_before: float,
         choose: Choose,
     ) -> LoadResult:
         """After a login, move the session's flow to its subject, under a new id.
@@ -42,8 +42,8 @@ class LoginMerge:
         busy: FlowBusy | None = None
         for _ in range(ATTEMPTS):
             # In this order: another request may move the one to the other meanwhile.
-            theirs = self._mapper.load(anonymous, reference, oldest)
-            own = self._mapper.load(locator, None, oldest)
+            theirs = self._mapper.load(anonymous, reference, expired_before)
+            own = self._mapper.load(locator, None, expired_before)
             if theirs.snapshot is None:
                 was, there = theirs.version, own.version
                 if was is not None and there is not None and was.flow == there.flow:

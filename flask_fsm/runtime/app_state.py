@@ -1,4 +1,8 @@
-"""The state of one app, in `app.extensions["fsm"]`: config, store, cache, machines, signers."""
+"""The state of one app, in `app.extensions["fsm"]`: config, store, cache, machines, signers.
+
+`expired_before` is the expiry: a flow that was committed last before that time has expired, which
+its store finds when it loads the flow.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +85,7 @@ class AppState:
         """The machines by name, as the views bind them."""
         return self.bind() if self._bound is None else self._bound
 
-    def oldest(self) -> float:
+    def expired_before(self) -> float:
         """Return the limit of expiry: a flow whose last commit is before this time has expired.
 
         In seconds since 1970; minus infinity where FSM_FLOW_LIFETIME is None.
