@@ -56,7 +56,7 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
             one,
             subject_of=None if subject is None else functools.partial(subject.of_request, name),
             by_url=subject is not None and bool(subject.arguments),
-            choose=declarations.choose_of(declaration) or newest,
+            choose=declarations.login_choice_of(declaration) or newest,
         )
     if faults:
         raise DefinitionError.of(f"The app {app.name!r}", faults)
@@ -159,15 +159,15 @@ def _missing_support(
     machine = bound.machine
     arguments = () if subject is None else subject.arguments
     faults = []
-    asked = [
+    features = [
         f"Transition({edge.source!r}, {edge.target!r}, once=True)"
         for edge in machine.edges
         if edge.once
     ]
     if machine.many:
-        asked.append(f"many={machine.many!r}")
+        features.append(f"many={machine.many!r}")
     if arguments:
-        asked.append(f"a subject by URL arguments ({', '.join(arguments)})")
+        features.append(f"a subject by URL arguments ({', '.join(arguments)})")
     if not has_record_store:
         faults += [
             DefinitionError(
@@ -180,7 +180,7 @@ def _missing_support(
                 ),
                 code=Code.NEEDS_STORE,
             )
-            for each in asked
+            for each in features
         ]
     if machine.scope == "connection":
         faults += [

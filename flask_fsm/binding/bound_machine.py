@@ -32,7 +32,7 @@ class Page:
     arguments: frozenset[str]
     converters: Mapping[str, BaseConverter]
 
-    def take(self, *sources: Mapping[str, Any]) -> dict[str, Any]:
+    def pick_args(self, *sources: Mapping[str, Any]) -> dict[str, Any]:
         """Return this page's URL arguments, each from the first source that has it."""
         found: dict[str, Any] = {}
         if not self.arguments:
@@ -48,7 +48,7 @@ class Page:
         """
         if not self.arguments:
             return None
-        taken = self.take(values)
+        taken = self.pick_args(values)
         if not taken:
             return None
         for name, converter in self.converters.items():
@@ -69,14 +69,14 @@ class Page:
                 target=self.state,
             ) from error
 
-    def agree(self, one: str | None, other: str | None) -> bool:
+    def have_equal_args(self, one: str | None, other: str | None) -> bool:
         """Return whether the URL arguments that both mappings have are equal."""
         first, second = (load_answers(args) if args else {} for args in (one, other))
         return all(first[name] == second[name] for name in first.keys() & second.keys())
 
     def values(self, args: str | None) -> dict[str, Any]:
         """Return the URL arguments that a path has stored, as a view gets them."""
-        values = {} if args is None else self.take(load_answers(args))
+        values = {} if args is None else self.pick_args(load_answers(args))
         for name, converter in self.converters.items():
             if name in values and not _is_common(converter):
                 values[name] = converter.to_python(values[name])

@@ -100,7 +100,7 @@ class Declarations:
         """Return the subject function of a machine, or else that of the default machine."""
         return declaration.subject or self.default.subject
 
-    def choose_of(self, declaration: Declaration) -> Choose | None:
+    def login_choice_of(self, declaration: Declaration) -> Choose | None:
         """Return the login conflict function of a machine, or else of the default machine."""
         return declaration.choose or self.default.choose
 

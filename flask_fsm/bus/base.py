@@ -18,10 +18,10 @@ __all__ = [
     "Receiver",
     "Revision",
     "closed",
+    "decode_text",
     "deliver",
+    "encode_text",
     "new_epoch",
-    "raw",
-    "text",
 ]
 
 log: Final = logging.getLogger(__name__)
@@ -132,12 +132,12 @@ def closed() -> StoreUnavailable:
     return StoreUnavailable("The bus is closed.")
 
 
-def raw(value: str) -> bytes:
+def encode_text(value: str) -> bytes:
     """Encode a text for the wire; JSON may hold halves of surrogate pairs."""
     return value.encode("utf-8", "surrogatepass")
 
 
-def text(value: bytes | str) -> str:
+def decode_text(value: bytes | str) -> str:
     """Decode a text from the wire."""
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 

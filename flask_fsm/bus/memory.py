@@ -45,7 +45,7 @@ class ChannelLog:
     def __init__(self, replay_limit: int) -> None:
         self.epoch = new_epoch()
         self.offset = 0
-        self.kept: deque[str] = deque(maxlen=replay_limit)
+        self.messages: deque[str] = deque(maxlen=replay_limit)
         self.runs = Runs()
         # By their ids, since a receiver need not be hashable; replaced, never changed.
         self.receivers: dict[int, Receiver] = {}
@@ -129,7 +129,7 @@ class MemoryBus:
                 if revision is not None and not channel.runs.admit(revision):
                     return
                 channel.offset += 1
-                channel.kept.append(payload)
+                channel.messages.append(payload)
                 position, receivers = channel.position, channel.receivers
             for key, receiver in receivers.items():
                 if key in channel.receivers:
@@ -174,9 +174,9 @@ class MemoryBus:
             if found is None or found.epoch != position.epoch:
                 return None
             missed = found.offset - position.offset
-            if not 0 <= missed <= len(found.kept):
+            if not 0 <= missed <= len(found.messages):
                 return None
-            payloads = list(found.kept)[len(found.kept) - missed :]
+            payloads = list(found.messages)[len(found.messages) - missed :]
         return [
             (Position(position.epoch, offset), payload)
             for offset, payload in enumerate(payloads, position.offset + 1)
@@ -245,11 +245,11 @@ class MemoryBus:
     def close(self) -> None:
         with self._mutex:
             self._closed = True
-            for kept in (
+            for container in (
                 self._channels,
                 self._idle,
                 self._acquired,
                 self._expiries,
                 self._groups,
             ):
-                kept.clear()
+                container.clear()

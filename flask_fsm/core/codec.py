@@ -134,16 +134,16 @@ def _decode(text: str, machine: Definition) -> Fields:
 
 
 def _stored_page(text: str, args: str, answers: str) -> StoredPage:
-    closed = fenced = False
+    closed = closes_earlier = False
     if text[:1] == CLOSED:
         closed, text = True, text[1:]
     if text[:1] == BARRIER:
-        fenced, text = True, text[1:]
+        closes_earlier, text = True, text[1:]
     if args:
         load_answers(args)
     if answers:
         load_answers(answers)
-    return StoredPage(_unquoted(text), args, answers, closed, fenced)
+    return StoredPage(_unquoted(text), args, answers, closed, closes_earlier)
 
 
 def _linked(path: list[StoredPage], machine: Definition, flow: str) -> Node:

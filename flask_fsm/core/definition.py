@@ -12,13 +12,13 @@ from ..errors import RuleError, UnknownState
 from .event import Handler
 from .migration import Migration
 from .path import Node, nodes_back
-from .rules import Ruled
+from .rules import RuleOwner
 from .state import Edge, State, Transition
 
 __all__ = ["Definition"]
 
 
-class Definition(Ruled):
+class Definition(RuleOwner):
     """The read-only part of a machine, which flows, snapshots and rules use.
 
     `Machine` adds its construction, the registration of rules, and its serialization.

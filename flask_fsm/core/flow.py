@@ -157,7 +157,7 @@ class Flow(FlowBase):
                 self._judged = self._given = None
         answers = node.answers if data is None else dump_answers(data)
 
-        behind: Node | None = node  # of the new tip
+        parent: Node | None = node  # of the new tip
         depth, barrier = node.depth + 1, node.barrier
         cut: list[Node] | None = None
         on_path = self._on_path or self._pages()
@@ -165,13 +165,13 @@ class Flow(FlowBase):
             loop = target in on_path
             cut, drafts, old = cut_path(tip, node, target, answers, drafts, loop)
             if old is not None:
-                behind, depth = old.parent, old.depth
+                parent, depth = old.parent, old.depth
                 barrier = min(tip.barrier, depth)  # a closed page stays closed
         elif answers is not None and here in drafts:
             drafts = drop_draft(drafts, here)
         if answers is not None or edge.back != "preserve":
-            if behind is node:
-                behind = leave_node(node, edge.back, answers)
+            if parent is node:
+                parent = leave_node(node, edge.back, answers)
             if edge.back == "invalidate":
                 barrier = depth
 
@@ -182,7 +182,7 @@ class Flow(FlowBase):
             finished = True
             drafts = NO_DRAFTS
         # Made by `tuple.__new__`, which takes a third of the time of a named tuple's own.
-        tip = Node(behind, target, args, None, depth, barrier, False)
+        tip = Node(parent, target, args, None, depth, barrier, False)
         log = _new(LogItem, (log, edge, now, rev))
         after = _new(
             Snapshot,

@@ -28,10 +28,10 @@ def graph_faults(
 ) -> list[DefinitionError]:
     """Return a fault for each unreachable state, final state with an edge out, and dead end."""
     ahead: dict[str, list[str]] = {}
-    behind: dict[str, list[str]] = {}
+    predecessors: dict[str, list[str]] = {}
     for source, target in edges:
         ahead.setdefault(source, []).append(target)
-        behind.setdefault(target, []).append(source)
+        predecessors.setdefault(target, []).append(source)
     faults: list[DefinitionError] = []
     reachable = _reached([initial], ahead)
     faults += [
@@ -56,7 +56,7 @@ def graph_faults(
         if state in ahead
     ]
     if ends:
-        finishing = _reached(ends, behind)
+        finishing = _reached(ends, predecessors)
         faults += [
             DefinitionError(
                 f"no final state can be reached from state {state!r}: add an edge, or list it in "

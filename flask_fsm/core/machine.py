@@ -14,7 +14,15 @@ from .lint import graph_faults
 from .migration import Renamed
 from .names import as_tuple, is_name, name_faults
 from .path import root
-from .rules import Function, Ruled, Wrap, compile_rules, end_registration, refuse_async, set_rules
+from .rules import (
+    Function,
+    RuleOwner,
+    Wrap,
+    compile_rules,
+    end_registration,
+    refuse_async,
+    set_rules,
+)
 from .serialization import dump_machine, load_definition
 from .snapshot import Snapshot
 from .state import Back, Edge, State, Transition, TransitionLike
@@ -24,7 +32,7 @@ __all__ = ["Back", "Edge", "Machine", "State", "Transition", "TransitionLike"]
 M = TypeVar("M", bound=Callable[[str], str | None] | Mapping[str, str | None])
 
 
-class _Given(NamedTuple):
+class _Arguments(NamedTuple):
     """The arguments of a machine that say what its states and edges are."""
 
     transitions: tuple[Transition, ...]
@@ -65,7 +73,7 @@ class Machine(Definition):
 
     _compiled: bool
     _faults: list[DefinitionError]
-    _given: _Given
+    _given: _Arguments
 
     def __init__(
         self,
@@ -129,11 +137,11 @@ class Machine(Definition):
             _compiled=False,
             tracks_edges=ordered or not repeat,
         )
-        self._define(_Given(listed, named, initial, finals), faults, bool(malformed))
+        self._define(_Arguments(listed, named, initial, finals), faults, bool(malformed))
         if any(fault.code != Code.NO_INITIAL for fault in self._faults):
             raise DefinitionError.of(f"Machine {name!r}", self._faults)
 
-    def _define(self, given: _Given, faults: list[DefinitionError], malformed: bool) -> None:
+    def _define(self, given: _Arguments, faults: list[DefinitionError], malformed: bool) -> None:
         """Make states and edges from the arguments, and keep the faults found."""
         listed, named, initial, finals = given
         known = collect_states(named, listed, initial, faults)
@@ -208,7 +216,7 @@ class Machine(Definition):
         """Return this machine with the edges that `keep` accepts, its rules wrapped for an app."""
         narrow = Machine.__new__(Machine)
         self._check()
-        for name in (*Ruled.__slots__, *Definition.__slots__, *Machine.__slots__):
+        for name in (*RuleOwner.__slots__, *Definition.__slots__, *Machine.__slots__):
             if hasattr(self, name):
                 object.__setattr__(narrow, name, getattr(self, name))
         narrow._set_edges([Edge(e.source, e.transition, 0) for e in self.edges if keep(e)])

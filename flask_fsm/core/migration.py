@@ -73,11 +73,11 @@ def migrate_path(
     path[-1] = current._replace(answers="", closed=False)
     renamed = {_new_name(migration, page, machine): text for page, text in drafts.items()}
     answered = {page.name for page in path if page.answers}
-    kept: dict[str, str] = {}
+    drafts_left: dict[str, str] = {}
     for draft, text in [*renamed.items(), *cut.items()]:
         if draft is not None and draft not in answered:
-            kept[draft] = text
-    return path, kept
+            drafts_left[draft] = text
+    return path, drafts_left
 
 
 def _new_name(migration: Migration, name: str, machine: str) -> str | None:

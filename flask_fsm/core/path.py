@@ -80,9 +80,9 @@ def cut_path(
         later = later.parent
     while loop and later is not None:
         cut.append(later)
-        kept = answers if later is node else later.answers
-        if kept is not None:
-            fresh[later.state] = kept
+        earlier = answers if later is node else later.answers
+        if earlier is not None:
+            fresh[later.state] = earlier
         loop = later.state != target
         later = later.parent
     if fresh:

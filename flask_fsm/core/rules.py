@@ -13,7 +13,16 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from ..errors import DefinitionError
 
-__all__ = ["Compiled", "Rule", "Ruled", "Wrap", "guard", "hook", "pre_transition", "validator"]
+__all__ = [
+    "CompiledRules",
+    "Rule",
+    "RuleOwner",
+    "Wrap",
+    "guard",
+    "hook",
+    "pre_transition",
+    "validator",
+]
 
 Function = Callable[..., Any]
 Functions = Function | Iterable[Function]
@@ -32,7 +41,7 @@ class Rule(NamedTuple):
     function: Function
 
 
-class Compiled(NamedTuple):
+class CompiledRules(NamedTuple):
     """The rules of one edge, in the order in which they run."""
 
     guards: tuple[Function, ...] = ()
@@ -41,7 +50,7 @@ class Compiled(NamedTuple):
     hooks: tuple[Function, ...] = ()
 
 
-class Ruled:
+class RuleOwner:
     """Base class of machines, states and transitions, on which rules can be registered."""
 
     __slots__ = ("_rules", "_sealed")
@@ -173,7 +182,7 @@ class Ruled:
         return self._decorate(HOOK, function, order)
 
 
-def guard(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
+def guard(on: RuleOwner, *, order: float = 0) -> Callable[[F], F]:
     """Register a guard on a machine, state or transition, as a decorator.
 
     Args:
@@ -189,7 +198,7 @@ def guard(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
     return on.guard(order=order)
 
 
-def pre_transition(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
+def pre_transition(on: RuleOwner, *, order: float = 0) -> Callable[[F], F]:
     """Register a pre_transition rule on a machine, state or transition, as a decorator.
 
     Args:
@@ -205,7 +214,7 @@ def pre_transition(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
     return on.pre_transition(order=order)
 
 
-def validator(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
+def validator(on: RuleOwner, *, order: float = 0) -> Callable[[F], F]:
     """Register a validator on a machine, state or transition, as a decorator.
 
     Args:
@@ -221,7 +230,7 @@ def validator(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
     return on.validator(order=order)
 
 
-def hook(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
+def hook(on: RuleOwner, *, order: float = 0) -> Callable[[F], F]:
     """Register a hook on a machine, state or transition, as a decorator.
 
     Args:
@@ -237,24 +246,24 @@ def hook(on: Ruled, *, order: float = 0) -> Callable[[F], F]:
     return on.hook(order=order)
 
 
-def end_registration(owner: Ruled) -> None:
+def end_registration(owner: RuleOwner) -> None:
     """Accept no more rules on `owner`: its machine is in use."""
     object.__setattr__(owner, "_sealed", True)
 
 
-def rules_of(owner: Ruled) -> Mapping[str, list[Rule]]:
+def rules_of(owner: RuleOwner) -> Mapping[str, list[Rule]]:
     """Return the rules registered on `owner`, by kind."""
     return owner._rules
 
 
-def set_rules(owner: Ruled, rules: Mapping[str, list[Rule]]) -> None:
+def set_rules(owner: RuleOwner, rules: Mapping[str, list[Rule]]) -> None:
     """Give `owner` the rules of a stored definition, by kind."""
     owner._rules.update(rules)
 
 
-def compile_rules(wrap: Wrap, *owners: Ruled) -> Compiled:
+def compile_rules(wrap: Wrap, *owners: RuleOwner) -> CompiledRules:
     """Merge the rules of `owners` (machine, state, transition) into the order in which they run."""
-    return Compiled(
+    return CompiledRules(
         *(
             tuple(
                 wrap(rule.function)

@@ -10,7 +10,7 @@ from .definition import Definition
 from .event import Event
 from .graph import list_transitions
 from .migration import Renamed
-from .rules import KINDS, RULE_KEYS, Function, Rule, Ruled, rule_name, rules_of, set_rules
+from .rules import KINDS, RULE_KEYS, Function, Rule, RuleOwner, rule_name, rules_of, set_rules
 from .state import State, Transition
 
 __all__ = ["LoadedDefinition", "dump_machine", "load_definition"]
@@ -111,11 +111,11 @@ def load_definition(
         raise DefinitionError(
             f"Machine.from_dict: the data does not have the shape of to_dict(): {error!r}."
         ) from error
-    sound = [state for state in states if state is not None]
+    valid = [state for state in states if state is not None]
     edges = [edge for edge in transitions if edge is not None]
-    if len(sound) < len(states) or len(edges) < len(transitions):
+    if len(valid) < len(states) or len(edges) < len(transitions):
         raise DefinitionError.of(f"Machine {name!r}", faults)
-    return LoadedDefinition(name, sound, edges, arguments, own, migration, faults)
+    return LoadedDefinition(name, valid, edges, arguments, own, migration, faults)
 
 
 def _parts(data: Mapping[str, Any], key: str) -> Iterable[Any]:
@@ -172,7 +172,7 @@ def _name(function: Function, named: dict[str, Function]) -> str:
     return name
 
 
-def _dump_rules(owner: Ruled, named: dict[str, Function]) -> dict[str, list[Any]]:
+def _dump_rules(owner: RuleOwner, named: dict[str, Function]) -> dict[str, list[Any]]:
     """Return each rule as its name, or as its name and its order."""
     rules = rules_of(owner)
     return {

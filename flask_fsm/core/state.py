@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from ..errors import DefinitionError, DuplicateEvent
 from .event import Event, Handler
 from .names import as_tuple, is_name, name_faults
-from .rules import Function, Functions, Ruled
+from .rules import Function, Functions, RuleOwner
 
 __all__ = ["ANY", "BACK_POLICIES", "Back", "Edge", "State", "Transition", "TransitionLike"]
 
@@ -21,7 +21,7 @@ ANY = "*"
 H = TypeVar("H", bound=Handler)
 
 
-class State(Ruled):
+class State(RuleOwner):
     """A state of a machine. It is a page if an app has an endpoint for it.
 
     Args:
@@ -117,7 +117,7 @@ class State(Ruled):
         )
 
 
-class Transition(Ruled):
+class Transition(RuleOwner):
     """A way from one state, or from several, to another.
 
     Args:

@@ -178,7 +178,7 @@ class Service:
         else:
             # The sender gets its reply, even after a later state from another process.
             envelope = Envelope(EnvelopeKind.STATE, body, sender.id, sender.ref, run, snapshot.rev)
-            self.channels.publish(name, sender.mark(name, envelope))
+            self.channels.publish(name, sender.prepare_reply(name, envelope))
 
     def _recheck_subject(self, subject: str) -> None:
         """Let the subject's other devices look up the flow again, as it may have another id now.
@@ -203,7 +203,7 @@ class Service:
             self.channels.publish(name, Envelope(EnvelopeKind.DATA, body))
         else:
             envelope = Envelope(EnvelopeKind.DATA, body, sender.id, sender.ref)
-            self.channels.publish(name, sender.mark(name, envelope))
+            self.channels.publish(name, sender.prepare_reply(name, envelope))
 
     def replaced(self, previous: Snapshot, flow: Flow) -> None:
         if flow.subject is not None:
@@ -214,7 +214,7 @@ class Service:
             )
 
     def moved_away(self, key: str) -> None:
-        self._close(FLOW + key, EnvelopeKind.LEFT, CloseCode.SUBJECT_CHANGED)
+        self._close(FLOW + key, EnvelopeKind.MOVED_AWAY, CloseCode.SUBJECT_CHANGED)
 
     def close_subject(self, subject: str) -> None:
         """Close all websockets and streams of a subject, in all processes."""

@@ -90,7 +90,7 @@ def _go(
     fast_forward: bool,
     url_args: Mapping[str, Any],
 ) -> Response:
-    values = page.take(url_args, page_request.request.view_args or {})
+    values = page.pick_args(url_args, page_request.request.view_args or {})
     extra = {name: value for name, value in url_args.items() if name not in page.arguments}
     # Built first, so that a missing argument is reported before anything is decided.
     url = page_request.bound.url(page, {**values, **extra}, page_request.work.locator.key)
@@ -175,10 +175,10 @@ def _answer(field: Any) -> Any:
     return field.data
 
 
-def own_answers(data: Mapping[str, Any], strange: Set[str]) -> Mapping[str, Any]:
+def own_answers(data: Mapping[str, Any], excluded: Set[str]) -> Mapping[str, Any]:
     """Return `data` as a plain dict, without the fields that the page adds: tokens."""
     plain = data.to_dict() if isinstance(data, MultiDict) else as_dict(data)
-    return {name: value for name, value in plain.items() if name not in strange}
+    return {name: value for name, value in plain.items() if name not in excluded}
 
 
 def add_form_errors(form: BaseForm, error: GuardRefused | ValidationFailed) -> None:

@@ -327,7 +327,9 @@ class PageRequest:
         on_path, here = self.flow.args(page), shown.args(self.url_args)
         if on_path != here and (
             self.request.endpoint == shown.endpoint
-            or not shown.agree(on_path, here)  # a second endpoint may have fewer arguments
+            or not shown.have_equal_args(
+                on_path, here
+            )  # a second endpoint may have fewer arguments
         ):
             raise NotFound("There is no such page.", flow=self.flow.id, target=page)
 

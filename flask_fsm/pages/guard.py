@@ -74,7 +74,7 @@ def serve(
     page_request = requests.of.get(machine)
     if page_request is not None and page_request.active:
         # An inner guard of the same machine: this request holds the lock of the flow already.
-        return _pass(check, page_request, view, args, kwargs)
+        return _run_view(check, page_request, view, args, kwargs)
     bound = state.bound.get(machine)
     if bound is None:
         raise DefinitionError(
@@ -88,7 +88,7 @@ def serve(
         with _NO_LOCK if page_request.request.method in SAFE_METHODS else page_request.work.lock():
             page_request.work.load()
             try:
-                return _pass(check, page_request, view, args, kwargs)
+                return _run_view(check, page_request, view, args, kwargs)
             finally:
                 page_request.work.release_lease()
     except FlowBusy as error:
@@ -117,7 +117,7 @@ def serve(
             requests.owner = outer
 
 
-def _pass(
+def _run_view(
     check: Check,
     page_request: PageRequest,
     view: Callable[..., Any],

@@ -57,7 +57,7 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
     if bound is None:
         raise NotFound("There is no such page.")
     try:
-        owner, key, mark, until = _links(machine).loads(link)
+        owner, key, id_digest, until = _links(machine).loads(link)
     except (BadData, ValueError, TypeError):
         raise NotFound("There is no such page.") from None
     work = UnitOfWork(state, bound, {})
@@ -66,7 +66,7 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
         if until < state.clock():
             raise FlowGone("This link has expired.", code=Code.LINK_EXPIRED)
         confirmed = request.method == "POST" and is_own_form(request)
-        follow_link(work, owner, key, mark, _new_id(link), confirmed=confirmed)
+        follow_link(work, owner, key, id_digest, _new_id(link), confirmed=confirmed)
     except FlowGone as error:
         raise Refusal.of(error, RefusalContext(machine, start_url=urls.start_url())) from error
     if confirmed:

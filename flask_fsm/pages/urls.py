@@ -25,7 +25,7 @@ class FlowURLs:
         """Return the URL of the page `state` with the path's URL arguments, or the request's."""
         work, page = self._work, self._bound.pages[state]
         on_path = page.values(work.flow.args(state))
-        values = {**page.take(on_path, work.url_args), **(extra or {})}
+        values = {**page.pick_args(on_path, work.url_args), **(extra or {})}
         return self._bound.url(page, values, work.locator.key)
 
     def url_of(self, snapshot: Snapshot, key: str | None = None) -> str | None:
@@ -76,7 +76,9 @@ class FlowURLs:
             return None
         if not self._work.loaded or self._bound.machine.many is True:
             try:
-                return page.url(page.take(self._work.url_args))  # where a new flow gets its key
+                return page.url(
+                    page.pick_args(self._work.url_args)
+                )  # where a new flow gets its key
             except (MissingArguments, NotFound):
                 return None
         return self._state_url_or_none(initial)

@@ -27,7 +27,7 @@ def link_target(work: UnitOfWork) -> tuple[str, str, str]:
 
 
 def follow_link(
-    work: UnitOfWork, owner: str, key: str, mark: str, new_id: str, *, confirmed: bool
+    work: UnitOfWork, owner: str, key: str, id_digest: str, new_id: str, *, confirmed: bool
 ) -> None:
     """Find the flow of a link; if that is `confirmed`, continue it in this session.
 
@@ -39,7 +39,7 @@ def follow_link(
     machine = work.bound.machine
     if confirmed and not machine.many and _has_followed(work, new_id):
         return
-    address, found = store.links.find(machine, owner, key, mark, work.state.expired_before())
+    address, found = store.links.find(machine, owner, key, id_digest, work.state.expired_before())
     old = found.snapshot
     assert old is not None
     work.needs_key = False

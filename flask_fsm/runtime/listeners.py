@@ -18,12 +18,12 @@ class Sender(NamedTuple):
     Args:
         id: Names the socket.
         ref: The client's name for the event, which its reply repeats.
-        mark: Returns, for a channel and a reply, the message that the channel's listeners get.
+        prepare_reply: Returns, for a channel and a reply, the message for the channel's listeners.
     """
 
     id: str
     ref: Any
-    mark: Callable[[str, Any], Any]
+    prepare_reply: Callable[[str, Any], Any]
 
 
 class CommitListener(Protocol):

@@ -145,12 +145,12 @@ def find_key(bound: Bound, url_args: Mapping[str, Any]) -> str:
     if many is False:
         return ""
     if many is True:
-        asked = request.args.get(FLOW_ARGUMENT)
-        if asked is None:
+        key = request.args.get(FLOW_ARGUMENT)
+        if key is None:
             return secrets.token_urlsafe(9)
-        if KEY.fullmatch(asked) is None:
+        if KEY.fullmatch(key) is None:
             raise no_such_flow()
-        return asked
+        return key
     if many not in url_args:
         raise NotFound(
             f"Machine {bound.name!r} has a flow for each {many!r}, but this URL lacks that "

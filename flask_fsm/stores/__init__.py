@@ -81,7 +81,7 @@ def open_store(
 
 def _records(source: Any, config: Config) -> Records:
     if not isinstance(source, str):
-        return _handed_over(source, config)
+        return _records_of(source, config)
     scheme, separator, _ = source.partition("://")
     if scheme in SCHEMES and separator:
         try:
@@ -103,7 +103,7 @@ def _records(source: Any, config: Config) -> Records:
     return SQLRecords(lambda: engine, config, own=True)
 
 
-def _handed_over(source: Any, config: Config) -> Records:
+def _records_of(source: Any, config: Config) -> Records:
     """Return the records in what an app hands over: an engine, a session, or a client."""
     if is_client(source):
         from .redis import RedisRecords

@@ -230,7 +230,7 @@ class Store(Protocol):
         """
         ...
 
-    def stored_reply(self, locator: FlowLocator, asked: SubmissionQuery) -> StoredReply | None:
+    def stored_reply(self, locator: FlowLocator, query: SubmissionQuery) -> StoredReply | None:
         """Return the reply to a submission that was handled before, or None.
 
         This makes submissions idempotent: a double click or a replay has no second effect.

@@ -251,10 +251,10 @@ class RedisRecords:
         with translated_redis():
             index = self._keys(owner, machine)
             keys = [_text(key) for key in self._client.zrange(index, 0, -1, desc=True)]
-            asking = self._client.pipeline(transaction=False)
+            pipeline = self._client.pipeline(transaction=False)
             for key in keys:
-                asking.hmget(self._records_of(owner, machine) + key, READ)
-            found = [_as_record(values) for values in asking.execute()]
+                pipeline.hmget(self._records_of(owner, machine) + key, READ)
+            found = [_as_record(values) for values in pipeline.execute()]
         return [(key, record) for key, record in zip(keys, found, strict=True) if record]
 
     def _range(self, stream: str) -> list[tuple[Any, Any]]:
@@ -266,11 +266,11 @@ class RedisRecords:
             rows = self._client.xrevrange(stream, f"{rev}", "-", count=self._history_limit)
         entries = []
         for id, row in reversed(rows):
-            kept = _loaded(row)
-            if kept:
+            entry = _loaded(row)
+            if entry:
                 rev_of = int(_text(id).partition("-")[0])
                 entries.append(
-                    Entry(kept["source"], kept["target"], kept["event"], kept["at"], rev_of)
+                    Entry(entry["source"], entry["target"], entry["event"], entry["at"], rev_of)
                 )
         return entries
 
@@ -279,9 +279,9 @@ class RedisRecords:
         with translated_redis():
             rows = self._client.xrange(stream, f"{rev + 1}", f"{rev + SPAN}")
         for _, row in reversed(rows):
-            kept = _loaded(row)
-            if kept and kept["nonce"] == nonce:
-                return StoredReply(kept["digest"], kept["location"])
+            entry = _loaded(row)
+            if entry and entry["nonce"] == nonce:
+                return StoredReply(entry["digest"], entry["location"])
         return None
 
     # -- the history of all runs --------------------------------------------------------
@@ -297,15 +297,15 @@ class RedisRecords:
             for stream in self._client.scan_iter(match=pattern, count=BATCH):
                 flow = _text(stream).rpartition(":")[2]
                 for id, row in self._client.xrange(stream):
-                    kept = _loaded(row)
-                    if not kept or machine not in (None, kept["machine"]):
+                    entry = _loaded(row)
+                    if not entry or machine not in (None, entry["machine"]):
                         continue
-                    if (since is None or kept["at"] >= since) and (
-                        until is None or kept["at"] < until
+                    if (since is None or entry["at"] >= since) and (
+                        until is None or entry["at"] < until
                     ):
-                        del kept["nonce"], kept["digest"], kept["location"]
+                        del entry["nonce"], entry["digest"], entry["location"]
                         rev = int(_text(id).partition("-")[0])
-                        yield LogEntry(flow=flow, rev=rev, **kept)
+                        yield LogEntry(flow=flow, rev=rev, **entry)
 
     def log(self, machine: str | None, since: int | None, until: int | None) -> Iterator[LogEntry]:
         entries = self._runs(machine, since, until)
@@ -393,10 +393,10 @@ def _dumped(row: HistoryRow) -> str:
 def _loaded(row: Any) -> dict[str, Any]:
     """Return a row of the history; an empty one if it was not written by this class."""
     try:
-        kept: Any = json.loads(_fields(row)[b"row"])
+        entry: Any = json.loads(_fields(row)[b"row"])
     except (ValueError, KeyError):
-        kept = None
-    return kept if isinstance(kept, dict) and kept.keys() >= set(ROW) else {}
+        entry = None
+    return entry if isinstance(entry, dict) and entry.keys() >= set(ROW) else {}
 
 
 def _escaped(name: str) -> str:

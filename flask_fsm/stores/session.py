@@ -135,8 +135,8 @@ class SessionStore:
         self._cache.write_tombstone(version or _version(old), receipt, location)
         return version or _version(old)
 
-    def stored_reply(self, locator: FlowLocator, asked: SubmissionQuery) -> StoredReply | None:
-        return self._cache.stored_reply(asked.id, asked.nonce)
+    def stored_reply(self, locator: FlowLocator, query: SubmissionQuery) -> StoredReply | None:
+        return self._cache.stored_reply(query.id, query.nonce)
 
     def commit(
         self,

@@ -133,8 +133,8 @@ class LiveClient:
 
     def get(self, path: str, **query: Any) -> LiveReply:
         """Get a page, as JSON where it has a choice."""
-        asked = f"{path}?{urlencode(query, doseq=True)}" if query else path
-        return self.request("GET", asked, headers={"Accept": "application/json"})
+        url_path = f"{path}?{urlencode(query, doseq=True)}" if query else path
+        return self.request("GET", url_path, headers={"Accept": "application/json"})
 
     def post(self, path: str, **fields: str) -> LiveReply:
         """Post a form, and get JSON where there is a choice."""
@@ -213,9 +213,9 @@ class LiveClient:
                 f"'flask-fsm[testing]', or in a clone pip install '.[testing]' ({error})."
             ) from error
         query = {"group_id": list(groups), "since": since, "flow": flow}
-        asked = self._path(machine, "ws", **query)
+        url_path = self._path(machine, "ws", **query)
         if path is not None:
-            asked = path + asked[len(self._path(machine, "ws")) :]
+            url_path = path + url_path[len(self._path(machine, "ws")) :]
         # A socket of our own, so that no proxy of the environment is used.
         near = socket.create_connection((self.host, self.port), self.timeout)
         given = {
@@ -225,7 +225,7 @@ class LiveClient:
             **options,
         }
         opened = connect(
-            f"ws://{self.host}:{self.port}{asked}",
+            f"ws://{self.host}:{self.port}{url_path}",
             sock=near,
             additional_headers=self._headers(headers),
             **given,

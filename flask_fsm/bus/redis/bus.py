@@ -14,7 +14,7 @@ from threading import Lock, current_thread
 from typing import Any, Final
 
 from ...redis_client import open_client
-from ..base import RUNS, Position, Receiver, Revision, closed, raw, text
+from ..base import RUNS, Position, Receiver, Revision, closed, decode_text, encode_text
 from .client import BusClient, milliseconds_until
 from .inbox import Inbox
 from .outbox import Outbox
@@ -127,18 +127,22 @@ class RedisBus:
         return self.client.ask(self.client.group_call(text, group, *arguments))
 
     def enter(self, group: str, member: str, info: str, until: float) -> bool:
-        return bool(self._on_group(ENTER, group, milliseconds_until(until), raw(member), raw(info)))
+        return bool(
+            self._on_group(
+                ENTER, group, milliseconds_until(until), encode_text(member), encode_text(info)
+            )
+        )
 
     def leave(self, group: str, member: str) -> bool:
-        return bool(self._on_group(LEAVE, group, raw(member)))
+        return bool(self._on_group(LEAVE, group, encode_text(member)))
 
     def renew(self, group: str, members: Iterable[str], until: float) -> list[str]:
-        names = [raw(member) for member in members]
+        names = [encode_text(member) for member in members]
         missing = []
         for start in range(0, len(names), MEMBERS_AT_ONCE):
             some = names[start : start + MEMBERS_AT_ONCE]
             missing += self._on_group(RENEW, group, milliseconds_until(until), *some)
-        return [text(name) for name in missing]
+        return [decode_text(name) for name in missing]
 
     def members(self, group: str) -> dict[str, str]:
         return dict(pairs(self._on_group(MEMBERS, group)))
@@ -161,4 +165,7 @@ class RedisBus:
 
 def pairs(flat: Sequence[Any]) -> list[tuple[str, str]]:
     """Return the pairs of a flat list of names and infos."""
-    return [(text(name), text(info)) for name, info in zip(flat[::2], flat[1::2], strict=True)]
+    return [
+        (decode_text(name), decode_text(info))
+        for name, info in zip(flat[::2], flat[1::2], strict=True)
+    ]

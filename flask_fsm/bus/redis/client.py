@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ...errors import StoreUnavailable
 from ...redis_client import is_unreachable, names_of
-from ..base import new_epoch, raw
+from ..base import encode_text, new_epoch
 from .scripts import Call, Script
 
 __all__ = [
@@ -66,7 +66,7 @@ class BusClient:
     # -- names --------------------------------------------------------------------------
 
     def _key(self, channel: str) -> bytes:
-        return raw(f"{self._prefix}:live:{{{quoted(channel)}}}")
+        return encode_text(f"{self._prefix}:live:{{{quoted(channel)}}}")
 
     def wire_name(self, channel: str) -> bytes:
         """Return the name under which the server publishes the messages of a channel."""
@@ -74,7 +74,7 @@ class BusClient:
 
     def idle_name(self) -> bytes:
         """Return a name on which nothing is published: it keeps a connection subscribed."""
-        return raw(f"{self._prefix}:live@{self._database}")
+        return encode_text(f"{self._prefix}:live@{self._database}")
 
     def channel_call(self, text: str, channel: str, *arguments: bytes | str | int) -> Call:
         """Return the call of the script of this text on a channel."""
@@ -87,7 +87,7 @@ class BusClient:
 
     def group_call(self, text: str, group: str, *arguments: bytes | str | int) -> Call:
         """Return the call of the script of this text on a group."""
-        key = raw(f"{self._prefix}:group:{{{quoted(group)}}}")
+        key = encode_text(f"{self._prefix}:group:{{{quoted(group)}}}")
         return Call(self._scripts[text], (key, key + b":info"), arguments)
 
     # -- calls --------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class BusClient:
     def acquire_once(self, key: str, seconds: int) -> bool:
         """Set a key for some seconds; return whether it was free, or raise StoreUnavailable."""
         with store_errors():
-            name = raw(f"{self._prefix}:once:{key}")
+            name = encode_text(f"{self._prefix}:once:{key}")
             return bool(self._client.set(name, b"1", nx=True, ex=seconds))
 
     def _answer(self, call: Call) -> Any:

@@ -13,7 +13,7 @@ from threading import Event, Lock, Thread
 from typing import Any, Final
 
 from ...redis_client import is_unreachable
-from ..base import Position, Receiver, closed, raw, text
+from ..base import Position, Receiver, closed, decode_text, encode_text
 from .client import BusClient, backoff, start_thread, unavailable
 from .scripts import SINCE, SYNC
 from .subscription import Subscription, contiguous_after, newest_and_kept
@@ -121,8 +121,8 @@ class Inbox:
     def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
         """Return the messages after a position, or None if some of them are no longer stored."""
         call = self._client.channel_call(SINCE, channel, position.epoch, position.offset)
-        newest, kept = newest_and_kept(self._client.ask(call))
-        return contiguous_after(position, newest, kept)
+        newest, messages = newest_and_kept(self._client.ask(call))
+        return contiguous_after(position, newest, messages)
 
     def stop(self) -> None:
         """End the thread, and release threads that wait for a subscription."""
@@ -186,8 +186,8 @@ class Inbox:
     def _receive(self, connection: Any) -> Iterator[None]:
         """Handle the messages of a connection until it fails; yield when channels are in sync."""
         confirmed: dict[bytes, Subscription] = {}
-        heard = time.monotonic()
-        refreshed = heard
+        last_heard = time.monotonic()
+        refreshed = last_heard
         pinged = False
         while not self._closing.is_set():
             # Never a much shorter time: some drivers use it for the rest of a message, too.
@@ -196,13 +196,13 @@ class Inbox:
                 raise ConnectionError("The connection is broken.")
             now = time.monotonic()
             if message is not None:
-                heard, pinged = now, False
+                last_heard, pinged = now, False
                 self._handle(message, confirmed)
-            elif now - heard >= self._timeout:
+            elif now - last_heard >= self._timeout:
                 if pinged:
                     raise TimeoutError("The server has stopped answering.")
                 connection.ping()
-                heard, pinged = now, True
+                last_heard, pinged = now, True
             if confirmed and (self._unconfirmed <= 0 or len(confirmed) >= BATCH):
                 self._synchronize(list(confirmed.values()))
                 confirmed.clear()
@@ -220,7 +220,7 @@ class Inbox:
             return
         wire = message["channel"]
         if isinstance(wire, str):
-            wire = raw(wire)
+            wire = encode_text(wire)
         channel = self._subscriptions.get(wire)
         if kind == "message":
             if channel is not None:
@@ -239,7 +239,7 @@ class Inbox:
         if position is None:
             return  # It comes before the position that is going to be read.
         try:
-            epoch, offset, payload = text(data).split(" ", 2)
+            epoch, offset, payload = decode_text(data).split(" ", 2)
             arrived = Position(epoch, int(offset))
         except ValueError:
             log.warning("Ignored data on the channel %r that is not a message.", channel.name)
@@ -264,12 +264,12 @@ class Inbox:
                     raise answer
                 log.error("Failed to read the channel %r: %s", channel.name, answer)
                 continue
-            newest, kept = newest_and_kept(answer)
+            newest, messages = newest_and_kept(answer)
             if channel.position is None:
-                channel.enter(newest)
+                channel.start_after(newest)
                 continue
-            missed = contiguous_after(channel.position, newest, kept)
-            if missed is None or not channel.matches(kept):
+            missed = contiguous_after(channel.position, newest, messages)
+            if missed is None or not channel.matches(messages):
                 channel.advance(newest, None)
                 continue
             for position, payload in missed:

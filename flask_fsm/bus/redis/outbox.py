@@ -12,7 +12,7 @@ from threading import Condition, Event, Lock, Thread
 from typing import Final, NamedTuple, Protocol
 
 from ...redis_client import is_unreachable
-from ..base import Revision, raw
+from ..base import Revision, encode_text
 from .client import BusClient, backoff, start_thread
 from .scripts import PUBLISH, REPORT_LOSS, Call
 
@@ -70,7 +70,7 @@ class Outbox:
 
     def put(self, channel: str, payload: str, revision: Revision | None) -> None:
         """Queue a message; if too many wait already, note that it is lost."""
-        sent = raw(payload)
+        sent = encode_text(payload)
         with self.changed:
             if self._closing.is_set():
                 return
@@ -178,7 +178,9 @@ class Outbox:
             return self._client.channel_call(REPORT_LOSS, item.channel)
         revision = item.revision
         ordered = (
-            () if revision is None else (raw(revision.run), revision.rev, raw(revision.ended or ""))
+            ()
+            if revision is None
+            else (encode_text(revision.run), revision.rev, encode_text(revision.ended or ""))
         )
         return self._client.channel_call(
             PUBLISH, item.channel, item.payload, self.sender_id, item.number, *ordered

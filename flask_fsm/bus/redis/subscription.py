@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Event, Lock
 from typing import Any
 
-from ..base import Position, Receiver, deliver, text
+from ..base import Position, Receiver, decode_text, deliver
 
 __all__ = ["Subscription", "contiguous_after", "newest_and_kept"]
 
@@ -41,7 +41,7 @@ class Subscription:
             self.receivers = left
         return not left
 
-    def enter(self, position: Position) -> None:
+    def start_after(self, position: Position) -> None:
         """Set the position after which messages are delivered."""
         with self.lock:
             self.position = self.first = position
@@ -56,10 +56,10 @@ class Subscription:
                 receivers = self.receivers
             self._deliver(receivers, position, payload)
 
-    def matches(self, kept: dict[int, str]) -> bool:
+    def matches(self, messages: dict[int, str]) -> bool:
         """Return whether the server still has the message at the position, or never kept it."""
         assert self.position is not None
-        same = kept.get(self.position.offset)
+        same = messages.get(self.position.offset)
         return same is None or self.newest in (None, hash(same))
 
     def report_gap(self) -> None:
@@ -81,17 +81,19 @@ class Subscription:
 def newest_and_kept(answer: Any) -> tuple[Position, dict[int, str]]:
     """Return a channel's newest position, and the messages sent along with it by their offsets."""
     epoch, offset, entries = answer
-    kept = {int(text(id).partition("-")[0]): text(fields[1]) for id, fields in entries}
-    return Position(text(epoch), int(offset)), kept
+    messages = {
+        int(decode_text(id).partition("-")[0]): decode_text(fields[1]) for id, fields in entries
+    }
+    return Position(decode_text(epoch), int(offset)), messages
 
 
 def contiguous_after(
-    position: Position, newest: Position, kept: dict[int, str]
+    position: Position, newest: Position, messages: dict[int, str]
 ) -> list[tuple[Position, str]] | None:
     """Return all messages after a position up to the newest; None if one of them is missing."""
     if position.epoch != newest.epoch or position.offset > newest.offset:
         return None
     offsets = range(position.offset + 1, newest.offset + 1)
-    if len(kept) < len(offsets) or not all(offset in kept for offset in offsets):
+    if len(messages) < len(offsets) or not all(offset in messages for offset in offsets):
         return None
-    return [(Position(newest.epoch, offset), kept[offset]) for offset in offsets]
+    return [(Position(newest.epoch, offset), messages[offset]) for offset in offsets]

@@ -24,7 +24,7 @@ HEARTBEAT: Final = 15.0
 """Seconds of silence after which a stream of server-sent events sends a comment."""
 SILENCE: Final = 2
 """Heartbeats without a sign of life after which a client counts as gone."""
-BREATH: Final = 16
+YIELD_AFTER: Final = 16
 """Messages in a row after which an async stream lets other tasks of its loop run."""
 # What `MessageStream._take` returns in place of a message.
 WAIT: Final = object()
@@ -174,7 +174,7 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
 
     async def _next_in_loop(self, timeout: float | None = None) -> Any:
         """Do the same in a task. It takes a message last, so that a cancelled task loses none."""
-        if self._in_a_row >= BREATH:
+        if self._in_a_row >= YIELD_AFTER:
             from asyncio import sleep
 
             self._in_a_row = 0

@@ -191,7 +191,7 @@ def event_context(
         for name, value in request.environ.items()
         if name in ENVIRON or name.startswith("HTTP_")
     }
-    kept = ConnectRequest(app, environ, request.url_rule, request.view_args)
+    connect_request = ConnectRequest(app, environ, request.url_rule, request.view_args)
     if isinstance(app.session_interface, SecureCookieSessionInterface):
-        return HeldContext(kept)
-    return FreshContext(kept, names)
+        return HeldContext(connect_request)
+    return FreshContext(connect_request, names)

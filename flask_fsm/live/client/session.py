@@ -61,11 +61,11 @@ def url_arguments(bound: Bound, arguments: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def check_rev(asked: ClientEvent, flow: Flow) -> None:
+def check_rev(client_event: ClientEvent, flow: Flow) -> None:
     """Raise StaleFlow if the client sent its event at another rev than the flow has."""
-    if asked.rev is not None and asked.rev != flow.rev:
+    if client_event.rev is not None and client_event.rev != flow.rev:
         raise StaleFlow(
-            f"The event was sent at rev {asked.rev}, but the flow is at rev {flow.rev}.",
+            f"The event was sent at rev {client_event.rev}, but the flow is at rev {flow.rev}.",
             flow=flow.id,
             source=flow.current,
             code=Code.STALE_REV,
@@ -79,7 +79,7 @@ def subject_of(bound: Bound) -> str | None:
     return bound.subject_of({})
 
 
-def unmarked(channel: str, message: Envelope) -> Envelope:
+def untracked(channel: str, message: Envelope) -> Envelope:
     """Return a reply unchanged: a bus that delivers at once loses none."""
     return message
 
@@ -221,11 +221,11 @@ class ClientSession:
         try:
             if isinstance(text, bytes):
                 raise InvalidPayload("Send frames as text messages, not as binary ones.")
-            asked = parse(text)
+            client_event = parse(text)
         except InvalidPayload as error:
             self._reply(refusal(error), error.ref)
             return
-        self._ref = asked.ref
+        self._ref = client_event.ref
         flow: Flow | None = None
         try:
             if self._own is not None:
@@ -233,37 +233,39 @@ class ClientSession:
                 # However many frames the client's own event sends, that does not make it slow.
                 lifted = self.subscriber.queue.lift_limit()
                 try:
-                    sent = self._send_to(flow, asked)
+                    sent = self._send_to(flow, client_event)
                 finally:
                     if lifted:
                         self.subscriber.queue.restore_limit()
             else:
-                mark = unmarked if self._synchronous else self.subscriber.track_reply
-                sender = Sender(self.subscriber.id, asked.ref, mark)
+                prepare_reply = untracked if self._synchronous else self.subscriber.track_reply
+                sender = Sender(self.subscriber.id, client_event.ref, prepare_reply)
                 work = UnitOfWork(self._state, self._bound, self._url_args, sender)
                 with work.lock():
                     work.load()
                     if not self._still_has(work):
                         return
                     flow = work.flow
-                    sent = self._send_to(flow, asked)
+                    sent = self._send_to(flow, client_event)
         except FSMError as error:
-            frame = error_frame(error, flow, self._live, self._bound.name, asked.event)
-            self._reply(frame, asked.ref)
+            frame = error_frame(error, flow, self._live, self._bound.name, client_event.event)
+            self._reply(frame, client_event.ref)
         except HTTPException as error:
             # Without a flow, the app's function that finds the subject has called abort().
-            frame = self._crash_frame(error, asked) if flow is not None else abort_frame(error)
-            self._reply(frame, asked.ref)
+            frame = (
+                self._crash_frame(error, client_event) if flow is not None else abort_frame(error)
+            )
+            self._reply(frame, client_event.ref)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # CancelledError, a timeout, SystemExit
-            self._reply(self._crash_frame(error, asked), asked.ref)
+            self._reply(self._crash_frame(error, client_event), client_event.ref)
         else:
-            if not sent and asked.ref is not None:
-                self._reply(data_frame(None, EventStatus.NoContent), asked.ref)
+            if not sent and client_event.ref is not None:
+                self._reply(data_frame(None, EventStatus.NoContent), client_event.ref)
 
-    def _crash_frame(self, error: BaseException, asked: ClientEvent) -> str:
-        return crash_frame(error, self._bound.name, asked.event)
+    def _crash_frame(self, error: BaseException, client_event: ClientEvent) -> str:
+        return crash_frame(error, self._bound.name, client_event.event)
 
     def _reply(self, frame: str, ref: Any) -> None:
         """Send a frame to this client only, after its earlier replies on the flow's channel."""
@@ -275,9 +277,9 @@ class ClientSession:
             reply = Envelope(EnvelopeKind.REPLY, frame, subscriber.id, ref)
             self._live.channels.publish(channel, subscriber.track_reply(channel, reply))
 
-    def _send_to(self, flow: Flow, asked: ClientEvent) -> list[Sent]:
-        check_rev(asked, flow)
-        return flow.handle(asked.event, asked.data)
+    def _send_to(self, flow: Flow, client_event: ClientEvent) -> list[Sent]:
+        check_rev(client_event, flow)
+        return flow.handle(client_event.event, client_event.data)
 
     def _still_has(self, work: UnitOfWork) -> bool:
         """Return whether the flow is still this client's; if not, the connection will close.

@@ -33,7 +33,7 @@ REPLY: Final = EnvelopeKind.REPLY
 SEND_EVENT: Final = EnvelopeKind.SEND_EVENT
 STATE: Final = EnvelopeKind.STATE
 FOR_CLIENTS: Final = (EnvelopeKind.STATE, EnvelopeKind.DATA, EnvelopeKind.GROUP_MESSAGE)
-CLOSING: Final = (EnvelopeKind.REPLACED, EnvelopeKind.LEFT, EnvelopeKind.CLOSE)
+CLOSING: Final = (EnvelopeKind.REPLACED, EnvelopeKind.MOVED_AWAY, EnvelopeKind.CLOSE)
 FRAME_KINDS: Final[dict[EnvelopeKind, FrameKind]] = {
     EnvelopeKind.STATE: FrameKind.STATE,
     EnvelopeKind.DATA: FrameKind.DATA,
@@ -202,10 +202,10 @@ class Subscriber:
         `since` is the client's Last-Event-ID or `?since=`: a position in each channel. Return the
         names of the channels that have lost some of it.
         """
-        asked = since.split(",") if since else []
+        texts = since.split(",") if since else []
         lost = []
         for index, channel in enumerate(self._channels):
-            position = Position.parse(asked[index]) if index < len(asked) else None
+            position = Position.parse(texts[index]) if index < len(texts) else None
             missed = None if position is None else channel.bus.since(channel.id, position)
             if missed is None or position is None:
                 lost.append(channel.id)
@@ -383,8 +383,8 @@ class Subscriber:
             if isinstance(message, Replayed):
                 return None
             if self._is_outdated(run, rev):
-                asked = sender == self.id and ref is not None
-                return self._overtaken_reply(body, ref) if asked else None
+                is_answer = sender == self.id and ref is not None
+                return self._overtaken_reply(body, ref) if is_answer else None
             self._note_state(run, rev, body)
         elif kind in CLOSING:
             return Close(int(body))

@@ -11,7 +11,7 @@ class CloseCode(IntEnum):
     """A code from 4400 on, or one that IANA has registered."""
 
     MESSAGE_TOO_BIG = 1009
-    NO_SIGN_OF_LIFE = 1011
+    UNRESPONSIVE = 1011
     SERVICE_RESTART = 1012
     TRY_AGAIN_LATER = 1013
     """The client is too slow: see `Subscriber.take`."""

@@ -234,7 +234,7 @@ class EnvelopeKind(StrEnum):
     """Look up the subject's flow: another one may have taken its place."""
     REPLACED = "replaced"
     """Close: the session has another flow now."""
-    LEFT = "left"
+    MOVED_AWAY = "left"
     """Close: the flow has moved to a user who logged in, or to another device."""
     CLOSE = "close"
     """Close the connections of a subject, after sign-out."""

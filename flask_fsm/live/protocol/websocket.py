@@ -132,9 +132,9 @@ class Handshake:
                 deflate = Deflate()
                 accepted = deflate.accept(offer)
                 if accepted is not None and accepted is not False:
-                    said = accepted if isinstance(accepted, str) else ""
+                    parameters = accepted if isinstance(accepted, str) else ""
                     self.headers["Sec-WebSocket-Extensions"] = "; ".join(
-                        filter(None, ["permessage-deflate", said.strip()])
+                        filter(None, ["permessage-deflate", parameters.strip()])
                     )
                     self.extensions.append(deflate)
                     break

@@ -80,8 +80,8 @@ def send_event(machine: str) -> ResponseReturnValue:
     event: str | None = None
     flow: Flow | None = None
     try:
-        asked = parse(body)
-        ref, event = asked.ref, asked.event
+        client_event = parse(body)
+        ref, event = client_event.ref, client_event.event
         work = _unit_of_work(state, bound)
         with work.lock():
             work.load()
@@ -90,8 +90,8 @@ def send_event(machine: str) -> ResponseReturnValue:
             if missing is not None:
                 raise missing  # the event was for the old flow; the next one may be for the new
             flow = work.flow
-            check_rev(asked, flow)
-            sent = flow.handle(asked.event, asked.data)
+            check_rev(client_event, flow)
+            sent = flow.handle(client_event.event, client_event.data)
         # A message sent after this answer, perhaps by another process, must arrive later, too.
         service.channels.bus.flush(FLUSH_TIMEOUT)
     except InvalidPayload as error:

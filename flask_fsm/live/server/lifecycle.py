@@ -85,7 +85,7 @@ class Lifecycle:
             return transport.drop_slow()
         return b""
 
-    def wrote(self, sent: int, left: bool) -> None:
+    def on_written(self, sent: int, left: bool) -> None:
         """Note that the client has taken `sent` bytes, and whether any are left to write."""
         if not left:
             self.stalled_since = 0.0

@@ -183,7 +183,7 @@ class LoopConnection:
         """Write the first bytes, then serve the connection."""
         self._engine.call_at(self._life.heartbeat_at, self._on_heartbeat)
         self._write(head)
-        self._go_on()
+        self._proceed()
 
     # -- in any thread ------------------------------------------------------------------
 
@@ -222,12 +222,12 @@ class LoopConnection:
         if self.closed:
             self._leave()
         else:
-            self._go_on()
+            self._proceed()
 
     def on_wake(self) -> None:
         """Write what is queued."""
         self._woken = False
-        self._go_on()
+        self._proceed()
 
     def on_ready(self, events: int) -> None:
         """Read or write, as far as the socket is ready."""
@@ -247,9 +247,9 @@ class LoopConnection:
                 return
             self._woken = True  # what is queued meanwhile is written below
             self._write(self.transport.received(data))
-        self._go_on()
+        self._proceed()
 
-    def _go_on(self) -> None:
+    def _proceed(self) -> None:
         """Write pending output, run the jobs, and decide which events to wait for."""
         if self.closed:
             return
@@ -284,7 +284,7 @@ class LoopConnection:
 
     def _on_unthrottled(self) -> None:
         self._unthrottling = False
-        self._go_on()
+        self._proceed()
 
     def _on_heartbeat(self) -> None:
         if self.closed or self.transport.ended:
@@ -293,7 +293,7 @@ class LoopConnection:
         beat = life.heartbeat()
         self._engine.call_at(life.heartbeat_at, self._on_heartbeat)
         self._write(beat)
-        self._go_on()
+        self._proceed()
 
     # -- writing ------------------------------------------------------------------------
 
@@ -327,7 +327,7 @@ class LoopConnection:
             return
         self._pending = self._pending[sent:]
         if self._pending or self._life.stalled_since:
-            self._life.wrote(sent, bool(self._pending))
+            self._life.on_written(sent, bool(self._pending))
             if self._pending:
                 self._check_slow_later()
 
@@ -344,7 +344,7 @@ class LoopConnection:
         transport = self.transport
         self._write(self._life.drop_if_slow(time.monotonic()))
         if transport.ended:
-            self._go_on()
+            self._proceed()
         else:
             self._check_slow_later()
 

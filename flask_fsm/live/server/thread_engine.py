@@ -173,7 +173,7 @@ class ThreadConnection:
                 # Write no more at once than the socket of any server accepts.
                 sent = self._socket.send(self._pending[:RECEIVE])
             except NOT_READY:
-                self._life.wrote(0, True)
+                self._life.on_written(0, True)
                 return
             del self._pending[:sent]
-            self._life.wrote(sent, bool(self._pending))
+            self._life.on_written(sent, bool(self._pending))

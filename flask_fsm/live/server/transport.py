@@ -37,7 +37,7 @@ CHUNK: Final = 65_536
 REASONS: Final[dict[int, str]] = {
     CloseCode.SERVICE_RESTART: "The server is restarting: reconnect.",
     CloseCode.TRY_AGAIN_LATER: "The client is too slow: reconnect.",
-    CloseCode.NO_SIGN_OF_LIFE: "The client did not answer pings.",
+    CloseCode.UNRESPONSIVE: "The client did not answer pings.",
     CloseCode.SUBJECT_CHANGED: "This session belongs to another user now, or to none.",
     CloseCode.FLOW_GONE: "This flow does not exist any more.",
 }
@@ -327,7 +327,7 @@ class WebSocketTransport(Transport):
             self._silent += 1
         self._renew()
         if self._silent > SILENCE:
-            return self.close(CloseCode.NO_SIGN_OF_LIFE)
+            return self.close(CloseCode.UNRESPONSIVE)
         return self._socket.ping()
 
     def close(self, code: int) -> bytes:

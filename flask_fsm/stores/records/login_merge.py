@@ -132,9 +132,9 @@ class LoginMerge:
             mapper.records.write(target, version, record, (), lease="", now=now, within=None)
         else:
             mapper.records.move(source, version, tombstone, target, own.version, record, now)
-        kept = mapper.decode(target, record, locator.machine, new.id)
+        moved = mapper.decode(target, record, locator.machine, new.id)
         return LoadResult(
-            kept, mapper.session_value(locator, kept), record.version, previous_id=old.id
+            moved, mapper.session_value(locator, moved), record.version, previous_id=old.id
         )
 
     def adopt_unstarted(self, locator: FlowLocator, session_value: str) -> LoadResult | None:

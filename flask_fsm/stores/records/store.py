@@ -107,15 +107,15 @@ class RecordStore:
             return LoadResult()
         return self.mapper.load(locator, reference, expired_before)
 
-    def stored_reply(self, locator: FlowLocator, asked: SubmissionQuery) -> StoredReply | None:
+    def stored_reply(self, locator: FlowLocator, query: SubmissionQuery) -> StoredReply | None:
         """Return the reply to a submission that was handled before: a double click, or a replay."""
         flow = (
-            asked.version.flow
-            if asked.version is not None and asked.current
-            else digest(asked.flow)
+            query.version.flow
+            if query.version is not None and query.current
+            else digest(query.flow)
         )
-        address = self.mapper.address(locator, asked.id)
-        return self.records.stored_reply(address, flow, asked.rev, asked.nonce)
+        address = self.mapper.address(locator, query.id)
+        return self.records.stored_reply(address, flow, query.rev, query.nonce)
 
     # -- writing ------------------------------------------------------------------------
 
@@ -143,10 +143,10 @@ class RecordStore:
             error.flow = new.id  # records know no ids
             raise
         if within is None:
-            kept = new.with_lazy_history(lambda: self.records.history(address, flow, new.rev))
+            committed = new.with_lazy_history(lambda: self.records.history(address, flow, new.rev))
         else:  # the rows are visible to this transaction only
-            kept = new.with_lazy_history(lambda: new.history.entries)
-        return CommitResult(kept, mapper.session_value(locator, new), record.version)
+            committed = new.with_lazy_history(lambda: new.history.entries)
+        return CommitResult(committed, mapper.session_value(locator, new), record.version)
 
     def write_tombstone(
         self,

@@ -40,7 +40,7 @@ def stays(history: sa.Table, wanted: Sequence[Any]) -> sa.Select[Any]:
     )
 
 
-def marks(history: sa.Table, wanted: Sequence[Any], found: Sequence[Way]) -> sa.Subquery:
+def way_bits(history: sa.Table, wanted: Sequence[Any], found: Sequence[Way]) -> sa.Subquery:
     """Return the query of which of the `found` ways each run took, and of its first rev.
 
     Each way has one bit. The primary key begins with the run, so the database needs neither a sort
@@ -76,7 +76,7 @@ def count(
     found: list[Way] = [(row[0], row[1]) for row in connection.execute(ways(history, wanted))]
     if not found:
         return 0, {}, {}, {}, {}
-    per_run = marks(history, wanted, found)
+    per_run = way_bits(history, wanted, found)
     pages = list(dict.fromkeys([initial, *(page for way in found for page in way)]))
 
     def number(took: Sequence[Way], *others: Any) -> Any:
@@ -93,15 +93,15 @@ def count(
 
     places = {way: index for index, way in enumerate(found)}
     begun = {initial: [per_run.c.first == 1]}
-    asked = [
+    columns = [
         sa.func.count(),
         *(number([way for way in found if page in way], *begun.get(page, ())) for page in pages),
         *(number([way for way in found if way[0] == page]) for page in pages),
         *(number([way]) for way in found),
     ]
     numbers: list[int] = []
-    for start in range(0, len(asked), COLUMNS):
-        some = [column.label(f"n{i}") for i, column in enumerate(asked[start : start + COLUMNS])]
+    for start in range(0, len(columns), COLUMNS):
+        some = [column.label(f"n{i}") for i, column in enumerate(columns[start : start + COLUMNS])]
         numbers += map(int, connection.execute(sa.select(*some).select_from(per_run)).one())
     runs, *rest = numbers
     reached = dict(zip(pages, rest, strict=False))
