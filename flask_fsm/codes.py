@@ -10,10 +10,10 @@ __all__ = ["Code"]
 class Code(StrEnum):
     """What an error is about, for programs: `error.code`, and `reason` in a problem document.
 
-    Each member is a plain text on the wire, and keeps its spelling from release to release.
-    The docstring of a member gives the HTTP status, who can do something about it (the client,
-    the developer of the app, or the operator of the server), and what it means.
-    A guard or a validator may raise its error with a code of the app's own, which is a plain `str`.
+    Each member is a plain text on the wire, and keeps its spelling from release to release. The
+    docstring of a member gives the HTTP status, who can do something about it (the client, the
+    developer of the app, or the operator of the server), and what it means. A guard or a validator
+    may raise its error with a code that the app defines, a plain `str`.
     """
 
     # -- the definition, found at set-up
@@ -169,7 +169,7 @@ class Code(StrEnum):
     INVALID_PAYLOAD = "invalid_payload"
     """400, client: what was sent is not a valid frame."""
     ABORTED = "aborted"
-    """In a frame, client: the app called `abort()` when it was asked for the subject."""
+    """In a frame, client: the app's function that finds the subject called `abort()`."""
 
     # -- the server
     UNAVAILABLE = "unavailable"

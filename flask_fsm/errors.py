@@ -61,7 +61,7 @@ class Reason(NamedTuple):
     """Why an edge can't be taken.
 
     Attributes:
-        code: For programs: a `Code`, or a `str` of the app's own.
+        code: For programs: a `Code`, or a `str` that the app defines.
         text: For people.
     """
 
@@ -78,7 +78,7 @@ class FSMError(Exception):
         source: The name of the state where the transition starts.
         target: The name of the state where it was to lead.
         allowed: The names of the states that may follow.
-        code: A `Code`, or a `str` of the app's own; default: the `default_code` of the class.
+        code: A `Code`, or a `str` that the app defines; default: the `default_code` of the class.
         reasons: Every `Reason`; default: one of `code` and `message`.
         status: The HTTP status; default: the `status` of the class.
 

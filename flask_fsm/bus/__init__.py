@@ -19,8 +19,8 @@ REMEDY: Final = (
 def open_bus(source: Any, *, prefix: str, replay_limit: int, replay_time: float) -> Bus:
     """Return the bus at a URL, or on a client of redis-py or valkey-py.
 
-    Keys on a server begin with `prefix`. Of each channel `replay_limit` messages are kept, until
-    `replay_time` seconds after the last receiver has left. Raises ConfigError.
+    Keys on a server begin with `prefix`. The last `replay_limit` messages of each channel are
+    stored, until `replay_time` seconds after the last receiver has left. Raises ConfigError.
     """
     if source == "memory://":
         return MemoryBus(replay_limit, replay_time)

@@ -73,7 +73,7 @@ class MemoryBus:
     """Keeps `replay_limit` messages of each channel that has receivers.
 
     It keeps them for another `replay_time` seconds (of `clock`) after the last receiver has left.
-    Messages on a channel without receivers or kept messages are dropped.
+    Messages on a channel without receivers or stored messages are dropped.
     """
 
     synchronous = True

@@ -90,8 +90,8 @@ class Flow(FlowBase):
 
         Args:
             target: The state to go to.
-            data: The answers of the page that is left. By default those it has are kept.
-            source: The page that is left. By default the current one; another page of the path
+            data: The answers of the source page. By default those that it has.
+            source: The page to move from. By default the current one; another page of the path
                 makes this an edit.
             args: The URL arguments of the target, as JSON text. By default none.
 
@@ -202,7 +202,7 @@ class Flow(FlowBase):
         Args:
             to: The state to go to.
             data: The answers for validators; without any, validators don't run.
-            source: The page that is left, by default the current one.
+            source: The page to move from, by default the current one.
 
         Returns:
             Every reason; an empty list if the transition can be made.
@@ -280,8 +280,8 @@ class Flow(FlowBase):
 
         Args:
             to: The state to go to.
-            data: The answers of the page that is left. By default those it has are kept.
-            source: The page that is left. By default the current one; another page of the path
+            data: The answers of the source page. By default those that it has.
+            source: The page to move from. By default the current one; another page of the path
                 makes this an edit.
             status: In the handler of an event, the status that clients get. By default 200.
             reply: In the handler of an event, the data that clients get. By default `data`.

@@ -199,7 +199,7 @@ class FlowBase:
         self._given = data
 
     def end_judging(self) -> None:
-        """Show the flow as it is again."""
+        """Show rules the actual flow again."""
         self._judged = self._given = None
 
     @contextmanager

@@ -33,7 +33,7 @@ M = TypeVar("M", bound=Callable[[str], str | None] | Mapping[str, str | None])
 
 
 class _Arguments(NamedTuple):
-    """The arguments of a machine that say what its states and edges are."""
+    """The arguments of a machine that define its states and edges."""
 
     transitions: tuple[Transition, ...]
     states: tuple[Any, ...]

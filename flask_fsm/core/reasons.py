@@ -131,7 +131,7 @@ def error_of_event(flow: FlowBase, event: str) -> InvalidTransition:
 
 
 def error_context(flow: FlowBase, source: str, target: str) -> dict[str, Any]:
-    """Return the attributes of an error that tell which edge it is about."""
+    """Return the attributes by which an error identifies its edge."""
     return {
         "flow": flow.id,
         "source": source,

@@ -20,7 +20,7 @@ class Result(NamedTuple):
         snapshot: What the flow becomes.
         previous: What it was when this was decided.
         edge: The edge that is taken; `source`, `target` and `event` are its own.
-        data: The answers kept under the source, or None if none were given.
+        data: The answers stored under the source, or None if none were given.
         cut: The nodes that were cut off the path by an edit or a loop, last one first, or None.
         rev: The revision of `snapshot`.
         finished: Whether this ends the run.

@@ -125,7 +125,7 @@ class Snapshot(Fields):
         return entered_at(self.log, self.started)
 
     def with_lazy_history(self, read: Callable[[], Sequence[Entry]]) -> Snapshot:
-        """Return this snapshot with its history kept elsewhere, where `read` finds it."""
+        """Return this snapshot with its history stored elsewhere, from where `read` loads it."""
         return self._replace(log=Archive(read, self.updated))
 
     def with_packed_history(self, machine: Definition, limit: int | None = None) -> Snapshot:

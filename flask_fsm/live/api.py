@@ -190,8 +190,8 @@ class Live:
 
         Args:
             function: `(name) -> bool | dict`, called within the request that asks to join the
-                group. A dict allows it, too, and is what members() and the group are told of the
-                member.
+                group. A dict allows it, too, and is the info on the member for members() and the
+                group.
 
         Returns:
             The function, so that this can be used as a decorator.

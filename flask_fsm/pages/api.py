@@ -66,7 +66,7 @@ class MachineViews(FlowReports):
     def __repr__(self) -> str:
         return describe(self, type(self).__name__)
 
-    # -- whose flow ---------------------------------------------------------------------
+    # -- the subject --------------------------------------------------------------------
 
     def subject(self, function: F) -> F:
         """Register the function that returns the subject of a request.
@@ -179,7 +179,7 @@ class MachineViews(FlowReports):
 
     @property
     def history(self) -> History:
-        """The entries of this run; `("a", "b") in fsm.history` asks for an edge."""
+        """The entries of this run; `("a", "b") in fsm.history` tests for an edge."""
         return self.flow.history
 
     @property
@@ -188,7 +188,7 @@ class MachineViews(FlowReports):
         return "\n".join(f"{entry.source} -> {entry.target}" for entry in self.history)
 
     def progress(self) -> Progress:
-        """Return the pages done, this page, and the pages ahead as far as the answers tell."""
+        """Return the pages done, this page, and those ahead as far as answers determine them."""
         page_request = self._page_request()
         return page_request.flow.progress(page_request.page)
 
@@ -298,7 +298,7 @@ class MachineViews(FlowReports):
         """Leave this page for `to` and return the response that sends the visitor there.
 
         Args:
-            to: The next page. By default what the request names, or the only open way on.
+            to: The next page. By default what the request names, or the only open edge.
             data: The answers to store for this page, and to give to its rules.
             form: A WTForms form whose data is stored instead. If a rule refuses, its messages go
                 into `form.errors`.
@@ -343,7 +343,7 @@ class MachineViews(FlowReports):
 
     @contextmanager
     def transaction(self, session: Any = None) -> Iterator[Any]:
-        """Commit the block's transition together with what `session` does, or neither.
+        """Commit the block's transition and the changes of `session` together, or neither.
 
         The session is committed at the end of the block, and hooks run after that. If the block
         raises, or makes no transition, the session is rolled back.

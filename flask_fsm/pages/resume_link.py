@@ -1,4 +1,4 @@
-"""A link that continues a flow on another device: opening it asks, a POST moves the flow."""
+"""A link that continues a flow on another device: opening it asks, and a POST moves the flow."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class AppState:
     def require_record_store(self, what: str) -> RecordStore:
         """Return the store if it keeps flows on a server; else raise ConfigError.
 
-        `what` names in the error what needs such a store.
+        `what` is the feature that needs such a store, for the error's text.
         """
         if isinstance(self.store, RecordStore):
             return self.store

@@ -34,7 +34,7 @@ class PreviousId(NamedTuple):
 
     Args:
         id: The previous id.
-        root: The root of the id since the login, to tell whether this is about the same flow.
+        root: The root of the id since the login, to check that this belongs to the same flow.
     """
 
     id: str
@@ -49,7 +49,7 @@ class SessionFlow:
     Args:
         session: Flask's session.
         name: Name of the machine.
-        locator: Which flow.
+        locator: Identifies the flow.
         slot: The key under which the session carries it.
         several: Whether the session may carry several flows of the machine.
     """

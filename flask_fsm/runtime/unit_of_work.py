@@ -102,7 +102,7 @@ class UnitOfWork:
     ) -> UnitOfWork | None:
         """Return the unit of work of a flow that is known by its id, or None if there is none.
 
-        `subject` and `key` say whose it is and which of several, as its id does not.
+        `subject` and `key` locate the flow, which its id does not.
         """
         work = cls(state, bound, {})
         work.needs_key = False
@@ -188,7 +188,7 @@ class UnitOfWork:
         return self.state.cache.lock(name, self.state.config.lock_timeout)
 
     def load(self) -> None:
-        """Read the flow that is meant; a blank one, if there is none."""
+        """Load the flow, or a blank one if none is stored."""
         if not hasattr(self, "session_flow"):
             self._find()
         state, machine, flow = self.state, self.bound.machine, self.session_flow
@@ -236,7 +236,7 @@ class UnitOfWork:
             flow.keep(self.state.store.session_value(flow.locator, self.flow.snapshot))
 
     def renew(self) -> None:
-        """Name this flow in the session, or a new one in place of one that is gone."""
+        """Name this flow in the session, or a new one if this one no longer exists."""
         if self.missing_reason is not None:
             self.forget()
             self.load()
@@ -248,7 +248,7 @@ class UnitOfWork:
         Raises FlowBusy if another request holds it for longer than FSM_LOCK_TIMEOUT, or StaleFlow.
         """
         self.remember()
-        # Set before the store is called, whose answer may be lost.
+        # Set before the call, since the store's answer may be lost.
         self.lease = Lease(self.state, self.locator, self.flow.snapshot)
         try:
             self.version = self.lease.acquire(self.version)
@@ -273,7 +273,7 @@ class UnitOfWork:
     ) -> Sequence[Result]:
         """Make the steps that `decide` makes on the flow, store them, then run hooks and signals.
 
-        What is raised before leaves the flow as it was; nothing after can undo the steps.
+        An exception before the commit leaves the flow unchanged; none after it can undo the steps.
 
         Args:
             decide: Makes steps on the flow, and returns their results.

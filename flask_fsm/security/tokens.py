@@ -27,7 +27,7 @@ _TOKEN: Final = re.compile(
 
 
 class TokenContent(NamedTuple):
-    """What a token says.
+    """The content of a token.
 
     Args:
         flow: Id of the flow.
@@ -81,7 +81,7 @@ class Tokens:
         return self._signer.sign(text).decode()
 
     def read(self, text: object) -> TokenContent:
-        """Return what a token says; raise InvalidToken if it was not signed by this app."""
+        """Return the content of a token; raise InvalidToken if it was not signed by this app."""
         try:
             if not isinstance(text, str) or len(text) > MAX_TOKEN:
                 raise ValueError("its size")

@@ -39,11 +39,11 @@ ROOT_LENGTH: Final = 22
 
 
 class FlowLocator(NamedTuple):
-    """Which flow is meant.
+    """Identifies a flow: its machine, its owner and its key.
 
     Args:
         machine: Its machine.
-        subject: Whose it is. None: the session's.
+        subject: The subject that owns it; None if it belongs to the session.
         secret: With `subject` None: the secret of the session that owns several flows. None: the
             flow is located by its id, which the session has.
         key: Which of its owner's flows, where a machine has `many`; else empty.
@@ -109,7 +109,7 @@ class StoredReply(NamedTuple):
 
     Args:
         digest: Digest of the submission's body.
-        location: URL to which it led; None if there is none.
+        location: The URL to which it redirected, or None.
     """
 
     digest: str
@@ -151,7 +151,7 @@ class Store(Protocol):
         A session that has logged in since takes its flow along: the flow moves to the subject.
 
         Args:
-            locator: Which flow.
+            locator: Identifies the flow.
             session_value: What the session carries of it.
             expired_before: The expiry: a flow whose last commit is before this time is gone.
                 Seconds since 1970.
@@ -183,8 +183,8 @@ class Store(Protocol):
         """Compare and swap: replace what was loaded by `new`, or raise StaleFlow on a conflict.
 
         Args:
-            locator: Which flow.
-            version: What was loaded, and has to be there still; None for nothing.
+            locator: Identifies the flow.
+            version: The version that was loaded and must still be stored; None for nothing.
             new: The new snapshot.
             location: URL that answers a replay of the submission whose receipt `new` has.
             lease: The lease that this request holds, or an empty string.
@@ -212,8 +212,8 @@ class Store(Protocol):
         """End the flow `old` for good: from now on its id leads to FlowGone.
 
         Args:
-            locator: Which flow.
-            version: What was loaded, and has to be there still.
+            locator: Identifies the flow.
+            version: The version that was loaded and must still be stored.
             old: The snapshot that was loaded.
             receipt: Receipt of the submission that ends it, for its replay.
             location: URL that answers this replay.
@@ -247,7 +247,7 @@ GONE: Final = {
 
 
 def flow_gone(id: str | None, code: str) -> FlowGone:
-    """Return the error of a flow that is gone: reset, moved, expired or evicted."""
+    """Return the error of a flow that no longer exists: reset, moved, expired or evicted."""
     known = Code(code)  # a tombstone has it as plain text
     return FlowGone(GONE[known], flow=id, code=known)
 

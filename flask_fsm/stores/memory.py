@@ -19,7 +19,7 @@ from .records.model import Address, HistoryRow, Record, longest_lease
 __all__ = ["MemoryRecords", "PlainIds"]
 
 PAST: Final = 100_000
-"""How many entries of the history of purged flows are kept."""
+"""Number of history entries of purged flows that are kept."""
 _ID: Final = re.compile(rf"[\w-]{{{ROOT_LENGTH}}}", re.ASCII)
 
 

@@ -215,7 +215,7 @@ class RedisRecords:
         record: Record,
         now: int,
     ) -> None:
-        # The two owners may lie on two servers of a cluster. The source is leased until the target
+        # The two owners may be on two servers of a cluster. The source is leased until the target
         # is written; if the process dies in between, the next login finds both and completes it.
         lease = f"moving {record.sealed}"
         self.acquire_lease(source, source_version, lease, now, now + MOVE_SECONDS)

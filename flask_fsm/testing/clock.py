@@ -14,7 +14,7 @@ __all__ = ["FrozenClock", "frozen_clock", "state_of"]
 
 
 def state_of(app: Flask) -> AppState:
-    """Return what the extension keeps of an app; raises LookupError."""
+    """Return the extension's state of an app; raises LookupError."""
     state = app.extensions.get(EXTENSION)
     if not isinstance(state, AppState):
         raise LookupError(f"The app {app.name!r} has no FlaskFSM: call fsm.init_app(app).")
@@ -22,7 +22,7 @@ def state_of(app: Flask) -> AppState:
 
 
 class FrozenClock:
-    """The clock of an app within `frozen_clock`: it moves only when it is told to."""
+    """The clock of an app within `frozen_clock`: it moves only when the test sets it."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -42,8 +42,7 @@ def frozen_clock(app: Flask, at: float | None = None) -> Iterator[FrozenClock]:
     """Freeze the app's clock and yield it: flows get their times from it, and expire by it.
 
     It is the clock of flows, leases and resume links, but not of live heartbeats, nor of a server:
-    Redis expires keys by its own clock. A connection that is open already keeps the
-    clock that it began with.
+    Redis expires keys by its own clock. A connection that is already open keeps its clock.
 
     Args:
         app: The app, after `init_app`.

@@ -157,7 +157,7 @@ class LiveClient:
         Args:
             machine: The machine's name.
             event: The event's name.
-            data: What the handler is given: anything that JSON can say.
+            data: The data for the handler: any JSON value.
             flow: The key of the flow, for a machine with `many=True`.
             headers: Sent beside the cookies.
             more: More of the client frame, such as `ref` and `rev`.
@@ -194,7 +194,7 @@ class LiveClient:
 
         Args:
             machine: The machine's name.
-            path: Of a websocket that is elsewhere, as `FlaskFSM(websocket=...)` says.
+            path: The path of the websocket, if `FlaskFSM(websocket=...)` sets one.
             groups: The groups to join.
             since: The id of the last message that was received, to be sent what came after it.
             flow: The key of the flow, for a machine with `many=True`.

@@ -102,7 +102,7 @@ class LiveSocket(_Frames):
 
         Args:
             event: The event's name.
-            data: What the handler is given: anything that JSON can say.
+            data: The data for the handler: any JSON value.
             ref: Echoed in the frames that answer.
             more: More of the client frame, such as `rev`.
         """
@@ -161,7 +161,7 @@ class LiveEvent(NamedTuple):
 class LiveStream(_Frames):
     """An event stream of a `LiveClient`, and a context manager that closes it.
 
-    `status` is 200, or tells that the server refused; `body()` then says why.
+    `status` is 200, or the status of a refusal, whose `body()` says why.
     """
 
     def __init__(

@@ -105,7 +105,7 @@ class Visitor:
 
     @property
     def session_cookie(self) -> str | None:
-        """The text of the session cookie; None: there is none, or delete it."""
+        """The text of the session cookie, or None; setting None deletes it."""
         found = self.client.get_cookie(self.app.config["SESSION_COOKIE_NAME"], **self._scope())
         return None if found is None else found.value
 

@@ -1,8 +1,8 @@
 """A bus on Redis or Valkey, for several processes and machines.
 
-Of each channel the server keeps a hash (the epoch, the offset of the newest message, the runs) and
-a stream of the last messages. Publishing a message is one script, which counts, keeps and publishes
-it.
+For each channel the server stores a hash (the epoch, the offset of the newest message, the runs)
+and a stream of the last messages. Publishing a message is one script, which numbers, stores and
+publishes it.
 """
 
 from __future__ import annotations

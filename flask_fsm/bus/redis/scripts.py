@@ -32,8 +32,8 @@ class Script:
 
 
 # In all of these KEYS are the hash and the stream of a channel, ARGV[1] the name under which it is
-# published, ARGV[2] an epoch in case that there is none. TTL (seconds), LIMIT (messages), RUNS
-# and SENDERS are the bus's.
+# published, ARGV[2] an epoch to use if there is none. TTL (seconds), LIMIT (messages), RUNS and
+# SENDERS are the bus's.
 _EPOCH: Final = """
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'runs')
 local epoch, offset = found[1], found[2] or '0'
@@ -101,7 +101,7 @@ redis.call('EXPIRE', KEYS[1], TTL)
 redis.call('PUBLISH', ARGV[1], ARGV[2] .. ' 0 ')
 """
 # ARGV: epoch and offset of a position, or ''. Returns epoch and offset of the newest message, and
-# what is kept of those after the position and of the one before.
+# the stored messages after the position, with the one just before it.
 SYNC: Final = (
     _EPOCH
     + """

@@ -57,7 +57,7 @@ class Subscription:
             self._deliver(receivers, position, payload)
 
     def matches(self, messages: dict[int, str]) -> bool:
-        """Return whether the server still has the message at the position, or never kept it."""
+        """Return whether the server still has the message at the position, or never stored it."""
         assert self.position is not None
         same = messages.get(self.position.offset)
         return same is None or self.newest in (None, hash(same))

@@ -311,8 +311,8 @@ class SSEChannel(Channel):
     def sse_response(self, listener: Listener, heartbeat: float = HEARTBEAT) -> Response:
         """Return that stream as the response of a view.
 
-        The listener is removed when the client is gone. In an app with a FlaskFSM that is noticed
-        after two heartbeats at the latest, if the server gives access to its sockets.
+        The listener is removed when the client disconnects. In an app with a FlaskFSM that is
+        noticed after two heartbeats at the latest, if the server gives access to its sockets.
 
         Args:
             listener: A listener of this channel.
@@ -356,7 +356,7 @@ class ChannelContainer:
         return channel
 
     def rm(self, channel_id: str) -> None:
-        """Remove the channel with this id; its streams go on. Raises UnknownChannel."""
+        """Remove the channel with this id; its streams continue. Raises UnknownChannel."""
         with self._mutex:
             if self._channels.pop(channel_id, None) is None:
                 raise self._unknown(channel_id)

@@ -13,7 +13,7 @@ class Message:
 
     Args:
         type: The name of the kind of message; the `event:` of a stream of server-sent events.
-        payload: Any value. A stream of server-sent events sends text as it is, others as JSON.
+        payload: Any value. A stream of server-sent events sends text unchanged, others as JSON.
         latest: A key. Of the messages with this key that wait in a full queue, only the newest is
             kept. By default each message is kept.
     """

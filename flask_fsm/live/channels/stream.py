@@ -1,7 +1,7 @@
 """Streams of the messages of a listener, for loops and as server-sent events.
 
-These are for channels of the app's own. What clients of a flow missed before they reconnected is
-replayed by live/client/subscriber.
+These are for channels that the app makes. For the clients of flows, live/client/subscriber replays
+what they missed before they reconnected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log: Final = logging.getLogger("flask_fsm")
 HEARTBEAT: Final = 15.0
 """Seconds of silence after which a stream of server-sent events sends a comment."""
 SILENCE: Final = 2
-"""Heartbeats without a sign of life after which a client counts as gone."""
+"""Heartbeats without an acknowledgement after which a client counts as disconnected."""
 YIELD_AFTER: Final = 16
 """Messages in a row after which an async stream lets other tasks of its loop run."""
 # What `MessageStream._take` returns in place of a message.

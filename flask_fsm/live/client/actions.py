@@ -1,4 +1,4 @@
-"""Actions: what a subscriber asks the transport of its client to do next."""
+"""Actions: what the transport of a client has to do next: write, close, or run a job."""
 
 from __future__ import annotations
 

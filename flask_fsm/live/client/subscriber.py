@@ -281,7 +281,7 @@ class Subscriber:
             self._answered = reply.number
             self._priority.append(reply)
 
-    # -- what goes out ------------------------------------------------------------------
+    # -- output -------------------------------------------------------------------------
 
     def take(self) -> Frame | Close | Job | None:
         """Return what the transport does next, or None if nothing waits.

@@ -1,1 +1,1 @@
-"""What goes over the wire: frames as JSON, websockets (RFC 6455), server-sent events."""
+"""The wire formats: frames as JSON, websockets (RFC 6455), server-sent events."""

@@ -141,7 +141,7 @@ class Engine:
         for stream in streams:
             try:
                 stream.close()
-            except Exception:  # of a channel of the app's own
+            except Exception:  # a channel class of the app may raise anything
                 log.exception("A stream could not be closed.")
         for transport in transports:
             transport.request_close(code)

@@ -65,9 +65,9 @@ def is_plain(environ: dict[str, Any]) -> bool:
 
 
 def end_silence(sock: Any, seconds: float) -> None:
-    """Let the kernel end a connection whose client confirms nothing for so long (RFC 5482).
+    """Have the kernel end a connection whose client acknowledges nothing for so long (RFC 5482).
 
-    The client of a stream sends nothing, so only the kernel learns that it is gone.
+    The client of a stream sends nothing, so only the kernel learns that it has disconnected.
     """
     with contextlib.suppress(OSError, AttributeError):
         milliseconds = int(min(seconds * 1000, LONGEST))

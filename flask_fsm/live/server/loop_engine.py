@@ -217,7 +217,7 @@ class LoopConnection:
         self._busy = False
 
     def job_done_apart(self) -> None:
-        """Note that another thread has done the job, and go on."""
+        """Note that another thread has done the job, and continue."""
         self._busy = False
         if self.closed:
             self._leave()

@@ -32,7 +32,7 @@ class ThreadEngine(Engine):
 
     @property
     def full(self) -> bool:
-        # One thread of the server is left for pages, whatever FSM_MAX_THREADS says.
+        # One thread of the server stays free for pages, whatever FSM_MAX_THREADS says.
         room = threads()
         return super().full or (room is not None and len(self) >= room - 1)
 
@@ -105,7 +105,7 @@ class ThreadConnection:
                     elif wanted & READ:
                         self._read()
         except (OSError, EOFError):
-            return  # the client is gone
+            return  # the client has disconnected
         except Exception:
             # The server would write it to the client as an error of HTTP.
             log.exception("A connection failed.")

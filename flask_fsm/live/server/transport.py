@@ -259,7 +259,7 @@ class Transport:
 
     def finish(self) -> None:
         """Run the remaining jobs of a closed connection, then release it."""
-        self.throttled_until = 0.0  # a client that is gone need not be throttled
+        self.throttled_until = 0.0  # a disconnected client need not be throttled
         while self.jobs or self.has_unparsed:
             if self.jobs:
                 self.run_job(self.jobs.popleft())
@@ -323,7 +323,7 @@ class WebSocketTransport(Transport):
     def heartbeat(self) -> bytes:
         if self.ended:
             return b""
-        if self.reading:  # otherwise its pongs may lie unread
+        if self.reading:  # otherwise its pongs may be waiting unread
             self._silent += 1
         self._renew()
         if self._silent > SILENCE:

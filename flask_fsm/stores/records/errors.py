@@ -26,7 +26,7 @@ def leased_elsewhere() -> FlowBusy:
 
 
 def link_used() -> FlowGone:
-    """Return the error of a resume link whose flow has got another id since, or has ended."""
+    """Return the error of a resume link whose flow has a new id since, or has ended."""
     return FlowGone(
         "This link has already been used, or what it continues has ended.", code=Code.LINK_USED
     )

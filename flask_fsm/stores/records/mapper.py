@@ -1,9 +1,9 @@
 """Maps flows to records and back, and checks the expiry of a flow that is loaded.
 
-A record lies at an address: a hash of its owner, its machine, its key. The owner of a flow without
-a subject is its id, which only its session has; so each look-up names the owner, and somebody
-else's flow is not found. Ids are stored as their SHA-256. The id of an owned flow is also stored
-encrypted, so that another session of the same owner can be given it.
+A record is stored at an address: a hash of its owner, its machine, its key. The owner of a flow
+without a subject is its id, which only its session has; so each look-up names the owner, and
+somebody else's flow is not found. Ids are stored as their SHA-256. The id of an owned flow is also
+stored encrypted, so that another session of the same owner can be given it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FlowMapper:
         self.clock = clock
         self._max_size = max_size
 
-    # -- where it lies ------------------------------------------------------------------
+    # -- addresses ----------------------------------------------------------------------
 
     def owner(self, locator: FlowLocator, id: str) -> str:
         """Return the hash of the owner of a flow."""
@@ -159,7 +159,7 @@ class FlowMapper:
         )
 
     def tombstone(self, version: Version | None, old: Snapshot, code: str) -> Record:
-        """Return the record that marks a flow as gone, for the reason `code`."""
+        """Return the record of a flow that has ended for good, for the reason `code`."""
         flow = digest(old.id) if version is None or old.rev == 0 else version.flow
         now = int(self.clock())
         return Record(

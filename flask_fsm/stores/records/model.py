@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # Id, whether the run has begun, second of its start, and for an owned flow the first digits of its
-# owner's hash. No rev: a session that stays as it is need not be signed again at each step.
+# owner's hash. No rev: an unchanged session need not be signed again at each step.
 _REFERENCE: Final = re.compile(
     r"([\w-]{22}(?:~[1-9]\d{0,8})?),([01]),(\d{1,12}),([0-9a-f]{16})?", re.ASCII
 )
@@ -46,7 +46,7 @@ class Address(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A snapshot as a server keeps it. The `text` of a tombstone is empty.
+    """A snapshot in the form in which a server stores it. The `text` of a tombstone is empty.
 
     Args:
         flow: Name of the run in the history.
@@ -129,8 +129,8 @@ class Records(Protocol):
         """Compare and swap: replace `version` by a record, end its lease, and append history.
 
         Args:
-            address: Where the record lies.
-            version: What has to be there; None for nothing.
+            address: Where the record is stored.
+            version: The version that must be stored there; None for nothing.
             record: The new record.
             logged: Rows to append to the history.
             lease: The lease that the caller holds, or an empty string.
@@ -254,7 +254,7 @@ class SessionReference(NamedTuple):
 
     @classmethod
     def read(cls, text: object) -> SessionReference | None:
-        """Return what a text of the session says, or None if it is of another store."""
+        """Parse a text of the session; return None if another kind of store wrote it."""
         match = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             return None

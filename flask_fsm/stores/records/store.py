@@ -132,7 +132,7 @@ class RecordStore:
         """Compare and swap: write `new` and its history if `version` is still there."""
         mapper = self.mapper
         address = mapper.address(locator, new.id)
-        # A run is named when it begins, and keeps its name under whatever id.
+        # A run is named when it begins, and keeps its name when its id changes.
         flow = digest(new.id) if new.rev == 1 or version is None else version.flow
         record = mapper.encode(locator, new, flow)
         rows = history_rows(flow, locator.machine, new, location)

@@ -147,6 +147,6 @@ def acquire_write_lock(connection: sa.Connection) -> None:
     if connection.dialect.name == "sqlite":
         driver: Any = connection.connection.dbapi_connection
         if not connection.in_transaction():
-            connection.begin()  # an engine of the app's may begin one in an event of its own
+            connection.begin()  # the app's engine may begin one in its own event handler
         if not driver.in_transaction:
             connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -46,7 +46,7 @@ class FastSQL:
     def cursor(self, patience: float | None = None) -> Iterator[Any]:
         """Open a cursor whose statements commit by themselves, unless they begin a transaction.
 
-        `patience` is how many seconds to wait for the server, if the engine is one of ours.
+        `patience` is how many seconds to wait for the server, if this package opened the engine.
         """
         try:
             connection = self._engine.raw_connection()
