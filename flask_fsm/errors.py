@@ -96,7 +96,7 @@ class FSMError(Exception):
     """The HTTP status that a guarded page answers with."""
     retry_after: ClassVar[int | None] = None
     """Seconds after which the same request may succeed; None if that is not known."""
-    default_code: ClassVar[Code] = Code.ERROR
+    default_code: ClassVar[str] = Code.ERROR
     """The code of an error of this class that is given none."""
 
     def __init__(

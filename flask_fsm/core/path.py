@@ -30,7 +30,7 @@ __all__ = [
 # Not a named tuple: a step reads nodes more often than it makes them; slots are read faster.
 @dataclass(slots=True, eq=False)
 class Node:
-    """One page of a path. It never changes, and shares the nodes before it with other paths.
+    """One page of a path. It never changes once made: other paths share the nodes before it.
 
     `args` (URL arguments) and `answers` are JSON text or None. `depth` counts the nodes before
     this one. A page can't be reopened if its node is `closed`, or if its depth is below the

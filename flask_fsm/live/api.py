@@ -60,7 +60,6 @@ class Group:
 
         Raises:
             TypeError: The value can't be sent as JSON.
-            StoreUnavailable: The bus can't be reached.
         """
         self.channel.broadcast(message)
 
@@ -73,7 +72,6 @@ class Group:
 
         Raises:
             TypeError: The name is not valid, or the data can't be sent as JSON.
-            StoreUnavailable: The bus can't be reached.
         """
         self._service.send_to_members(self.name, event, data)
 
@@ -83,6 +81,9 @@ class Group:
         Returns:
             For each connection a dict with `member`, an id of the connection, and the fields of
             the dict that the function of `fsm.live.authorize` returned for it.
+
+        Raises:
+            StoreUnavailable: The bus can't be reached.
         """
         return members(self._service.channels.bus, self._service.group_channel(self.name))
 
@@ -118,7 +119,6 @@ class LiveFlow:
 
         Raises:
             TypeError: The data can't be sent as JSON, or the status is not such a number.
-            StoreUnavailable: The bus can't be reached.
         """
         check_status(status)
         self._service.transmit(self._service.flow_channel(self.id), data, status)
@@ -306,6 +306,5 @@ class Live:
 
         Raises:
             ConfigError: FSM_LIVE is False.
-            StoreUnavailable: The bus can't be reached.
         """
         _service("fsm.live.close()").close_subject(str(subject))

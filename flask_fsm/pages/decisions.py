@@ -417,10 +417,10 @@ class PageRequests:
 def page_requests() -> PageRequests:
     """Return those of this request. (`g` may outlive it, since it belongs to the app context.)"""
     context, asking = unwrap(g), unwrap(request)
-    found: PageRequests | None = context.get(_VISITS)
+    found: PageRequests | None = context.get(_REQUESTS)
     if found is None or found.request is not asking:
         found = PageRequests(asking)
-        setattr(context, _VISITS, found)
+        setattr(context, _REQUESTS, found)
     return found
 
 
@@ -431,4 +431,4 @@ def keep_private(requests: PageRequests) -> None:
         after_this_request(no_store)
 
 
-_VISITS: Final = "_fsm_visits"
+_REQUESTS: Final = "_fsm_page_requests"

@@ -41,7 +41,7 @@ def _links(machine: str) -> URLSafeSerializer:
 
 
 def resume_link(work: UnitOfWork, expires: float) -> str:
-    """Return the address that continues the flow of `run` elsewhere, for `expires` seconds."""
+    """Return the address that continues the flow of `work` elsewhere, for `expires` seconds."""
     pointer = link_target(work)
     until = int(work.state.clock() + expires)
     link = _links(work.bound.name).dumps([*pointer, until])

@@ -6,7 +6,7 @@ flow is taken along as the store loads it.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from ..binding.bound_machine import Bound
@@ -25,8 +25,8 @@ def take_all_along(
     session: MutableMapping[str, Any],
     secret: str,
     owner: FlowLocator,
-) -> list[str]:
-    """Take along all flows that a session's secret owns to a subject; return their previous ids.
+) -> Iterator[str]:
+    """Take along all flows that a session's secret owns to a subject; yield their previous ids.
 
     Of more than FSM_FLOWS_PER_SUBJECT flows the oldest are left behind.
     """
@@ -43,7 +43,6 @@ def take_all_along(
             for key, found in begun.items()
             if found.snapshot is not None and found.snapshot.updated >= times[surplus]
         }
-    previous_ids = []
     complete = True
     for key in {**begun, **read_pairs(session, SESSION_KEY + bound.name)}:
         flow = SessionFlow(session, bound.name, owner._replace(key=key), key, several=True)
@@ -60,7 +59,6 @@ def take_all_along(
         if moved is not None:
             flow.keep_result(moved)
             if moved.previous_id is not None and moved.snapshot is not None:
-                previous_ids.append(moved.previous_id)
+                yield moved.previous_id
     if complete:
         session.pop(OWNER_KEY + bound.name, None)
-    return previous_ids

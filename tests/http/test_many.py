@@ -10,7 +10,7 @@ import pytest
 from flask import Flask, jsonify, redirect, session
 from werkzeug.test import TestResponse
 
-from flask_fsm import DefinitionError, FlaskFSM, Machine
+from flask_fsm import DefinitionError, FlaskFSM, Machine, StoreUnavailable
 from flask_fsm.testing import FrozenClock
 
 from ..apps import (
@@ -852,6 +852,31 @@ def test_a_flow_that_another_request_has_leased_is_not_lost_at_login(
     browser.open(browser.at("ship", key))
     shop.app.extensions["fsm"].store.records.release_lease(at, seen_there, "elsewhere")
     assert browser.see(browser.at("ship", key))["rev"] == 1
+
+
+def test_what_came_along_is_told_although_the_store_then_goes_away(
+    orders: Callable[..., Many], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clients of a flow that has moved are closed, whatever happens to the next flow."""
+    shop = orders("memory://", "order_id")
+    browser = shop.browser()
+    for key in "12":
+        browser.began(key)
+    state = shop.app.extensions["fsm"]
+    left: list[str] = []
+    monkeypatch.setattr(state.live, "moved_away", left.append)
+    move = state.store.records.move
+
+    def move_once(*arguments: Any) -> None:
+        monkeypatch.setattr(state.store.records, "move", fail)
+        move(*arguments)
+
+    def fail(*arguments: Any) -> None:
+        raise StoreUnavailable("The server is away.")
+
+    monkeypatch.setattr(state.store.records, "move", move_once)
+    login(browser, "ann")
+    assert len(left) == 1
 
 
 def leased(shop: Many, key: str, browser: Browser) -> tuple[Any, Any]:

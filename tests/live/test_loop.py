@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,6 +59,28 @@ def served(**options: Any) -> Iterator[ServedStream]:
         one.client.close()
         until(lambda: len(one.engine) == 0)
         one.engine.stop()
+
+
+def test_a_message_that_comes_before_the_first_bytes_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is written after them: without the head of a response there is no stream."""
+    with served() as early:
+        call = early.engine.call
+
+        def call_later(function: Callable[[], None]) -> None:
+            monkeypatch.setattr(early.engine, "call", call)
+            early.subscriber.send("early")  # as another thread may at this moment
+            call(function)
+
+        assert early.engine.register(early.transport)
+        monkeypatch.setattr(early.engine, "call", call_later)
+        early.engine.serve(early.server, early.transport, b"HEAD\n")
+        read = b""
+        while not read.endswith(b"\n\n"):
+            read += early.client.recv(65_536)
+        assert read.startswith(b"HEAD\n")
+        assert b"early" in read
 
 
 def test_a_client_that_takes_nothing_at_all() -> None:

@@ -59,7 +59,7 @@ class JobConnection(Protocol):
 
 
 class Leadership:
-    """Starts `workers` threads, of which one at a time runs the loop.
+    """Several threads, of which one at a time runs the loop.
 
     `run_loop` runs the loop for as long as `term` is the number it is called with; `call` lets the
     leader call a function soon.
@@ -67,7 +67,6 @@ class Leadership:
 
     def __init__(
         self,
-        workers: int,
         run_loop: Callable[[int], None],
         call: Callable[[Callable[[], None]], None],
     ) -> None:
@@ -86,13 +85,16 @@ class Leadership:
         self._inline_began = threading.Event()
         self._slow_machines: dict[str, float] = {}
         """Until when the events of a machine are left to the other threads."""
-        for number in range(workers):
-            self._start(self._worker, f"flask-fsm-{number}")
-        self._start(self._watchdog, "flask-fsm-watchdog")
+
+    def start(self, workers: int) -> None:
+        """Start the threads; the first one to come leads. What they run must be set up by now."""
         self._tasks.put(Term(0))
+        for number in range(workers):
+            self._start_thread(self._worker, f"flask-fsm-{number}")
+        self._start_thread(self._watchdog, "flask-fsm-watchdog")
 
     @staticmethod
-    def _start(work: Callable[[], None], name: str) -> None:
+    def _start_thread(work: Callable[[], None], name: str) -> None:
         threading.Thread(target=work, name=name, daemon=True).start()
 
     @property

@@ -54,7 +54,6 @@ class LoopEngine(Engine):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.configure(sock)
         connection = LoopConnection(self, sock, transport)
-        transport.subscriber.queue.on_push = connection.wake
         self.call(lambda: connection.open(head))
 
     def _start(self) -> None:
@@ -70,7 +69,8 @@ class LoopEngine(Engine):
             self._calls: deque[Callable[[], None]] = deque()
             self._timers: list[tuple[float, int, Callable[[], None]]] = []
             self._count = itertools.count()
-            self.leadership = Leadership(self._workers, self._run, self.call)
+            self.leadership = Leadership(self._run, self.call)
+            self.leadership.start(self._workers)
             self._pid = os.getpid()
 
     def release(self, transport: Transport) -> None:
@@ -183,6 +183,8 @@ class LoopConnection:
         """Write the first bytes, then serve the connection."""
         self._engine.call_at(self._life.heartbeat_at, self._on_heartbeat)
         self._write(head)
+        # Not before: a message must not be written ahead of the first bytes.
+        self.transport.subscriber.queue.on_push = self.wake
         self._proceed()
 
     # -- in any thread ------------------------------------------------------------------
@@ -289,10 +291,10 @@ class LoopConnection:
     def _on_heartbeat(self) -> None:
         if self.closed or self.transport.ended:
             return
-        life = self._life
-        beat = life.heartbeat()
-        self._engine.call_at(life.heartbeat_at, self._on_heartbeat)
-        self._write(beat)
+        try:
+            self._write(self._life.heartbeat())
+        finally:
+            self._engine.call_at(self._life.heartbeat_at, self._on_heartbeat)
         self._proceed()
 
     # -- writing ------------------------------------------------------------------------
