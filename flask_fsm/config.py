@@ -83,7 +83,7 @@ class _Number:
         return value
 
 
-# The metadata of fields, by which the Config finds their checks.
+# The metadata of the fields: each names the check of its values.
 _Check = dict[str, Callable[[Any], Any]]
 FLAG: Final[_Check] = {CHECK: _flag}
 TEXT: Final[_Check] = {CHECK: _text}

@@ -1,4 +1,4 @@
-"""Declarations: what decorators and calls say about an app's machines, before binding."""
+"""Declarations: what decorators and calls register for an app's machines, before binding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-# Found again through the `__wrapped__` chain, and copied outwards by functools.wraps.
+# functools.wraps copies this attribute outwards; inner checks are found by `__wrapped__`.
 CHECK_ATTRIBUTE: Final = "__fsm_check__"
 Choose = Callable[[Snapshot, Snapshot], Snapshot]
 
@@ -118,7 +118,7 @@ class Check(NamedTuple):
 
 
 def checks_of(view: Callable[..., Any]) -> Iterator[Check]:
-    """Find the checks around a view, whatever other decorators lie between and above."""
+    """Find the checks of a view, also between and below other decorators."""
     seen: list[Check] = []
     layer: Any = view
     while layer is not None:

@@ -27,7 +27,7 @@ class Runs:
         new = rev is not None and revision.rev > rev
         if new:
             self._remember(revision.run, revision.rev)
-        # Also if the message is late: the run that it ended is over.
+        # Even if the message is late, since the run that it ended is over.
         if revision.ended is not None:
             self._remember(revision.ended, None)
         return new
@@ -47,7 +47,7 @@ class ChannelLog:
         self.offset = 0
         self.messages: deque[str] = deque(maxlen=replay_limit)
         self.runs = Runs()
-        # By their ids, since a receiver need not be hashable; replaced, never changed.
+        # By id, since a receiver need not be hashable. The dict is replaced, never changed.
         self.receivers: dict[int, Receiver] = {}
         self.delivery_lock = Lock()
 
@@ -91,7 +91,7 @@ class MemoryBus:
         self._channels: dict[str, ChannelLog] = {}
         # Channels without receivers, and when they expire; the first to expire comes first.
         self._idle: OrderedDict[str, float] = OrderedDict()
-        # Held for a moment only, never while a receiver runs.
+        # Held only briefly, never while a receiver runs.
         self._mutex = Lock()
         self._deferred = Deferred()
         self._acquired: dict[str, float] = {}

@@ -40,7 +40,7 @@ from .snapshot import NO_DRAFTS, Snapshot, blank, successor
 
 __all__ = ["Clock", "Flow", "Progress", "Result", "blank", "successor"]
 
-# What ends a fast-forward. An exception in a rule is none of these, and is raised.
+# The errors that end a fast-forward. A rule's other exceptions are raised.
 REFUSALS: Final = (InvalidTransition, GuardRefused, ValidationFailed)
 
 _new: Final = tuple.__new__
@@ -396,7 +396,7 @@ class Flow(FlowBase):
         cut = self._last.cut
         if cut is None or self._last.source == self._last.previous.tip.state:
             return
-        # The path as it was, from the page that was edited.
+        # The old path, from the edited page.
         after = {node.parent.state: node for node in cut if node.parent is not None}
         while not self.finished:
             state = self._now.tip.state

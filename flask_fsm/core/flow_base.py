@@ -118,7 +118,7 @@ class FlowBase:
         """
         node, given = self._judged, self._given
         if node is None:
-            return data_before(self._now.tip)  # the caller's own: rules judge by another copy
+            return data_before(self._now.tip)  # a copy for the caller: rules get another one
         if node is self._now.tip:
             if self._data is None:
                 self._data = data_before(node)

@@ -57,7 +57,7 @@ class Entry(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What the text of an entry counts from: the state, time and rev before it."""
+    """The state, time and rev to which the text of the next entry is relative."""
 
     state: str
     at: int

@@ -264,7 +264,7 @@ class Machine(Definition):
             end_registration(owner)
 
     def migrate(self, names: M) -> M:
-        """Give the current names of states of older definitions, for flows stored under these.
+        """Map the states of older definitions to their current names, for flows stored earlier.
 
         A stored flow with a state that is neither renamed nor known raises SnapshotError with the
         code `"definition"`.

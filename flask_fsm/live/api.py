@@ -244,7 +244,7 @@ class Live:
         return register
 
     def registered_endpoints(self) -> Mapping[str, Callable[..., Any]]:
-        """Return the function of each path for `init_app`, and accept no more of them."""
+        """Return the functions by path for `init_app`, and end their registration."""
         self.registered = True
         return self._endpoints
 

@@ -180,7 +180,7 @@ def answer_error(error: FSMError) -> Any:
 
 
 def after_request(response: Response) -> Response:
-    """Take flows along after a login, and tell those who follow sessions and streams.
+    """Take flows along after a login, and notify the listeners of sessions and streams.
 
     The flows of a session pass to the user who has just logged in. At the session's next request
     it could be too late: if this user logs out before that and another one logs in, the flows

@@ -18,7 +18,7 @@ INNER: Final = WIDTH - 2 * MARGIN
 LINE: Final = 32
 BAR: Final = 22
 COLUMNS: Final = 49
-"""The letters of usual width in a line, where the chart is narrow and its letters are larger."""
+"""Number of letters of average width in a line of the narrow chart, whose letters are larger."""
 NAME_COLUMNS: Final = 28
 NAME_LINES: Final = 3
 BETWEEN: Final = "\N{EM SPACE}"

@@ -21,7 +21,7 @@ def as_json(funnel: Funnel) -> str:
 HEADINGS: Final = ("page", "reached", "", "left", "", "median", "went to", "")
 LEFT_ALIGNED: Final = (0, 6)
 NAME_COLUMNS: Final = 36
-"""The columns of a terminal that a name may take; a longer one is shortened in its middle."""
+"""Maximum width of a name, in terminal columns; a longer one is shortened in its middle."""
 
 
 def as_table(funnel: Funnel) -> str:

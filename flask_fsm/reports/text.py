@@ -21,7 +21,7 @@ __all__ = [
 UNPRINTABLE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
-"""What XML forbids, what moves a terminal's cursor, and what changes the direction of text."""
+"""Characters that XML forbids, that move a terminal's cursor, or change the text direction."""
 ELLIPSIS: Final = "\u2026"
 
 

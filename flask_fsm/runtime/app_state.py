@@ -131,5 +131,5 @@ def app_state() -> AppState:
 
 
 def unwrap(proxy: Any) -> Any:
-    """Return the object of a proxy of Flask's; each use of the proxy itself is a look-up."""
+    """Return the object behind a Flask proxy, since each use of the proxy is a look-up."""
     return proxy._get_current_object()

@@ -1,4 +1,4 @@
-"""The flow behind a resume link: named by its first device, continued in another session."""
+"""Resume links: identify the flow for a link, and continue it in another session."""
 
 from __future__ import annotations
 

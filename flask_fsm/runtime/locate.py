@@ -172,5 +172,5 @@ def session_flow(
 
 
 def no_such_flow() -> NotFound:
-    """Return the one error of a flow that does not exist and of one that is somebody else's."""
+    """Return the error of a flow that does not exist or belongs to another owner."""
     return NotFound("There is no such page.", code=Code.NO_FLOW)

@@ -80,7 +80,7 @@ def transaction(store: RecordStore, session: Any) -> Iterator[Any]:
         try:
             yield outer.session
         except BaseException:
-            outer.failed = True  # also if the outer block catches it: half is not committed
+            outer.failed = True  # even if the outer block catches the exception
             raise
         return
     with store.transaction(session) as (joined, connect):

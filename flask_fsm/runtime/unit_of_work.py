@@ -43,7 +43,7 @@ log: Final = logging.getLogger("flask_fsm")
 
 
 class UnitOfWork:
-    """The flow of one machine as one request sees it, and the only thing that commits one.
+    """The flow of one machine in one request. Only this class commits flows.
 
     Args:
         state: The state of the app.

@@ -27,11 +27,11 @@ __all__ = [
 ]
 
 SECURE: Final = ("https", "wss")
-# Of https and http, and of other schemes that have pages: browser extensions, web views of apps.
+# An origin of https, http, or another scheme with pages: browser extensions, apps' web views.
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[1-9][0-9]{0,4})?")
 # Seconds for which a browser caches the answer to a preflight request.
 PREFLIGHT: Final = "600"
-# Characters of an origin that are repeated in an answer or in the log.
+# Number of characters of an origin that are shown in an answer or in the log.
 LONGEST_SITE: Final = 200
 
 

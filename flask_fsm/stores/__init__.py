@@ -104,7 +104,7 @@ def _records(source: Any, config: Config) -> Records:
 
 
 def _records_of(source: Any, config: Config) -> Records:
-    """Return the records in what an app hands over: an engine, a session, or a client."""
+    """Return the records for an object of the app: an engine, a session, or a client."""
     if is_client(source):
         from .redis import RedisRecords
 

@@ -1,7 +1,7 @@
 """Flows in Redis or Valkey: each change is one script, which the server runs atomically.
 
 All keys of an owner have the same hash tag, so that a cluster keeps them together. A record is a
-hash, the history of a run a stream whose entries have the ids `<rev>-<n>`, and the keys of an
+hash; the history of a run is a stream whose entries have the ids `<rev>-<n>`; the keys of an
 owner's flows are a sorted set.
 """
 

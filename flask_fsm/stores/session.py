@@ -102,7 +102,7 @@ class SessionStore:
         return LoadResult(*self._cache.adopt(new, text), _version(new), previous_id=old.id)
 
     def _moved(self, locator: FlowLocator, id: str) -> LoadResult | None:
-        """Return the flow as its subject has it, for a request from before the login."""
+        """Return the subject's flow, for a request that was sent before the login."""
         moved_to = self._cache.moved_to(id)
         newest = None if moved_to is None else self._cache.newest(moved_to)
         if newest is None or newest[0].subject != locator.subject:

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 __all__ = ["Control", "FormFields", "forms_in"]
 
-# Types of an <input> that a browser sends nothing of, unless a file is chosen.
+# Types of <input> without a value to send, unless a button is pressed or a file chosen.
 UNSENT = frozenset({"reset", "button", "file"})
 
 

@@ -36,7 +36,7 @@ class LiveClient:
 
     Args:
         url: Where the app is served, such as `LiveServer(app).url`.
-        visitor: Whose session it has: the cookie is read from and written to that visitor.
+        visitor: A visitor whose session it shares: the cookie is read from and written to that one.
         cookies: Cookies of its own, names to values.
         origin: Sent with websockets, streams and events as a browser does; by default none, as a
             program does.
@@ -113,7 +113,7 @@ class LiveClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> LiveReply:
-        """Send any request, on a connection of its own.
+        """Send any request, on a new connection.
 
         Args:
             method: Such as `GET`.

@@ -54,7 +54,7 @@ class RedisBus:
         )
         self._prefix = prefix
         self._timeout = timeout
-        # While there are receivers, the time to keep messages is extended this often.
+        # How often the expiry of messages is extended while there are receivers.
         self._refresh = replay_time / 2
         constants = {
             "LIMIT": replay_limit,
@@ -78,7 +78,7 @@ class RedisBus:
     def _check_process(self) -> None:
         if os.getpid() == self._pid:
             return
-        # Held by a child only, just after the fork: never while there is another fork.
+        # Only a child takes this lock, just after its fork, so that no fork copies it locked.
         with self._forked:
             if os.getpid() == self._pid:
                 return

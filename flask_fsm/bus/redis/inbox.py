@@ -46,7 +46,7 @@ class Inbox:
         self._refresh = refresh
         self.thread: Thread | None = None
         self._mutex = Lock()
-        """Guards all that follows."""
+        """Guards the attributes below."""
         self._subscriptions = subscriptions
         self._connection: Any = None
         self._unconfirmed = 0
@@ -237,7 +237,7 @@ class Inbox:
         """Deliver a message, unless it came before or others are missing before it."""
         position = channel.position
         if position is None:
-            return  # It comes before the position that is going to be read.
+            return  # It precedes the position that is about to be read.
         try:
             epoch, offset, payload = decode_text(data).split(" ", 2)
             arrived = Position(epoch, int(offset))

@@ -54,12 +54,12 @@ class Outbox:
         """The name of this process in the counts of the server."""
         self.thread: Thread | None = None
         self.changed = Condition(Lock())
-        """Guards the queue and all that follows."""
+        """Guards the queue and the attributes below."""
         self.queue: deque[Item] = deque()
         self._lost: set[str] = set()
         """The channels whose newest item in the queue is the notice of a loss."""
         self._unreported: set[str] = set()
-        """The channels whose receivers in this process are still to learn of a loss."""
+        """The channels whose receivers in this process have yet to be notified of a loss."""
         self._put = 0
         self._done = 0
         self._idle = False

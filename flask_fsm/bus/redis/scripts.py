@@ -119,8 +119,8 @@ local epoch, offset = found[1] or '', found[2] or '0'
     + _KEPT
 )
 
-# In all of these KEYS are a sorted set of members by the milliseconds until which they stay, and
-# a hash of their infos. Times are the server's, since the clocks of machines differ.
+# In all of these KEYS are a sorted set of members by the time in milliseconds at which they expire,
+# and a hash of their infos. Times are the server's, since the clocks of machines differ.
 _NOW: Final = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

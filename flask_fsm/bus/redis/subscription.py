@@ -16,7 +16,7 @@ class Subscription:
     def __init__(self, name: str) -> None:
         self.name = name
         self.lock = Lock()
-        """Guards what follows, and is held only briefly."""
+        """Guards the attributes below, and is held only briefly."""
         self.receivers: dict[int, Receiver] = {}
         self.position: Position | None = None
         self.first: Position | None = None

@@ -182,7 +182,7 @@ class Channel:
                 self._cut(connection, error)
 
     def _cut(self, connection: Connection, error: Exception) -> None:
-        # Counted first, so that no stream takes the removal for a regular end.
+        # Counted first, so that no stream mistakes the removal for a regular end.
         connection.cuts += 1
         if not self.disconnect(connection):
             return

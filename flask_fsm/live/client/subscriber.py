@@ -97,7 +97,7 @@ class ClientQueue(MessageQueue):
         """Whether the client was too slow, so that messages are lost and it must be cut."""
 
     def lift_limit(self) -> bool:
-        """Accept any number of messages; return False, and do not, if the queue is full already."""
+        """Accept any number of messages; if the queue is already full, return False instead."""
         if len(self._waiting) >= self._size:
             return False
         self.limit = sys.maxsize
@@ -371,7 +371,7 @@ class Subscriber:
             return None  # of a flow that the client will switch to, or has left
         if number and sender == self.id:
             if number <= self._answered:
-                return None  # it was sent when the channel seemed to have lost it
+                return None  # already sent, when the channel seemed to have lost it
             self._answered = number
             while self._pending and self._pending[0][1].number <= number:
                 channel, reply = self._pending.popleft()

@@ -242,7 +242,7 @@ class EnvelopeKind(StrEnum):
     """Let the flows of the group's members handle an event."""
 
 
-# By value, since to call an enum takes much longer.
+# By value, since calling the enum takes much longer.
 KINDS: Final = {kind.value: kind for kind in EnvelopeKind}
 
 

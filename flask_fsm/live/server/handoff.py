@@ -29,7 +29,7 @@ LONGEST: Final = 2**31 - 1
 
 
 class TakenSocket(NamedTuple):
-    """A socket that was taken, and the other end of the one that the server is left with."""
+    """A taken socket, and the peer of the socket that replaces it in the server."""
 
     socket: Any
     replacement: socket.socket | None

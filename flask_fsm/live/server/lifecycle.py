@@ -20,8 +20,8 @@ __all__ = ["HEARTBEAT_SLOTS", "Drainable", "Lifecycle", "first_heartbeat", "next
 CLOSE_TIMEOUT: Final = 1.0
 # Seconds for which a dropped slow client may still read the close frame.
 LINGER: Final = 90.0
-# Number of heartbeat slots per FSM_HEARTBEAT: few times at which many heartbeats are sent together,
-# so that they seldom wake the engine.
+# Number of heartbeat slots per FSM_HEARTBEAT. Heartbeats are sent only at these times, many
+# together, so that they seldom wake the engine.
 HEARTBEAT_SLOTS: Final = 64
 
 
@@ -68,7 +68,7 @@ class Lifecycle:
         """When an ended connection is closed, even if output is pending."""
 
     def heartbeat(self) -> bytes:
-        """Return a heartbeat, which is due, and set the time of the next one."""
+        """Return the heartbeat that is due, and set the time of the next one."""
         self.heartbeat_at = next_heartbeat(self._transport.config.heartbeat)
         return self._transport.heartbeat()
 

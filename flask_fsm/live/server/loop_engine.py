@@ -36,7 +36,7 @@ class LoopEngine(Engine):
     """One event loop, and `workers` threads of which one leads it."""
 
     leadership: Leadership
-    """Which thread runs what, once a connection was registered."""
+    """Assigns work to the threads; set once a connection was registered."""
 
     def __init__(self, limit: int, workers: int) -> None:
         super().__init__(limit)

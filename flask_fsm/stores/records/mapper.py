@@ -119,7 +119,7 @@ class FlowMapper:
             assert reference is not None
             return reference.id
         if reference is not None and record.flow == digest(reference.id):
-            return reference.id  # as after its first commit: nothing need be decrypted
+            return reference.id  # the session has the id, so nothing need be decrypted
         id = self.cipher.decrypt(record.sealed)
         if id is None:
             # No current key decrypts it; the next commit encrypts the new id.

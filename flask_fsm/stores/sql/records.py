@@ -118,7 +118,7 @@ class SQLRecords:
     def _autocommit(self) -> sa.Connection:
         """Open a connection for a single statement, without the round trips of a transaction."""
         connection = self.engine.connect()
-        if connection.dialect.name != "sqlite":  # which has no round trips, and reads without one
+        if connection.dialect.name != "sqlite":  # SQLite has no round trips to save
             connection.execution_options(isolation_level="AUTOCOMMIT")
         return connection
 
@@ -195,7 +195,7 @@ class SQLRecords:
         fast, values = self._fast, address_values(address)
 
         def ask() -> Any:
-            with fast.cursor(self._timeout) as cursor:  # it waits for no lock
+            with fast.cursor(self._timeout) as cursor:  # a read waits for no lock
                 fast.execute(cursor, "read", values)
                 return cursor.fetchone()
 
