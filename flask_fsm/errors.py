@@ -1,6 +1,7 @@
 """The errors of this package: one tree under `FSMError`.
 
-Each error carries what it is about, and its text says what happened and what to do about it.
+Each error has attributes for what it is about, and its text says what happened and what to do about
+it.
 Which class it is tells what kind of problem there is:
 
 - the definition or its use is faulty: `DefinitionError` and its children, `ConfigError`;

@@ -143,7 +143,7 @@ def decode_text(value: bytes | str) -> str:
 
 
 def new_epoch() -> str:
-    """Return a random name (71 bits) for a count of messages that begins now."""
+    """Return a random name (71 bits) for a new count of messages."""
     return "".join(secrets.choice(LETTERS) for _ in range(12))
 
 

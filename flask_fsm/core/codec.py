@@ -81,8 +81,8 @@ def encode(flow: Fields, machine: Definition) -> str:
 def decode(text: str, machine: Definition) -> Fields:
     """Read what `encode` returned, or raise SnapshotError.
 
-    After a change of the definition the history is dropped (it is written in the numbers of the
-    old one), and a state that no longer exists is an error whose code is `"definition"`.
+    After a change of the definition the history is dropped (it refers to states by the numbers of
+    the old one), and a state that no longer exists is an error whose code is `"definition"`.
     """
     try:
         return _decode(text, machine)
@@ -95,15 +95,15 @@ def decode(text: str, machine: Definition) -> Fields:
 def _decode(text: str, machine: Definition) -> Fields:
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         raise ValueError(f"it is not a string of at most {MAX_TEXT} characters")
-    head, id, subject, numbers, receipt, history, size, *rest = text.split("|")
-    if head[:1] != VERSION:
+    prefix, id, subject, numbers, receipt, history, size, *rest = text.split("|")
+    if prefix[:1] != VERSION:
         raise ValueError("its version is unknown")
     _matched(_ID, id, "id")
     rev, started, age, taken, finished = _matched(_NUMBERS, numbers, "numbers").groups()
     pages = 3 * int(_matched(_COUNT, size, "number of pages").group())
     if len(rest) < pages or (len(rest) - pages) % 2:
         raise ValueError("its list of pages is incomplete")
-    same = head[1:] == machine.digest
+    same = prefix[1:] == machine.digest
     fields = zip(rest[:pages:3], rest[1:pages:3], rest[2:pages:3], strict=True)
     drafts: dict[str, str] = {}
     for page, answers in zip(rest[pages::2], rest[pages + 1 :: 2], strict=True):

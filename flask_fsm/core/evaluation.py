@@ -1,4 +1,4 @@
-"""Decision: run the rules of an edge, and turn refusals into errors and reasons."""
+"""Evaluation: run the rules of an edge, and turn refusals into errors and reasons."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ CHUNK: Final = 1 << 16
 class Submission:
     """The tokens and the `to` of a request.
 
-    A page that several machines guard carries a token of each.
+    A page that several machines guard has a token of each.
     """
 
     __slots__ = ("_request", "_token_field", "content", "contents", "receipt", "to")
@@ -139,7 +139,7 @@ def _read(request: Request, token_field: str, to_field: str) -> tuple[list[Any],
 
 
 def json_object(request: Request) -> dict[str, Any]:
-    """Return the JSON object that a request carries; an empty one if it carries none."""
+    """Return the JSON object in the body of a request; an empty one if there is none."""
     try:
         body = request.get_json(silent=True)
     except RecursionError:  # brackets without end

@@ -55,7 +55,7 @@ class IdCipher:
 
 
 def _fernet(key: str | bytes) -> Fernet:
-    """Return the cipher of a secret key, by a key that HKDF (RFC 5869) derives for this purpose."""
+    """Return the cipher for a secret key, from which HKDF (RFC 5869) derives the cipher's key."""
     secret = key.encode() if isinstance(key, str) else key
     derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=INFO).derive(secret)
     return Fernet(urlsafe_b64encode(derived))

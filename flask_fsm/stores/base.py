@@ -35,7 +35,7 @@ Choose = Callable[[Snapshot, Snapshot], Snapshot]
 SESSION_KEY: Final = "_fsm_"
 """Prefix of the keys of Flask's session that carry flows; the machine's name follows."""
 ROOT_LENGTH: Final = 22
-"""How many characters of a flow's id all successive runs share."""
+"""Number of characters of an id that all successive runs of a flow share."""
 
 
 class FlowLocator(NamedTuple):

@@ -71,7 +71,7 @@ class LiveClient:
 
     @property
     def cookie_header(self) -> dict[str, str]:
-        """The header that hands the cookies back; empty without any."""
+        """The Cookie header with this client's cookies; empty without any."""
         found = dict(self.cookies)
         if self.visitor is not None and (value := self.visitor.session_cookie) is not None:
             found[self.visitor.app.config["SESSION_COOKIE_NAME"]] = value

@@ -262,13 +262,13 @@ class Envelope(NamedTuple):
     """The number of the reply among those to its sender, or 0."""
 
     def encode(self) -> str:
-        head = [self.kind, self.sender, self.ref, self.run, self.rev, self.number]
-        return f"{dumps(head)}\n{self.body}"
+        header = [self.kind, self.sender, self.ref, self.run, self.rev, self.number]
+        return f"{dumps(header)}\n{self.body}"
 
     @classmethod
     def decode(cls, text: str) -> Envelope:
-        head, _, body = text.partition("\n")
-        kind, sender, ref, run, rev, number = json.loads(head)
+        header, _, body = text.partition("\n")
+        kind, sender, ref, run, rev, number = json.loads(header)
         return cls(KINDS[kind], body, sender, ref, run, rev, number)
 
 

@@ -55,10 +55,10 @@ class UpgradeResponse(Response):
             for name, value in self.headers
             if not (switched and name.lower() in BODY_HEADERS) and name.lower() != "content-length"
         ]
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + self._greeting
+        first_bytes = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + self._greeting
 
         def serve(sock: Any) -> None:
-            self._engine.serve(sock, self._transport, head)
+            self._engine.serve(sock, self._transport, first_bytes)
 
         # Only for the server's access log: the server's own output does not reach the client.
         start_response(f"{self.status_code} {phrase}", [("Connection", "close")])

@@ -82,8 +82,8 @@ class Engine:
         """Whether no more connections are accepted: the limit is reached, or the process ends."""
         return self.draining or len(self.transports) >= self.limit
 
-    def serve(self, sock: Any, transport: Transport, head: bytes) -> None:
-        """Serve a registered connection: write `head`, then the output of its transport."""
+    def serve(self, sock: Any, transport: Transport, first_bytes: bytes) -> None:
+        """Serve a registered connection: write `first_bytes`, then the output of its transport."""
         raise NotImplementedError
 
     def register(self, transport: Transport) -> bool:

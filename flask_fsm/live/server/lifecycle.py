@@ -86,7 +86,7 @@ class Lifecycle:
         return b""
 
     def on_written(self, sent: int, left: bool) -> None:
-        """Note that the client has taken `sent` bytes, and whether any are left to write."""
+        """Note that the client has accepted `sent` bytes, and whether more are pending."""
         if not left:
             self.stalled_since = 0.0
         elif sent or not self.stalled_since:
@@ -100,7 +100,8 @@ class Lifecycle:
         return self.stalled_since + self._transport.config.send_timeout
 
     def drop_if_slow(self, now: float) -> bytes:
-        """Cut a slow client: one that takes nothing for FSM_SEND_TIMEOUT. Return the last bytes."""
+        """Drop a slow client: one that accepts nothing for FSM_SEND_TIMEOUT. Return the last
+        bytes."""
         slow_at = self.slow_at
         return self._transport.drop_slow() if slow_at and slow_at <= now else b""
 

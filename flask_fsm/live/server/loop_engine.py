@@ -47,14 +47,14 @@ class LoopEngine(Engine):
         self._start()
         return super().register(transport)
 
-    def serve(self, sock: socket.socket, transport: Transport, head: bytes) -> None:
+    def serve(self, sock: socket.socket, transport: Transport, first_bytes: bytes) -> None:
         """Serve a connection from now on, and return at once."""
         sock.setblocking(False)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.configure(sock)
         connection = LoopConnection(self, sock, transport)
-        self.call(lambda: connection.open(head))
+        self.call(lambda: connection.open(first_bytes))
 
     def _start(self) -> None:
         """Start the threads in this process; after a fork the child has none of them."""
@@ -179,10 +179,10 @@ class LoopConnection:
         self._unthrottling = False
         """Whether a timer is set for the time when the client is not throttled any more."""
 
-    def open(self, head: bytes) -> None:
+    def open(self, first_bytes: bytes) -> None:
         """Write the first bytes, then serve the connection."""
         self._engine.call_at(self._life.heartbeat_at, self._on_heartbeat)
-        self._write(head)
+        self._write(first_bytes)
         # Not before: a message must not be written ahead of the first bytes.
         self.transport.subscriber.queue.on_push = self.wake
         self._proceed()
@@ -267,7 +267,7 @@ class LoopConnection:
             self._engine.leadership.run_job_of(self)
             self._woken = False
             self._flush()
-        if self.closed or (transport.ended and self._is_over()):
+        if self.closed or (transport.ended and self._close_if_due()):
             return
         events = (WRITE if self._pending else 0) | (
             READ if transport.reading or transport.ended else 0
@@ -334,7 +334,8 @@ class LoopConnection:
                 self._check_slow_later()
 
     def _check_slow_later(self) -> None:
-        """Set the timer unless it is set; when it fires too early, it is set again."""
+        """Set the timer for a slow client, unless it is set. If it fires too early, it is set
+        again."""
         if not self._checking and (slow_at := self._life.slow_at):
             self._checking = True
             self._engine.call_at(slow_at, self._check_slow)
@@ -352,7 +353,7 @@ class LoopConnection:
 
     # -- the end ------------------------------------------------------------------------
 
-    def _is_over(self) -> bool:
+    def _close_if_due(self) -> bool:
         """Close the connection if it is time; else set a timer. Return whether it is closed."""
         life, now = self._life, time.monotonic()
         deadline = life.deadline

@@ -36,11 +36,11 @@ class ThreadEngine(Engine):
         room = threads()
         return super().full or (room is not None and len(self) >= room - 1)
 
-    def serve(self, sock: Any, transport: Transport, head: bytes) -> None:
+    def serve(self, sock: Any, transport: Transport, first_bytes: bytes) -> None:
         """Serve a connection to its end."""
         try:
             transport.configure(sock)
-            ThreadConnection(self, sock, transport, head).run()
+            ThreadConnection(self, sock, transport, first_bytes).run()
         finally:
             self.release(transport)
 
@@ -48,11 +48,13 @@ class ThreadEngine(Engine):
 class ThreadConnection:
     """One connection while it is served."""
 
-    def __init__(self, engine: ThreadEngine, sock: Any, transport: Transport, head: bytes) -> None:
+    def __init__(
+        self, engine: ThreadEngine, sock: Any, transport: Transport, first_bytes: bytes
+    ) -> None:
         self._socket = sock
         self._transport = transport
         self._life = Lifecycle(transport, engine)
-        self._pending = bytearray(head)
+        self._pending = bytearray(first_bytes)
         self._waker = Waker()
         self._thread = threading.get_ident()
         self._lost = False
