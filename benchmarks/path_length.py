@@ -30,20 +30,31 @@ PACKAGE = "flask_fsm"
 WARM_UP = 3
 # Seconds until what follows an event, such as its delivery by the bus, has happened.
 SETTLE = 0.3
+# Runs an event, from the job that the transport made of a frame to the replies that are queued.
+HANDLER = "ClientSession.handle"
 
 
 class Recorder:
-    """Counts the calls of the package's functions while it is `active`, in all threads."""
+    """Counts the calls of the package's functions while it is `active`, in all threads.
 
-    def __init__(self) -> None:
+    With `within`, the qualified name of a function, only those that this function makes.
+    """
+
+    def __init__(self, within: str = "") -> None:
         self.active = False
+        self._within = within
+        self._inside = not within
         self.modules: Counter[str] = Counter()
         self.classes: Counter[str] = Counter()
         self.changes = 0
         self._last = ""
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event != "call" or not self.active:
+        if not self.active:
+            return
+        if self._within and frame.f_code.co_qualname == self._within:
+            self._inside = event == "call"
+        if event != "call" or not self._inside:
             return
         module = frame.f_globals.get("__name__", "")
         if not module.startswith(f"{PACKAGE}."):
@@ -92,8 +103,11 @@ def record_post(store: str) -> Recorder:
     return recorder
 
 
-def record_event(store: str) -> Recorder:
-    """Count what one socket event crosses, from its bytes to its reply, of a subject's flow."""
+def record_event(store: str, within: str = "") -> Recorder:
+    """Count what one socket event of a subject's flow crosses, from its bytes to its reply.
+
+    With `within`, from the call of this function to its return.
+    """
     app = Flask("events")
     app.config.update(SECRET_KEY="benchmark", FSM_STORE_URL=store, FSM_LIVE=True)
     app.config.update(FSM_LIVE_ENGINE="threads")
@@ -106,7 +120,7 @@ def record_event(store: str) -> Recorder:
     fsm.init_app(app)
     init_store(app)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    with Recorder() as recorder:
+    with Recorder(within) as recorder:
         server = make_server("127.0.0.1", 0, app, threaded=True)
         serving = threading.Thread(target=server.serve_forever, daemon=True)
         serving.start()
@@ -140,7 +154,9 @@ def main() -> None:
         recorded = {
             "a guarded POST, store session": record_post("session"),
             "a guarded POST, SQLite": record_post(sqlite),
-            "an event of a subject's flow, SQLite": record_event(sqlite),
+            "an event of a subject's flow, store session": record_event("session", HANDLER),
+            "an event of a subject's flow, SQLite": record_event(sqlite, HANDLER),
+            "the same with its websocket, by threads": record_event(sqlite),
         }
     head = ("crossed by", "modules", "classes", "calls", "changes of module")
     print(table(head, [(name, *recorder.row) for name, recorder in recorded.items()]))
