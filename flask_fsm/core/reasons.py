@@ -58,7 +58,7 @@ def reason_no_edge(machine: Definition, here: str, target: str) -> Reason:
 
 
 def reason_to_skip(machine: Definition, edge: Edge, taken: int) -> Reason | None:
-    """Return why an edge can't be taken after the `taken` ones (bits) of the run, or None."""
+    """Return why a run that took the edges `taken` (bits) may not take this one, or None."""
     if not machine.repeat and taken >> edge.number & 1:
         return Reason(
             DuplicateTransition.default_code,

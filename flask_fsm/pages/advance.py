@@ -68,7 +68,7 @@ def advance(
             if to is not None:  # the app's own fault, not the client's: logged for its developer
                 log.error("%s", error)
             raise error
-        return _go(page_request, page, data, fast_forward, url_args)
+        return _make_transition(page_request, page, data, fast_forward, url_args)
     except (GuardRefused, ValidationFailed) as error:
         if form is None or not _is_refused_by_rule(error):
             raise
@@ -83,7 +83,7 @@ def _is_refused_by_rule(error: FSMError) -> bool:
     )
 
 
-def _go(
+def _make_transition(
     page_request: PageRequest,
     page: Page,
     data: Mapping[str, Any] | None,

@@ -135,7 +135,7 @@ def _read(request: Request, token_field: str, to_field: str) -> tuple[list[Any],
         to = body.get(to_field)
     if to is None and request.query_string:
         to = request.args.get(to_field)
-    return texts, None if to == "" else to  # "" is a text input that nobody touched
+    return texts, None if to == "" else to  # "" is a text input that was left empty
 
 
 def json_object(request: Request) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class CommitResult(NamedTuple):
 
 
 class StoredReply(NamedTuple):
-    """The reply to a submission that was handled, given again to a double click or a replay.
+    """The reply to a submission that was handled, repeated for a double click or a replay.
 
     Args:
         digest: Digest of the submission's body.

@@ -20,7 +20,7 @@ class Control:
     id: str = ""
     text: str = ""
     sent: bool = True
-    """Whether its value is sent if nobody touches it."""
+    """Whether its value is sent if the user does not change it."""
     action: str | None = None
     """Of a button: where it sends the form, in place of the form's action."""
     method: str | None = None
@@ -33,7 +33,7 @@ class Control:
         return which in (self.name, self.value, self.id, self.text.strip())
 
     def values(self) -> list[str]:
-        """Return the values that are sent if nobody touches it."""
+        """Return the values that are sent if the user does not change it."""
         if self.options is None:
             return [self.value] if self.sent else []
         chosen = [value for value, selected in self.options if selected]
@@ -54,7 +54,7 @@ class FormFields:
     buttons: list[Control] = field(default_factory=list)
 
     def values(self) -> dict[str, list[str]]:
-        """Return what is sent if nobody touches the form, without any button."""
+        """Return what is sent if the user changes nothing, without any button."""
         found: dict[str, list[str]] = {}
         for control in self.controls:
             values = control.values()

@@ -275,7 +275,7 @@ class Form:
         self.method = fields.method
         """`GET` or `POST`."""
         self.values: dict[str, list[str]] = fields.values()
-        """What would be sent if nobody typed, by the fields' names."""
+        """What would be sent if the user typed nothing, by the fields' names."""
 
     def __getitem__(self, name: str) -> str:
         return self.values[name][0]

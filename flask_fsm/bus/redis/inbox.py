@@ -16,7 +16,7 @@ from ...redis_client import is_unreachable
 from ..base import Position, Receiver, closed, decode_text, encode_text
 from .client import BusClient, backoff, start_thread, unavailable
 from .scripts import SINCE, SYNC
-from .subscription import Subscription, contiguous_after, newest_and_kept
+from .subscription import Subscription, contiguous_after, newest_and_stored
 
 __all__ = ["Inbox"]
 
@@ -121,7 +121,7 @@ class Inbox:
     def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
         """Return the messages after a position, or None if some of them are no longer stored."""
         call = self._client.channel_call(SINCE, channel, position.epoch, position.offset)
-        newest, messages = newest_and_kept(self._client.ask(call))
+        newest, messages = newest_and_stored(self._client.ask(call))
         return contiguous_after(position, newest, messages)
 
     def stop(self) -> None:
@@ -264,7 +264,7 @@ class Inbox:
                     raise answer
                 log.error("Failed to read the channel %r: %s", channel.name, answer)
                 continue
-            newest, messages = newest_and_kept(answer)
+            newest, messages = newest_and_stored(answer)
             if channel.position is None:
                 channel.start_after(newest)
                 continue

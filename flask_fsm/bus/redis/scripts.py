@@ -43,7 +43,7 @@ if not epoch then
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', offset)
 end
 """
-_KEPT: Final = """
+_STORED: Final = """
 local missed = tonumber(offset) - tonumber(ARGV[4])
 if epoch ~= ARGV[3] or missed < 0 or missed > LIMIT then return {epoch, offset, {}} end
 return {epoch, offset, redis.call('XRANGE', KEYS[2], ARGV[4], '+')}
@@ -108,7 +108,7 @@ SYNC: Final = (
 redis.call('EXPIRE', KEYS[1], TTL)
 redis.call('EXPIRE', KEYS[2], TTL)
 """
-    + _KEPT
+    + _STORED
 )
 # The same, without a new epoch and without extending the expiry.
 SINCE: Final = (
@@ -116,7 +116,7 @@ SINCE: Final = (
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
 local epoch, offset = found[1] or '', found[2] or '0'
 """
-    + _KEPT
+    + _STORED
 )
 
 # In all of these KEYS are a sorted set of members by the time in milliseconds at which they expire,

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..base import Position, Receiver, decode_text, deliver
 
-__all__ = ["Subscription", "contiguous_after", "newest_and_kept"]
+__all__ = ["Subscription", "contiguous_after", "newest_and_stored"]
 
 
 class Subscription:
@@ -78,7 +78,7 @@ class Subscription:
                 deliver(self.name, receiver, position, payload)
 
 
-def newest_and_kept(answer: Any) -> tuple[Position, dict[int, str]]:
+def newest_and_stored(answer: Any) -> tuple[Position, dict[int, str]]:
     """Return a channel's newest position, and the messages sent along with it by their offsets."""
     epoch, offset, entries = answer
     messages = {

@@ -152,7 +152,7 @@ class Listener:
         self.notifier = Notifier()
 
     def start(self) -> None:
-        """Deliver messages from now on, and those that wait."""
+        """Deliver the waiting messages, and all later ones."""
         self._running = True
         self.notifier.notify()
 

@@ -243,7 +243,7 @@ class ClientSession:
                 work = UnitOfWork(self._state, self._bound, self._url_args, sender)
                 with work.lock():
                     work.load()
-                    if not self._still_has(work):
+                    if not self._still_has_flow(work):
                         return
                     flow = work.flow
                     sent = self._send_to(flow, client_event)
@@ -281,7 +281,7 @@ class ClientSession:
         check_rev(client_event, flow)
         return flow.handle(client_event.event, client_event.data)
 
-    def _still_has(self, work: UnitOfWork) -> bool:
+    def _still_has_flow(self, work: UnitOfWork) -> bool:
         """Return whether the flow is still this client's; if not, the connection will close.
 
         A subject may have another flow by now, started or reset on another device.
@@ -309,7 +309,11 @@ class ClientSession:
         work = UnitOfWork(self._state, self._bound, self._url_args)
         work.load()
         before = self.subscriber.flow_channel
-        if self._still_has(work) and before == self.subscriber.flow_channel and not if_replaced:
+        if (
+            self._still_has_flow(work)
+            and before == self.subscriber.flow_channel
+            and not if_replaced
+        ):
             self.subscriber.first_state(*self._state_of(work.flow.snapshot), gap=True)
 
     def close(self) -> None:

@@ -118,7 +118,7 @@ def connect(
     """
     groups = requested_groups(service)
     config = service.config
-    # Nobody can reconnect to a connection's own flow, but its groups can be replayed.
+    # A connection's own flow ends with it, but messages of its groups can be replayed.
     ids = bound.machine.scope == "subject" or bool(groups)
     subscriber = Subscriber(config.queue_size, ids=ids)
     membership = Membership(

@@ -60,7 +60,7 @@ class UpgradeResponse(Response):
         def serve(sock: Any) -> None:
             self._engine.serve(sock, self._transport, first_bytes)
 
-        # Only for the server's access log: the server's own output does not reach the client.
+        # This is for the server's access log only; its output does not reach the client.
         start_response(f"{self.status_code} {phrase}", [("Connection", "close")])
         return HandoffIterator(environ, serve, lambda: self._engine.release(self._transport))
 

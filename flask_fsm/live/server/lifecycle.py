@@ -30,15 +30,15 @@ def first_heartbeat(period: float) -> float:
 
     The time is random, since thousands of clients may connect at once, as after a restart.
     """
-    return _in_a_slot(time.monotonic() + random.random() * period, period)
+    return _next_slot(time.monotonic() + random.random() * period, period)
 
 
 def next_heartbeat(period: float) -> float:
     """Return when, by time.monotonic(), the heartbeat after one that is sent now is due."""
-    return _in_a_slot(time.monotonic() + period * (1 - 1 / HEARTBEAT_SLOTS), period)
+    return _next_slot(time.monotonic() + period * (1 - 1 / HEARTBEAT_SLOTS), period)
 
 
-def _in_a_slot(earliest: float, period: float) -> float:
+def _next_slot(earliest: float, period: float) -> float:
     slot = period / HEARTBEAT_SLOTS
     return ceil(earliest / slot) * slot
 

@@ -222,7 +222,7 @@ class LoopConnection:
         """Note that another thread has done the job, and continue."""
         self._busy = False
         if self.closed:
-            self._leave()
+            self._release_transport()
         else:
             self._proceed()
 
@@ -377,9 +377,9 @@ class LoopConnection:
         self.socket.close()
         self._pending = b""
         if not self._busy:
-            self._leave()
+            self._release_transport()
 
-    def _leave(self) -> None:
+    def _release_transport(self) -> None:
         """Release the transport. Timers still refer to this connection, but not to its client."""
         transport, engine = self.transport, self._engine
         del self.transport, self._life

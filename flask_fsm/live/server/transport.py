@@ -235,12 +235,12 @@ class Transport:
         return self.ended
 
     def request_close(self, code: int) -> None:
-        """Have the engine end it with a close code, once all queued is written; in any thread."""
+        """Have the engine close with this code once all queued is written; in any thread."""
         self.session.closing = code
         self.subscriber.queue.notify()
 
     def close(self, code: int) -> bytes:
-        """End it with a close code, and run no more of its jobs; return the last bytes."""
+        """End the connection with a close code, and run no more jobs; return the last bytes."""
         raise NotImplementedError
 
     def drop_slow(self) -> bytes:

@@ -23,7 +23,7 @@ class FastSQL:
     """Runs named statements on the connections of an engine.
 
     Args:
-        engine: One for whose driver `knows` returns True.
+        engine: One for whose driver `supports` returns True.
         statements: SQLAlchemy statements by their names.
     """
 
@@ -38,7 +38,7 @@ class FastSQL:
             self._texts[name] = compiled.string, names
 
     @staticmethod
-    def knows(engine: sa.Engine) -> bool:
+    def supports(engine: sa.Engine) -> bool:
         """Return whether this class supports the driver of an engine."""
         return engine.dialect.driver in DRIVERS
 

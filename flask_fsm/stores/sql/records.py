@@ -79,7 +79,7 @@ class SQLRecords:
         if self._engine is None:
             self._engine = self._find_engine()
             self._process = os.getpid()
-            if FastSQL.knows(self._engine):
+            if FastSQL.supports(self._engine):
                 each = ("read", "update", "append", "move")
                 statements = {name: getattr(self._statements, name) for name in each}
                 self._fast = FastSQL(self._engine, statements)
@@ -156,7 +156,8 @@ class SQLRecords:
                 opened.close()
 
     def finish(self, session: Any) -> None:
-        """Commit a caller's session. Errors of its own statements are raised as they are."""
+        """Commit a caller's session. Errors of the session's own statements are raised
+        unchanged."""
         try:
             session.flush()
         except exc.DBAPIError as error:
