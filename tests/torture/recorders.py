@@ -71,7 +71,7 @@ class Log:
 class Connection(Protocol):
     """A socket or a stream."""
 
-    def recv(self, timeout: float = PATIENCE) -> dict[str, Any]: ...
+    def receive(self, timeout: float = PATIENCE) -> dict[str, Any]: ...
 
     def close(self) -> None: ...
 
@@ -133,7 +133,7 @@ class Follower:
         try:
             while self._goes_on() and (left is None or left > 0):
                 try:
-                    frame = connection.recv(0.1)
+                    frame = connection.receive(0.1)
                 except TimeoutError:
                     continue
                 with self._more:
