@@ -157,7 +157,7 @@ class DefinitionError(FSMError):
 
     @classmethod
     def of(cls, where: str, faults: Sequence[DefinitionError]) -> DefinitionError:
-        """Return one error for all `faults`: of the class of the first, its text names each."""
+        """Return one error that names all `faults`; its class is that of the first."""
         first = faults[0]
         if len(faults) == 1:
             text = f"{where}: {first.message}"

@@ -72,7 +72,7 @@ def judge(
 
 
 def refuse(flow: FlowBase, edge: Edge, error: Exception) -> NoReturn:
-    """Raise GuardRefused with every reason, for which all guards run again, since they are pure."""
+    """Raise GuardRefused with every reason: all guards run again, as they are pure."""
     reasons = _reasons_of_guards(flow, edge)
     if not reasons:  # an impure guard, which accepted the second time
         step = f"{edge.source!r} -> {edge.target!r}"

@@ -131,7 +131,7 @@ def _numbers(text: str) -> Iterator[int]:
 
 
 def entry_of(item: LogItem) -> Entry:
-    """Return the entry that an item of the log stands for."""
+    """Return the history entry for an item of the log."""
     edge = item.edge
     return Entry(edge.source, edge.target, edge.event, item.at, item.rev)
 

@@ -84,7 +84,7 @@ class EarlierReply(NamedTuple):
 
 
 def earlier_reply(submission: Submission | None, work: UnitOfWork) -> EarlierReply | None:
-    """Return the reply that this submission has got before, or None if it is new.
+    """Return the reply that this submission already got, or None if it is new.
 
     This is what makes a form idempotent: a double click, a reload of a POST, a retry after a lost
     answer and the replay after a lost race are all recognised here, by the token and a digest of

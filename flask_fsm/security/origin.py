@@ -111,7 +111,8 @@ def site_of(request: Request) -> str:
 def _is_origin_of(request: Request, origin: str) -> bool:
     """Return whether `origin` has the scheme, host and port of the request's own URL (RFC 6454).
 
-    A page of https may send to what is http here, behind a proxy that ends TLS; not the reverse.
+    The page may be https and this request http, behind a proxy that terminates TLS; not the
+    reverse.
     """
     try:
         parts = urlsplit(origin)

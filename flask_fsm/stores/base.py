@@ -121,7 +121,7 @@ class SubmissionQuery(NamedTuple):
 
     Args:
         id: The id of the flow now.
-        flow: The id in the token, which may be that of an earlier run, or of before a login.
+        flow: The id in the token, which may be that of an earlier run, or from before a login.
         rev: The rev in the token.
         nonce: The nonce in the token.
         version: What was loaded.

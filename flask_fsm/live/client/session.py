@@ -158,7 +158,7 @@ class ClientSession:
             self.subscriber.join(self._live.channels.get(flow_channel))
             self._subject = work.locator.subject
             self._subscribe()
-            work.load()  # again, for what was committed before the subscription
+            work.load()  # again: a commit may have come before the subscription
             lost = self._replay(since)
             for name in lost:
                 if name != flow_channel:
@@ -300,7 +300,7 @@ class ClientSession:
 
     def _switch_flow(self, work: UnitOfWork, name: str) -> None:
         self.subscriber.switch_flow(self._live.channels.get(name))
-        work.load()  # again, for what was committed before the subscription
+        work.load()  # again: a commit may have come before the subscription
         self.subscriber.send_state(*self._state_of(work.flow.snapshot), gap=True)
 
     def _send_state_again(self, if_replaced: bool) -> None:

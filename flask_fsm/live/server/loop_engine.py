@@ -82,7 +82,7 @@ class LoopEngine(Engine):
 
     def stop(self, within: float = 1.0) -> None:
         super().stop(within)
-        # Events get time to end, as requests do: the server kills the process when that is over.
+        # Events get time to end, as requests do: the server kills the process after that time.
         end = time.monotonic() + GRACE
         while self._pid == os.getpid() and self.leadership.busy and time.monotonic() < end:
             time.sleep(0.01)
@@ -334,8 +334,7 @@ class LoopConnection:
                 self._check_slow_later()
 
     def _check_slow_later(self) -> None:
-        """Set the timer for a slow client, unless it is set. If it fires too early, it is set
-        again."""
+        """Set the timer for slow clients unless it is set; if it fires too early, set it again."""
         if not self._checking and (slow_at := self._life.slow_at):
             self._checking = True
             self._engine.call_at(slow_at, self._check_slow)

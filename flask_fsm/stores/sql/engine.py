@@ -125,7 +125,7 @@ def engine_finder(source: Any) -> Callable[[], sa.Engine] | None:
         return lambda: source.get_bind().engine
     kinds = {kind.__module__.partition(".")[0] for kind in type(source).__mro__}
     if kinds & {"flask_sqlalchemy", "flask_sqlalchemy_lite"} and hasattr(type(source), "engine"):
-        return lambda: source.engine  # which needs an app context
+        return lambda: source.engine  # this needs an app context
     return None
 
 

@@ -92,7 +92,7 @@ class Statements:
         version = sa.and_(
             here, flow.flow == param("version_flow"), flow.rev == param("version_rev")
         )
-        # A lease that ends later than any may was made while a clock was wrong.
+        # A lease that ends later than is possible was made while a clock was wrong.
         free = sa.or_(
             flow.claimed_until < param("now"),
             flow.claimed_until > param("horizon"),
