@@ -166,7 +166,7 @@ class Proxy:
         return lost
 
     def is_whole(self, reply: bytes) -> bool:
-        """Tell whether that is all of a reply."""
+        """Return whether that is all of a reply."""
         return bool(reply)
 
     def meant(self, link: Link, sent: bytes) -> bytes:
@@ -178,7 +178,7 @@ class PostgresProxy(Proxy):
     """A proxy that reads PostgreSQL's protocol: a trigger sees prepared statements in full."""
 
     def is_whole(self, reply: bytes) -> bool:
-        """Tell whether it ends with ReadyForQuery, as all do."""
+        """Return whether it ends with ReadyForQuery, as all do."""
         return reply[-6:-1] == b"Z\x00\x00\x00\x05"
 
     def meant(self, link: Link, sent: bytes) -> bytes:

@@ -225,7 +225,7 @@ def words(event: str, number: str, *, lost: bool) -> list[Any]:
 
 
 def answered(event: str, frames: Sequence[dict[str, Any]]) -> bool:
-    """Tell whether all frames that answer an event have come."""
+    """Return whether all frames that answer an event have come."""
     lost = any(frame["status"] >= 400 for frame in frames)
     number = {"next": 1, "say": 1, "both": 2 if lost else 3}[event]
     assert len(frames) <= number, (event, frames)
