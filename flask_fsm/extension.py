@@ -52,7 +52,7 @@ Definition = Machine | Iterable[TransitionLike]
 
 
 class FlaskFSM:
-    """Guards the pages of an app by a machine, and of several apps likewise.
+    """Guards the pages of one app or several by a machine.
 
     Call `FlaskFSM(machine)` and later `init_app(app)`, or `FlaskFSM(app, machine)`.
 
@@ -92,7 +92,7 @@ class FlaskFSM:
             self.init_app(app, store=store)
         elif store is not None:
             raise ConfigError(
-                "A store belongs to an app: FlaskFSM(app, machine, store=...), or "
+                "store= needs an app: call FlaskFSM(app, machine, store=...), or "
                 "init_app(app, store=...)."
             )
 
@@ -108,20 +108,21 @@ class FlaskFSM:
             An object with `check`, `advance`, `flow` and so on for this machine.
 
         Raises:
-            ConfigError: `machine` is not a Machine, or `websocket` is no path or comes too late.
+            ConfigError: `machine` is not a Machine, or `websocket` is not a path or is set too
+                late.
             DefinitionError: There is a machine of this name already.
         """
         if not isinstance(machine, Machine):
             raise ConfigError(f"add() takes a Machine, which has a name; not {machine!r}.")
         if any(declared.name == machine.name for declared in self._declarations):
             raise DefinitionError(
-                f"There is a machine {machine.name!r} already: give this one another name."
+                f"There is already a machine {machine.name!r}: give this one another name."
             )
         if websocket is not None and self.live.registered:
             raise ConfigError(
-                f"add(..., websocket={websocket!r}) comes too late: init_app, or FlaskFSM(app, "
-                f"...), has registered the websockets. Add this machine before, and call "
-                f"fsm.init_app(app) then."
+                f"add(..., websocket={websocket!r}) was called too late: init_app, or "
+                f"FlaskFSM(app, ...), has already registered the websockets. Add this machine "
+                f"first, then call fsm.init_app(app)."
             )
         declaration = Declaration(machine, _path(websocket))
         self._declarations.add(declaration)
@@ -140,7 +141,7 @@ class FlaskFSM:
         """
         if EXTENSION in app.extensions:
             raise ConfigError(
-                f"The app {app.name!r} has a FlaskFSM already: give it more machines by fsm.add()."
+                f"The app {app.name!r} already has a FlaskFSM: add more machines with fsm.add()."
             )
         state = AppState.of(
             app,
@@ -150,7 +151,7 @@ class FlaskFSM:
         )
         state.tokens(app)
         app.extensions[EXTENSION] = state
-        # Before anything of the app serves the first request.
+        # Runs before the app's own functions at the first request.
         app.url_value_preprocessor(state.bind_once)
         if FSMError not in app.error_handler_spec[None][None]:
             app.register_error_handler(FSMError, answer_error)
@@ -174,14 +175,13 @@ class FlaskFSM:
         app.register_blueprint(blueprint)
 
     def _bind(self, app: Flask, state: AppState) -> dict[str, Bound]:
-        """Bind the machines to the views that there are, none of which may hide an endpoint."""
+        """Bind the machines to the app's views, none of which may hide a live endpoint."""
         check_endpoints(app)
         for name in [declared.name for declared in self._declarations]:
             if state.live is not None and (name == "static" or "/" in name):
                 raise ConfigError(
-                    f"The machine {name!r} can't be served to sockets and programs, since its name "
-                    f"is a part of their addresses: give it one without '/', and not 'static', or "
-                    f"set FSM_LIVE to False."
+                    f"The machine {name!r} can't have live routes, since its name is part of their "
+                    f"URLs: use a name without '/' other than 'static', or set FSM_LIVE to False."
                 )
         if state.live is not None and "csrf" in app.extensions:
             # This route requires a content type and an Origin that no other site's page can send.
@@ -209,8 +209,8 @@ class FlaskFSM:
         for name, path in paths.items():
             if list(paths.values()).count(path) > 1:
                 raise DuplicateEndpoint(
-                    f"The websocket of machine {name!r} and another one have the path "
-                    f"{path!r}: give each its own by websocket=."
+                    f"Two websockets have the path {path!r}, one of them that of machine {name!r}: "
+                    f"set different paths with websocket=."
                 )
         blueprint.add_url_rule("/<machine>/ws", "websocket", websocket, websocket=True)
         blueprint.add_url_rule("/<machine>/ws", "no_websocket", explain_websocket)
@@ -253,7 +253,7 @@ class FlaskFSM:
 
     @property
     def history(self) -> History:
-        """The entries of this run; `("a", "b") in fsm.history` asks for an edge."""
+        """The entries of this run; `("a", "b") in fsm.history` tests for an edge."""
         return self.default.history
 
     @property
@@ -295,7 +295,7 @@ class FlaskFSM:
             return records.metadata  # type: ignore[attr-defined]
         except AttributeError:
             raise ConfigError(
-                "fsm.metadata: the flows are not kept in a database, so there are no tables."
+                "fsm.metadata needs a store in a database: the store of this app has no tables."
             ) from None
 
     def init_db(self) -> None:

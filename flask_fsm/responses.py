@@ -74,7 +74,7 @@ def preferred_format(asking: Request) -> ResponseFormat:
 
 
 def success_response(request: Request, location: str, stored: Snapshot) -> Response:
-    """Return where the flow goes on, in the format that the client asks for."""
+    """Return the response that leads to where the flow continues, in the client's format."""
     wanted = preferred_format(request)
     if wanted == "htmx":
         return htmx_redirect(location)
@@ -133,7 +133,7 @@ class ResubmitForm:
 
 @dataclass(frozen=True)
 class RefusalContext:
-    """Where the flow stands when something is refused."""
+    """Where the flow is, and what was submitted, when a request is refused."""
 
     machine: str | None = None
     state: str | None = None

@@ -48,7 +48,7 @@ def node_to_edit(flow: FlowBase, source: str, target: str | None) -> Node:
 def judge(
     flow: FlowBase, edge: Edge, node: Node, data: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Run pre_transition rules, guards and validators; return the data with what rules added."""
+    """Run pre_transition rules, guards and validators; return the data, with what rules added."""
     given = {} if data is None else as_dict(data)
     flow.begin_judging(node, None if data is None else given)
     try:

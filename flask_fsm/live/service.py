@@ -61,7 +61,7 @@ class Service:
             replay_limit=config.replay_limit,
             replay_time=config.replay_ttl,
         )
-        # The bus may keep and deliver a message for up to half that time longer.
+        # The bus may store and deliver a message for up to half that time longer.
         self.once_seconds = ceil(config.replay_ttl * 1.5)
         """Seconds for which a job that one process has taken is refused to the others."""
         self.channels: Channels = Channels(bus, config.sse_retry, config.queue_size)
@@ -157,7 +157,7 @@ class Service:
         """Return the name of the channel of all connections of a subject."""
         return SUBJECT + hashlib.sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()
 
-    # -- what is committed ----------------------------------------------------------------
+    # -- commits --------------------------------------------------------------------------
 
     def moved(
         self, flow: Flow, result: Result, status: int, reply: Any, sender: Sender | None
@@ -181,7 +181,7 @@ class Service:
             self.channels.publish(name, sender.prepare_reply(name, envelope))
 
     def _recheck_subject(self, subject: str) -> None:
-        """Let the subject's other devices look up the flow again, as it may have another id now.
+        """Have the subject's other devices look up the flow again, as it may have a new id.
 
         They may show a flow that had not begun, or an earlier run; a channel belongs to one id.
         """

@@ -1,6 +1,6 @@
 """Decisions: what a request to a guarded page gets, by the tables of the HTTP contract.
 
-The rows of docs/http.rst stand here in the same order: the answer to a GET, and for a POST whether
+The code follows the order of the rows of docs/http.rst: the answer to a GET, and for a POST whether
 its form was handled before (a double click), its run has ended (410 Gone), or it conflicts with
 what has happened since the form was opened (409 Conflict).
 """
@@ -51,7 +51,7 @@ PREFETCH: Final = "prefetch"
 FLASH_CATEGORY: Final = "fsm"
 # Why a form conflicts with the flow, by the code of the refusal.
 STALE: Final = {
-    Code.NOT_CURRENT: "You have gone on from this page since it was opened.",
+    Code.NOT_CURRENT: "You have moved on from this page since it was opened.",
     Code.NOT_ON_PATH: "This page is not open: other pages come first.",
     Code.CLOSED: "This page is closed: it can no longer be changed.",
     Code.OTHER_FLOW: "This form belongs to an earlier run, which has been replaced.",
@@ -144,7 +144,7 @@ class PageRequest:
                 refusal = error
         if refusal is None:
             refusal = self._not_open(page)
-        self._flash(refusal.message if edge else "That page is not open yet; please go on here.")
+        self._flash(refusal.message if edge else "That page is not open yet; please continue here.")
         return self.redirect_away(refusal)
 
     def _begin_again(self, page: str) -> None:
@@ -156,7 +156,7 @@ class PageRequest:
             self._begun_at = self.flow.id, self.flow.rev
 
     def _visitable(self, page: str) -> Edge | None:
-        """Find the edge that a GET may take, from the nearest page of the path that has it."""
+        """Find the `visit=True` edge to take, out of the nearest page of the path that has one."""
         prefetched = any(
             PREFETCH in self.request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose")
         )
@@ -243,7 +243,7 @@ class PageRequest:
         content = submission.content
         if content is not None and not work.is_known:
             raise FlowGone(
-                "Your browser no longer knows this run: its cookie is gone. "
+                "Your browser no longer knows this run: its cookie is missing. "
                 "Please start again from the first page.",
                 code=Code.NO_SESSION,
             )
@@ -308,7 +308,7 @@ class PageRequest:
     def _not_open(self, page: str) -> StaleFlow:
         return self._stale(Code.CLOSED if self.flow.is_on_path(page) else Code.NOT_ON_PATH)
 
-    # -- views that are no pages --------------------------------------------------------
+    # -- views that are not pages -------------------------------------------------------
 
     def judge_required(self, page: str) -> None:
         """Raise StaleFlow unless the page `page` may be opened now."""
@@ -362,12 +362,12 @@ class PageRequest:
         return result
 
     def reset(self) -> None:
-        """Begin a new run; the same submission, sent again, leads to its first page."""
+        """Begin a new run; the same submission, sent again, is redirected to its first page."""
         receipt = None if self.submission is None else self.submission.receipt
         self.work.reset(receipt, self.urls.start_url())
 
     def success_response(self, location: str) -> Response:
-        """Return where the flow goes on, in the format that the client asks for."""
+        """Return the response that leads to where the flow continues, in the client's format."""
         return success_response(self.request, location, self.work.persisted)
 
     def token(self) -> Token:
@@ -415,7 +415,7 @@ class PageRequests:
 
 
 def page_requests() -> PageRequests:
-    """Return those of this request. (`g` may outlive it, since it belongs to the app context.)"""
+    """Return the page requests of this request. (`g` of the app context may outlive it.)"""
     context, asking = unwrap(g), unwrap(request)
     found: PageRequests | None = context.get(_REQUESTS)
     if found is None or found.request is not asking:

@@ -1,4 +1,4 @@
-"""URLs of a flow's pages: of one state, of the page to go on with, of the first one."""
+"""URLs of a flow's pages: of a given state, of the current page, of the first page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FlowURLs:
         return self._bound.url(page, values, work.locator.key)
 
     def url_of(self, snapshot: Snapshot, key: str | None = None) -> str | None:
-        """Return the URL of the page that a snapshot is at, or None if it is at none."""
+        """Return the URL of a snapshot's current page, or None if its state has no page."""
         page = self._bound.pages.get(snapshot.state)
         if page is None:
             return None
@@ -64,7 +64,7 @@ class FlowURLs:
         if self._bound.machine.many is True and (
             work.needs_key or (work.missing_reason is not None and work.version is None)
         ):
-            return self.start_url()  # under this key there is nothing to go on with
+            return self.start_url()  # there is no flow under this key
         state = self.current_page()
         return None if state is None else self._state_url_or_none(state)
 

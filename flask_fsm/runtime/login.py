@@ -52,7 +52,7 @@ def take_all_along(
             source = anonymous._replace(key=key)
             try:
                 moved = store.login.merge(flow.locator, source, begun[key], bound.choose)
-            except (FlowBusy, StaleFlow):  # another request is at it: the next one takes it along
+            except (FlowBusy, StaleFlow):  # another request is moving it
                 complete = False
         elif text is not None:
             moved = store.login.adopt_unstarted(flow.locator, text)

@@ -28,7 +28,7 @@ def close_after_signout(candidates: Sequence[Bound]) -> None:
     try:
         if _has_changed():
             _close(app_state(), candidates)
-    except Exception:  # of the app's function; the response is sent all the same
+    except Exception:  # the app's function failed; the response is sent anyway
         log.exception("The connections of a session whose user has changed were not closed.")
 
 

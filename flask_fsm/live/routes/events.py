@@ -1,4 +1,4 @@
-"""Events: streams of server-sent events (WHATWG HTML), ours and those of the app's own views."""
+"""Events: streams of server-sent events (WHATWG HTML), of flows and of the app's own views."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def events(machine: str) -> ResponseReturnValue:
 
 
 def watch_stream(response: Response) -> None:
-    """End a stream of one of the app's own views when its client or this process goes away."""
+    """End a stream of the app's own views when its client disconnects or this process ends."""
     stream = response.response
     if isinstance(stream, SSEStream):
         end_silence(socket_of(request.environ), stream.heartbeat * SILENCE)
