@@ -121,7 +121,7 @@ class Snapshot(Fields):
 
     @property
     def entered_at(self) -> int:
-        """When the page was entered that was the current one as the snapshot was loaded."""
+        """When the run entered the page that was current when the snapshot was loaded."""
         return entered_at(self.log, self.started)
 
     def with_lazy_history(self, read: Callable[[], Sequence[Entry]]) -> Snapshot:

@@ -1,4 +1,4 @@
-"""Reports on flows besides that of the request: a subject's flows, the log, the funnel."""
+"""Reports on flows other than the request's: a subject's flows, the log, the funnel."""
 
 from __future__ import annotations
 

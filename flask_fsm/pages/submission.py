@@ -142,7 +142,7 @@ def json_object(request: Request) -> dict[str, Any]:
     """Return the JSON object in the body of a request; an empty one if there is none."""
     try:
         body = request.get_json(silent=True)
-    except RecursionError:  # brackets without end
+    except RecursionError:  # nested too deeply
         body = None
     return body if isinstance(body, dict) else {}
 

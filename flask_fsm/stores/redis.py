@@ -223,7 +223,7 @@ class RedisRecords:
         there = self._stream(target.owner, target.machine, record.flow)
         with translated_redis():
             rows = [(_text(id), row[b"row"]) for id, row in self._range(stream)]
-            # An interrupted move, or a flow that comes back, has left its entries there.
+            # Entries may be left there by an interrupted move, or by a flow that moves back.
             last = self._client.xrevrange(there, count=1)
         if last and stream != there:
             top = _order(_text(last[0][0]))

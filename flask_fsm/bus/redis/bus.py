@@ -32,7 +32,7 @@ JOIN_TIMEOUT: Final = 1.0
 
 
 class RedisBus:
-    """Sends by one thread, and receives by another one on one connection.
+    """Sends messages in one thread, and receives them in another one, on one connection.
 
     `source` is a URL or a client of redis-py or valkey-py, `timeout` how many seconds to wait for
     the server. Both threads start when they are needed, in each process after a fork.

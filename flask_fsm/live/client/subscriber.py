@@ -44,8 +44,8 @@ FRAME_KINDS: Final[dict[EnvelopeKind, FrameKind]] = {
 class Replayed(Delivered):
     """A missed message, replayed by a bus that may lag behind the store.
 
-    The client may know a later state than the bus, and no state may follow a later one: so one
-    current state replaces the missed states.
+    The client may already have a later state than the bus, and must not get an older one after it.
+    So the current state is sent once, in place of the missed states.
     """
 
     __slots__ = ()

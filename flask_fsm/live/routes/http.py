@@ -92,7 +92,7 @@ def send_event(machine: str) -> ResponseReturnValue:
             flow = work.flow
             check_rev(client_event, flow)
             sent = flow.handle(client_event.event, client_event.data)
-        # A message sent after this answer, perhaps by another process, must arrive later, too.
+        # What is sent after this answer, perhaps by another process, must also arrive after it.
         service.channels.bus.flush(FLUSH_TIMEOUT)
     except InvalidPayload as error:
         return _json_response(stamped(refusal(error), error.ref), 400)
