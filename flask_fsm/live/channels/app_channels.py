@@ -143,8 +143,7 @@ class LiveChannel(SSEChannel):
                 self._subscribed = True
 
     def _subscribe(self, failures: int) -> Position:
-        """Subscribe to the bus, unless another client's attempt failed since `failures` was
-        read."""
+        """Subscribe to the bus, unless a client has failed to since `failures` was read."""
         if self._failures > failures:
             # Otherwise clients that come together would each wait for the full timeout in turn.
             raise StoreUnavailable(

@@ -156,8 +156,7 @@ class SQLRecords:
                 opened.close()
 
     def finish(self, session: Any) -> None:
-        """Commit a caller's session. Errors of the session's own statements are raised
-        unchanged."""
+        """Commit a caller's session. Errors of the caller's statements are raised unchanged."""
         try:
             session.flush()
         except exc.DBAPIError as error:
