@@ -70,6 +70,22 @@ def test_the_docs_name_code_that_exists() -> None:
         assert pkgutil.resolve_name(f"flask_fsm.{name}") is not None
 
 
+@pytest.mark.parametrize(
+    ("term", "name"),
+    [
+        ("double click", "pages.submission.earlier_reply"),
+        ("idempotent", "pages.submission.earlier_reply"),
+        ("conflict", "stores.cache.FlowCache.compare_and_swap"),
+        ("replay", "live.client.subscriber.Subscriber.replay_since"),
+        ("login", "stores.records.login_merge.LoginMerge.take_along"),
+        ("slow client", "live.server.lifecycle.Lifecycle.drop_if_slow"),
+    ],
+)
+def test_the_words_of_the_field_lead_to_the_function(term: str, name: str) -> None:
+    """Who searches the source for what a thing is called finds the function that does it."""
+    assert term in (pkgutil.resolve_name(f"flask_fsm.{name}").__doc__ or "").lower()
+
+
 def test_the_http_contract_names_every_code() -> None:
     """Every code that an error can have stands in the HTTP contract, and no other in its tables."""
     text = page("http")
