@@ -100,7 +100,7 @@ class Lifecycle:
         return self.stalled_since + self._transport.config.send_timeout
 
     def drop_if_slow(self, now: float) -> bytes:
-        """Drop a client that accepts nothing for FSM_SEND_TIMEOUT; return the last bytes."""
+        """Drop a slow client, which accepts nothing for FSM_SEND_TIMEOUT; return the last bytes."""
         slow_at = self.slow_at
         return self._transport.drop_slow() if slow_at and slow_at <= now else b""
 
