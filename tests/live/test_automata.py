@@ -230,7 +230,7 @@ def test_a_machine_without_an_address(name: str) -> None:
     app.secret_key = "a key"
     app.testing = True
     FlaskFSM(app, Machine(name, states=["a"]))
-    with pytest.raises(ConfigError, match="addresses"):
+    with pytest.raises(ConfigError, match="part of their URLs"):
         app.test_client().get("/fsm/health")
 
 
