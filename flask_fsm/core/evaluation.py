@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from ..errors import Code, FlowFinished, FSMError, GuardRefused, Reason, StaleFlow, ValidationFailed
 from .answers import as_dict
-from .flow_base import FlowBase
+from .flow_base import FlowBase, Result
 from .path import Node
 from .reasons import (
     add_context,
@@ -21,7 +21,6 @@ from .reasons import (
     rule_error,
     rule_title,
 )
-from .result import Result
 from .state import Edge
 
 __all__ = [

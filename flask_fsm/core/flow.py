@@ -30,12 +30,11 @@ from .evaluation import (
     run_hooks,
 )
 from .event import SAME, EventStatus, check_status
-from .flow_base import Clock, FlowBase
+from .flow_base import Clock, FlowBase, Result, Sent
 from .history import LogItem
 from .path import Node, cut_path, drop_draft, leave_node
 from .progress import Progress, progress_of
 from .reasons import error_of, error_of_edge, error_of_event, error_of_move, reason_to_skip
-from .result import Result, Sent
 from .snapshot import NO_DRAFTS, Snapshot, blank, successor
 
 __all__ = ["Clock", "Flow", "Progress", "Result", "blank", "successor"]
@@ -188,7 +187,7 @@ class Flow(FlowBase):
             Snapshot,
             (id, subject, rev, tip, log, drafts, started, now, taken, finished, None),
         )
-        return _new(Result, (after, before, edge, data, cut))
+        return Result(after, before, edge, data, cut)
 
     # -- asking -------------------------------------------------------------------------
 
@@ -239,7 +238,7 @@ class Flow(FlowBase):
         Raises:
             StaleFlow: The flow has moved since the transition was decided.
         """
-        after, before, edge, data, cut = result
+        after, before, edge = result.snapshot, result.previous, result.edge
         if before is not self._now:
             raise StaleFlow(
                 f"{edge.source!r} -> {edge.target!r} was decided at rev {before.rev}, but the "
@@ -249,11 +248,11 @@ class Flow(FlowBase):
                 target=edge.target,
             )
         on_path = self._on_path or self._pages()
-        if cut is not None:
-            for node in cut:
+        if result.cut is not None:
+            for node in result.cut:
                 on_path.discard(node.state)
             self._data = None
-        elif data is not None and self._data is not None:
+        elif result.data is not None and self._data is not None:
             left = after.tip.parent
             assert left is not None
             assert left.answers is not None

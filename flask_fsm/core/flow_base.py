@@ -1,20 +1,22 @@
-"""FlowBase: the read-only part of a flow, for views, hooks and rules."""
+"""What views, hooks and rules read: a flow, and the result of a transition."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from ..errors import SnapshotError
 from .answers import load_answers
 from .definition import Definition
-from .history import History
+from .history import Entry, History, LogItem, entry_of
 from .path import Node, Path, data_before, nodes_back
 from .snapshot import Snapshot, blank
+from .state import Edge
 
-__all__ = ["Clock", "FlowBase"]
+__all__ = ["Clock", "FlowBase", "Result", "Sent"]
 
 Clock = Callable[[], float]
 """Returns seconds since 1970."""
@@ -211,3 +213,63 @@ class FlowBase:
             yield data
         finally:
             self._data, self._judged, self._given = before
+
+
+# Not a named tuple: a step makes and reads one, and slots are quicker at that.
+@dataclass(slots=True, eq=False)
+class Result:
+    """A decided transition.
+
+    Attributes:
+        snapshot: What the flow becomes.
+        previous: What it was when this was decided.
+        edge: The edge that is taken; `source`, `target` and `event` are its own.
+        data: The answers stored under the source, or None if none were given.
+        cut: The nodes that were cut off the path by an edit or a loop, last one first, or None.
+        rev: The revision of `snapshot`.
+        finished: Whether this ends the run.
+        entry: The entry of the history.
+    """
+
+    snapshot: Snapshot
+    previous: Snapshot
+    edge: Edge
+    data: Mapping[str, Any] | None
+    cut: list[Node] | None
+
+    @property
+    def source(self) -> str:
+        return self.edge.source
+
+    @property
+    def target(self) -> str:
+        return self.edge.target
+
+    @property
+    def event(self) -> str | None:
+        return self.edge.event
+
+    @property
+    def rev(self) -> int:
+        return self.snapshot.rev
+
+    @property
+    def finished(self) -> bool:
+        return self.snapshot.finished
+
+    @property
+    def entry(self) -> Entry:
+        item = self.snapshot.log
+        assert isinstance(item, LogItem)
+        return entry_of(item)
+
+    def __repr__(self) -> str:
+        return f"Result({self.source!r} -> {self.target!r}, rev={self.rev})"
+
+
+class Sent(NamedTuple):
+    """What the handler of an event sent: data, and the transition, if it made one."""
+
+    status: int
+    data: Any
+    result: Result | None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from ..core.flow import Flow
-from ..core.result import Result
+from ..core.flow_base import Result
 from ..core.snapshot import Snapshot
 
 __all__ = ["CommitListener", "Sender"]

@@ -8,8 +8,8 @@ from weakref import ReferenceType
 
 from ..core.event import SAME, EventStatus, check_status
 from ..core.flow import Flow
+from ..core.flow_base import Result, Sent
 from ..core.reply import dump_reply
-from ..core.result import Result, Sent
 from ..errors import Code, FSMError
 
 __all__ = ["Committer", "StoredFlow"]

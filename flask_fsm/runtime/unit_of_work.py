@@ -15,8 +15,8 @@ from flask.sessions import SessionMixin
 from ..binding.bound_machine import Bound
 from ..core.event import EventStatus
 from ..core.flow import Flow, blank, successor
+from ..core.flow_base import Result
 from ..core.path import root
-from ..core.result import Result
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import FlowBusy, FSMError, SnapshotError
 from ..signals import emit, finished, reset, transitioned

@@ -23,7 +23,7 @@ from flask_fsm import (
     UnknownState,
     ValidationFailed,
 )
-from flask_fsm.core.result import Sent
+from flask_fsm.core.flow_base import Sent
 
 
 def change(flow: Any, data: Any) -> None:

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from ...core.event import SAME, EventStatus, check_status
 from ...core.flow import Flow, Result
+from ...core.flow_base import Sent
 from ...core.machine import Machine
 from ...core.reply import dump_reply
-from ...core.result import Sent
 from ...runtime.app_state import AppState
 
 __all__ = ["ConnectionFlow"]

@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException
 from ...binding.bound_machine import Bound
 from ...core.event import EventStatus
 from ...core.flow import Flow, Result
-from ...core.result import Sent
+from ...core.flow_base import Sent
 from ...core.snapshot import Snapshot
 from ...errors import Code, FSMError, StaleFlow
 from ...runtime.app_state import AppState

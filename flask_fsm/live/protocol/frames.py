@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 from ...core.definition import Definition
 from ...core.event import EventStatus
 from ...core.flow import Flow
+from ...core.flow_base import Sent
 from ...core.reply import dump_reply as dumps
-from ...core.result import Sent
 from ...core.snapshot import Snapshot
 from ...errors import Code, FlowBusy, FSMError, InvalidTransition, StaleFlow, ValidationFailed
 
