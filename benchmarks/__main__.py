@@ -36,6 +36,8 @@ def main() -> None:
             tables("core", options.quick),
             "### A guarded POST",
             tables("post", options.quick),
+            "How much of the package that crosses, and a socket event from its job to its replies, "
+            "counted by `sys.setprofile`:",
             tables("path_length", options.quick),
             "### Stores on a server",
             tables("stores", options.quick),
