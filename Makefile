@@ -5,6 +5,7 @@ VENV := .venv
 LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 INPUTS ?= 200000
+RUNS ?= 2000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest test-pythons chromium curl check docs fuzz bench bench-live bench-compare clean
@@ -60,8 +61,8 @@ test-browser-stores: $(VENV)/test chromium ## click through it on each of these,
 		FSM_TEST_EXAMPLE_STORE=$$store $(BIN)/python -m pytest tests/browser -n 2 --dist loadfile || exit 1; \
 	done
 
-test-stateful: $(VENV)/test ## compare 2,000 random visits with the reference model
-	FSM_STATEFUL_RUNS=2000 $(BIN)/python -m pytest tests/http/test_model.py -n 2
+test-stateful: $(VENV)/test ## compare random visits with the reference model (RUNS=2000)
+	FSM_STATEFUL_RUNS=$(RUNS) $(BIN)/python -m pytest tests/http/test_model.py -n 2
 
 $(LOWEST)/test: pyproject.toml tests/lowest.py
 	$(PYTHON) -m venv $(LOWEST)
