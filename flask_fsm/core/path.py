@@ -1,7 +1,8 @@
 """The path: the pages from the initial to the current one, as linked nodes without loops.
 
-The back policy of an edge is applied here: `leave_node` closes the page that is left by
-`back="discard"`, and the `barrier` of `back="invalidate"` closes it and all pages before it.
+The back policy of an edge is kept here: `leave_node` closes the page that is left by
+`back="discard"`. For `back="invalidate"`, `Flow.step` (core/flow) sets the `barrier` of the new
+node, which closes that page and all before it.
 
 A node points to the node before it, so that a step adds one node however long the path is, and
 the snapshots of a flow share the nodes they have in common.

@@ -1,7 +1,7 @@
 """The state of one app, in `app.extensions["fsm"]`: config, store, cache, machines, signers.
 
 `expired_before` is the expiry: a flow that was committed last before that time has expired, which
-its store finds when it loads the flow.
+its store finds when it loads the flow (stores/session, stores/records/mapper).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The flow that views, handlers and hooks of a request hold: its moves are committed."""
+"""The flow that views, handlers and hooks of a request hold: its moves are committed.
+
+Its expiry is that of runtime/app_state, checked by stores/session and stores/records/mapper.
+"""
 
 from __future__ import annotations
 

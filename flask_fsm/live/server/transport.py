@@ -1,7 +1,8 @@
 """A transport is a websocket or an event stream without I/O: bytes in, bytes out, jobs to run.
 
 An engine calls `received`, `next_output`, `heartbeat` and `close` in one thread at a time, and none
-of them waits; `run_job` may take long, and is called for one job after the other.
+of them waits; `run_job` may take long, and is called for one job after the other. `lifecycle`
+decides when a slow client is dropped.
 """
 
 from __future__ import annotations
