@@ -468,6 +468,20 @@ def test_a_post_from_another_site_moves_nothing(headers: dict[str, str]) -> None
     confirmed(shop.visitor(), link, "/address")
 
 
+def test_a_post_from_the_http_page_of_an_https_site_moves_nothing() -> None:
+    """Whoever is on the network can change a page that came by http."""
+    shop = linking(Members({"FSM_STORE_URL": "memory://"}))
+    owner, other = shop.visitor().walk("cart"), shop.visitor()
+    link = link_of(owner)
+    insecure = {"Origin": "http://localhost"}
+    other.client.post(f"/{link}", base_url="https://localhost", headers=insecure)
+    assert owner.see("address")["rev"] == 1
+    other.client.post(
+        f"/{link}", base_url="https://localhost", headers={"Origin": "https://localhost"}
+    )
+    assert owner.open("address").status_code != 200
+
+
 @pytest.mark.parametrize(
     "headers",
     [
