@@ -32,17 +32,21 @@ WARM_UP = 3
 SETTLE = 0.3
 # Runs an event, from the job that the transport made of a frame to the replies that are queued.
 HANDLER = "ClientSession.handle"
+# Delivers what the event has changed to every client that listens, the sender among them.
+DELIVERY = "Channels.publish"
 
 
 class Recorder:
     """Counts the calls of the package's functions while it is `active`, in all threads.
 
-    With `within`, the qualified name of a function, only those that this function makes.
+    With `within`, the qualified name of a function, only those that this function makes; not those
+    that the function `without` makes.
     """
 
-    def __init__(self, within: str = "") -> None:
+    def __init__(self, within: str = "", without: str = "") -> None:
         self.active = False
         self._within = within
+        self._without = without
         self._inside = not within
         self.modules: Counter[str] = Counter()
         self.classes: Counter[str] = Counter()
@@ -54,6 +58,9 @@ class Recorder:
             return
         if self._within and frame.f_code.co_qualname == self._within:
             self._inside = event == "call"
+        if self._without and frame.f_code.co_qualname == self._without:
+            self._inside = event == "return"
+            return
         if event != "call" or not self._inside:
             return
         module = frame.f_globals.get("__name__", "")
@@ -103,10 +110,10 @@ def record_post(store: str) -> Recorder:
     return recorder
 
 
-def record_event(store: str, within: str = "") -> Recorder:
+def record_event(store: str, within: str = "", without: str = "") -> Recorder:
     """Count what one socket event of a subject's flow crosses, from its bytes to its reply.
 
-    With `within`, from the call of this function to its return.
+    With `within`, from the call of this function to its return, but for the function `without`.
     """
     app = Flask("events")
     app.config.update(SECRET_KEY="benchmark", FSM_STORE_URL=store, FSM_LIVE=True)
@@ -120,7 +127,7 @@ def record_event(store: str, within: str = "") -> Recorder:
     fsm.init_app(app)
     init_store(app)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    with Recorder(within) as recorder:
+    with Recorder(within, without) as recorder:
         server = make_server("127.0.0.1", 0, app, threaded=True)
         serving = threading.Thread(target=server.serve_forever, daemon=True)
         serving.start()
@@ -154,9 +161,12 @@ def main() -> None:
         recorded = {
             "a guarded POST, store session": record_post("session"),
             "a guarded POST, SQLite": record_post(sqlite),
-            "an event of a subject's flow, store session": record_event("session", HANDLER),
-            "an event of a subject's flow, SQLite": record_event(sqlite, HANDLER),
-            "the same with its websocket, by threads": record_event(sqlite),
+            "an event of a subject's flow, store session": record_event(
+                "session", HANDLER, DELIVERY
+            ),
+            "an event of a subject's flow, SQLite": record_event(sqlite, HANDLER, DELIVERY),
+            "its delivery to the client, by threads": record_event("session", DELIVERY),
+            "all of it with its websocket, SQLite": record_event(sqlite),
         }
     head = ("crossed by", "modules", "classes", "calls", "changes of module")
     print(table(head, [(name, *recorder.row) for name, recorder in recorded.items()]))

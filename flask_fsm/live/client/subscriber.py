@@ -151,6 +151,7 @@ class Subscriber:
         "_silent",
         "_switched_to",
         "_with_ids",
+        "flow_channel",
         "id",
         "listener",
         "queue",
@@ -158,6 +159,8 @@ class Subscriber:
 
     def __init__(self, limit: int, *, ids: bool) -> None:
         self.id = secrets.token_urlsafe(16)
+        self.flow_channel = self.id
+        """The channel of the flow, or this client's id if the flow is its connection's own."""
         self.queue = ClientQueue(limit)
         self.listener = Listener(self.id)
         self.listener.start()
@@ -191,6 +194,8 @@ class Subscriber:
         if silent:
             self._silent.append(channel)
         else:
+            if not self._channels and channel.id.startswith(FLOW):
+                self.flow_channel = channel.id
             self._indexes[channel.id] = len(self._channels)
             self._channels.append(channel)
             self._positions.append(channel.position)
@@ -221,6 +226,7 @@ class Subscriber:
         """Follow another flow from now on; drop its messages from before this call."""
         channel.register_connection(Connection(self.listener, self.queue, self.id))
         self._switched_to.append(channel)
+        self.flow_channel = channel.id
         self.queue.push(SwitchFlow(channel, channel.position))
 
     def leave(self) -> None:
@@ -334,19 +340,11 @@ class Subscriber:
         del self._indexes[old.id]
         self._indexes[message.channel.id] = 0
         while self._switched_to[0] is not message.channel:
-            self._switched_to.popleft()  # never the last one: another thread may read it
+            self._switched_to.popleft()
         self._requeue_replies()
         self._advance(0, message.position)
         with suppress(UnknownListener):
             old.remove_listener(self.listener.id)
-
-    @property
-    def flow_channel(self) -> str:
-        """The channel of the flow, or this client's id if the flow is its connection's own."""
-        if self._switched_to:
-            return self._switched_to[-1].id
-        first = self._channels[0].id if self._channels else ""
-        return first if first.startswith(FLOW) else self.id
 
     def _current_id(self) -> str | None:
         """Return the id of all that has been sent: the position in each channel."""
