@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from ..core.machine import Machine
 from ..core.snapshot import Receipt, Snapshot
-from ..errors import Code, FlowGone, FSMError
+from ..errors import FSMError
 
 __all__ = [
     "ROOT_LENGTH",
@@ -25,7 +25,6 @@ __all__ = [
     "SubmissionQuery",
     "Version",
     "digest",
-    "flow_gone",
     "order_key",
     "root_id",
 ]
@@ -236,20 +235,6 @@ class Store(Protocol):
         This makes submissions idempotent: a double click or a replay has no second effect.
         """
         ...
-
-
-GONE: Final = {
-    Code.RESET: "This run was reset, and a new one has been started.",
-    Code.MOVED: "This run continues elsewhere: after a login, or on another device.",
-    Code.EXPIRED: "This run was inactive for too long and has expired.",
-    Code.EVICTED: "This run is no longer in the store.",
-}
-
-
-def flow_gone(id: str | None, code: str) -> FlowGone:
-    """Return the error of a flow that no longer exists: reset, moved, expired or evicted."""
-    known = Code(code)  # a tombstone has it as plain text
-    return FlowGone(GONE[known], flow=id, code=known)
 
 
 def digest(text: str) -> str:

@@ -13,7 +13,8 @@ from typing import Final
 
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import Code, FlowBusy, FSMError, StaleFlow
-from .base import ROOT_LENGTH, StoredReply, Version, flow_gone, order_key
+from .base import ROOT_LENGTH, StoredReply, Version, order_key
+from .expiry import flow_gone
 
 __all__ = ["FlowCache", "FlowLock"]
 

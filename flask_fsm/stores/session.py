@@ -25,9 +25,9 @@ from .base import (
     StoredReply,
     SubmissionQuery,
     Version,
-    flow_gone,
 )
 from .cache import FlowCache
+from .expiry import flow_gone
 from .records.errors import snapshot_too_large
 
 __all__ = ["SessionStore"]

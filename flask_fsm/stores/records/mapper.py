@@ -17,7 +17,8 @@ from ...core.history import Entry
 from ...core.machine import Machine
 from ...core.snapshot import Snapshot
 from ...errors import Code, FlowGone, FSMError, SnapshotError
-from ..base import FlowLocator, LoadResult, Version, digest, flow_gone, root_id
+from ..base import FlowLocator, LoadResult, Version, digest, root_id
+from ..expiry import flow_gone
 from .errors import snapshot_too_large
 from .model import Address, Cipher, Record, Records, SessionReference
 

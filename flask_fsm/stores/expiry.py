@@ -1,0 +1,29 @@
+"""Expiry: a flow that nobody moves for FSM_FLOW_LIFETIME ends; here is what tells its user.
+
+`AppState.expired_before` (runtime/app_state) is the limit. `SessionStore.load` (stores/session) and
+`FlowMapper.load` (stores/records/mapper) compare the last commit of the flow that they load with
+it. Redis also deletes what has expired; on SQL `flask fsm purge` does so.
+
+A flow can be gone for other reasons too: reset, moved, or evicted.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..errors import Code, FlowGone
+
+__all__ = ["flow_gone"]
+
+GONE: Final = {
+    Code.RESET: "This run was reset, and a new one has been started.",
+    Code.MOVED: "This run continues elsewhere: after a login, or on another device.",
+    Code.EXPIRED: "This run was inactive for too long and has expired.",
+    Code.EVICTED: "This run is no longer in the store.",
+}
+
+
+def flow_gone(id: str | None, code: str) -> FlowGone:
+    """Return the error of a flow that no longer exists: reset, moved, expired or evicted."""
+    known = Code(code)  # a tombstone has it as plain text
+    return FlowGone(GONE[known], flow=id, code=known)
