@@ -78,7 +78,7 @@ class FSMError(Exception):
         flow: The id of the flow, if there is one.
         source: The name of the state where the transition starts.
         target: The name of the state where it was to lead.
-        allowed: The names of the states that may follow.
+        allowed: The names of the states to which the flow may go from where it is.
         code: A `Code`, or a `str` that the app defines; default: the `default_code` of the class.
         reasons: Every `Reason`; default: one of `code` and `message`.
         status: The HTTP status; default: the `status` of the class.

@@ -62,15 +62,28 @@ TITLES: Final = {
 
 def preferred_format(asking: Request) -> ResponseFormat:
     """Return the format in which the client of a request wants its answer."""
-    if asking.environ.get("HTTP_HX_REQUEST") == "true":
+    environ = asking.environ
+    if environ.get("HTTP_HX_REQUEST") == "true":
         return "htmx"
-    if "json" not in asking.environ.get("HTTP_ACCEPT", "").lower():
+    if "json" not in f"{environ.get('HTTP_ACCEPT')} {environ.get('CONTENT_TYPE')}".lower():
         return "html"
     # By name only: programs add `*/*` to the JSON that they want, and browsers name no JSON.
-    named = {kind.lower(): quality for kind, quality in reversed(list(asking.accept_mimetypes))}
-    json_quality = max(named.get(kind, 0) for kind in JSON_TYPES)
-    html_quality = max(named.get(kind, 0) for kind in HTML_TYPES)
+    json_quality, html_quality = (_quality(asking, kinds) for kinds in (JSON_TYPES, HTML_TYPES))
+    if json_quality == html_quality:
+        return "json" if asking.is_json else "html"
     return "json" if json_quality > html_quality else "html"
+
+
+def _quality(asking: Request, kinds: Sequence[str]) -> float:
+    """Return the quality that `Accept` gives one of the types, whatever their parameters."""
+    return max(
+        (
+            quality
+            for named, quality in asking.accept_mimetypes
+            if named.partition(";")[0].strip().lower() in kinds
+        ),
+        default=0,
+    )
 
 
 def success_response(request: Request, location: str, stored: Snapshot) -> Response:
@@ -138,6 +151,8 @@ class RefusalContext:
     machine: str | None = None
     state: str | None = None
     rev: int | None = None
+    allowed: Sequence[str] = ()
+    """The states to which the flow may go from `state`."""
     current_url: str | None = None
     start_url: str | None = None
     submitted: Sequence[tuple[str, str]] = ()
@@ -192,7 +207,7 @@ class Refusal(HTTPException):
             "detail": error.message,
             "state": where.state,
             "rev": where.rev,
-            "allowed": list(error.allowed),
+            "allowed": list(where.allowed),
             "reason": error.reason,
             "reasons": [reason._asdict() for reason in error.reasons],
             "fields": fields,

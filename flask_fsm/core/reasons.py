@@ -24,6 +24,7 @@ from .state import Edge
 
 __all__ = [
     "add_context",
+    "allowed_states",
     "error_context",
     "error_of",
     "error_of_edge",
@@ -41,6 +42,11 @@ _ERRORS: Final[dict[str, type[FSMError]]] = {
     kind.default_code: kind
     for kind in (InvalidTransition, DuplicateTransition, SkippedTransition, FlowFinished)
 }
+
+
+def allowed_states(flow: FlowBase) -> tuple[str, ...]:
+    """Return the states to which the flow may go from where it is, also during an edit."""
+    return tuple(flow.machine.ways[flow.snapshot.state])
 
 
 def reason_unknown(machine: Definition, target: str) -> Reason:
@@ -112,7 +118,7 @@ def error_of_edit(flow: FlowBase, source: str, target: str | None, node: Node | 
         flow=flow.id,
         source=source,
         target=target,
-        allowed=tuple(flow.path),
+        allowed=allowed_states(flow),
         code=Code.NOT_ON_PATH if node is None else Code.CLOSED,
     )
 
@@ -125,7 +131,7 @@ def error_of_event(flow: FlowBase, event: str) -> InvalidTransition:
         f"{', '.join(map(repr, names)) or 'none'}.",
         flow=flow.id,
         source=flow.current,
-        allowed=names,
+        allowed=allowed_states(flow),
         code=Code.NO_EVENT,
     )
 
@@ -136,7 +142,7 @@ def error_context(flow: FlowBase, source: str, target: str) -> dict[str, Any]:
         "flow": flow.id,
         "source": source,
         "target": target,
-        "allowed": tuple(flow.machine.ways[source]),
+        "allowed": allowed_states(flow),
     }
 
 

@@ -12,6 +12,7 @@ from werkzeug.datastructures import MultiDict
 from ..binding.bound_machine import Page
 from ..core.answers import as_dict
 from ..core.flow import Flow
+from ..core.reasons import allowed_states
 from ..errors import (
     Code,
     FSMError,
@@ -63,7 +64,7 @@ def advance(
                 f"return a response of your own.",
                 source=page_request.source,
                 target=target,
-                allowed=tuple(page_request.bound.machine.ways[page_request.source]),
+                allowed=allowed_states(page_request.flow),
             )
             if to is not None:  # the app's own fault, not the client's: logged for its developer
                 log.error("%s", error)
@@ -127,7 +128,12 @@ def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] |
     ways = tuple(bound.machine.ways[source])
     if len(ways) == 1:
         return ways[0]
-    context: dict[str, Any] = {"flow": page_request.flow.id, "source": source, "allowed": ways}
+    flow = page_request.flow
+    context: dict[str, Any] = {
+        "flow": flow.id,
+        "source": source,
+        "allowed": allowed_states(flow),
+    }
     if not ways:
         raise InvalidTransition(f"No edge leads out of {source!r}.", **context)
     reasons: list[Reason] = []
@@ -135,7 +141,7 @@ def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] |
     for way in ways:
         closed = [
             reason
-            for reason in page_request.flow.why_not(way, data, source=source)
+            for reason in flow.why_not(way, data, source=source)
             if reason.code != ValidationFailed.default_code
         ]
         reasons += closed

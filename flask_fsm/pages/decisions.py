@@ -16,6 +16,7 @@ from flask import Request, Response, after_this_request, flash, g, request
 from ..binding.bound_machine import Bound
 from ..core.flow import Flow, Result
 from ..core.machine import Edge
+from ..core.reasons import allowed_states
 from ..errors import (
     Code,
     FlowBusy,
@@ -290,7 +291,7 @@ class PageRequest:
         if state is None or state not in self.bound.machine.states:
             raise UnknownTarget(
                 f"The field {self.state.config.to_field!r} does not name a page to go to.",
-                allowed=tuple(self.bound.machine.ways[self.source]),
+                allowed=allowed_states(self.flow),
             )
         return state
 
@@ -300,7 +301,7 @@ class PageRequest:
             STALE[code],
             flow=flow.id,
             source=self.page,
-            allowed=(flow.current,),
+            allowed=allowed_states(flow),
             code=code,
             reasons=[Reason(code, STALE[code])],
         )

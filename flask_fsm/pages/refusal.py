@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from flask import Request
 
+from ..core.reasons import allowed_states
 from ..errors import FlowBusy, FlowFinished, FSMError, StaleFlow, StoreUnavailable
 from ..responses import RefusalContext, ResubmitForm
 from ..runtime.unit_of_work import UnitOfWork
@@ -46,6 +47,7 @@ def refusal_context(
         machine=work.bound.name,
         state=flow.current,
         rev=flow.rev,
+        allowed=allowed_states(flow),
         current_url=None if work.missing_reason is not None else urls.current_url(),
         start_url=urls.start_url() if over else None,
         submitted=typed.fields,

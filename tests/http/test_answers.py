@@ -8,8 +8,9 @@ import pytest
 from flask import Flask, get_flashed_messages, jsonify, request, session
 from jinja2 import DictLoader
 from werkzeug.exceptions import HTTPException
+from werkzeug.test import TestResponse
 
-from flask_fsm import FlaskFSM, FSMError, Machine, Refusal, StaleFlow
+from flask_fsm import FlaskFSM, FSMError, Machine, Refusal, StaleFlow, Transition
 
 from ..apps import (
     ANSWERS,
@@ -111,7 +112,7 @@ def test_an_error_handler_of_the_status_replaces_the_page(stored: Shop) -> None:
     assert isinstance(error, StaleFlow)
     assert isinstance(error, FSMError)
     assert error.source == "address"
-    assert error.allowed == ("delivery",)
+    assert error.allowed == ("payment",)
 
 
 @pytest.mark.parametrize("status", [400, 409, 410, 413, 422])
@@ -424,3 +425,127 @@ def test_the_order_page_of_a_finished_run_still_shows_its_answers(visitor: Visit
     done = visitor.see("done")
     assert done["data"] == {page: ANSWERS[page] for page in TO_REVIEW} | {"review": {}}
     assert done["drafts"] == {}
+
+
+# -- which format ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/json; charset=utf-8",
+        "application/json;charset=UTF-8, */*",
+        "application/problem+json; charset=utf-8",
+        "APPLICATION/JSON; v=2; q=0.9, text/html; charset=utf-8; q=0.8",
+        "text/html; q=0.1, application/json; q=0.2; indent=2",
+    ],
+)
+def test_an_accept_that_prefers_json_is_json_whatever_its_parameters(
+    visitor: Visitor, accept: str
+) -> None:
+    """A charset, a version or an indent decides nothing."""
+    headers = {"Accept": accept}
+    refused = visitor.client.post("/payment", headers=headers)
+    assert (refused.status_code, refused.content_type) == (409, "application/problem+json")
+    moved = visitor.client.post("/cart", headers=headers)
+    assert (moved.status_code, moved.content_type) == (200, "application/json")
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/html; level=1, application/json; q=0.9",
+        "application/xhtml+xml; profile=basic, application/json; q=0.5",
+        "text/html; charset=utf-8, application/json",
+        "text/html, */*; q=0.8",
+        "*/*",
+    ],
+)
+def test_an_accept_that_prefers_html_is_html_whatever_its_parameters(
+    visitor: Visitor, accept: str
+) -> None:
+    """Parameters of HTML decide nothing either, and of two equals HTML is chosen."""
+    refused = visitor.client.post("/payment", headers={"Accept": accept})
+    assert (refused.status_code, refused.mimetype) == (409, "text/html")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/vnd.shop+json; charset=utf-8"])
+@pytest.mark.parametrize("accept", [None, "*/*", "application/*", "text/html, application/json"])
+def test_who_sends_json_and_takes_anything_is_answered_in_json(
+    visitor: Visitor, kind: str, accept: str | None
+) -> None:
+    """As curl and fetch send it: a JSON body, and an Accept that prefers nothing."""
+    headers = {} if accept is None else {"Accept": accept}
+    refused = visitor.client.post("/payment", data="{}", content_type=kind, headers=headers)
+    assert (refused.status_code, refused.content_type) == (409, "application/problem+json")
+    moved = visitor.client.post("/cart", data="{}", content_type=kind, headers=headers)
+    assert (moved.status_code, moved.content_type) == (200, "application/json")
+
+
+def test_who_sends_json_and_prefers_html_is_answered_in_html(visitor: Visitor) -> None:
+    """The body decides only where Accept doesn't; htmx with a JSON body stays htmx."""
+    refused = visitor.client.post("/payment", json={}, headers={"Accept": "text/html"})
+    assert (refused.status_code, refused.mimetype) == (409, "text/html")
+    moved = visitor.client.post("/cart", json={}, headers={"HX-Request": "true"})
+    assert (moved.status_code, moved.headers["HX-Redirect"]) == (204, "/address")
+
+
+# -- where to go on -------------------------------------------------------------------------
+
+
+def assert_allowed(response: TestResponse, status: int, state: str) -> None:
+    """The refusal names the state of the flow, what that leads to, and its page."""
+    leads_to = {
+        "cart": ["address"],
+        "address": ["delivery", "pickup"],
+        "payment": ["review"],
+        "review": ["address", "done"],
+        "done": [],
+    }
+    problem = response.json
+    assert problem is not None
+    assert (response.status_code, problem["state"]) == (status, state), problem
+    assert problem["allowed"] == leads_to[state]
+    assert problem["location"] == f"/{state}"
+
+
+def test_every_refusal_names_the_states_to_which_the_flow_may_go(
+    stored: Shop,
+) -> None:
+    """`allowed` is what the flow's state leads to, whatever was refused, and wherever."""
+    visitor = stored.visitor()
+    bare = visitor.token("cart")
+    assert_allowed(visitor.post("payment", {}, None, "json"), 409, "cart")  # not reached
+    assert_allowed(visitor.post("cart", {"to": "done"}, None, "json"), 409, "cart")
+    assert_allowed(visitor.post("cart", {"to": "nowhere"}, None, "json"), 400, "cart")
+    assert_allowed(visitor.post("cart", {}, "bad", "json"), 400, "cart")
+    skipping = visitor.open("payment", "json")
+    assert (skipping.status_code, skipping.json["allowed"]) == (303, ["address"])
+
+    visitor.walk("cart")
+    assert_allowed(visitor.post("cart", {"item": "x"}, bare, "json"), 409, "address")
+    assert_allowed(visitor.send("address", {"way": "none"}, "json"), 400, "address")
+    visitor.walk("address", "delivery")
+    assert_allowed(visitor.send("payment", {"card": "declined"}, "json"), 422, "payment")
+    # Of an edit that is refused too: the flow stays where it is.
+    refused = visitor.send("address", {"way": "delivery", "to": "done"}, "json")
+    assert_allowed(refused, 409, "payment")
+    visitor.walk("payment", "review")
+    assert_allowed(visitor.post("review", {}, None, "json"), 410, "done")
+
+
+def test_a_refused_event_on_a_page_names_states_and_no_events() -> None:
+    """An event that the state does not have is refused with where the flow may go."""
+    app = flask_app(config_for("session"))
+    fsm = FlaskFSM(app, Machine("light", [Transition("red", "green", "go"), ("green", "red")]))
+
+    @app.route("/red", methods=["GET", "POST"])
+    @fsm.check()
+    def red() -> str:
+        fsm.flow.send("stop")
+        return "sent"
+
+    app.add_url_rule("/green", "green", fsm.check()(lambda: "green"))
+    refused = Visitor(app).post("red", {}, None, "json")
+    assert refused.json is not None
+    assert (refused.json["reason"], refused.json["allowed"]) == ("no_event", ["green"])
