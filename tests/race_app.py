@@ -3,28 +3,57 @@
 The environment configures it: FSM_STORE_URL, FSM_REDIS_PREFIX and FSM_STORE_TIMEOUT as in the docs;
 EFFECTS names a file to which each view that runs for a form appends a line; VIEW_SECONDS is how
 long such a view takes; ONCE=0 leaves the machine with `once=True` out, for stores without it.
+
+`create_live_app()` is the same app for sockets too; FSM_TEST_CONFIG holds its config, as for
+tests.live.apps.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, jsonify, request, session
 
-from flask_fsm import FlaskFSM, Machine, Transition
+from flask_fsm import FlaskFSM, Flow, Machine, State, Transition
 
 from .apps import SECRET
+from .live.apps import VARIABLE
 
 RING = {"a": "b", "b": "c", "c": "a"}
 TILL = {"open": "paid", "paid": "open"}
 
 
 def ring() -> Machine:
-    """a -> b -> c -> a, for ever, or from c to the end d."""
-    return Machine("ring", [*RING.items(), ("c", "d")], initial="a", final=["d"])
+    """a -> b -> c -> a, for ever, or from c to the end d.
+
+    By pages, and by the event `next`; the handler of `say` returns what it is sent.
+    """
+    states = {name: State(name) for name in RING}
+
+    def add(state: State, following: str) -> None:
+        @state.event("next")
+        def move(flow: Flow, data: Any) -> None:
+            flow.transition(following, reply=data)
+
+        @state.event("say")
+        def say(flow: Flow, data: Any) -> Any:
+            return data
+
+        @state.event("both")
+        def both(flow: Flow, data: Any) -> None:
+            flow.transmit([data, "before"])
+            flow.transition(following, reply=data)
+            flow.transmit([data, "after"])
+
+    for name, following in RING.items():
+        add(states[name], following)
+    edges = [*RING.items(), ("c", "d")]
+    states["d"] = State("d")
+    return Machine("ring", edges, states=list(states.values()), initial="a", final=["d"])
 
 
 def till() -> Machine:
@@ -60,6 +89,11 @@ def create_app(
     machines = {"ring": (fsm, RING | {"d": ""})}
     if environ.get("ONCE", "1") != "0":
         machines["till"] = (fsm.add(till()), TILL)
+
+    @fsm.subject
+    def subject() -> str | None:
+        return session.get("user")
+
     fsm.init_app(app, **options)
 
     def note(page: str, machine: Any) -> None:
@@ -103,12 +137,28 @@ def create_app(
     def ping() -> dict[str, int]:
         return {"worker": os.getpid()}
 
+    @app.get("/login/<user>")
+    def login(user: str) -> dict[str, str]:
+        session["user"] = user
+        return {"user": user}
+
+    @app.get("/logout")
+    def logout() -> dict[str, str]:
+        session.pop("user", None)
+        return {}
+
     @app.after_request
     def tell_worker(response: Response) -> Response:
         response.headers["X-Worker"] = str(os.getpid())
         return response
 
     return app
+
+
+def create_live_app() -> Flask:
+    """Make the app with the config in FSM_TEST_CONFIG, and without the machine `till`."""
+    config = {"FSM_STORE_URL": "memory://", **json.loads(os.environ.get(VARIABLE, "{}"))}
+    return create_app(config, {"ONCE": "0"})
 
 
 def prepare(url: str) -> str:

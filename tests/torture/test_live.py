@@ -24,7 +24,7 @@ from ..store_servers import RedisDatabases, Valkey, unkillable
 from .durations import dice, size
 from .recorders import GAP, Follower, Log
 
-APP: Final = "tests.torture.live_app:create_app()"
+APP: Final = "tests.race_app:create_live_app()"
 OTHER_USER: Final = 4401
 SOCKETS: Final = 3
 # Who acts: sockets, a browser with pages, a program that posts.
