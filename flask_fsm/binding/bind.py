@@ -259,6 +259,9 @@ def _pages(app: Flask, machine: Machine, states: Mapping[str, str]) -> dict[str,
         endpoint = (readable or endpoints)[0]
         rules = tuple(app.url_map.iter_rules(endpoint))
         arguments = frozenset[str]().union(*(rule.arguments for rule in rules))
+        required = frozenset.intersection(
+            *(frozenset(rule.arguments - (rule.defaults or {}).keys()) for rule in rules)
+        )
         converters = {name: own for rule in rules for name, own in rule._converters.items()}
-        pages[state] = Page(state, endpoint, arguments, converters)
+        pages[state] = Page(state, endpoint, arguments, required, converters)
     return pages

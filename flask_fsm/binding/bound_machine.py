@@ -14,6 +14,7 @@ from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from ..core.answers import dump_answers, load_answers
 from ..core.machine import Machine
+from ..core.path import Node, nodes_back
 from ..core.snapshot import Snapshot
 from ..errors import MissingArguments, NotFound
 
@@ -30,6 +31,8 @@ class Page:
     state: str
     endpoint: str
     arguments: frozenset[str]
+    required: frozenset[str]
+    """Those without which the page has no URL."""
     converters: Mapping[str, BaseConverter]
 
     def pick_args(self, *sources: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,6 +84,10 @@ class Page:
             if name in values and not _is_common(converter):
                 values[name] = converter.to_python(values[name])
         return values
+
+    def is_complete(self, args: str | None) -> bool:
+        """Return whether the URL arguments that a path has stored are all that a URL needs."""
+        return not self.required or self.required <= self.values(args).keys()
 
     def url(self, values: Mapping[str, Any]) -> str:
         """Return the page's URL; raises MissingArguments, which names those not in `values`."""
@@ -142,6 +149,26 @@ class Bound:
         if self.machine.many is True and key:
             values = {FLOW_ARGUMENT: key, **values}
         return page.url(values)
+
+    def path_values(self, tip: Node) -> dict[str, Any]:
+        """Return the URL arguments that a path has stored, each from the last page that has it."""
+        values: dict[str, Any] = {}
+        for node in nodes_back(tip):
+            page = self.pages.get(node.state)
+            if page is not None and node.args is not None:
+                values = {**page.values(node.args), **values}
+        return values
+
+    def next_args(self, page: Page, tip: Node, url_args: Mapping[str, Any]) -> str | None:
+        """Return the URL arguments with which a step leads from `tip` to `page`, as stored.
+
+        They are those of the path; what the path lacks is taken from the request's `url_args`.
+        """
+        values = self.path_values(tip)
+        for node in nodes_back(tip):
+            if node.state == page.state:  # a step back to a page of the path
+                values |= page.values(node.args)
+        return page.args({**url_args, **values})
 
     def resolve(self, name: str, endpoint: str | None) -> str:
         """Return the state that `name` means in a view: one of its blueprint, or `name` itself."""

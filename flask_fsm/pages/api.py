@@ -330,8 +330,10 @@ class MachineViews(FlowReports):
         """
         page_request = self._page_request()
         target = self._state(to)
-        page = page_request.bound.pages.get(target)
-        args = None if page is None else page.args(request.view_args or {})
+        bound, tip = page_request.bound, page_request.flow.snapshot.tip
+        values = {**bound.path_values(tip), **(request.view_args or {})}
+        page = bound.pages.get(target)
+        args = None if page is None else page.args(values)
         # If the form is sent again, redirect to where the flow has moved.
         return page_request.transition(
             target,

@@ -326,12 +326,11 @@ class PageRequest:
         """Raise NotFound if the URL arguments are not those with which the page was reached."""
         shown = self.bound.pages[page]
         on_path, here = self.flow.args(page), shown.args(self.url_args)
-        if on_path != here and (
-            self.request.endpoint == shown.endpoint
-            or not shown.have_equal_args(
-                on_path, here
-            )  # a second endpoint may have fewer arguments
-        ):
+        if on_path == here:
+            return
+        # A second endpoint may have fewer arguments; and an event may not have named all of them.
+        fewer = self.request.endpoint != shown.endpoint or not shown.is_complete(on_path)
+        if not (fewer and shown.have_equal_args(on_path, here)):
             raise NotFound("There is no such page.", flow=self.flow.id, target=page)
 
     def transition(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..core.flow import blank
-from ..core.path import nodes_back
 from ..errors import Code, FSMError, NotFound, StaleFlow
 from ..stores.base import FlowLocator
 from ..stores.records.errors import link_used
@@ -43,12 +42,8 @@ def follow_link(
     old = found.snapshot
     assert old is not None
     work.needs_key = False
-    url_args: dict[str, object] = {}
-    for node in nodes_back(old.tip):
-        if node.state in work.bound.pages:
-            url_args |= work.bound.pages[node.state].values(node.args)
-    work.url_args = url_args
-    locator = find_owner(work.bound, url_args, work.session)._replace(key=key)
+    work.url_args = work.bound.path_values(old.tip)
+    locator = find_owner(work.bound, work.url_args, work.session)._replace(key=key)
     if old.subject not in (None, locator.subject):
         raise NotFound("There is no such page.", code=Code.NO_FLOW)
     work.session_flow = session_flow(work.bound, work.session, locator)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import ReferenceType
 
+from ..binding.bound_machine import Bound
 from ..core.event import SAME, EventStatus, check_status
 from ..core.flow import Flow
 from ..core.flow_base import Result, Sent
@@ -20,6 +21,11 @@ __all__ = ["Committer", "StoredFlow"]
 
 class Committer(Protocol):
     """What commits the moves of a flow: its unit of work."""
+
+    bound: Bound
+    """The flow's machine, with its pages."""
+    url_args: Mapping[str, Any]
+    """The URL arguments of the request."""
 
     @property
     def flow(self) -> Flow:
@@ -66,7 +72,10 @@ class StoredFlow(Flow):
         reply: Any = SAME,
     ) -> Result:
         def decide(flow: Flow) -> list[Result]:
-            result = flow.step(to, data, source=source)
+            page, args = committer.bound.pages.get(to), None
+            if page is not None and page.arguments:
+                args = committer.bound.next_args(page, flow.snapshot.tip, committer.url_args)
+            result = flow.step(to, data, source=source, args=args)
             flow.apply(result)
             return [result]
 
@@ -74,11 +83,12 @@ class StoredFlow(Flow):
         # Outside of an event, no client gets the data that is stored.
         body = (data if sent is not None else None) if reply is SAME else reply
         check_status(status)
+        committer = self._committer()
         if sent is None:
-            return self._committer().commit(decide, reply=(status, body))[0]
+            return committer.commit(decide, reply=(status, body))[0]
         dump_reply(body)  # before the commit: after it nothing can be refused
         before = len(sent)
-        result = self._committer().commit(decide, reply=(status, body))[0]
+        result = committer.commit(decide, reply=(status, body))[0]
         sent.insert(before, Sent(status, body, result))  # placed before what its hooks have sent
         return result
 
