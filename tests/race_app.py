@@ -57,7 +57,7 @@ def ring() -> Machine:
 
 
 def till() -> Machine:
-    """open -> paid and back; the first edge is claimed before its view runs."""
+    """open -> paid and back; the first edge is leased before its view runs."""
     return Machine("till", [Transition("open", "paid", once=True), ("paid", "open")], final=[])
 
 

@@ -469,19 +469,19 @@ def test_racing_publishers_end_with_the_newest(bus_of: Make) -> None:
     assert len(seen) == len(set(seen))
 
 
-# -- claims and groups ----------------------------------------------------------------------------
+# -- once and groups ------------------------------------------------------------------------------
 
 
-def test_a_claim_is_one_callers(bus_of: Make) -> None:
+def test_acquire_once_is_true_for_one_caller(bus_of: Make) -> None:
     """Of all that ask at once, and for its time only."""
     buses = [bus_of() for _ in range(4)]
     won: list[int] = []
 
-    def claim(number: int) -> None:
+    def acquire(number: int) -> None:
         if buses[number].acquire_once("key", 300):
             won.append(number)
 
-    run_at_once(*[lambda number=number: claim(number) for number in range(4)])
+    run_at_once(*[lambda number=number: acquire(number) for number in range(4)])
     assert len(won) == 1
     assert buses[0].acquire_once("another key", 300)
     assert buses[0].acquire_once("short", 1)

@@ -82,8 +82,8 @@ def test_what_is_published_for_nobody_leaves_nothing(bus: MemoryBus) -> None:
     assert recorder.payloads == ["b"]
 
 
-def test_a_claim_ends_with_its_time(bus: MemoryBus, clock: Clock) -> None:
-    """Not before, and claims of other times do not hold it up."""
+def test_acquire_once_ends_with_its_time(bus: MemoryBus, clock: Clock) -> None:
+    """Not before, and keys of other times do not hold it up."""
     assert bus.acquire_once("long", 100)
     assert bus.acquire_once("short", 10)
     clock.now += 9

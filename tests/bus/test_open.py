@@ -137,7 +137,7 @@ def test_without_the_driver_the_error_names_the_extra(monkeypatch: pytest.Monkey
 
 
 def test_two_apps_with_prefixes_of_their_own_share_a_server(redis_url: str) -> None:
-    """Neither hears the other, nor knows its members and claims."""
+    """Neither hears the other, nor knows its members and once keys."""
     with closing(opened(redis_url, "one")) as one, closing(opened(redis_url, "two")) as two:
         recorder = Recorder()
         one.subscribe("c", recorder)

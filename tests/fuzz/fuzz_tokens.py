@@ -1,7 +1,7 @@
 """Fuzz the reader of tokens: `python -m tests.fuzz.fuzz_tokens --inputs 200000`.
 
-Whatever the text, only a Claim or InvalidToken may come out, and a Claim only of a text that was
-signed as it stands.
+Whatever the text, only a TokenContent or InvalidToken may come out, and a TokenContent only of
+a text that was signed as it stands.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def changed(chance: random.Random, text: str) -> str:
 
 
 def mixed(chance: random.Random, one: str, two: str) -> str:
-    """The claim of one token under the signature of another."""
+    """The content of one token under the signature of another."""
     return one.rpartition(".")[0] + "." + two.rpartition(".")[2]
 
 
@@ -87,14 +87,14 @@ def fuzz(inputs: int, seed: int) -> dict[str, int]:
     for _ in range(inputs):
         text = chance.choice(kinds)()
         try:
-            claim = tokens.read(text)
+            content = tokens.read(text)
         except InvalidToken:
             assert text not in known, f"a good token was refused: {text!r}"
             counts["refused"] += 1
         except Exception as error:
             raise AssertionError(f"{error!r} came out of {text!r}") from error
         else:
-            assert text in known, f"a token that was not signed was read: {text!r} as {claim}"
+            assert text in known, f"a token that was not signed was read: {text!r} as {content}"
             counts["read"] += 1
     assert counts["read"] < inputs, "no text was refused: what was fuzzed?"
     return counts

@@ -135,14 +135,14 @@ class Refused(Exception):
 
 
 class Model:
-    """A browser and a server: the cookie of the one, the heads and receipts of the other."""
+    """A browser and a server: the cookie of the one, the cache and receipts of the other."""
 
     def __init__(self, definition: Definition, *, in_memory: bool, lasting: bool = False) -> None:
         self.definition = definition
         self.in_memory = in_memory or lasting
         self.lasting = lasting
         self.cookie: Run | None = None
-        self.heads: dict[int, Run] = {}
+        self.cache: dict[int, Run] = {}
         self.receipts: dict[int, dict[int, tuple[Any, str]]] = {}
         self.given_up: set[int] = set()
         self.lineages = 0
@@ -152,7 +152,7 @@ class Model:
         """Another process goes on: it has the browser's cookie, and a server's record if any."""
         if self.lasting:
             return
-        self.heads = {}
+        self.cache = {}
         self.receipts = {}
         self.given_up = set()
 
@@ -170,25 +170,25 @@ class Model:
             return self.blank(), False
         if self.cookie.lineage in self.given_up:
             return self.blank(), True
-        head = self.heads.get(self.cookie.lineage)
+        cached = self.cache.get(self.cookie.lineage)
         if self.in_memory:
-            if head is None:
+            if cached is None:
                 if self.cookie.age == (0, 0):
                     return deepcopy(self.cookie), False
                 return self.blank(), True
-        elif head is None or head.age < self.cookie.age:
-            head = self.cookie
-            if head.age != (0, 0) or head.lineage in self.heads:
-                self.heads[head.lineage] = deepcopy(head)
-        self.cookie = deepcopy(head)
-        return deepcopy(head), False
+        elif cached is None or cached.age < self.cookie.age:
+            cached = self.cookie
+            if cached.age != (0, 0) or cached.lineage in self.cache:
+                self.cache[cached.lineage] = deepcopy(cached)
+        self.cookie = deepcopy(cached)
+        return deepcopy(cached), False
 
     def now(self) -> Run:
         """The flow as the next request will find it; nothing is asked of the server."""
         return deepcopy(self).load()[0]
 
     def keep(self, run: Run) -> None:
-        self.heads[run.lineage] = deepcopy(run)
+        self.cache[run.lineage] = deepcopy(run)
         self.cookie = deepcopy(run)
         if run.last is not None:
             nonce, body, place = run.last

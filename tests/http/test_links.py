@@ -575,7 +575,7 @@ def test_a_user_who_confirms_a_link_goes_on_with_what_it_leads_to(
 
 @on_fast
 def test_a_link_from_before_a_login_is_void(members: Callable[..., Members], kind: str) -> None:
-    """The login has claimed the flow: the link leads nobody to what is the user's now."""
+    """The login has taken the flow along: the link leads nobody to what is the user's now."""
     shop = members(kind)
     laptop = shop.visitor().walk("cart")
     link = link_of(laptop)

@@ -880,7 +880,7 @@ def test_what_came_along_is_told_although_the_store_then_goes_away(
 
 
 def leased(shop: Many, key: str, browser: Browser) -> tuple[Any, Any]:
-    """Claim a session's flow as another request would; return its address and what was seen."""
+    """Take the lease as another request would; return the flow's address and what was seen."""
     from flask_fsm.stores import FlowLocator
 
     app, fsm = shop.app, shop.fsm

@@ -68,7 +68,7 @@ def statuses(answers: list[TestResponse]) -> Counter[int]:
 
 @pytest.fixture(params=["session", "memory://"])
 def store(request: pytest.FixtureRequest) -> str:
-    """The stores whose heads live in this process."""
+    """The stores whose cache lives in this process."""
     return str(request.param)
 
 

@@ -341,7 +341,7 @@ def test_other_sessions_of_a_user_find_the_migrated_flow(store: str) -> None:
 
 
 def test_a_login_takes_a_migrated_flow_along(store: str) -> None:
-    """The anonymous session's flow of the old release, claimed in the new one."""
+    """The anonymous session's flow of the old release, taken along at login in the new one."""
     visitor = Release(store).visitor().walk("a", "b")
     new = Release(store, ["a", "b", "cc", "d"], {"c": "cc"})
     visitor = deploy(visitor, new)

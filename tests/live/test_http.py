@@ -70,7 +70,7 @@ def test_head(site: Site, path: str) -> None:
     ],
 )
 def test_other_methods(loop: Site, method: str, path: str) -> None:
-    """Each door has its method."""
+    """Each endpoint has its method."""
     body = b"{}" if method == "PUT" else None
     assert loop.browser().request(method, path, body, JSON).status == 405
 
@@ -250,7 +250,7 @@ def guarded(sites: Sites) -> Site:
 
 
 def test_beside_csrf_protection(guarded: Site) -> None:
-    """With Flask-WTF's CSRFProtect the event door works without its token; pages need theirs."""
+    """With Flask-WTF's CSRFProtect events need no token of its own; pages need theirs."""
     browser = guarded.browser(origin=guarded.origin)
     assert browser.post("/cart", a="1").status == 400
     assert browser.event("lab", "start").status == 200
@@ -259,8 +259,8 @@ def test_beside_csrf_protection(guarded: Site) -> None:
         assert client.ask("stop")["state"] == "idle"
 
 
-def test_the_door_guards_itself(guarded: Site) -> None:
-    """The door that CSRFProtect lets alone still refuses other sites and forms."""
+def test_the_endpoint_guards_itself(guarded: Site) -> None:
+    """The endpoint that CSRFProtect lets alone still refuses other sites and forms."""
     browser = guarded.browser(origin="https://evil.example")
     assert browser.event("lab", "start").status == 403
     browser.origin = None
@@ -365,7 +365,7 @@ def several(sites: Sites, fresh_store: Callable[[str], str]) -> Site:
 
 
 def test_flows_by_key(several: Site) -> None:
-    """Of a machine with `many` the query says which flow is meant, at each door."""
+    """Of a machine with `many` the query says which flow is meant, at each endpoint."""
     browser = several.browser()
     begun = [browser.post("/basket").json["location"] for _ in range(2)]
     first, second = (location.partition("flow=")[2] for location in begun)
@@ -398,7 +398,7 @@ def test_flows_by_an_argument(several: Site) -> None:
     assert browser.get("/fsm/parcels/state").status == 404
 
 
-def test_a_fault_of_the_app_is_one_at_each_door(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_of_the_app_is_one_at_each_endpoint(caplog: pytest.LogCaptureFixture) -> None:
     """As on a page: it is in the log, and its text, which is for the developer, is not told."""
     app = Flask("faulty")
     app.secret_key = SECRET
@@ -408,9 +408,9 @@ def test_a_fault_of_the_app_is_one_at_each_door(caplog: pytest.LogCaptureFixture
     def subject() -> str:
         raise ConfigError("The key of the vault is 4711.")
 
-    for door in ("state", "events"):
+    for endpoint in ("state", "events"):
         several = {"wsgi.multithread": True}
-        answer = app.test_client().get(f"/fsm/m/{door}", environ_overrides=several)
+        answer = app.test_client().get(f"/fsm/m/{endpoint}", environ_overrides=several)
         assert answer.status_code == 500
         assert "4711" not in answer.text
         assert "4711" in caplog.text

@@ -17,7 +17,7 @@ HANDSHAKE = {
     "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
 }
 HOST = "app.example:8000"
-DOORS = ("ws", "post", "events", "state")
+ENDPOINTS = ("ws", "post", "events", "state")
 ALLOWED = ("https://friend.example", "http://other.example:8080")
 
 
@@ -33,26 +33,26 @@ class Asking(NamedTuple):
         return {name: value for name, value in given.items() if value is not None}
 
 
-def knock(site: Site, door: str, headers: dict[str, str]) -> int:
-    """Return the status of a request at a door; a refusal is a problem document."""
+def knock(site: Site, endpoint: str, headers: dict[str, str]) -> int:
+    """Return the status of a request at an endpoint; a refusal is a problem document."""
     browser = site.browser()
-    if door == "post":
+    if endpoint == "post":
         body = json.dumps({"event": "start", "data": None}).encode()
         reply = browser.request(
             "POST", "/fsm/lab/event", body, {**headers, "Content-Type": "application/json"}
         )
         if reply.status == 200:
             assert reply.json["rev"] == 1
-    elif door == "events":
+    elif endpoint == "events":
         reply = browser.request("HEAD", "/fsm/lab/events", headers=headers)
     else:
-        more = HANDSHAKE if door == "ws" else {}
+        more = HANDSHAKE if endpoint == "ws" else {}
         if more:  # and who asks why is told the same
             asked = browser.request("GET", "/fsm/lab/ws", headers=headers)
-        reply = browser.request("GET", f"/fsm/lab/{door}", headers={**headers, **more})
+        reply = browser.request("GET", f"/fsm/lab/{endpoint}", headers={**headers, **more})
     if reply.status == 403:
         assert browser.cookies == {}
-        if door != "events":
+        if endpoint != "events":
             problem = checked(reply.body, "Problem")
             assert problem["reason"] == "origin"
             if by_page := {"Origin", "Sec-Fetch-Site"} & set(headers):
@@ -60,12 +60,12 @@ def knock(site: Site, door: str, headers: dict[str, str]) -> int:
                 assert headers.get("Host", "") in problem["detail"]
             else:
                 assert "FSM_REQUIRE_ORIGIN" in problem["detail"]
-        if door == "ws" and by_page:
+        if endpoint == "ws" and by_page:
             assert (asked.status, asked.body) == (403, reply.body)
         return 403
-    if door == "ws":
+    if endpoint == "ws":
         assert asked.status == 426
-    assert reply.status == (101 if door == "ws" else 200)
+    assert reply.status == (101 if endpoint == "ws" else 200)
     return 200
 
 
@@ -108,25 +108,25 @@ def loop(sites: Sites) -> Site:
     return sites.get("loop")
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("asking", OWN, ids=named)
-def test_own_pages_and_programs(loop: Site, door: str, asking: Asking) -> None:
+def test_own_pages_and_programs(loop: Site, endpoint: str, asking: Asking) -> None:
     """A page of the same origin is let in, and so is a program, which names none."""
-    assert knock(loop, door, asking.headers) == 200
+    assert knock(loop, endpoint, asking.headers) == 200
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("asking", STRANGERS, ids=named)
-def test_pages_of_other_sites(loop: Site, door: str, asking: Asking) -> None:
+def test_pages_of_other_sites(loop: Site, endpoint: str, asking: Asking) -> None:
     """Another site, a sibling subdomain, another port and `null` are refused with 403."""
-    assert knock(loop, door, asking.headers) == 403
+    assert knock(loop, endpoint, asking.headers) == 403
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_each_engine_refuses(site: Site, door: str) -> None:
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_each_engine_refuses(site: Site, endpoint: str) -> None:
     """The endpoints behave the same on each engine."""
-    assert knock(site, door, {"Origin": "https://evil.example"}) == 403
-    assert knock(site, door, {"Origin": site.origin}) == 200
+    assert knock(site, endpoint, {"Origin": "https://evil.example"}) == 403
+    assert knock(site, endpoint, {"Origin": site.origin}) == 200
 
 
 def test_who_asks_why_opens_nothing(sites: Sites) -> None:
@@ -150,42 +150,42 @@ def test_the_log_says_which_site(sites: Sites) -> None:
     assert site.log.count(" was refused at ") == 16
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_allowed_origins(sites: Sites, door: str) -> None:
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_allowed_origins(sites: Sites, endpoint: str) -> None:
     """FSM_ALLOWED_ORIGINS lets in those that it names, to the letter, and no others."""
     site = sites.get("loop", FSM_ALLOWED_ORIGINS=ALLOWED)
     for origin in ALLOWED:
-        assert knock(site, door, Asking(origin).headers) == 200
+        assert knock(site, endpoint, Asking(origin).headers) == 200
     for asking in (*OWN[:2], *OWN[3:]):
-        assert knock(site, door, asking.headers) == 200
+        assert knock(site, endpoint, asking.headers) == 200
     for origin in (
         "http://friend.example",
         "https://a.friend.example",
         "http://other.example",
         "null",
     ):
-        assert knock(site, door, Asking(origin).headers) == 403
+        assert knock(site, endpoint, Asking(origin).headers) == 403
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_programs_may_be_refused(sites: Sites, door: str) -> None:
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_programs_may_be_refused(sites: Sites, endpoint: str) -> None:
     """With FSM_REQUIRE_ORIGIN who names no origin is refused; pages of this site are not."""
     site = sites.get("loop", FSM_REQUIRE_ORIGIN=True)
-    assert knock(site, door, Asking("http://app.example:8000").headers) == 200
-    assert knock(site, door, Asking("https://evil.example").headers) == 403
+    assert knock(site, endpoint, Asking("http://app.example:8000").headers) == 200
+    assert knock(site, endpoint, Asking("https://evil.example").headers) == 403
     # A browser names no origin when it gets from its own site, but says that it is.
-    assert knock(site, door, Asking(None, "same-origin").headers) == 200
-    assert knock(site, door, {}) == 403
+    assert knock(site, endpoint, Asking(None, "same-origin").headers) == 200
+    assert knock(site, endpoint, {}) == 403
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_the_scheme_counts(loop: Site, door: str) -> None:
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_the_scheme_counts(loop: Site, endpoint: str) -> None:
     """Behind TLS a page that came without it is another site's."""
     behind = {"X-Forwarded-Proto": "https"}  # which gunicorn takes from a proxy on this machine
-    assert knock(loop, door, Asking("https://app.example:8000").headers | behind) == 200
-    assert knock(loop, door, Asking("http://app.example:8000").headers | behind) == 403
+    assert knock(loop, endpoint, Asking("https://app.example:8000").headers | behind) == 200
+    assert knock(loop, endpoint, Asking("http://app.example:8000").headers | behind) == 403
     # Where nothing tells the server that it is behind TLS, both are pages of this host.
-    assert knock(loop, door, Asking("https://app.example:8000").headers) == 200
+    assert knock(loop, endpoint, Asking("https://app.example:8000").headers) == 200
 
 
 def test_the_health_is_for_all(loop: Site) -> None:

@@ -103,7 +103,7 @@ def test_the_path_of_a_machine(site: Site) -> None:
         ("/fsm/lab/ws?" + "&".join(f"group_id=ops{number}" for number in range(17)), 400),
     ],
 )
-def test_a_door_stays_closed(site: Site, path: str, status: int) -> None:
+def test_an_endpoint_stays_closed(site: Site, path: str, status: int) -> None:
     """What can't be joined is refused before the handshake, by a problem document.
 
     A browser does not show that to its page, which may ask for it without a handshake.
@@ -291,9 +291,9 @@ def test_a_store_that_is_away(engine: str) -> None:
         assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
         assert reply.json["data"]["reason"] == "unavailable"
         assert "The handler of" not in site.log
-        for door in ("state", "events"):
+        for endpoint in ("state", "events"):
             known = site.log.count("StoreUnavailable")
-            assert browser.get(f"/fsm/lab/{door}").status == 503
+            assert browser.get(f"/fsm/lab/{endpoint}").status == 503
             assert site.log.count("StoreUnavailable") > known
         server.start()
         browser = site.browser()
@@ -552,7 +552,7 @@ def test_reset_closes_the_sockets(site: Site) -> None:
 def test_after_a_reset_the_new_run_goes_on(
     sites: Sites, fresh_store: Callable[[str], str], store: str
 ) -> None:
-    """Who comes back after a handler has started the flow anew can go on at each door."""
+    """Who comes back after a handler has started the flow anew can go on at each endpoint."""
     if store == "sqlite":
         store = sites.once("store sqlite", lambda: fresh_store("sqlite"))
     browser = sites.get("loop", FSM_STORE_URL=store).browser()

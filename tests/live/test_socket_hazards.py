@@ -217,13 +217,13 @@ def test_no_exception_becomes_http(sites: Sites, engine: str, event: str, machin
 
 @KINDS
 @pytest.mark.parametrize("how", ["raise", "replace"])
-@pytest.mark.parametrize("door", ["ws", "events"])
-def test_an_answer_that_is_lost(start: Start, engine: str, door: str, how: str) -> None:
+@pytest.mark.parametrize("endpoint", ["ws", "events"])
+def test_an_answer_that_is_lost(start: Start, engine: str, endpoint: str, how: str) -> None:
     """Nothing is kept of a client whose answer the app has lost on its way."""
     site = start(engine)
     browser = site.browser()
     headers = {"X-Lose": how}
-    if door == "ws":
+    if endpoint == "ws":
         headers |= {
             "Connection": "Upgrade",
             "Upgrade": "websocket",
@@ -231,7 +231,9 @@ def test_an_answer_that_is_lost(start: Start, engine: str, door: str, how: str) 
             "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
         }
     for _ in range(5):
-        reply = site.browser().request("GET", f"/fsm/shared/{door}?group_id=ops", headers=headers)
+        reply = site.browser().request(
+            "GET", f"/fsm/shared/{endpoint}?group_id=ops", headers=headers
+        )
         assert reply.status == (500 if how == "raise" else 200)
     until(lambda: browser.get("/kept").json == [0, 0, 0])
     with joined(site, groups=["ops"]):
@@ -689,8 +691,8 @@ def test_tls_in_the_worker(tmp_path: Path) -> None:
         ):
             assert (client.receive()["state"], other.receive()["state"]) == ("on", "on")
             # The cap of the threads: the loop would take a third one.
-            for door in ("ws", "events"):
-                assert server.get(f"/fsm/trap/{door}")[0] == 503
+            for endpoint in ("ws", "events"):
+                assert server.get(f"/fsm/trap/{endpoint}")[0] == 503
             client.say("large", 9 * MIB, ref=1)
             answer = client.receive()
             while answer.get("ref") != 1:

@@ -71,7 +71,7 @@ def test_retry_is_set(sites: Sites) -> None:
     ("machine", "groups", "status"),
     [("none", [], 404), ("lab", ["closed"], 403), ("lab", [""], 400)],
 )
-def test_a_door_stays_closed(site: Site, machine: str, groups: list[str], status: int) -> None:
+def test_an_endpoint_stays_closed(site: Site, machine: str, groups: list[str], status: int) -> None:
     """What can't be joined is refused by a problem document, and browsers do not come back."""
     with site.browser().curl_events(machine, groups=groups) as stream:
         body = stream.ended()

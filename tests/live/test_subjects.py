@@ -153,7 +153,7 @@ def test_sockets_of_machines_of_connections(site: Site) -> None:
 
 
 def test_who_is_turned_away(site: Site, engine: str) -> None:
-    """`abort()` in the function that says whose flow it is means at each door what it means."""
+    """`abort()` in the function that says whose flow it is means at each endpoint what it means."""
     name = f"nora-{engine}"
     browser = signed_in(site, name)
     with browser.websocket("lab") as client:

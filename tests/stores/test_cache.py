@@ -1,4 +1,4 @@
-"""Heads: which flows a process remembers, and whose turn it is."""
+"""The cache: which flows a process remembers, and the lock of each flow."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_memory_says_that_it_dropped_a_flow() -> None:
 
 
 def test_the_session_brings_back_a_flow_that_was_dropped() -> None:
-    """The cookie holds all of it, so a process without a head of a flow reads it from there."""
+    """The cookie holds all of it, so a process that has not cached a flow reads it from there."""
     with SESSION.context():
         kept = Kept(SESSION, cache_size=1)
         snapshot, session_value = kept.walk("b", "c")
@@ -51,7 +51,7 @@ def test_the_session_brings_back_a_flow_that_was_dropped() -> None:
 
 
 def test_a_flow_that_is_being_served_is_never_dropped() -> None:
-    """However many others come, the flow whose turn it is stays."""
+    """However many others come, the flow that is locked stays."""
     for kind in (SESSION, MEMORY):
         with kind.context():
             kept = Kept(kind, cache_size=2)
@@ -78,9 +78,9 @@ def test_blank_flows_take_no_room() -> None:
             assert kept.load(session_value).rev == 1
 
 
-def test_turns_of_one_flow_are_taken_one_after_another() -> None:
+def test_the_lock_of_a_flow_is_held_by_one_after_another() -> None:
     """While one request is served, another one of the same flow waits until it is over."""
-    heads = FlowCache(10)
+    cache = FlowCache(10)
     id = blank(MACHINE, NOW).id
     running, most, served = 0, 0, 0
     mutex = threading.Lock()
@@ -88,7 +88,7 @@ def test_turns_of_one_flow_are_taken_one_after_another() -> None:
     def serve() -> None:
         nonlocal running, most, served
         for _ in range(50):
-            with heads.lock(id, 20):
+            with cache.lock(id, 20):
                 with mutex:
                     running += 1
                     most = max(most, running)
@@ -102,78 +102,78 @@ def test_turns_of_one_flow_are_taken_one_after_another() -> None:
     for thread in threads:
         thread.join(timeout=30)
     assert (most, served) == (1, 300)
-    assert len(heads) == 0
+    assert len(cache) == 0
 
 
-def take_turn(heads: FlowCache, id: str, wait: float = 0.01) -> None:
-    """Take the turn of a flow and give it back."""
-    with heads.lock(id, wait):
+def acquire(cache: FlowCache, id: str, wait: float = 0.01) -> None:
+    """Acquire the lock of a flow and release it."""
+    with cache.lock(id, wait):
         pass
 
 
-def test_a_run_and_its_successors_share_their_turn() -> None:
+def test_a_run_and_its_successors_share_a_lock() -> None:
     """Else the first forms of a new run, and the last ones of the old, could race."""
-    heads = FlowCache(10)
+    cache = FlowCache(10)
     id = blank(MACHINE, NOW).id
-    with heads.lock(id, 1), ThreadPoolExecutor(1) as another:
+    with cache.lock(id, 1), ThreadPoolExecutor(1) as another:
         for other in (id, successor(id), successor(successor(id))):
             with pytest.raises(FlowBusy) as caught:
-                another.submit(take_turn, heads, other).result()
+                another.submit(acquire, cache, other).result()
             assert caught.value.flow == other
-        with heads.lock(blank(MACHINE, NOW).id, 0.01):
+        with cache.lock(blank(MACHINE, NOW).id, 0.01):
             pass
 
 
-def test_the_wait_for_a_turn_is_bounded_and_leaves_nothing_behind() -> None:
-    """Who waited in vain is told so, and the turn is free again afterwards."""
-    heads = FlowCache(10)
+def test_the_wait_for_a_lock_is_bounded_and_leaves_nothing_behind() -> None:
+    """Who waited in vain is told so, and the lock is free again afterwards."""
+    cache = FlowCache(10)
     id = blank(MACHINE, NOW).id
-    with heads.lock(id, 1), ThreadPoolExecutor(1) as another, pytest.raises(FlowBusy):
-        another.submit(take_turn, heads, id).result()
-    take_turn(heads, id)
-    assert len(heads) == 0
+    with cache.lock(id, 1), ThreadPoolExecutor(1) as another, pytest.raises(FlowBusy):
+        another.submit(acquire, cache, id).result()
+    acquire(cache, id)
+    assert len(cache) == 0
 
 
 def test_nobody_waits_for_himself() -> None:
-    """Who asks for the turn that he has is told so at once, and keeps it."""
-    heads = FlowCache(10)
+    """Who asks for a lock that they hold is told so at once, and keeps it."""
+    cache = FlowCache(10)
     id = blank(MACHINE, NOW).id
-    with heads.lock(id, 1):
+    with cache.lock(id, 1):
         with pytest.raises(FSMError) as caught:
-            take_turn(heads, successor(id), 1_000)
+            acquire(cache, successor(id), 1_000)
         assert caught.value.code == "in_turn"
         with ThreadPoolExecutor(1) as another, pytest.raises(FlowBusy):
-            another.submit(take_turn, heads, id).result()
-    take_turn(heads, id)
-    assert len(heads) == 0
+            another.submit(acquire, cache, id).result()
+    acquire(cache, id)
+    assert len(cache) == 0
 
 
-def test_a_turn_ends_when_its_request_fails() -> None:
-    """An error inside of a turn gives it back."""
-    heads = FlowCache(10)
+def test_a_lock_is_released_when_its_request_fails() -> None:
+    """An error inside of a lock releases it."""
+    cache = FlowCache(10)
     id = blank(MACHINE, NOW).id
-    with pytest.raises(ZeroDivisionError), heads.lock(id, 1):
+    with pytest.raises(ZeroDivisionError), cache.lock(id, 1):
         _ = 1 / 0
-    with heads.lock(id, 0.01):
+    with cache.lock(id, 0.01):
         pass
 
 
 def test_a_snapshot_from_elsewhere_is_taken_if_it_is_newer() -> None:
-    """Of two snapshots of a flow the one with the higher rev, or of the later run, is the head."""
+    """Of two snapshots of a flow the one with the higher rev, or of the later run, is kept."""
     elsewhere = Kept(MEMORY)
     snapshot, _ = elsewhere.begin()
     revs = [snapshot]
     for target in "bca":
         snapshot = elsewhere.decided(snapshot, target)
         revs.append(snapshot)
-    heads = FlowCache(10)
-    assert heads.adopt(revs[1], "1")[1] == "1"
-    assert heads.adopt(revs[3], "3")[1] == "3"
-    assert heads.adopt(revs[2], "2")[1] == "3"
-    assert heads.adopt(revs[3], "another 3")[1] == "3"
+    cache = FlowCache(10)
+    assert cache.adopt(revs[1], "1")[1] == "1"
+    assert cache.adopt(revs[3], "3")[1] == "3"
+    assert cache.adopt(revs[2], "2")[1] == "3"
+    assert cache.adopt(revs[3], "another 3")[1] == "3"
     later = elsewhere.decided(blank(MACHINE, NOW, id=successor(snapshot.id)), "b")
-    assert heads.adopt(later, "later")[1] == "later"
-    assert heads.adopt(revs[3], "3")[1] == "later"
+    assert cache.adopt(later, "later")[1] == "later"
+    assert cache.adopt(revs[3], "3")[1] == "later"
 
 
 def test_a_tombstone_stays_while_the_flow_is_remembered() -> None:

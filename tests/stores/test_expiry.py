@@ -191,7 +191,7 @@ def test_without_a_lifetime_a_flow_lives_for_ever(store: str, user: str | None) 
     visitor.walk("c")
 
 
-def test_an_expired_flow_is_not_claimed_by_a_login(served: str) -> None:
+def test_an_expired_flow_is_not_taken_along_at_login(served: str) -> None:
     """The user's own flow stays, and an old one of the session is not brought back by it."""
     line = Line(served, FSM_FLOW_LIFETIME=100)
     visitor = line.visitor().walk("a", "b")
@@ -246,8 +246,8 @@ def test_a_clock_that_jumps_past_the_lifetime_and_back_brings_the_flow_back(
     assert visitor.see("c")["rev"] == 2
 
 
-def test_a_claim_outlives_no_jump_of_the_clock(served: str) -> None:
-    """A claim made while the clock was two days ahead doesn't lock the flow for two days."""
+def test_a_lease_outlives_no_jump_of_the_clock(served: str) -> None:
+    """A lease taken while the clock was two days ahead doesn't lock the flow for two days."""
     from flask_fsm import Transition
 
     app = flask_app(
@@ -262,7 +262,7 @@ def test_a_claim_outlives_no_jump_of_the_clock(served: str) -> None:
         if request.method != "POST":
             return show("a", fsm)
         if "die" in request.form:
-            # As if the process were killed: the claim is not given up.
+            # As if the process were killed: the lease is not given up.
             from flask_fsm.pages.decisions import page_requests
 
             page_requests().of["m"].work.lease = None
@@ -391,7 +391,7 @@ def test_the_log_holds_runs_that_are_over(served: str, user: str | None) -> None
 
 
 def test_the_log_of_a_login_holds_each_step_once(served: str) -> None:
-    """The claimed run is one run; its steps are not counted twice."""
+    """The run that is taken along is one run; its steps are not counted twice."""
     line = Line(served)
     visitor = line.visitor().walk("a", "b")
     visitor.open("login/ann")

@@ -253,7 +253,7 @@ def test_looking_makes_no_key(url: str, client: redis.Redis) -> None:
 
 @pytest.mark.parametrize("many", [False, True])
 def test_every_key_lasts_as_long_as_a_flow(url: str, client: redis.Redis, many: bool) -> None:
-    """FSM_FLOW_LIFETIME from the last commit on; also after a claim, a reset and a login."""
+    """FSM_FLOW_LIFETIME from the last commit on; also after a lease, a reset and a login."""
     ring = Ring(url, many=many, once=True, FSM_FLOW_LIFETIME=1_000)
 
     def page(name: str, location: str | None) -> str:
@@ -277,7 +277,7 @@ def test_every_key_lasts_as_long_as_a_flow(url: str, client: redis.Redis, many: 
 
 
 @pytest.mark.parametrize("fields", [{}, {"to": "b"}, {"to": "a"}])
-def test_a_claim_is_held_while_the_view_runs(
+def test_a_lease_is_held_while_the_view_runs(
     url: str, client: redis.Redis, fields: dict[str, str]
 ) -> None:
     """Whatever the client says in `to`: the view may go its own way, along an edge with `once`."""
@@ -294,8 +294,8 @@ def test_a_claim_is_held_while_the_view_runs(
     assert all(found)
 
 
-def test_a_claim_of_a_run_that_has_not_begun_lasts_no_longer(url: str, client: redis.Redis) -> None:
-    """A view that claims and then fails leaves keys that go away, and no claim."""
+def test_a_lease_of_a_run_that_has_not_begun_lasts_no_longer(url: str, client: redis.Redis) -> None:
+    """A view that takes a lease and then fails leaves keys that go away, and no lease."""
     ring = Ring(url, once=True, FSM_FLOW_LIFETIME=1_000)
     ring.inside = breaks
     visitor = ring.visitor()

@@ -95,7 +95,7 @@ def test_a_block_within_a_block_that_fails_lets_nothing_be_committed(fresh_store
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 @pytest.mark.parametrize("seconds", [-30, -3, 3, 30])
-def test_a_claim_holds_though_clocks_differ(fresh_store: Fresh, kind: str, seconds: int) -> None:
+def test_a_lease_holds_though_clocks_differ(fresh_store: Fresh, kind: str, seconds: int) -> None:
     """Another machine, whose clock differs by seconds, does not run the view meanwhile."""
     url = fresh_store(kind)
     ran: list[str] = []
@@ -141,7 +141,7 @@ def test_a_name_that_a_database_can_not_keep_is_a_definition_error(name: str) ->
         Machine("m", [("a", name)])
 
 
-def test_what_a_get_takes_can_not_be_claimed() -> None:
+def test_what_a_get_takes_can_not_be_leased() -> None:
     """visit=True and once=True exclude each other."""
     with pytest.raises(DefinitionError, match="once"):
         Transition("a", "b", visit=True, once=True)

@@ -549,7 +549,7 @@ def test_one_form_sent_twice_orders_once(till: Till) -> None:
     assert till.orders() == 1
 
 
-def test_a_claim_is_given_up_with_the_transaction(url: str) -> None:
+def test_a_lease_is_given_up_with_the_transaction(url: str) -> None:
     """`once=True` and a failure in the block: the next attempt need not wait for the lease."""
     till = Till(url, FSM_LOCK_TIMEOUT=0.3)
     with closing(till):

@@ -29,7 +29,7 @@ RIVALS = 2  # clients of each shared flow
 SHARED = 2  # flows
 # How long a view takes, so that kills meet some at work.
 VIEW = 0.003
-# A claim of a process that was killed is given up after this time.
+# A lease of a process that was killed is given up after this time.
 LEASE = 0.5
 
 

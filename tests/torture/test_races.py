@@ -128,7 +128,7 @@ def test_what_happens_once_happens_once_in_a_race(
     racers: Racers,
     effects: Path,
 ) -> None:
-    """The edge is claimed before its view runs: of all racers one view runs."""
+    """The edge is leased before its view runs: of all racers one view runs."""
 
     def shots(client: Client, number: int, mark: str) -> list[Shot]:
         tokens = [open_page(client, "open")[1].text for _ in range(number)]
