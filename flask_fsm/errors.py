@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from .codes import Code
+from .texts import Text, as_text, as_texts, join_texts
 
 __all__ = [
     "Code",
@@ -74,7 +75,7 @@ class FSMError(Exception):
     """Base class of all errors of this package.
 
     Args:
-        message: What happened, and what to do about it.
+        message: What happened, and what to do about it: a `str`, Markup, or a lazy translation.
         flow: The id of the flow, if there is one.
         source: The name of the state where the transition starts.
         target: The name of the state where it was to lead.
@@ -84,7 +85,7 @@ class FSMError(Exception):
         status: The HTTP status; default: the `status` of the class.
 
     Attributes:
-        message (str): As given.
+        message (str): As given, a lazy translation in the language of the request.
         flow (str | None): As given.
         source (str | None): As given.
         target (str | None): As given.
@@ -102,7 +103,7 @@ class FSMError(Exception):
 
     def __init__(
         self,
-        message: str = "",
+        message: Text = "",
         *,
         flow: str | None = None,
         source: str | None = None,
@@ -112,6 +113,7 @@ class FSMError(Exception):
         reasons: Iterable[Reason] = (),
         status: int | None = None,
     ) -> None:
+        message = as_text(message)
         super().__init__(message)
         self.message = message
         self.flow = flow
@@ -119,7 +121,9 @@ class FSMError(Exception):
         self.target = target
         self.allowed: tuple[str, ...] = tuple(allowed)
         self.code: str = code or self.default_code
-        self.reasons: tuple[Reason, ...] = tuple(reasons) or (Reason(self.code, message),)
+        self.reasons: tuple[Reason, ...] = tuple(
+            Reason(code, as_text(text)) for code, text in reasons
+        ) or (Reason(self.code, message),)
         if status is not None:
             self.status = status
 
@@ -265,7 +269,7 @@ class ValidationFailed(FSMError):
     """A validator refused the answers.
 
     Raise it in a validator with a text, with a mapping of fields to a text or texts, or with
-    a text and `field=`.
+    a text and `field=`. A text is a `str`, Markup, or a lazy translation.
 
     Args:
         message: What is wrong, or a mapping of each field to what is wrong with it.
@@ -284,31 +288,29 @@ class ValidationFailed(FSMError):
 
     def __init__(
         self,
-        message: str | Mapping[str, str | Iterable[str]] = "",
+        message: Text | Mapping[str, Text | Iterable[Text]] = "",
         *,
         field: str | None = None,
-        messages: Iterable[str] = (),
-        fields: Mapping[str, Iterable[str]] | None = None,
+        messages: Iterable[Text] = (),
+        fields: Mapping[str, Iterable[Text]] | None = None,
         **context: Any,
     ) -> None:
-        self.messages: list[str] = list(messages)
+        self.messages: list[str] = as_texts(messages)
         self.fields: dict[str, list[str]] = {
-            name: list(texts) for name, texts in (fields or {}).items()
+            name: as_texts(texts) for name, texts in (fields or {}).items()
         }
-        if isinstance(message, str):
-            if field is not None:
-                self.fields.setdefault(field, []).append(message)
-            elif message and not self.messages and not self.fields:
-                self.messages.append(message)
-        else:
+        if isinstance(message, Mapping):
             for name, texts in message.items():
-                self.fields.setdefault(name, []).extend(
-                    [texts] if isinstance(texts, str) else texts
-                )
-            message = "; ".join(
-                [*self.messages, *(f"{name}: {', '.join(t)}" for name, t in self.fields.items())]
-            )
-        super().__init__(message, **context)
+                self.fields.setdefault(name, []).extend(as_texts(texts))
+            of_fields = (join_texts(": ", (n, join_texts(", ", t))) for n, t in self.fields.items())
+            text = join_texts("; ", [*self.messages, *of_fields])
+        else:
+            text = as_text(message)
+            if field is not None:
+                self.fields.setdefault(field, []).append(text)
+            elif text and not self.messages and not self.fields:
+                self.messages.append(text)
+        super().__init__(text, **context)
 
 
 class InvalidData(ValidationFailed):

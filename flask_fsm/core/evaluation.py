@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from ..errors import Code, FlowFinished, FSMError, GuardRefused, Reason, StaleFlow, ValidationFailed
+from ..texts import as_text, join_texts
 from .answers import as_dict
 from .flow_base import FlowBase, Result
 from .path import Node
@@ -100,15 +101,18 @@ def _validate(flow: FlowBase, edge: Edge, data: dict[str, Any]) -> None:
             for name, texts in error.fields.items():
                 fields.setdefault(name, []).extend(texts)
         except ValueError as error:
-            messages.append(str(error) or f"{rule_title(rule)} refused.")
+            # Its only argument, since str(error) would make plain text of Markup.
+            text = as_text(error.args[0]) if len(error.args) == 1 else str(error)
+            messages.append(text or f"{rule_title(rule)} refused.")
         except FSMError as error:
             raise add_context(flow, error, edge) from None
         except Exception as error:
             raise rule_error(flow, "validator", rule, edge, error) from error
     if messages or fields:
-        texts = [*messages, *(f"{name}: {text}" for name, t in fields.items() for text in t)]
+        of_fields = (join_texts(": ", (name, text)) for name, t in fields.items() for text in t)
+        texts = [*messages, *of_fields]
         raise ValidationFailed(
-            " ".join(texts),
+            join_texts(" ", texts),
             messages=messages,
             fields=fields,
             **error_context(flow, edge.source, edge.target),
@@ -134,11 +138,8 @@ def _reasons_of_guards(flow: FlowBase, edge: Edge) -> list[Reason]:
                 "The guard %s raised an exception, so %s -> %s of machine %r is refused.",
                 rule_title(guard), edge.source, edge.target, flow.machine.name,
             )  # fmt: skip
-        reasons.append(
-            Reason(code, guard.__doc__.strip().splitlines()[0])
-            if guard.__doc__ and guard.__doc__.strip()
-            else Reason(code, _refusal(guard, edge))
-        )
+        about = as_text(guard.__doc__ or "").strip()
+        reasons.append(Reason(code, about.splitlines()[0] if about else _refusal(guard, edge)))
     return reasons
 
 

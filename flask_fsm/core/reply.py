@@ -8,13 +8,16 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
+from ..texts import is_text
+
 __all__ = ["dump_reply"]
 
 
 def _plain(value: Any) -> Any:
+    """Return a date, Decimal, UUID or lazy translation as a string."""
     if isinstance(value, date):  # a datetime is one
         return value.isoformat()
-    if isinstance(value, (Decimal, UUID)):
+    if isinstance(value, (Decimal, UUID)) or is_text(value):
         return str(value)
     raise TypeError(f"{value!r} has no representation in JSON")
 
@@ -23,7 +26,7 @@ _encoder: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, defau
 
 
 def dump_reply(value: Any) -> str:
-    """Return a value as JSON, or raise TypeError. Dates, Decimals and UUIDs become texts."""
+    """Return a value as JSON, or raise TypeError; see `_plain` for what becomes a string."""
     try:
         return _encoder.encode(value)
     except (TypeError, ValueError, RecursionError) as error:

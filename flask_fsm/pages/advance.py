@@ -23,6 +23,7 @@ from ..errors import (
     UnknownTarget,
     ValidationFailed,
 )
+from ..texts import join_texts
 from .decisions import PageRequest
 from .submission import SAFE_METHODS, csrf_field
 
@@ -150,7 +151,8 @@ def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] |
     if len(open_ways) == 1:
         return open_ways[0]
     if not open_ways:
-        raise GuardRefused(" ".join(reason.text for reason in reasons), reasons=reasons, **context)
+        text = join_texts(" ", (reason.text for reason in reasons))
+        raise GuardRefused(text, reasons=reasons, **context)
     raise InvalidTransition(
         f"Several edges can be taken from {source!r}: {', '.join(open_ways)}. Name one in "
         f"advance(), or send it in the form's field {page_request.state.config.to_field!r}.",
@@ -196,7 +198,7 @@ def add_form_errors(form: BaseForm, error: GuardRefused | ValidationFailed) -> N
     for path, texts in fields.items():
         field = _field(form, path.split("."))
         if field is None:
-            messages += [f"{path}: {text}" for text in texts]
+            messages += [join_texts(": ", (path, text)) for text in texts]
         elif hasattr(field, "form"):
             field.form.form_errors = [*field.form.form_errors, *texts]
         else:

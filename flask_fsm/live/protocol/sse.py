@@ -6,6 +6,7 @@ import re
 from typing import Any, Final
 
 from ...core.reply import dump_reply
+from ...texts import is_text
 
 __all__ = ["COMMENT", "STREAM_HEADERS", "event_bytes", "retry_bytes"]
 
@@ -32,7 +33,9 @@ def event_bytes(event: Any, data: Any, id: Any = None, retry: int | None = None)
     A payload that is not text is sent as JSON; raises TypeError if that is impossible. Characters
     that end a line are left out of `event` and `id`.
     """
-    text = data if isinstance(data, str) else dump_reply(data)
+    if not isinstance(data, str):
+        data = str(data) if is_text(data) else dump_reply(data)
+    text: str = data
     lines = [] if event is None else [f"event: {UNSAFE.sub('', str(event))}"]
     if retry is not None:
         lines.append(f"retry: {retry:d}")
