@@ -100,6 +100,8 @@ class Code(StrEnum):
     """409, client: the flow has moved on since (the code of the base class `StaleFlow`)."""
     NOT_ON_PATH = "not_on_path"
     """409, client: other pages come before this one."""
+    PAGES_CHANGED = "pages_changed"
+    """409, client: the definition has changed since, and other pages come before this one now."""
     CLOSED = "closed"
     """409, client: the page was left by an edge whose back policy closes it."""
     NOT_CURRENT = "not_current"

@@ -49,6 +49,7 @@ SEQUENCES = {
     "nodes[0]": "the first of many",
     "ways[0]": "the first of many",
     "sources[0]": "the first of many",
+    "states[0]": "the first of many",
 }
 
 

@@ -5,7 +5,8 @@ It consists of fields separated by `|`: version and digest of the machine, id, s
 commit, the history, the number of pages; then name, URL arguments and answers of each page of the
 path; then page and answers of each draft. A page's name is preceded by `-` if the page is closed,
 and by `!` if all pages before it are. The path is written in names of states and the history in
-their numbers, so that after a change of the definition a flow loses its history, but not its path.
+their numbers, so that after a change of the definition a flow loses its history, but keeps as much
+of its path as the new definition allows.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import json
 import re
 from typing import Final
 
-from ..errors import Code, SnapshotError, SnapshotTooLarge
+from ..errors import Code, RuleError, SnapshotError, SnapshotTooLarge
 from .answers import load_answers
 from .definition import Definition
 from .fields import Fields, Receipt
 from .history import Checkpoint, Packed, pack
-from .migration import StoredPage, migrate_path
+from .migration import StoredPage, cut_back, migrate_path
 from .path import Node, nodes_back
 
 __all__ = ["MAX_TEXT", "decode", "encode"]
@@ -78,11 +79,14 @@ def encode(flow: Fields, machine: Definition) -> str:
     return text
 
 
-def decode(text: str, machine: Definition) -> Fields:
-    """Read what `encode` returned, or raise SnapshotError.
+def decode(text: str, machine: Definition) -> tuple[Fields, bool]:
+    """Read what `encode` returned, and return also whether its path was cut back.
 
     After a change of the definition the history is dropped (it refers to states by the numbers of
-    the old one), and a state that no longer exists is an error whose code is `"definition"`.
+    the old one), and the path of a run that has not ended is cut back to the longest part that the
+    new one allows. A state that no longer exists is an error whose code is `"definition"`.
+
+    Raises SnapshotError if the text can't be read.
     """
     try:
         return _decode(text, machine)
@@ -92,7 +96,7 @@ def decode(text: str, machine: Definition) -> Fields:
         ) from error
 
 
-def _decode(text: str, machine: Definition) -> Fields:
+def _decode(text: str, machine: Definition) -> tuple[Fields, bool]:
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         raise ValueError(f"it is not a string of at most {MAX_TEXT} characters")
     prefix, id, subject, numbers, receipt, history, size, *rest = text.split("|")
@@ -104,21 +108,28 @@ def _decode(text: str, machine: Definition) -> Fields:
     if len(rest) < pages or (len(rest) - pages) % 2:
         raise ValueError("its list of pages is incomplete")
     same = prefix[1:] == machine.digest
-    fields = zip(rest[:pages:3], rest[1:pages:3], rest[2:pages:3], strict=True)
+    stored = zip(rest[:pages:3], rest[1:pages:3], rest[2:pages:3], strict=True)
     drafts: dict[str, str] = {}
     for page, answers in zip(rest[pages::2], rest[pages + 1 :: 2], strict=True):
         load_answers(answers)
         drafts[_unquoted(page)] = answers
-    path = [_stored_page(*field) for field in fields]
+    path = [_stored_page(*page) for page in stored]
     if not same and machine.migration is not None:
         path, drafts = migrate_path(path, drafts, machine.migration, machine.name)
     tip = _linked(path, machine, id)
+    is_cut = False
+    if not same and finished == "0":
+        length = _allowed_length(path, machine, id)
+        is_cut = length < len(path)
+        if is_cut:
+            path, drafts = cut_back(path, drafts, length, machine.initial)
+            tip = _linked(path, machine, id)
     if drafts:
         drafts = {page: answers for page, answers in drafts.items() if page in machine.states}
     began = int(started)
     updated = began + int(age)
     last = Checkpoint(tip.state, updated, int(rev))
-    return Fields(
+    fields = Fields(
         id,
         _unquoted(subject) if subject else None,
         int(rev),
@@ -131,6 +142,7 @@ def _decode(text: str, machine: Definition) -> Fields:
         finished == "1",
         Receipt(*_matched(_RECEIPT, receipt, "receipt").groups()) if receipt else None,
     )
+    return fields, is_cut
 
 
 def _stored_page(text: str, args: str, answers: str) -> StoredPage:
@@ -149,8 +161,8 @@ def _stored_page(text: str, args: str, answers: str) -> StoredPage:
 def _linked(path: list[StoredPage], machine: Definition, flow: str) -> Node:
     """Return the last node of a stored path.
 
-    Its edges may be missing, and it may begin elsewhere than at the initial state: definitions
-    change.
+    Of a run that has ended, its edges may be missing, and it may begin elsewhere than at the
+    initial state: definitions change.
     """
     node: Node | None = None
     seen = set()
@@ -167,6 +179,13 @@ def _linked(path: list[StoredPage], machine: Definition, flow: str) -> Node:
     if node.answers is not None or node.closed:
         raise ValueError("its current page has been left")
     return node
+
+
+def _allowed_length(path: list[StoredPage], machine: Definition, flow: str) -> int:
+    try:
+        return machine.allowed_length([page.name for page in path])
+    except RuleError as error:
+        raise SnapshotError(str(error), flow=flow, code=Code.DEFINITION) from error.__cause__
 
 
 def _packed(text: str, machine: Definition, started: int, last: Checkpoint) -> Packed:

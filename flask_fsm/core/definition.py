@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 from ..errors import RuleError, UnknownState
@@ -160,6 +161,27 @@ class Definition(RuleOwner):
     def ends(self, state: str, taken: int) -> bool:
         """Return whether arriving at `state`, after the `taken` edges of a run (bits), ends it."""
         return self.complete(state) or self.exhausted(state, taken)
+
+    def missing_before(self, edge: Edge, taken: int) -> int:
+        """Return the bits of the edges that come before `edge`, if ordered, and are not `taken`."""
+        return ~taken & ((1 << edge.number) - 1) if self.ordered else 0
+
+    def allowed_length(self, states: Sequence[str]) -> int:
+        """Return how many of `states`, from the first, can be the path of a run that has not ended.
+
+        It is 0 if a run does not begin with the first of them.
+        """
+        if states[0] != self.initial:
+            return 0
+        taken = 0
+        for length, (source, target) in enumerate(pairwise(states), 1):
+            edge = self.ways[source].get(target)
+            if edge is None or self.missing_before(edge, taken):
+                return length
+            taken |= 1 << edge.number
+            if self.ends(target, taken):
+                return length
+        return len(states)
 
     def edges_on(self, tip: Node, start: Node | None = None) -> int:
         """Return the bits of the edges between the pages of a path, or of those after `start`."""

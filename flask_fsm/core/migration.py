@@ -1,4 +1,7 @@
-"""Migration: rename the states of a flow that was stored under an older definition."""
+"""Migration: fit a flow that was stored under an older definition to the current one.
+
+States are renamed, and a path that the current definition does not allow is cut back.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from ..errors import Code, SnapshotError
 
-__all__ = ["Migration", "Renamed", "StoredPage", "migrate_path"]
+__all__ = ["Migration", "Renamed", "StoredPage", "cut_back", "migrate_path"]
 
 Migration: TypeAlias = Callable[[str], str | None]
 
@@ -78,6 +81,23 @@ def migrate_path(
         if draft is not None and draft not in answered:
             drafts_left[draft] = text
     return path, drafts_left
+
+
+def cut_back(
+    pages: list[StoredPage], drafts: dict[str, str], length: int, initial: str
+) -> tuple[list[StoredPage], dict[str, str]]:
+    """Return the first `length` pages of a path, and drafts with the answers of all others.
+
+    The last of them becomes the current page, which is open. The pages before it that were closed
+    stay closed. Of no page, the path of a run that begins at `initial` is left.
+    """
+    first = StoredPage(initial, "", "", closed=False, closes_earlier=False)
+    *path, current = pages[:length] or [first]
+    left = pages[max(length - 1, 0) :]
+    drafts = drafts | {page.name: page.answers for page in left if page.answers}
+    closes_earlier = any(page.closes_earlier for page in left)
+    path.append(current._replace(answers="", closed=False, closes_earlier=closes_earlier))
+    return path, drafts
 
 
 def _new_name(migration: Migration, name: str, machine: str) -> str | None:

@@ -70,15 +70,14 @@ def reason_to_skip(machine: Definition, edge: Edge, taken: int) -> Reason | None
             DuplicateTransition.default_code,
             f"{edge.source!r} -> {edge.target!r} has already been taken in this run.",
         )
-    if machine.ordered:
-        missing = ~taken & ((1 << edge.number) - 1)
-        if missing:
-            first = machine.edges[(missing & -missing).bit_length() - 1]
-            return Reason(
-                SkippedTransition.default_code,
-                f"{first.source!r} -> {first.target!r} comes before "
-                f"{edge.source!r} -> {edge.target!r} and has not been taken in this run.",
-            )
+    missing = machine.missing_before(edge, taken)
+    if missing:
+        first = machine.edges[(missing & -missing).bit_length() - 1]
+        return Reason(
+            SkippedTransition.default_code,
+            f"{first.source!r} -> {first.target!r} comes before "
+            f"{edge.source!r} -> {edge.target!r} and has not been taken in this run.",
+        )
     return None
 
 

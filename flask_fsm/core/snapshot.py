@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from .answers import load_answers
 from .codec import decode, encode
@@ -37,9 +37,12 @@ class Snapshot(Fields):
         taken: The bits of the edges taken in this run, if the machine tracks edges, else 0.
         finished: Whether the run has ended.
         receipt: The submission that made the last commit, or None.
+        cut_back: Whether the path was cut back when this was loaded, since the definition has
+            changed and no longer allows the whole path.
     """
 
     __slots__ = ()
+    cut_back: ClassVar[bool] = False
 
     @property
     def state(self) -> str:
@@ -142,9 +145,8 @@ class Snapshot(Fields):
         cls, text: str, machine: Definition, id: str, read: Callable[[], Sequence[Entry]]
     ) -> Snapshot:
         """Read what `to_record` returned, with the random part of `id`; or raise SnapshotError."""
-        read_back = decode(text, machine)
-        name, log = id[:22] + read_back.id[22:], Archive(read, read_back.updated)
-        return cls._make(read_back._replace(id=name, log=log))
+        found = cls.decode(text, machine)
+        return found._replace(id=id[:22] + found.id[22:], log=Archive(read, found.updated))
 
     def encode(self, machine: Definition) -> str:
         """Return this snapshot as text.
@@ -164,8 +166,9 @@ class Snapshot(Fields):
     def decode(cls, text: str, machine: Definition) -> Snapshot:
         """Read the text of a snapshot.
 
-        After a change of the definition the history is dropped, and states are renamed by
-        `Machine.migrate`.
+        After a change of the definition the history is dropped, states are renamed by
+        `Machine.migrate`, and the path of a run that has not ended is cut back to the longest part
+        that the definition allows; answers of the other pages become drafts.
 
         Args:
             text: What `encode` returned.
@@ -178,7 +181,17 @@ class Snapshot(Fields):
             SnapshotError: The text is damaged; or, with the code `"definition"`, it names a state
                 that the machine no longer has.
         """
-        return cls._make(decode(text, machine))
+        fields, is_cut = decode(text, machine)
+        if is_cut:
+            cls = CutBack
+        return cls._make(fields)
+
+
+class CutBack(Snapshot):
+    """A snapshot whose path was cut back when it was loaded. The next step makes a plain one."""
+
+    __slots__ = ()
+    cut_back = True
 
 
 def blank(

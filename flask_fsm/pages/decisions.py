@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from flask import Request, Response, after_this_request, flash, g, request
+from flask import Request, Response, after_this_request, g, request
 
 from ..binding.bound_machine import Bound
 from ..core.flow import Flow, Result
@@ -42,6 +42,7 @@ from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token, TokenContent, new_nonce
 from ..signals import denied, emit
 from ..stores import RecordStore
+from .notices import STALE, flash_notice, notice_of, tell_of_changed_pages
 from .refusal import refusal_context
 from .submission import Submission, earlier_reply
 from .urls import FlowURLs
@@ -49,17 +50,6 @@ from .urls import FlowURLs
 __all__ = ["PageRequest", "PageRequests", "keep_private", "page_requests"]
 
 PREFETCH: Final = "prefetch"
-FLASH_CATEGORY: Final = "fsm"
-# Why a form conflicts with the flow, by the code of the refusal.
-STALE: Final = {
-    Code.NOT_CURRENT: "You have moved on from this page since it was opened.",
-    Code.NOT_ON_PATH: "This page is not open: other pages come first.",
-    Code.CLOSED: "This page is closed: it can no longer be changed.",
-    Code.OTHER_FLOW: "This form belongs to an earlier run, which has been replaced.",
-    Code.OLD_REV: "This form was opened before your latest step, perhaps in another tab.",
-    Code.OTHER_PAGE: "This form belongs to another page.",
-    Code.REUSED_TOKEN: "This form was sent before, with other contents.",
-}
 
 
 class PageRequest:
@@ -126,12 +116,14 @@ class PageRequest:
             return see_other(self.urls.url(page, self.url_args))
         if work.missing_reason is not None:
             work.forget()
-            self._flash(_notice_of(work.missing_reason))
+            flash_notice(work, self.request, notice_of(work.missing_reason))
             if page != initial:
                 return self.redirect_away(work.missing_reason)
         self._begin_again(page)
         if self.flow.is_open(page):
             self.check_url_args(page)
+            if self.flow.snapshot.cut_back and page == self.flow.current:
+                tell_of_changed_pages(work, self.request)
             return None
         refusal: FSMError | None = None
         edge = self._visitable(page)
@@ -145,7 +137,9 @@ class PageRequest:
                 refusal = error
         if refusal is None:
             refusal = self._not_open(page)
-        self._flash(refusal.message if edge else "That page is not open yet; please continue here.")
+        told = edge is not None or refusal.code == Code.PAGES_CHANGED
+        text = refusal.message if told else "That page is not open yet; please continue here."
+        flash_notice(work, self.request, text)
         return self.redirect_away(refusal)
 
     def _begin_again(self, page: str) -> None:
@@ -203,13 +197,6 @@ class PageRequest:
         if wanted == "json":
             return self._refusal(error).as_redirect(location)
         return see_other(location)
-
-    def _flash(self, text: str) -> None:
-        """Flash `text`, unless the same notice is waiting to be shown."""
-        if self.state.config.flash and preferred_format(self.request) == "html":
-            pending = self.work.session.get("_flashes") or ()
-            if not any(tuple(item) == (FLASH_CATEGORY, text) for item in pending):
-                flash(text, FLASH_CATEGORY)
 
     # -- unsafe requests ----------------------------------------------------------------
 
@@ -297,6 +284,8 @@ class PageRequest:
 
     def _stale(self, code: Code) -> StaleFlow:
         flow = self.flow
+        if code == Code.NOT_ON_PATH and flow.snapshot.cut_back:
+            code = Code.PAGES_CHANGED
         return StaleFlow(
             STALE[code],
             flow=flow.id,
@@ -395,12 +384,6 @@ class PageRequest:
     def _refusal(self, error: FSMError) -> Refusal:
         context = refusal_context(error, self.request, self.work, self.page, self.token)
         return Refusal.of(error, context)
-
-
-def _notice_of(error: FSMError) -> str:
-    if error.code == Code.EXPIRED:
-        return "This form was left for too long and has been closed. Please start again."
-    return "This form is no longer open. Please start again."
 
 
 @dataclass(slots=True)

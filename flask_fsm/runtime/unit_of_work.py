@@ -209,6 +209,8 @@ class UnitOfWork:
         elif snapshot.rev == 0:
             # Nothing is decided yet, so the page decides with which URL arguments the run begins.
             snapshot = self._blank(snapshot.id, snapshot.started)
+        elif snapshot.cut_back and snapshot.tip.parent is None and snapshot.tip.args is None:
+            snapshot = snapshot.beginning_at(self._blank(snapshot.id).tip)  # likewise
         self.persisted = snapshot
         self.flow = StoredFlow(machine, snapshot, clock=state.clock)
         self.flow.committer = ref(self)

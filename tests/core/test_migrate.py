@@ -8,8 +8,18 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
-from flask_fsm import DefinitionError, Flow, Machine, Snapshot, SnapshotError, Transition
+from flask_fsm import (
+    DefinitionError,
+    Flow,
+    FSMError,
+    Machine,
+    Snapshot,
+    SnapshotError,
+    Transition,
+)
 
 OLD = [("cart", "address"), ("address", "payment"), ("payment", "review"), ("review", "done")]
 
@@ -483,3 +493,125 @@ def test_a_migration_stays_through_an_app_s_narrowing() -> None:
     narrow = machine.restricted(lambda edge: True, lambda rule: rule)
     assert narrow.migration is machine.migration
     assert moved(walked(old(), "address"), narrow).current == "where"
+
+
+# -- a path that the new definition does not allow ------------------------------------------------
+
+PAGES = [f"p{number}" for number in range(6)]
+
+
+@st.composite
+def definitions(draw: st.DrawFn, pages: list[str]) -> Machine:
+    """A machine of these pages in any order, with any edges and back policies, without faults."""
+    order = draw(st.permutations(pages))
+    edges = dict.fromkeys(pairwise(order))
+    others = [(a, b) for a in order[:-1] for b in order if a != b]
+    edges |= dict.fromkeys(draw(st.lists(st.sampled_from(others), max_size=10, unique=True)))
+    backs = st.sampled_from(["preserve", "preserve", "discard", "invalidate"])
+    return Machine(
+        "shop",
+        [Transition(a, b, back=draw(backs)) for a, b in draw(st.permutations(list(edges)))],
+        initial=order[0],
+        repeat=draw(st.booleans()),
+        ordered=draw(st.booleans()),
+    )
+
+
+def is_allowed(machine: Machine, path: list[str]) -> bool:
+    """Whether a new run can walk exactly this way, and not have ended: found by walking it."""
+    flow = machine.flow()
+    if path[0] != flow.current:
+        return False
+    try:
+        for page in path[1:]:
+            flow.transition(page)
+    except FSMError:
+        return False
+    return not flow.finished
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_a_deploy_leaves_the_longest_part_of_a_path_that_the_new_definition_allows(
+    data: st.DataObject,
+) -> None:
+    """Nothing that was typed is lost, and nothing that was closed opens but the current page."""
+    before = data.draw(definitions(PAGES[: data.draw(st.integers(2, 6))]))
+    after = data.draw(definitions(PAGES))
+    assume(before.digest != after.digest)
+    flow = before.flow()
+    for number, edit in data.draw(
+        st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=8)
+    ):
+        source = flow.path[number % len(flow.path)] if edit else flow.current
+        ways = list(before.ways[source])
+        try:
+            flow.transition(ways[number % len(ways)], {"n": number}, source=source)
+        except (FSMError, ZeroDivisionError):
+            continue
+    old, text = flow.snapshot, flow.snapshot.encode(before)
+    new = Snapshot.decode(text, after)
+    path = list(old.path)
+    assert (new.id, new.rev, new.finished) == (old.id, old.rev, old.finished)
+    assert {**new.data, **new.drafts} == {**old.data, **old.drafts}
+    if old.finished:
+        assert (list(new.path), new.cut_back) == (path, False)
+        return
+    kept = list(new.path)
+    longest = max((n for n in range(1, len(path) + 1) if is_allowed(after, path[:n])), default=0)
+    assert kept == (path[:longest] or [after.initial])
+    assert new.cut_back == (kept != path)
+    went_on = after.flow(new)
+    assert {page for page in kept if went_on.is_open(page)} <= (
+        {page for page in path if flow.is_open(page)} | {went_on.current}
+    )
+    again = Snapshot.decode(new.encode(after), after)
+    assert (again, again.cut_back) == (new, False)
+    for target in after.ways[went_on.current]:
+        if went_on.can_transition(target):
+            went_on.transition(target)
+            assert not went_on.snapshot.cut_back
+            break
+
+
+def test_what_an_edge_behind_the_cut_had_closed_stays_closed() -> None:
+    """`invalidate` closed all before it; the deploy opens the page of the cut, and no other."""
+    flow = walked(closing("invalidate"), "b", "c", "d")
+    new = moved(flow, Machine("m", [("a", "b"), ("b", "x"), ("x", "c"), *pairwise("cdef")]))
+    assert list(new.path) == ["a", "b"]
+    assert opened(new) == ["b"]
+    new.transition("x")
+    assert opened(new) == ["b", "x"]
+
+
+def test_renamed_pages_are_compared_by_their_new_names() -> None:
+    """A page is renamed and another put in by the same deploy."""
+    machine = renamed(
+        {"address": "where"},
+        [("cart", "where"), ("where", "x"), ("x", "payment"), *OLD[2:]],
+    )
+    new = moved(walked(old(), "address", "payment", "review"), machine)
+    assert (list(new.path), new.snapshot.cut_back) == (["cart", "where"], True)
+    assert set(new.drafts) == {"where", "payment"}
+
+
+def test_an_ordered_machine_compares_the_order_too() -> None:
+    """Its edges are all there, but one that now comes before was never taken."""
+    before = Machine("m", [("a", "b"), ("b", "c"), ("c", "d")], ordered=True)
+    after = Machine("m", [("a", "b"), ("b", "x"), ("x", "b"), ("b", "c"), ("c", "d")], ordered=True)
+    new = moved(walked(before, "b", "c"), after)
+    assert list(new.path) == ["a", "b"]
+    for target in ("x", "b", "c", "d"):
+        new.transition(target)
+    assert new.finished
+
+
+def test_a_complete_function_that_raises_is_a_snapshot_error() -> None:
+    """As one of migrate() is: an answer for the visitor, and a line in the log."""
+
+    def broken(state: str) -> bool:
+        raise RuntimeError("it broke")
+
+    with pytest.raises(SnapshotError, match="it broke") as caught:
+        moved(walked(old(), "address"), Machine("shop", OLD, complete=broken))
+    assert caught.value.code == "definition"

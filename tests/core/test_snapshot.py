@@ -94,16 +94,16 @@ def test_a_changed_definition_drops_the_history_and_keeps_the_path() -> None:
     assert [entry.rev for entry in moved.history] == [3]
 
 
-def test_a_path_outlives_its_edges_and_its_initial_state() -> None:
+def test_the_path_of_an_ended_run_outlives_its_edges_and_its_initial_state() -> None:
     """And can be stored and loaded again under the new definition."""
-    old = Machine("m", [("a", "b"), ("b", "c"), ("c", "d")])
+    old = Machine("m", [("a", "b"), ("b", "c")])
     new = Machine("m", [("x", "a"), ("a", "c"), ("x", "b"), ("b", "d"), ("c", "d")])
     flow = old.flow()
     flow.transition("b")
     flow.transition("c")
     back = Snapshot.decode(flow.snapshot.encode(old), new)
     assert Snapshot.decode(back.encode(new), new) == back
-    assert back.path == ["a", "b", "c"]
+    assert (back.path, back.cut_back) == (["a", "b", "c"], False)
 
 
 def test_a_changed_definition_counts_the_edges_of_the_path_as_taken() -> None:

@@ -15,7 +15,7 @@ from flask_fsm import FlaskFSM, Machine, Transition
 from ..apps import SECRET, Visitor, assert_refused, flask_app, notices, show
 
 LINE = ["a", "b", "c", "d"]
-KINDS = ("session", "sqlite", "redis")
+KINDS = ("session", "sqlite", "postgres", "redis")
 
 
 class Release:
@@ -27,6 +27,8 @@ class Release:
         pages: list[str] = LINE,
         migrate: Any = None,
         more: list[Any] = (),  # type: ignore[assignment]
+        to: dict[str, list[str]] | None = None,
+        routes: dict[str, str] | None = None,
         **options: Any,
     ) -> None:
         self.app = flask_app({"SECRET_KEY": SECRET, "TESTING": True, "FSM_STORE_URL": store})
@@ -37,21 +39,22 @@ class Release:
         self.fsm = FlaskFSM(machine)
         self.fsm.subject(lambda: session.get("user"))
         self.fsm.init_app(self.app)
-        if "sqlite" in store:
+        if "sql" in store:
             with self.app.app_context():
                 self.fsm.init_db()
         self.ran: list[str] = []
         for page, target in zip(pages, [*pages[1:], ""], strict=True):
+            guarded = self.fsm.check(to=(to or {}).get(page))(self._view(page, target))
             self.app.add_url_rule(
-                f"/{page}",
+                (routes or {}).get(page, f"/{page}"),
                 page,
-                self.fsm.check()(self._view(page, target)),
+                guarded,
                 methods=["GET", "POST"],
             )
         self.app.add_url_rule("/login/<name>", "login", self._login)
 
-    def _view(self, page: str, target: str) -> Callable[[], Any]:
-        def view() -> Any:
+    def _view(self, page: str, target: str) -> Callable[..., Any]:
+        def view(**url_args: Any) -> Any:
             self.ran.append(f"{request.method} {page}")
             if request.method != "POST":
                 return show(page, self.fsm)
@@ -371,3 +374,172 @@ def test_flows_that_are_gone_are_not_listed(fresh_store: Callable[[str], str]) -
         if response.status_code == 200:
             break
     assert response.status_code == 200
+
+
+# -- a page that was put in between ---------------------------------------------------------------
+
+LONGER = ["a", "b", "new", "c", "d"]
+CHANGED = "pages_changed"
+
+
+def test_nobody_gets_past_a_page_that_a_deploy_has_put_in_their_way(
+    store: str, user: str | None
+) -> None:
+    """Who stood behind the new page is led to the last page before it, and passes it there."""
+    visitor = Release(store).visitor(user).walk("a", "b")
+    new = Release(store, LONGER)
+    visitor = deploy(visitor, new)
+    response = visitor.open("c")
+    assert (response.status_code, response.location) == (303, "/b")
+    assert len(notices(visitor.open("b"))) == 1
+    told = visitor.see("b")
+    assert (told["path"], told["rev"]) == (["a", "b"], 2)
+    assert visitor.open("d").location == "/b"
+    assert visitor.post("c").status_code == 409
+    assert visitor.post("d").status_code == 409
+    assert "POST c" not in new.ran
+    visitor.walk("b")
+    assert visitor.see("new")["path"] == ["a", "b", "new"]
+    visitor.walk("new", "c")
+    assert visitor.see("d")["finished"]
+
+
+def test_answers_behind_a_new_page_fill_the_forms_again(store: str, user: str | None) -> None:
+    """Of the page that is open again too; a guard of the next step doesn't see them."""
+    visitor = Release(store, [*LINE, "e"]).visitor(user).walk("a", "b", "c")
+    visitor = deploy(visitor, Release(store, [*LONGER, "e"]))
+    told = visitor.see("b")
+    assert (told["data"], told["answers"]) == ({"a": {"typed": "a"}}, {"typed": "b"})
+    visitor.walk("b", "new")
+    told = visitor.see("c")
+    assert told["answers"] == {"typed": "c"}
+    assert set(told["data"]) == {"a", "b", "new"}
+
+
+@pytest.mark.parametrize("asking", ["html", "json", "htmx"])
+def test_a_form_that_a_new_page_has_closed_is_told_why_and_shows_what_was_typed(
+    store: str, user: str | None, asking: str
+) -> None:
+    """It was open during the deploy: a conflict that leads to the page that comes first."""
+    visitor = Release(store).visitor(user).walk("a", "b")
+    token = visitor.token("c")
+    new = Release(store, LONGER)
+    visitor = deploy(visitor, new)
+    response = visitor.post("c", {"x": "typed before"}, token, asking)
+    assert_refused(response, asking, 409, CHANGED)
+    if asking == "html":
+        assert "typed before" in response.text
+        assert 'href="/b"' in response.text
+    assert new.ran == []
+
+
+def test_a_client_of_json_is_told_that_the_pages_have_changed(store: str) -> None:
+    """By a code of its own, and where to go on."""
+    visitor = Release(store).visitor().walk("a", "b")
+    visitor = deploy(visitor, Release(store, LONGER))
+    response = visitor.open("c", "json")
+    assert response.json is not None
+    assert (response.json["reason"], response.json["location"]) == (CHANGED, "/b")
+
+
+def test_who_comes_back_to_the_page_that_is_open_is_told_once(store: str, user: str | None) -> None:
+    """Without a redirect there is nothing else that says why a filled page is open again."""
+    visitor = Release(store).visitor(user).walk("a", "b")
+    visitor = deploy(visitor, Release(store, LONGER))
+    assert notices(visitor.open("a")) == []
+    assert len(notices(visitor.open("b"))) == 1
+    assert notices(visitor.open("b")) == []
+
+
+def test_a_new_first_page_comes_first(store: str, user: str | None) -> None:
+    """Whatever was done before it; what was typed is not lost."""
+    visitor = Release(store).visitor(user).walk("a", "b")
+    visitor = deploy(visitor, Release(store, ["new", *LINE]))
+    assert visitor.open("b").location == "/new"
+    assert visitor.see("new")["path"] == ["new"]
+    visitor.walk("new")
+    assert visitor.see("a")["answers"] == {"typed": "a"}
+    visitor.walk("a", "b", "c")
+    assert visitor.see("d")["finished"]
+
+
+def test_a_run_that_had_ended_stays_ended(store: str, user: str | None) -> None:
+    """An order that was placed is not open again."""
+    visitor = Release(store).visitor(user).walk("a", "b", "c")
+    visitor = deploy(visitor, Release(store, LONGER))
+    told = visitor.see("d")
+    assert (told["finished"], told["path"]) == (True, LINE)
+    assert visitor.open("c").location == "/d"
+    assert visitor.post("c").status_code == 410
+
+
+def test_a_page_that_now_ends_the_run_is_reached_again(store: str, user: str | None) -> None:
+    """Nobody stands for ever at an end that their run has not reached."""
+    visitor = Release(store).visitor(user).walk("a", "b")
+    visitor = deploy(visitor, Release(store, ["a", "b", "c"]))
+    assert visitor.open("c").location == "/b"
+    visitor.walk("b")
+    assert visitor.see("c")["finished"]
+
+
+def test_an_edge_that_a_view_no_longer_leads_along_counts_as_gone(
+    store: str, user: str | None
+) -> None:
+    """`to` of a view narrows the machine, and a deploy may change it alone."""
+    more = [("b", "x"), ("x", "c")]
+    old = Release(store, more=more)
+    visitor = old.visitor(user).walk("a", "b")
+    new = Release(store, more=more, to={"b": ["x"]})
+    new.app.add_url_rule("/x", "x", new.fsm.check()(new._view("x", "c")), methods=["GET", "POST"])
+    visitor = deploy(visitor, new)
+    assert visitor.open("c").location == "/b"
+    assert visitor.send("b", {"to": "x"}).location == "/x"
+    visitor.walk("x", "c")
+
+
+@ON_SERVERS
+def test_the_history_stays_as_it_was_when_a_path_is_cut_back(store: str) -> None:
+    """It tells what happened, and goes on from there."""
+    Release(store).visitor("ann").walk("a", "b")
+    new = Release(store, LONGER)
+    visitor = new.visitor("ann").walk("b")
+    assert visitor.see("new")["rev"] == 3
+    with new.app.test_request_context("/new"):
+        session["user"] = "ann"
+        steps = [(entry.source, entry.target) for entry in new.fsm.history]
+    assert steps == [("a", "b"), ("b", "c"), ("b", "new")]
+
+
+@ON_SERVERS
+def test_who_has_only_looked_at_a_shorter_path_has_the_whole_one_in_the_old_release(
+    store: str,
+) -> None:
+    """A release that is taken back: nothing is stored before the next step."""
+    old = Release(store)
+    visitor = old.visitor("ann").walk("a", "b")
+    deploy(visitor, Release(store, LONGER)).see("b")
+    assert old.visitor("ann").see("c")["path"] == ["a", "b", "c"]
+
+
+def test_a_login_takes_a_flow_along_whose_path_is_cut_back(store: str) -> None:
+    """The anonymous session's flow of the old release, claimed in the new one."""
+    visitor = Release(store).visitor().walk("a", "b")
+    visitor = deploy(visitor, Release(store, LONGER))
+    visitor.open("login/ann")
+    assert visitor.open("c").location == "/b"
+    assert visitor.see("b")["answers"] == {"typed": "b"}
+    visitor.walk("b", "new", "c")
+
+
+def test_a_new_first_page_begins_with_the_arguments_of_its_own_url(store: str) -> None:
+    """The path has none for it; its page is no 404."""
+
+    def release(pages: list[str]) -> Release:
+        return Release(store, pages, routes={page: f"/<int:shop>/{page}" for page in pages})
+
+    visitor = release(LINE).visitor()
+    assert visitor.send("7/a").location == "/7/b"
+    visitor = deploy(visitor, release(["new", *LINE]))
+    assert visitor.open("7/b").location == "/7/new"
+    assert visitor.send("7/new").location == "/7/a"
+    assert visitor.see("7/a")["answers"] == {"typed": "a"}

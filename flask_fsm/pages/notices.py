@@ -1,0 +1,55 @@
+"""Notices: what a visitor is told of a page that is not open, or a form that is out of date."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Request, flash
+
+from ..errors import Code, FSMError
+from ..responses import preferred_format
+from ..runtime.unit_of_work import UnitOfWork
+
+__all__ = ["STALE", "flash_notice", "notice_of", "tell_of_changed_pages"]
+
+FLASH_CATEGORY: Final = "fsm"
+TOLD_KEY: Final = "_fsmtold_"
+"""Prefix of the session's keys with the digest of a definition whose change was told."""
+# Why a form conflicts with the flow, by the code of the refusal.
+STALE: Final = {
+    Code.NOT_CURRENT: "You have moved on from this page since it was opened.",
+    Code.NOT_ON_PATH: "This page is not open: other pages come first.",
+    Code.PAGES_CHANGED: (
+        "The pages of this form have changed, and another page comes first now. "
+        "What you have entered is kept."
+    ),
+    Code.CLOSED: "This page is closed: it can no longer be changed.",
+    Code.OTHER_FLOW: "This form belongs to an earlier run, which has been replaced.",
+    Code.OLD_REV: "This form was opened before your latest step, perhaps in another tab.",
+    Code.OTHER_PAGE: "This form belongs to another page.",
+    Code.REUSED_TOKEN: "This form was sent before, with other contents.",
+}
+
+
+def notice_of(error: FSMError) -> str:
+    """Return the notice for a flow that is gone."""
+    if error.code == Code.EXPIRED:
+        return "This form was left for too long and has been closed. Please start again."
+    return "This form is no longer open. Please start again."
+
+
+def flash_notice(work: UnitOfWork, request: Request, text: str) -> None:
+    """Flash `text` for a person, unless the same notice is waiting to be shown."""
+    if work.state.config.flash and preferred_format(request) == "html":
+        pending = work.session.get("_flashes") or ()
+        if not any(tuple(item) == (FLASH_CATEGORY, text) for item in pending):
+            flash(text, FLASH_CATEGORY)
+
+
+def tell_of_changed_pages(work: UnitOfWork, request: Request) -> None:
+    """Tell a session once that a deploy has cut its path back to the page that is shown."""
+    machine, session = work.bound.machine, work.session
+    key = TOLD_KEY + machine.name
+    if session.get(key) != machine.digest:
+        session[key] = machine.digest
+        flash_notice(work, request, STALE[Code.PAGES_CHANGED])
