@@ -93,10 +93,14 @@ curl:
 		&& apt-get update -qq && apt-get install -y -qq curl >/dev/null; } \
 	|| echo 'curl is not there and could not be installed.'
 
-check: $(VENV)/check ## ruff, mypy and the import contracts
+# pyright finds the package through the Python that comes first in PATH, and brings its own node.
+check: export PATH := $(CURDIR)/$(BIN):$(PATH)
+check: $(VENV)/check ## ruff, mypy, pyright and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pyright tests/typing
+	$(BIN)/pyright --verifytypes flask_fsm --ignoreexternal
 	$(BIN)/lint-imports
 
 docs: $(VENV)/docs ## build the documentation into docs/_build/html

@@ -61,7 +61,7 @@ def _flows(number: int) -> str:
     return "1 flow" if number == 1 else f"{number:,} flows" if number else "no flows"
 
 
-fsm = AppGroup("fsm", help="Manage the flows of this app.")
+fsm: Final = AppGroup("fsm", help="Manage the flows of this app.")
 
 
 @fsm.command("init-db")

@@ -151,7 +151,7 @@ class DefinitionError(FSMError):
         faults (tuple[DefinitionError, ...]): Every fault that was found; never empty.
     """
 
-    default_code = Code.DEFINITION
+    default_code: ClassVar[str] = Code.DEFINITION
 
     def __init__(
         self, message: str = "", *, faults: Sequence[DefinitionError] = (), **context: Any
@@ -181,37 +181,37 @@ class DefinitionError(FSMError):
 class DuplicateState(DefinitionError):
     """Two states of one machine have the same name."""
 
-    default_code = Code.DUPLICATE_STATE
+    default_code: ClassVar[str] = Code.DUPLICATE_STATE
 
 
 class DuplicateEvent(DefinitionError):
     """Two handlers or edges of one state have the same event."""
 
-    default_code = Code.DUPLICATE_EVENT
+    default_code: ClassVar[str] = Code.DUPLICATE_EVENT
 
 
 class DuplicateEndpoint(DefinitionError):
     """Two functions answer at the same path."""
 
-    default_code = Code.DUPLICATE_ENDPOINT
+    default_code: ClassVar[str] = Code.DUPLICATE_ENDPOINT
 
 
 class UnknownState(DefinitionError):
     """A definition, a view or `migrate()` names a state that the machine does not have."""
 
-    default_code = Code.UNKNOWN_STATE
+    default_code: ClassVar[str] = Code.UNKNOWN_STATE
 
 
 class Unreachable(DefinitionError):
     """No path leads from the initial state to this state."""
 
-    default_code = Code.UNREACHABLE
+    default_code: ClassVar[str] = Code.UNREACHABLE
 
 
 class ConfigError(FSMError):
     """A setting of the app is missing or invalid; the text names the key and the remedy."""
 
-    default_code = Code.CONFIG
+    default_code: ClassVar[str] = Code.CONFIG
 
 
 # -- a transition ---------------------------------------------------------------------------
@@ -220,33 +220,33 @@ class ConfigError(FSMError):
 class UnknownTarget(FSMError):
     """A request or a call names a target that is not a state of the machine."""
 
-    default_code = Code.UNKNOWN_STATE
+    default_code: ClassVar[str] = Code.UNKNOWN_STATE
     status = 400
 
 
 class InvalidTransition(FSMError):
     """The machine has no such edge from the current state."""
 
-    default_code = Code.NO_EDGE
+    default_code: ClassVar[str] = Code.NO_EDGE
     status = 409
 
 
 class DuplicateTransition(InvalidTransition):
     """The edge was already taken in this run, and the machine has `repeat=False`."""
 
-    default_code = Code.TAKEN
+    default_code: ClassVar[str] = Code.TAKEN
 
 
 class SkippedTransition(InvalidTransition):
     """The machine has `ordered=True`, and an earlier transition is missing."""
 
-    default_code = Code.SKIPPED
+    default_code: ClassVar[str] = Code.SKIPPED
 
 
 class NotAPage(InvalidTransition):
     """The state exists but has no page, so `advance()` has nowhere to send the visitor."""
 
-    default_code = Code.NOT_A_PAGE
+    default_code: ClassVar[str] = Code.NOT_A_PAGE
 
 
 class MissingArguments(FSMError):
@@ -255,13 +255,13 @@ class MissingArguments(FSMError):
     The text names them.
     """
 
-    default_code = Code.MISSING_ARGUMENTS
+    default_code: ClassVar[str] = Code.MISSING_ARGUMENTS
 
 
 class GuardRefused(FSMError):
     """A guard refused the edge, or raised an unexpected exception, which is logged."""
 
-    default_code = Code.GUARD
+    default_code: ClassVar[str] = Code.GUARD
     status = 409
 
 
@@ -283,7 +283,7 @@ class ValidationFailed(FSMError):
         fields (dict[str, list[str]]): What is wrong with each field.
     """
 
-    default_code = Code.VALIDATION
+    default_code: ClassVar[str] = Code.VALIDATION
     status = 422
 
     def __init__(
@@ -316,7 +316,7 @@ class ValidationFailed(FSMError):
 class InvalidData(ValidationFailed):
     """The answers hold a value that can't be stored as JSON; `fields` names it."""
 
-    default_code = Code.INVALID_DATA
+    default_code: ClassVar[str] = Code.INVALID_DATA
 
 
 class RuleError(FSMError):
@@ -326,7 +326,7 @@ class RuleError(FSMError):
     `ValidationFailed` or `ValueError`. The exception that was raised is the `__cause__`.
     """
 
-    default_code = Code.CRASHED
+    default_code: ClassVar[str] = Code.CRASHED
 
 
 # -- the run --------------------------------------------------------------------------------
@@ -335,58 +335,58 @@ class RuleError(FSMError):
 class StaleFlow(FSMError):
     """The flow has moved on: a conflict of an old form, a closed page, or a lost race."""
 
-    default_code = Code.STALE
+    default_code: ClassVar[str] = Code.STALE
     status = 409
 
 
 class FlowBusy(FSMError):
     """Another request holds the lock or the lease of this flow, and the wait for it timed out."""
 
-    default_code = Code.BUSY
+    default_code: ClassVar[str] = Code.BUSY
     status = 409
-    retry_after = 1
+    retry_after: ClassVar[int] = 1
 
 
 class FlowFinished(FSMError):
     """The run has ended, so no further transition is possible in it."""
 
-    default_code = Code.FINISHED
+    default_code: ClassVar[str] = Code.FINISHED
     status = 410
 
 
 class FlowGone(FSMError):
     """The flow no longer exists: it expired, was reset, moved or evicted."""
 
-    default_code = Code.GONE
+    default_code: ClassVar[str] = Code.GONE
     status = 410
 
 
 class NotFound(FSMError):
     """A machine, flow or page that does not exist, or belongs to another visitor."""
 
-    default_code = Code.NOT_FOUND
+    default_code: ClassVar[str] = Code.NOT_FOUND
     status = 404
 
 
 class StoreUnavailable(FSMError):
     """The store's server can't be reached, or did not answer in time."""
 
-    default_code = Code.UNAVAILABLE
+    default_code: ClassVar[str] = Code.UNAVAILABLE
     status = 503
-    retry_after = 1
+    retry_after: ClassVar[int] = 1
 
 
 class InvalidToken(FSMError):
     """The form's token is missing, empty, or was not signed by this app."""
 
-    default_code = Code.BAD_TOKEN
+    default_code: ClassVar[str] = Code.BAD_TOKEN
     status = 400
 
 
 class SnapshotError(FSMError):
     """What is stored can't be read as a flow of this machine."""
 
-    default_code = Code.BAD_SNAPSHOT
+    default_code: ClassVar[str] = Code.BAD_SNAPSHOT
     status = 410
 
 
@@ -404,7 +404,7 @@ class SnapshotTooLarge(FSMError):
         limit (int): As given.
     """
 
-    default_code = Code.TOO_LARGE
+    default_code: ClassVar[str] = Code.TOO_LARGE
     status = 413
 
     def __init__(self, message: str = "", *, size: int = 0, limit: int = 0, **context: Any) -> None:
@@ -419,28 +419,28 @@ class SnapshotTooLarge(FSMError):
 class NoMessages(FSMError):
     """The queue is empty, or its listener has not been started."""
 
-    default_code = Code.NO_MESSAGES
+    default_code: ClassVar[str] = Code.NO_MESSAGES
 
 
 class QueueFull(FSMError):
     """The queue has reached its limit, and none of its messages may be dropped."""
 
-    default_code = Code.QUEUE_FULL
+    default_code: ClassVar[str] = Code.QUEUE_FULL
 
 
 class UnknownListener(FSMError):
     """The channel has no listener with this id."""
 
-    default_code = Code.UNKNOWN_LISTENER
+    default_code: ClassVar[str] = Code.UNKNOWN_LISTENER
 
 
 class UnknownChannel(FSMError):
     """There is no channel with this id."""
 
-    default_code = Code.UNKNOWN_CHANNEL
+    default_code: ClassVar[str] = Code.UNKNOWN_CHANNEL
 
 
 class DuplicateChannel(FSMError):
     """There is already a channel with this id."""
 
-    default_code = Code.DUPLICATE_CHANNEL
+    default_code: ClassVar[str] = Code.DUPLICATE_CHANNEL

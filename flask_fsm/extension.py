@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, overload
 
 from flask import (
     Blueprint,
@@ -38,6 +38,7 @@ from .live.routes.http import health, send_event, show_state
 from .live.routes.upgrade import release_on_error
 from .live.routes.websocket import explain_websocket, websocket
 from .live.service import Service
+from .pages.advance import WTForm
 from .pages.api import MachineViews, delegated, describe
 from .pages.decisions import page_requests
 from .pages.guard import after_request, answer_error
@@ -85,9 +86,9 @@ class FlaskFSM:
         if machine is not None and not isinstance(machine, Machine):
             machine = Machine("fsm", machine)
         self._declarations = Declarations(Declaration(machine, _path(websocket)))
-        self.default = MachineViews(self._declarations.default)
+        self.default: MachineViews = MachineViews(self._declarations.default)
         """The `MachineViews` of the first machine, to which `check`, `advance`, ... delegate."""
-        self.live = Live()
+        self.live: Live = Live()
         if app is not None:
             self.init_app(app, store=store)
         elif store is not None:
@@ -264,26 +265,92 @@ class FlaskFSM:
     def __repr__(self) -> str:
         return describe(self.default, type(self).__name__)
 
-    subject = delegated(MachineViews.subject)
-    on_login_conflict = delegated(MachineViews.on_login_conflict)
-    check = delegated(MachineViews.check)
-    requires = delegated(MachineViews.requires)
-    progress = delegated(MachineViews.progress)
-    can_transition = delegated(MachineViews.can_transition)
-    why_not = delegated(MachineViews.why_not)
-    has_not_skipped = delegated(MachineViews.has_not_skipped)
-    complete = delegated(MachineViews.complete)
-    answers = delegated(MachineViews.answers)
-    url_for = delegated(MachineViews.url_for)
-    token = delegated(MachineViews.token)
-    flows = delegated(MachineViews.flows)
-    resume_link = delegated(MachineViews.resume_link)
-    log = delegated(MachineViews.log)
-    funnel = delegated(MachineViews.funnel)
-    advance = delegated(MachineViews.advance)
-    transition = delegated(MachineViews.transition)
-    transaction = delegated(MachineViews.transaction)
-    reset = delegated(MachineViews.reset)
+    @delegated(MachineViews.subject)
+    def subject(self) -> None: ...
+
+    @delegated(MachineViews.on_login_conflict)
+    def on_login_conflict(self) -> None: ...
+
+    @delegated(MachineViews.check)
+    def check(self) -> None: ...
+
+    @delegated(MachineViews.requires)
+    def requires(self) -> None: ...
+
+    @delegated(MachineViews.progress)
+    def progress(self) -> None: ...
+
+    @delegated(MachineViews.can_transition)
+    def can_transition(self) -> None: ...
+
+    @delegated(MachineViews.why_not)
+    def why_not(self) -> None: ...
+
+    @delegated(MachineViews.has_not_skipped)
+    def has_not_skipped(self) -> None: ...
+
+    @delegated(MachineViews.complete)
+    def complete(self) -> None: ...
+
+    @delegated(MachineViews.answers)
+    def answers(self) -> None: ...
+
+    @delegated(MachineViews.url_for)
+    def url_for(self) -> None: ...
+
+    @delegated(MachineViews.token)
+    def token(self) -> None: ...
+
+    @delegated(MachineViews.flows)
+    def flows(self) -> None: ...
+
+    @delegated(MachineViews.resume_link)
+    def resume_link(self) -> None: ...
+
+    @delegated(MachineViews.log)
+    def log(self) -> None: ...
+
+    @delegated(MachineViews.funnel)
+    def funnel(self) -> None: ...
+
+    @overload
+    def advance(
+        self,
+        /,
+        to: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        form: None = None,
+        *,
+        fast_forward: bool = False,
+        url_args: Mapping[str, Any] | None = None,
+        **more_url_args: Any,
+    ) -> Response: ...
+
+    @overload
+    def advance(
+        self,
+        /,
+        to: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        form: WTForm | None = None,
+        *,
+        fast_forward: bool = False,
+        url_args: Mapping[str, Any] | None = None,
+        **more_url_args: Any,
+    ) -> Response | None: ...
+
+    # mypy would take the first of the overloads for all of them.
+    @delegated(cast(Any, MachineViews.advance))
+    def advance(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    @delegated(MachineViews.transition)
+    def transition(self) -> None: ...
+
+    @delegated(MachineViews.transaction)
+    def transaction(self) -> None: ...
+
+    @delegated(MachineViews.reset)
+    def reset(self) -> None: ...
 
     # -- the store ----------------------------------------------------------------------
 

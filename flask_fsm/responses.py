@@ -48,7 +48,7 @@ REFUSED_CODES: Final = frozenset(
         Code.NO_EVENT,
     )
 )
-TITLES: Final = {
+TITLES: Final[dict[int | str, str]] = {
     "refused": "This step is not possible now",
     "conflict": "This page was out of date",
     "gone": "This form is no longer open",
@@ -175,7 +175,7 @@ class Refusal(HTTPException):
 
     def __init__(self, error: FSMError, context: RefusalContext) -> None:
         super().__init__(error.message)
-        self.code = error.status
+        self.code: int = error.status
         self.error = error
         self.context = context
 

@@ -112,8 +112,8 @@ def review() -> ResponseReturnValue:
     form = ReviewForm()
     # An edge back to the cart: the later pages follow again, filled in. To change only one page,
     # the review links to it, which is an edit.
-    if form.more.data and (answer := fsm.advance("cart")):
-        return answer
+    if form.more.data:
+        return fsm.advance("cart")
     if form.validate_on_submit() and (answer := fsm.advance("done", form=form)):
         return answer
     return page("review", form)

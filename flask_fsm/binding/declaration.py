@@ -34,7 +34,7 @@ class Subject:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self.arguments = tuple(
+        self.arguments: tuple[str, ...] = tuple(
             name
             for name, parameter in inspect.signature(function).parameters.items()
             if parameter.default is parameter.empty and parameter.kind not in VARIADIC
@@ -72,10 +72,10 @@ class Declaration:
     __slots__ = ("choose", "machine", "name", "subject", "websocket")
 
     def __init__(self, machine: Machine | None, websocket: str | None) -> None:
-        self.machine = machine
+        self.machine: Machine | None = machine
         """The machine as it is defined; None if the decorators of the views define it."""
-        self.name = "fsm" if machine is None else machine.name
-        self.websocket = websocket
+        self.name: str = "fsm" if machine is None else machine.name
+        self.websocket: str | None = websocket
         """The path of its websocket; None for the usual one."""
         self.subject: Subject | None = None
         self.choose: Choose | None = None

@@ -43,13 +43,13 @@ class ChannelLog:
     """The receivers of a channel, and its last messages."""
 
     def __init__(self, replay_limit: int) -> None:
-        self.epoch = new_epoch()
+        self.epoch: str = new_epoch()
         self.offset = 0
         self.messages: deque[str] = deque(maxlen=replay_limit)
-        self.runs = Runs()
+        self.runs: Runs = Runs()
         # By id, since a receiver need not be hashable. The dict is replaced, never changed.
         self.receivers: dict[int, Receiver] = {}
-        self.delivery_lock = Lock()
+        self.delivery_lock: Lock = Lock()
 
     @property
     def position(self) -> Position:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from ..errors import Code, FlowFinished, FSMError, GuardRefused, Reason, StaleFlow, ValidationFailed
 from ..texts import as_text, join_texts
@@ -34,7 +34,7 @@ __all__ = [
     "run_hooks",
 ]
 
-logger = logging.getLogger("flask_fsm")
+logger: Final = logging.getLogger("flask_fsm")
 
 
 def node_to_edit(flow: FlowBase, source: str, target: str | None) -> Node:

@@ -52,8 +52,8 @@ class Event:
                 f"The handler of event {name!r} is {handler!r}, which is not callable."
             )
         check_arguments(name, handler)
-        self.name = name
-        self.handler = handler
+        self.name: str = name
+        self.handler: Handler = handler
 
     def __repr__(self) -> str:
         return f"Event({self.name!r})"

@@ -45,7 +45,7 @@ class FlowBase:
         context: dict[str, Any] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.machine = machine
+        self.machine: Definition = machine
         self.clock: Clock = time.time if clock is None else clock
         self._context = context
         if snapshot is not None and (

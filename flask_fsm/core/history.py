@@ -15,7 +15,7 @@ target, steps of rev. So a usual entry takes two characters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, ClassVar, NamedTuple, TypeAlias, overload
 
 from ..errors import SnapshotError
 from .definition import Definition
@@ -300,7 +300,7 @@ class History(Sequence[Entry]):
             return self.entries == list[Any](other)
         return NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"History({self.entries!r})"

@@ -21,7 +21,7 @@ class Renamed:
     __slots__ = ("names",)
 
     def __init__(self, names: Mapping[str, str | None]) -> None:
-        self.names = dict(names)
+        self.names: dict[str, str | None] = dict(names)
 
     def __call__(self, name: str) -> str | None:
         return self.names.get(name, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ..errors import DefinitionError
 from .definition import Definition
@@ -20,7 +20,7 @@ OPTIONS = ("initial", "final", "repeat", "ordered", "reset", "many", "scope")
 MACHINE_KEYS = ("name", "states", "transitions", *OPTIONS, "complete", "migrate")
 STATE_KEYS = ("name", "targets", "guarded")
 TRANSITION_KEYS = ("source", "target", "event", "visit", "once", "back")
-DEFAULTS = {
+DEFAULTS: Final[dict[str, Any]] = {
     "targets": None,
     "guarded": True,
     "event": None,

@@ -53,13 +53,13 @@ class State(RuleOwner):
         validators: Functions = (),
         hooks: Functions = (),
     ) -> None:
-        self.name = name
+        self.name: str = name
         faults = name_faults("", name)
         self.targets: tuple[str, ...] | None = None
         if targets is not None:
             self.targets = as_tuple(f"{self!r}: targets", targets, faults)
             faults += name_faults(f"{self!r}: the target ", *self.targets)
-        self.guarded = guarded
+        self.guarded: bool = guarded
         faults += self._init_rules(when, pre_transition, validators, hooks)
         self.events: dict[str, Event] = {}
         for each in events:
@@ -161,20 +161,20 @@ class Transition(RuleOwner):
         alone = isinstance(source, str) or not isinstance(source, Iterable)
         sources: tuple[Any, ...] = (source,) if alone else tuple(source)
         self.source: str | tuple[str, ...] = sources[0] if alone else sources
-        self.target = target
+        self.target: str = target
         if not sources:
             faults.append(DefinitionError(f"{where} must have at least one source."))
         faults += name_faults(f"{where}: the source ", *sources)
         faults += name_faults(f"{where}: the target ", target)
         if event is not None and not is_name(event):
             faults.append(DefinitionError(f"{where}: {event!r} is not a valid event name."))
-        self.event = event
+        self.event: str | None = event
         if visit and once:
             faults.append(
                 DefinitionError(f"{where}: a GET (visit=True) can't take a lease (once=True).")
             )
-        self.visit = visit
-        self.once = once
+        self.visit: bool = visit
+        self.once: bool = once
         self.back: Back = back
         faults += self._init_rules(when, pre_transition, validators, hooks)
         if faults:
@@ -214,21 +214,21 @@ class Edge:
     )
 
     def __init__(self, source: str, transition: Transition, number: int) -> None:
-        self.source = source
-        self.target = transition.target
-        self.event = transition.event
-        self.visit = transition.visit
-        self.once = transition.once
+        self.source: str = source
+        self.target: str = transition.target
+        self.event: str | None = transition.event
+        self.visit: bool = transition.visit
+        self.once: bool = transition.once
         self.back = transition.back
-        self.transition = transition
-        self.number = number
-        self.code = 0
+        self.transition: Transition = transition
+        self.number: int = number
+        self.code: int = 0
         self.final: bool | None = None
         self.guards: tuple[Function, ...] = ()
         self.pre_transitions: tuple[Function, ...] = ()
         self.validators: tuple[Function, ...] = ()
         self.hooks: tuple[Function, ...] = ()
-        self.has_rules = False
+        self.has_rules: bool = False
 
     def __repr__(self) -> str:
         return f"Edge({self.source!r}, {self.target!r})"

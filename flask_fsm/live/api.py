@@ -106,7 +106,7 @@ class LiveFlow:
             raise TypeError(f"fsm.live.flow() takes a flow or its id, not {flow!r}.")
         self._service = service
         self._flow = flow
-        self.id = flow if isinstance(flow, str) else flow.id
+        self.id: str = flow if isinstance(flow, str) else flow.id
         self._subject = subject if isinstance(flow, str) else flow.subject
         self._key = key
 
@@ -182,7 +182,7 @@ class Live:
     def __init__(self) -> None:
         self._authorizer: Callable[[str], Any] | None = None
         self._endpoints: dict[str, Callable[..., Any]] = {}
-        self.registered = False
+        self.registered: bool = False
         """Whether `init_app` has registered the endpoints, so that none can be added."""
 
     def authorize(self, function: F) -> F:

@@ -62,13 +62,13 @@ class Service:
             replay_time=config.replay_ttl,
         )
         # The bus may store and deliver a message for up to half that time longer.
-        self.once_seconds = ceil(config.replay_ttl * 1.5)
+        self.once_seconds: int = ceil(config.replay_ttl * 1.5)
         """Seconds for which a job that one process has taken is refused to the others."""
         self.channels: Channels = Channels(bus, config.sse_retry, config.queue_size)
         # Messages may still be on their way when the process ends.
         weakref.finalize(self, _end, bus)
-        self.threads = ThreadEngine(config.max_threads)
-        self.loop = LoopEngine(config.max_connections, config.live_workers)
+        self.threads: ThreadEngine = ThreadEngine(config.max_threads)
+        self.loop: LoopEngine = LoopEngine(config.max_connections, config.live_workers)
 
     def warn_of_processes(self, environ: dict[str, Any], on_server: bool) -> None:
         """Warn once that several processes need a bus, and a store that is `on_server`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from flask import Response
 from werkzeug.datastructures import MultiDict
@@ -27,19 +27,25 @@ from ..texts import join_texts
 from .decisions import PageRequest
 from .submission import SAFE_METHODS, csrf_field
 
-if TYPE_CHECKING:
-    from wtforms import BaseForm
-
-__all__ = ["advance"]
+__all__ = ["WTForm", "advance"]
 
 log: Final = logging.getLogger("flask_fsm")
+
+
+# Written out, since a name that is imported from an optional package may be unknown to type
+# checkers, and with it the type of every call.
+class WTForm(Protocol):
+    """A form of WTForms or Flask-WTF."""
+
+    _fields: Any
+    form_errors: Any
 
 
 def advance(
     page_request: PageRequest,
     to: str | None,
     data: Mapping[str, Any] | None,
-    form: BaseForm | None,
+    form: WTForm | None,
     fast_forward: bool,
     url_args: Mapping[str, Any],
 ) -> Response | None:
@@ -161,7 +167,7 @@ def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] |
     )
 
 
-def answers_of(form: BaseForm) -> dict[str, Any]:
+def answers_of(form: WTForm) -> dict[str, Any]:
     """Return a form's data without the fields that are no answers: CSRF tokens and buttons."""
     return {name: _answer(field) for name, field in form._fields.items() if _is_answer(field)}
 
@@ -189,7 +195,7 @@ def own_answers(data: Mapping[str, Any], excluded: Set[str]) -> Mapping[str, Any
     return {name: value for name, value in plain.items() if name not in excluded}
 
 
-def add_form_errors(form: BaseForm, error: GuardRefused | ValidationFailed) -> None:
+def add_form_errors(form: WTForm, error: GuardRefused | ValidationFailed) -> None:
     """Add a rule's messages to the errors of the form's fields, or of the form."""
     if isinstance(error, ValidationFailed):
         messages, fields = list(error.messages), error.fields

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import (
-    TYPE_CHECKING,
     Any,
     Concatenate,
     ParamSpec,
     Protocol,
     TypeVar,
+    overload,
 )
 
 from flask import Response, has_app_context, has_request_context, request
@@ -25,14 +25,11 @@ from ..errors import Code, ConfigError, DefinitionError, Reason
 from ..runtime.app_state import app_state
 from ..runtime.transaction import transaction
 from ..security.tokens import Token
-from .advance import advance
+from .advance import WTForm, advance
 from .decisions import PageRequest, page_requests
 from .flow_reports import FlowReports
 from .guard import guarded, names
 from .resume_link import resume_link
-
-if TYPE_CHECKING:
-    from wtforms import BaseForm
 
 __all__ = ["MachineViews", "delegated", "describe"]
 
@@ -229,12 +226,20 @@ class MachineViews(FlowReports):
         page_request = self._page_request()
         return page_request.flow.answers(page_request.source if page is None else self._state(page))
 
-    def url_for(self, /, state: str | None = None, **url_args: Any) -> str:
+    def url_for(
+        self,
+        /,
+        state: str | None = None,
+        *,
+        url_args: Mapping[str, Any] | None = None,
+        **more_url_args: Any,
+    ) -> str:
         """Return the URL of a page.
 
         Args:
             state: The name of its state. By default the current one.
-            **url_args: URL arguments; by default those with which the page was reached.
+            url_args: URL arguments; by default those with which the page was reached.
+            **more_url_args: The same as keywords, except for names that are parameters here.
 
         Raises:
             DefinitionError: No view shows the state.
@@ -248,7 +253,7 @@ class MachineViews(FlowReports):
                 target=name,
                 code=Code.NOT_A_PAGE,
             )
-        return page_request.urls.url(name, url_args)
+        return page_request.urls.url(name, merge_url_args(url_args, more_url_args))
 
     def token(self) -> Token:
         """Return a token for a form of this page; `{{ fsm.token() }}` is the hidden field.
@@ -285,15 +290,42 @@ class MachineViews(FlowReports):
 
     # -- moving -------------------------------------------------------------------------
 
+    @overload
     def advance(
         self,
         /,
         to: str | None = None,
         data: Mapping[str, Any] | None = None,
-        form: BaseForm | None = None,
+        form: None = None,
         *,
         fast_forward: bool = False,
-        **url_args: Any,
+        url_args: Mapping[str, Any] | None = None,
+        **more_url_args: Any,
+    ) -> Response: ...
+
+    @overload
+    def advance(
+        self,
+        /,
+        to: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        form: WTForm | None = None,
+        *,
+        fast_forward: bool = False,
+        url_args: Mapping[str, Any] | None = None,
+        **more_url_args: Any,
+    ) -> Response | None: ...
+
+    def advance(
+        self,
+        /,
+        to: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        form: WTForm | None = None,
+        *,
+        fast_forward: bool = False,
+        url_args: Mapping[str, Any] | None = None,
+        **more_url_args: Any,
     ) -> Response | None:
         """Leave this page for `to` and return the response that sends the visitor there.
 
@@ -304,7 +336,8 @@ class MachineViews(FlowReports):
                 into `form.errors`.
             fast_forward: Whether to repeat, after an edit, the steps of the old path as far as
                 their rules allow it. By default the visitor repeats them.
-            **url_args: URL arguments of the next page; by default those of this request.
+            url_args: URL arguments of the next page; by default those of this request.
+            **more_url_args: The same as keywords, except for names that are parameters here.
 
         Returns:
             The response; None if a rule has refused and a form was given.
@@ -316,7 +349,8 @@ class MachineViews(FlowReports):
             StaleFlow: Another request has committed first.
             MissingArguments: The URL of the next page needs another argument.
         """
-        return advance(self._page_request(), to, data, form, fast_forward, url_args)
+        values = merge_url_args(url_args, more_url_args)
+        return advance(self._page_request(), to, data, form, fast_forward, values)
 
     def transition(self, to: str, data: Mapping[str, Any] | None = None) -> Result:
         """Make a transition from this page; the view itself answers the request.
@@ -366,6 +400,15 @@ class MachineViews(FlowReports):
         self._page_request().reset()
 
 
+def merge_url_args(given: Mapping[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
+    """Return the URL arguments of a call: those of the mapping, and those given as keywords."""
+    if given is None:
+        return more
+    if not isinstance(given, Mapping):
+        raise TypeError(f"url_args= takes a mapping of names to values, not {given!r}.")
+    return {**given, **more}
+
+
 def describe(views: MachineViews, kind: str) -> str:
     """Return the `repr` of a machine's views, as those of a `kind`."""
     if not has_request_context():
@@ -384,11 +427,15 @@ class HasDefault(Protocol):
 
 def delegated(
     method: Callable[Concatenate[MachineViews, P], R],
-) -> Callable[Concatenate[HasDefault, P], R]:
-    """Return a method of the same signature and documentation that calls the default machine's."""
+) -> Callable[[Callable[..., Any]], Callable[Concatenate[HasDefault, P], R]]:
+    """Return a decorator that replaces a method by a call of the default machine's `method`.
+
+    The result has the signature and documentation of `method`. That it is a decorator keeps its
+    type declared, where that of an assigned attribute would only be inferred.
+    """
 
     @functools.wraps(method)
     def call(self: HasDefault, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return method(self.default, *args, **kwargs)
 
-    return call
+    return lambda declared: call

@@ -71,17 +71,17 @@ class PageRequest:
     def __init__(
         self, state: AppState, bound: Bound, page: str | None, url_args: Mapping[str, Any]
     ) -> None:
-        self.state = state
-        self.bound = bound
-        self.page = page
-        self.url_args = url_args
+        self.state: AppState = state
+        self.bound: Bound = bound
+        self.page: str | None = page
+        self.url_args: Mapping[str, Any] = url_args
         self.submission: Submission | None = None
         self._token: tuple[TokenContent, Token] | None = None
         self._begun_at: tuple[str, int] | None = None
-        self.active = False
+        self.active: bool = False
         """Whether a guard of this machine is already at work, so that an inner one decides less."""
         self.request: Request = unwrap(request)
-        self.work = UnitOfWork(state, bound, url_args)
+        self.work: UnitOfWork = UnitOfWork(state, bound, url_args)
 
     @property
     def flow(self) -> Flow:

@@ -41,7 +41,7 @@ class FlowReports:
     def __init__(self, declaration: Declaration) -> None:
         self.declaration = declaration
         """What binding reads: the definition, and what was registered for it."""
-        self.name: Final = declaration.name
+        self.name: Final[str] = declaration.name
         """The name of the machine."""
 
     def flows(self) -> list[FlowSummary]:

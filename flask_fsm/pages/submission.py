@@ -54,7 +54,7 @@ class Submission:
                 f"send the header {TOKEN_HEADER}.",
                 code=Code.NO_TOKEN,
             )
-        self.contents = [tokens().read(text) for text in texts]
+        self.contents: list[TokenContent] = [tokens().read(text) for text in texts]
         self.content: TokenContent | None = None
         """The content of the token that counts for this flow; None if no token was sent."""
         self.receipt: Receipt | None = None

@@ -30,7 +30,7 @@ class Lease:
         self._store = state.require_record_store("once=True")
         self._locator = locator
         self._snapshot = snapshot
-        self.name = secrets.token_urlsafe(12)
+        self.name: str = secrets.token_urlsafe(12)
         """A random name by which the store recognises the holder."""
 
     def acquire(self, version: Version | None) -> Version:

@@ -64,7 +64,7 @@ class SessionFlow:
         slot: str,
         several: bool,
     ) -> None:
-        self.locator = locator
+        self.locator: FlowLocator = locator
         self._session = session
         self._name = name
         self._slot = slot

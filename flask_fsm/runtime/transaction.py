@@ -26,7 +26,7 @@ class Transaction:
         self._connect = connect
         self.failed = False
         """Whether a part of it has failed, so that it must not be committed."""
-        self.moved = False
+        self.moved: bool = False
         """Whether a transition was made in it."""
         self._notifications: list[Callable[[], None]] = []
         self._undos: list[Callable[[], None]] = []

@@ -76,18 +76,18 @@ class UnitOfWork:
         url_args: Mapping[str, Any],
         sender: Sender | None = None,
     ) -> None:
-        self.state = state
-        self.bound = bound
+        self.state: AppState = state
+        self.bound: Bound = bound
         self.app: Flask = unwrap(current_app)
         self.session: SessionMixin = unwrap(session)
-        self.url_args = url_args
+        self.url_args: Mapping[str, Any] = url_args
         self.missing_reason: FSMError | None = None
         """Why the flow that the session names is gone, or can't be read."""
-        self.needs_key = bound.machine.many is True and needs_key(bound)
+        self.needs_key: bool = bound.machine.many is True and needs_key(bound)
         """Whether the URL lacks the key of a flow, so that it asks for a new one."""
         self.lease: Lease | None = None
         """The lease on the flow that this request holds."""
-        self.sender = sender
+        self.sender: Sender | None = sender
         self.session_flow: SessionFlow
         """The flow's locator, and the text that the session carries for it."""
         self.persisted: Snapshot

@@ -37,13 +37,13 @@ class CachedFlow:
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
-        self.session_value = ""
+        self.session_value: str = ""
         self.replies: dict[str, StoredReply] = {}
-        self.lock = Lock()
-        self.users = 0
-        self.holder = 0
+        self.lock: Lock = Lock()
+        self.users: int = 0
+        self.holder: int = 0
         """The thread that holds the lock, or 0."""
-        self.ended = ""
+        self.ended: str = ""
         """Why the flow has ended for good, if it has: then this is a tombstone."""
         self.moved_to: str | None = None
         """The id under which the flow continues after a login."""

@@ -25,7 +25,7 @@ class FrozenClock:
     """The clock of an app within `frozen_clock`: it moves only when the test sets it."""
 
     def __init__(self, now: float) -> None:
-        self.now = now
+        self.now: float = now
         """Seconds since 1970, which may be set."""
 
     def __call__(self) -> float:

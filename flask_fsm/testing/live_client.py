@@ -58,12 +58,12 @@ class LiveClient:
     ) -> None:
         parts = urlsplit(url)
         self.url = url
-        self.host = parts.hostname or LOOPBACK
-        self.port = parts.port or 80
+        self.host: str = parts.hostname or LOOPBACK
+        self.port: int = parts.port or 80
         self.visitor = visitor
-        self.cookies = dict(cookies or {})
+        self.cookies: dict[str, str] = dict(cookies or {})
         self.origin = origin
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = dict(headers or {})
         self.timeout = timeout
         self.url_prefix = url_prefix
 

@@ -70,7 +70,7 @@ class LiveSocket(_Frames):
         self.connection = connection
         """The connection of the package `websockets`."""
         self.timeout = timeout
-        self.frames = []
+        self.frames: list[Frame] = []
 
     @property
     def headers(self) -> Any:
@@ -172,16 +172,16 @@ class LiveStream(_Frames):
         timeout: float = PATIENCE,
     ) -> None:
         self.timeout = timeout
-        self.frames = []
-        self.last_id = ""
+        self.frames: list[Frame] = []
+        self.last_id: str = ""
         self._events: Queue[LiveEvent | None] = Queue()
         self._connection = http.client.HTTPConnection(*address, timeout=timeout)
         self._connection.request("GET", path, headers=dict(headers))
         # Kept, since the response takes it over.
         self._socket = self._connection.sock
         self._response = self._connection.getresponse()
-        self.status = self._response.status
-        self.headers = self._response.headers
+        self.status: int = self._response.status
+        self.headers: http.client.HTTPMessage = self._response.headers
         self._thread: Thread | None = None
         if self._response.headers.get_content_type() == "text/event-stream":
             self._socket.settimeout(None)

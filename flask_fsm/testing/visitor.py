@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
 from flask import Flask, url_for
+from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from ..core.snapshot import Snapshot
@@ -33,9 +34,9 @@ class Visitor:
 
     def __init__(self, app: Flask, *, headers: Mapping[str, str] | None = None) -> None:
         self.app = app
-        self.client = app.test_client()
+        self.client: FlaskClient = app.test_client()
         """Flask's test client, which holds the cookies and sends any other request."""
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = dict(headers or {})
         self._response: TestResponse | None = None
 
     # -- what is shown ------------------------------------------------------------------
@@ -270,9 +271,9 @@ class Form:
         self._visitor = visitor
         self._page = page
         self._fields = fields
-        self.id = fields.id
-        self.name = fields.name
-        self.method = fields.method
+        self.id: str = fields.id
+        self.name: str = fields.name
+        self.method: str = fields.method
         """`GET` or `POST`."""
         self.values: dict[str, list[str]] = fields.values()
         """What would be sent if the user typed nothing, by the fields' names."""

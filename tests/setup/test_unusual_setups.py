@@ -237,3 +237,37 @@ def test_check_without_brackets_says_so() -> None:
     """The commonest slip is named."""
     with pytest.raises(DefinitionError, match="with brackets"):
         FlaskFSM([("a", "b")]).check(lambda: "a")  # type: ignore[arg-type]
+
+
+def test_url_arguments_may_be_named_like_the_parameters_of_advance() -> None:
+    """`url_args={...}` takes any name: to, data, form, fast_forward, and itself."""
+    app = new_app()
+    fsm = FlaskFSM(app, [("a", "b"), ("b", "c")])
+    names = ("to", "data", "form", "resume", "fast_forward", "url_args", "self", "state")
+    values = {name: f"the-{name}" for name in names}
+    rule = "/".join(f"<{name}>" for name in names)
+    app.add_url_rule("/a", "a", fsm.check()(page(fsm, "a", url_args=values)), methods=["POST"])
+
+    @app.get(f"/b/{rule}", endpoint="b")
+    @fsm.check()
+    def b(**url_args: str) -> Any:
+        return {"seen": url_args, "link": fsm.url_for("b", url_args={"state": "other"})}
+
+    add(app, fsm, "c")
+    client = app.test_client()
+    moved = client.post("/a")
+    assert moved.status_code == 303
+    url = "/b/" + "/".join(values.values())
+    assert moved.location == url
+    shown = client.get(url).get_json()
+    assert shown == {"seen": values, "link": url.replace("the-state", "other")}
+
+
+def test_url_args_that_are_no_mapping_are_an_error_that_says_so() -> None:
+    """It is the developer's mistake: an argument of that name belongs into the mapping."""
+    app = new_app()
+    fsm = FlaskFSM(app, [("a", "b")])
+    app.add_url_rule("/a", "a", fsm.check()(page(fsm, "a", url_args="x")), methods=["POST"])
+    add(app, fsm, "b")
+    with pytest.raises(TypeError, match="url_args= takes a mapping"):
+        app.test_client().post("/a")

@@ -70,9 +70,9 @@ class RedisBus:
 
     def _begin(self) -> None:
         """Set up what each process has for itself."""
-        self.client = BusClient(self._given, self._prefix, self._timeout, self._scripts)
-        self.inbox = Inbox(self.client, self._timeout, self._refresh, self._subscriptions)
-        self.outbox = Outbox(self.client, self.inbox)
+        self.client: BusClient = BusClient(self._given, self._prefix, self._timeout, self._scripts)
+        self.inbox: Inbox = Inbox(self.client, self._timeout, self._refresh, self._subscriptions)
+        self.outbox: Outbox = Outbox(self.client, self.inbox)
         self._pid = os.getpid()
 
     def _check_process(self) -> None:

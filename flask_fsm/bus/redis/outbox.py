@@ -50,10 +50,10 @@ class Outbox:
     def __init__(self, client: BusClient, receivers: LocalReceivers) -> None:
         self._client = client
         self._receivers = receivers
-        self.sender_id = secrets.token_hex(8)
+        self.sender_id: str = secrets.token_hex(8)
         """The name of this process in the counts of the server."""
         self.thread: Thread | None = None
-        self.changed = Condition(Lock())
+        self.changed: Condition = Condition(Lock())
         """Guards the queue and the attributes below."""
         self.queue: deque[Item] = deque()
         self._lost: set[str] = set()

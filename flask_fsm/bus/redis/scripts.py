@@ -28,7 +28,7 @@ class Script:
         for name, value in constants.items():
             text = text.replace(name, str(value))
         self.text = text
-        self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.digest: str = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 # In all of these KEYS are the hash and the stream of a channel, ARGV[1] the name under which it is

@@ -15,7 +15,7 @@ class Subscription:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lock = Lock()
+        self.lock: Lock = Lock()
         """Guards the attributes below, and is held only briefly."""
         self.receivers: dict[int, Receiver] = {}
         self.position: Position | None = None
@@ -24,9 +24,9 @@ class Subscription:
         self.newest: int | None = None
         """The hash of the message at the position, since a server that has lost its last messages
         uses their offsets again."""
-        self.delivery_lock = Lock()
+        self.delivery_lock: Lock = Lock()
         """Held while receivers run."""
-        self.ready = Event()
+        self.ready: Event = Event()
 
     def join(self, receiver: Receiver) -> Position | None:
         """Add a receiver; return the position after which it gets messages, if that is known."""

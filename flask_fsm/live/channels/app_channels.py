@@ -40,10 +40,10 @@ class Delivered:
     __slots__ = ("channel", "envelope", "id", "latest", "position")
 
     def __init__(self, channel: str, position: Position, envelope: Envelope) -> None:
-        self.channel = channel
-        self.position = position
-        self.id = str(position)
-        self.envelope = envelope
+        self.channel: str = channel
+        self.position: Position = position
+        self.id: str = str(position)
+        self.envelope: Envelope = envelope
         self.latest: str | None = channel if envelope.kind is EnvelopeKind.STATE else None
 
     @property
@@ -72,8 +72,8 @@ class Gap(Message):
 
     def __init__(self, channel: str, position: Position) -> None:
         super().__init__("gap", None)
-        self.channel = channel
-        self.position = position
+        self.channel: str = channel
+        self.position: Position = position
 
 
 class LiveChannel(SSEChannel):
@@ -87,7 +87,7 @@ class LiveChannel(SSEChannel):
         """How often it was impossible to subscribe at the bus."""
         self._changing = Lock()
         self._moving = Lock()
-        self.position = Position("", 0)
+        self.position: Position = Position("", 0)
         """The position of the newest message that has arrived in this process."""
 
     @property

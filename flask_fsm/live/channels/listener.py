@@ -58,14 +58,14 @@ class MessageQueue:
     def __init__(self, limit: int = QUEUE_SIZE, on_push: Callable[[], None] | None = None) -> None:
         if limit < 1:
             raise ValueError(f"The limit of a queue must be at least 1, not {limit}.")
-        self.limit = limit
-        self.on_push = on_push
+        self.limit: int = limit
+        self.on_push: Callable[[], None] | None = on_push
         self._waiting: OrderedDict[int, Message] = OrderedDict()
         self._numbers = count()
         # The numbers of the messages that wait with a key, the oldest first.
         self._keyed: dict[str, list[int]] = {}
         self._mutex = Lock()
-        self.notifier = Notifier()
+        self.notifier: Notifier = Notifier()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -148,8 +148,8 @@ class Listener:
     def __init__(self, listener_id: str | None = None) -> None:
         self.id: str = fresh_id() if listener_id is None else listener_id
         self._running = False
-        self.stops = 0  # counted, so that a stream sees a stop that is followed by a start
-        self.notifier = Notifier()
+        self.stops: int = 0  # counted, so that a stream sees a stop that is followed by a start
+        self.notifier: Notifier = Notifier()
 
     def start(self) -> None:
         """Deliver the waiting messages, and all later ones."""
@@ -182,11 +182,11 @@ class Connection:
     __slots__ = ("__weakref__", "_notifies", "cuts", "id", "listener", "notifier", "queue")
 
     def __init__(self, listener: Listener, queue: Queue, connection_id: str | None = None) -> None:
-        self.listener = listener
-        self.queue = queue
+        self.listener: Listener = listener
+        self.queue: Queue = queue
         self.id: str = fresh_id() if connection_id is None else connection_id
-        self.cuts = 0  # how often the channel has cut it because its queue was full
-        self.notifier = Notifier()
+        self.cuts: int = 0  # how often the channel has cut it because its queue was full
+        self.notifier: Notifier = Notifier()
         # A queue class of the app has no notifier, so the connection has one for it.
         self._notifies = not isinstance(queue, MessageQueue)
 

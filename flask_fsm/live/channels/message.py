@@ -23,7 +23,7 @@ class Message:
     def __init__(self, type: str, payload: Any = None, *, latest: str | None = None) -> None:
         self._type = type
         self._payload = payload
-        self.latest = latest
+        self.latest: str | None = latest
 
     @property
     def type(self) -> str:

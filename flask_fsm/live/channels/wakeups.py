@@ -74,8 +74,8 @@ class LoopCaller:
     __slots__ = ("_called", "_futures", "loop", "thread")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
-        self.loop = loop
-        self.thread = get_ident()
+        self.loop: AbstractEventLoop = loop
+        self.thread: int = get_ident()
         self._futures: deque[Future[None]] = deque()
         self._called = False
 

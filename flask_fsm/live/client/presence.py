@@ -40,7 +40,7 @@ class Membership:
     ) -> None:
         """Take the channels of the groups, each with the client's info for its members."""
         self._channels = channels
-        self.groups = {name: dumps(info) for name, info in groups.items()}
+        self.groups: dict[str, str] = {name: dumps(info) for name, info in groups.items()}
         self._member = member
         self._entering = False
         self._seconds = seconds

@@ -118,7 +118,7 @@ class ClientSession:
         self._bound = bound
         self._context = event_context(app, request, tuple(k + bound.name for k in SESSION_KEYS))
         self._url_args = url_arguments(bound, request.args)
-        self.subscriber = subscriber
+        self.subscriber: Subscriber = subscriber
         self._groups = tuple(groups)
         self._synchronous = self._live.channels.bus.synchronous
         """Whether a published message is in the queue of this client when `publish` returns."""
@@ -126,7 +126,7 @@ class ClientSession:
         self._ref: Any = None
         """The `ref` of the event that is being handled."""
         self._subject: str | None = None
-        self.closing = 0
+        self.closing: int = 0
         """The code to close with once everything queued is written, or 0."""
 
     @property

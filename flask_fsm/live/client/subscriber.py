@@ -66,11 +66,11 @@ class DirectMessage:
         gap: bool = False,
         state: tuple[str, int] | None = None,
     ) -> None:
-        self.kind = kind
-        self.body = body
-        self.ref = ref
-        self.gap = gap
-        self.state = state
+        self.kind: FrameKind = kind
+        self.body: str = body
+        self.ref: Any = ref
+        self.gap: bool = gap
+        self.state: tuple[str, int] | None = state
 
 
 class SwitchFlow:
@@ -81,8 +81,8 @@ class SwitchFlow:
     latest: ClassVar[None] = None
 
     def __init__(self, channel: LiveChannel, position: Position) -> None:
-        self.channel = channel
-        self.position = position
+        self.channel: LiveChannel = channel
+        self.position: Position = position
 
 
 class ClientQueue(MessageQueue):
@@ -93,14 +93,14 @@ class ClientQueue(MessageQueue):
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
         self._size = limit
-        self.overflown = False
+        self.overflown: bool = False
         """Whether the client was too slow, so that messages are lost and it must be cut."""
 
     def lift_limit(self) -> bool:
         """Accept any number of messages; if the queue is already full, return False instead."""
         if len(self._waiting) >= self._size:
             return False
-        self.limit = sys.maxsize
+        self.limit: int = sys.maxsize
         return True
 
     def restore_limit(self) -> None:
@@ -158,11 +158,11 @@ class Subscriber:
     )
 
     def __init__(self, limit: int, *, ids: bool) -> None:
-        self.id = secrets.token_urlsafe(16)
-        self.flow_channel = self.id
+        self.id: str = secrets.token_urlsafe(16)
+        self.flow_channel: str = self.id
         """The channel of the flow, or this client's id if the flow is its connection's own."""
-        self.queue = ClientQueue(limit)
-        self.listener = Listener(self.id)
+        self.queue: ClientQueue = ClientQueue(limit)
+        self.listener: Listener = Listener(self.id)
         self.listener.start()
         self._channels: list[LiveChannel] = []
         self._indexes: dict[str, int] = {}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from math import isinf
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from ...core.definition import Definition
 from ...core.event import EventStatus
@@ -59,7 +59,7 @@ class ClientEvent(NamedTuple):
 class InvalidPayload(FSMError):
     """A client sent something that is not a valid frame; `ref` is the frame's own, if readable."""
 
-    default_code = Code.INVALID_PAYLOAD
+    default_code: ClassVar[str] = Code.INVALID_PAYLOAD
     status = 400
     ref: Any = None
 

@@ -166,7 +166,7 @@ class WebSocket:
         self._boundary = Boundary()
         """The boundary of the frames that wsproto reads."""
         self._limit = limit
-        self.rest = b""
+        self.rest: bytes = b""
         """Bytes that wait for the next call of `receive`."""
         self._begun = False
         """Whether the last fragment of a message is still missing."""
@@ -174,7 +174,7 @@ class WebSocket:
         self._fragments = 0
         """Number of frames in the last call of `receive` that did not end a message."""
         self._size = 0
-        self.closed = False
+        self.closed: bool = False
         """Whether a close frame was sent, after which nothing may follow."""
         self.received_code: int | None = None
         """The code of the client's close frame, once it has come."""

@@ -23,7 +23,9 @@ class Problem(Exception):
     def __init__(self, error: FSMError, **headers: str) -> None:
         super().__init__(error.message)
         self.error = error
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.headers: dict[str, str] = {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
 
     @classmethod
     def of(cls, status: int, reason: Code, text: str, **headers: str) -> Problem:

@@ -45,7 +45,9 @@ class UpgradeResponse(Response):
         environ.pop(RELEASE, None)
         self._release.detach()
         if not has_socket(environ):
-            self.response = StreamIterator(self._engine, self._transport, self._greeting)
+            self.response: StreamIterator = StreamIterator(
+                self._engine, self._transport, self._greeting
+            )
             return super().__call__(environ, start_response)
         phrase = HTTPStatus(self.status_code).phrase
         lines = [f"HTTP/1.1 {self.status_code} {phrase}"]

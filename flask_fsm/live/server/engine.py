@@ -35,10 +35,11 @@ class Waker:
     __slots__ = ("_writer", "reader", "woken")
 
     def __init__(self) -> None:
+        self.reader: socket.socket
         self.reader, self._writer = socket.socketpair()
         self.reader.setblocking(False)
         self._writer.setblocking(False)
-        self.woken = False
+        self.woken: bool = False
         """Whether it is awake, or about to be. It needs no lock: work is added before `wake`."""
 
     def wake(self) -> None:
@@ -71,7 +72,7 @@ class Engine:
         """The streams of the app's own views, which the server itself iterates over."""
         self._mutex = threading.Lock()
         self._watcher: threading.Thread | None = None
-        self.draining = False
+        self.draining: bool = False
         """Whether the process is about to end, so that clients are disconnected."""
 
     def __len__(self) -> int:

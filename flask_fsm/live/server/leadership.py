@@ -70,9 +70,9 @@ class Leadership:
         run_loop: Callable[[int], None],
         call: Callable[[Callable[[], None]], None],
     ) -> None:
-        self.term = 0
+        self.term: int = 0
         """The number of the term of the thread that leads."""
-        self.idle = 0
+        self.idle: int = 0
         """How many threads wait for a task."""
         self._run_loop = run_loop
         self._call = call

@@ -60,11 +60,11 @@ class Lifecycle:
     def __init__(self, transport: Transport, server: Drainable) -> None:
         self._transport = transport
         self._server = server
-        self.heartbeat_at = first_heartbeat(transport.config.heartbeat)
+        self.heartbeat_at: float = first_heartbeat(transport.config.heartbeat)
         """When the next heartbeat is due."""
-        self.stalled_since = 0.0
+        self.stalled_since: float = 0.0
         """Since when the client has accepted no output."""
-        self.deadline = 0.0
+        self.deadline: float = 0.0
         """When an ended connection is closed, even if output is pending."""
 
     def heartbeat(self) -> bytes:

@@ -162,15 +162,15 @@ class LoopConnection:
     )
 
     def __init__(self, engine: LoopEngine, sock: socket.socket, transport: Transport) -> None:
-        self.socket = sock
-        self.transport = transport
+        self.socket: socket.socket = sock
+        self.transport: Transport = transport
         self._engine = engine
         self._life = Lifecycle(transport, engine)
         self._pending = b""
         self._events = 0
         self._busy = False
         """Whether a job is being run."""
-        self.closed = False
+        self.closed: bool = False
         """Whether the socket is closed."""
         self._woken = False
         """Whether what is queued will be written anyway."""

@@ -138,16 +138,16 @@ class Transport:
         session: JobHandler,
         membership: GroupPresence,
     ) -> None:
-        self.config = config
-        self.subscriber = subscriber
-        self.session = session
-        self.membership = membership
+        self.config: Config = config
+        self.subscriber: OutputSource = subscriber
+        self.session: JobHandler = session
+        self.membership: GroupPresence = membership
         self.jobs: deque[Job | PresenceJob] = deque()
-        self.ended = False
+        self.ended: bool = False
         """Whether no output follows; the connection ends when all is written."""
-        self.code = 0
+        self.code: int = 0
         """The close code that it ended with."""
-        self.throttled_until = 0.0
+        self.throttled_until: float = 0.0
         """Until when (by time.monotonic()) nothing is read, since the client has sent too much."""
 
     # -- what the client sends ----------------------------------------------------------
@@ -316,7 +316,7 @@ class WebSocketTransport(Transport):
         refilled = min(self._allowance + (now - self._counted_at) * rate, rate * 2)
         self._allowance = refilled - number
         self._counted_at = now
-        self.throttled_until = now - self._allowance / rate if self._allowance < 0 else 0.0
+        self.throttled_until: float = now - self._allowance / rate if self._allowance < 0 else 0.0
 
     def encode(self, frame: Frame) -> bytes:
         return self._socket.text(frame.text)

@@ -54,12 +54,12 @@ class RecordStore:
 
     def __init__(self, records: Records, cipher: Cipher, max_size: int, clock: Clock) -> None:
         self.records = records
-        self.mapper = FlowMapper(records, cipher, max_size, clock)
+        self.mapper: FlowMapper = FlowMapper(records, cipher, max_size, clock)
         """Finds the record of a flow."""
         self._clock = clock
-        self.login = LoginMerge(self.mapper)
+        self.login: LoginMerge = LoginMerge(self.mapper)
         """Takes flows along at login."""
-        self.links = LinkedFlows(self.mapper)
+        self.links: LinkedFlows = LinkedFlows(self.mapper)
         """Finds flows by resume links."""
 
     # -- reading ------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class SQLRecords:
         self._flows_per_owner = config.flows_per_subject
         self._longest_lease = longest_lease(config.once_lease)
         self._timeout = config.store_timeout
-        self.metadata = tables(config.flow_table, config.history_table)
+        self.metadata: sa.MetaData = tables(config.flow_table, config.history_table)
         self._flow = self.metadata.tables[config.flow_table]
         self._history = self.metadata.tables[config.history_table]
         self._statements = Statements(self._flow, self._history)

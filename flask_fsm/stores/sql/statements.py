@@ -99,40 +99,40 @@ class Statements:
             flow.claim == param("lease"),
         )
         columns = [flow[name] for name in RECORD]
-        self.read = sa.select(*columns).where(here)
-        self.listed = (
+        self.read: Any = sa.select(*columns).where(here)
+        self.listed: Any = (
             sa.select(flow.slot, *columns).where(owned).order_by(flow.updated.desc(), flow.slot)
         )
         written: dict[str, Any] = {
             name: param(name) for name in (*RECORD, "claim", "claimed_until")
         }
         # Compare and swap: no row is updated unless version and lease are as expected.
-        self.update = sa.update(flow_table).where(version, free).values(written)
-        self.acquire_lease = (
+        self.update: sa.Update = sa.update(flow_table).where(version, free).values(written)
+        self.acquire_lease: sa.Update = (
             sa.update(flow_table)
             .where(version, free)
             .values(claim=param("lease"), claimed_until=param("until"))
         )
-        self.release_lease = (
+        self.release_lease: sa.Update = (
             sa.update(flow_table)
             .where(version, flow.claim == param("lease"))
             .values(claim="", claimed_until=0)
         )
-        self.append = sa.insert(history_table)
+        self.append: sa.Insert = sa.insert(history_table)
         won = self.update.returning(sa.literal_column("1").label("one")).cte("won")
         row = [param(f"row_{column.name}", type_=column.type) for column in history]
         # Compare and swap, and the row of history, in one statement.
-        self.move = (
+        self.move: sa.Insert = (
             sa.insert(history_table)
             .from_select([column.name for column in history], sa.select(*row).select_from(won))
             .execution_options(preserve_rowcount=True)
         )
-        self.history = (
+        self.history: Any = (
             sa.select(*(history[name] for name in Entry._fields))
             .where(history.flow == param("flow"), history.rev <= param("rev"))
             .order_by(history.rev.desc(), history.n.desc())
         )
-        self.stored_reply = (
+        self.stored_reply: sa.Select[Any, Any] = (
             sa.select(history.digest, history.location)
             .where(
                 history.flow == param("flow"),
