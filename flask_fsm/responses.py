@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from flask import Flask, Request, Response, current_app, jsonify, render_template, request
 from flask.sessions import SecureCookieSessionInterface
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, default_exceptions
-from werkzeug.http import HTTP_STATUS_CODES
+from werkzeug.http import HTTP_STATUS_CODES, parse_set_header
 
 from .core.snapshot import Snapshot
 from .errors import Code, FSMError, ValidationFailed
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = [
     "Refusal",
@@ -24,6 +28,7 @@ __all__ = [
     "ResubmitForm",
     "add_step_cookie",
     "htmx_redirect",
+    "no_shared_cache",
     "no_store",
     "preferred_format",
     "see_other",
@@ -92,7 +97,7 @@ def success_response(request: Request, location: str, stored: Snapshot) -> Respo
     if wanted == "htmx":
         return htmx_redirect(location)
     if wanted == "json":
-        return jsonify(state=stored.state, rev=stored.rev, location=location)
+        return no_store(jsonify(state=stored.state, rev=stored.rev, location=location))
     return see_other(location)
 
 
@@ -109,7 +114,7 @@ def htmx_redirect(location: str) -> Response:
     """Return a 204 that makes htmx open `location` as a page of its own."""
     response: Response = current_app.response_class(b"", 204)
     response.headers["HX-Redirect"] = location
-    return response
+    return no_store(response)
 
 
 def add_step_cookie(app: Flask, response: Response, rev: int) -> Response:
@@ -128,7 +133,34 @@ def add_step_cookie(app: Flask, response: Response, rev: int) -> Response:
 
 def no_store(response: Response) -> Response:
     """Keep a response out of every cache."""
-    response.headers["Cache-Control"] = "no-store"
+    return _with_cache_control(response, "no-store")
+
+
+def no_shared_cache(response: Response, asking: Request) -> Response:
+    """Keep the answer to a form out of shared caches, but let its browser show it again on Back.
+
+    Otherwise Back leads to an error page of Chromium (ERR_CACHE_MISS), which never asks the server
+    for such an answer a second time. It also drops one that varies on a cookie that has changed, as
+    each step changes one; so the answer to a navigation does not vary on cookies.
+    """
+    # Browsers send this header with navigations only, and over plain HTTP too.
+    if "Upgrade-Insecure-Requests" in asking.headers:
+        finish = response.get_wsgi_headers
+
+        def without_cookie(environ: WSGIEnvironment) -> Headers:
+            headers = finish(environ)
+            # Only now, since Flask adds `Vary: Cookie` when it saves the session.
+            names = parse_set_header(headers.pop("Vary", None))
+            if others := [name for name in names if name.lower() != "cookie"]:
+                headers["Vary"] = ", ".join(others)
+            return headers
+
+        response.get_wsgi_headers = without_cookie  # type: ignore[method-assign]
+    return _with_cache_control(response, "private, no-cache")
+
+
+def _with_cache_control(response: Response, value: str) -> Response:
+    response.headers["Cache-Control"] = value
     # Flask's own sessions add `Vary: Cookie` themselves, since this one has been read.
     if not isinstance(current_app.session_interface, SecureCookieSessionInterface):
         response.vary.add("Cookie")

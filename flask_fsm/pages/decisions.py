@@ -32,6 +32,7 @@ from ..responses import (
     Refusal,
     add_step_cookie,
     htmx_redirect,
+    no_shared_cache,
     no_store,
     preferred_format,
     see_other,
@@ -394,7 +395,9 @@ class PageRequests:
     of: dict[str, PageRequest] = field(default_factory=dict)
     owner: object = None
     private: bool = False
-    """Whether the response is kept out of every cache."""
+    """Whether the response is kept out of caches."""
+    view_answered: bool = False
+    """Whether the response is a view's own to a form that was sent to it."""
 
 
 def page_requests() -> PageRequests:
@@ -408,10 +411,22 @@ def page_requests() -> PageRequests:
 
 
 def keep_private(requests: PageRequests) -> None:
-    """Keep the response out of every cache, since it depends on a flow."""
+    """Keep the response out of caches, since it depends on a flow."""
     if not requests.private:
         requests.private = True
-        after_this_request(no_store)
+        after_this_request(_limit_caching)
+
+
+def _limit_caching(response: Response) -> Response:
+    """Keep the response out of every cache; what a view answers to a form, out of shared ones."""
+    requests = page_requests()
+    if (
+        not requests.view_answered
+        or response.status_code // 100 == 3
+        or response.cache_control.no_store  # as the view or success_response() wants it
+    ):
+        return no_store(response)
+    return no_shared_cache(response, requests.request)
 
 
 _REQUESTS: Final = "_fsm_page_requests"

@@ -88,9 +88,13 @@ def serve(
         with _NO_LOCK if page_request.request.method in SAFE_METHODS else page_request.work.lock():
             page_request.work.load()
             try:
-                return _run_view(check, page_request, view, args, kwargs)
+                answer = _run_view(check, page_request, view, args, kwargs)
             finally:
                 page_request.work.release_lease()
+            requests.view_answered = (
+                outer is None and page_request.request.method not in SAFE_METHODS
+            )
+            return answer
     except FlowBusy as error:
         with suppress(FlowBusy):
             page_request.work.load()

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from flask import Flask, get_flashed_messages, jsonify, request, session
+from flask import (
+    Flask,
+    Response,
+    abort,
+    get_flashed_messages,
+    jsonify,
+    make_response,
+    request,
+    session,
+)
 from jinja2 import DictLoader
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
@@ -50,6 +59,71 @@ def test_no_guarded_answer_may_be_kept_by_a_cache(
     visitor.walk("payment", "review")
     assert_private(visitor.post("review", {}, None, asking))
     assert_private(stored.visitor().open("done", asking))
+
+
+@every_store
+def test_what_a_view_answers_to_its_form_may_be_kept_by_its_browser_alone(stored: Shop) -> None:
+    """A refused form, a preview, an endpoint's answer: no shared cache, but Back can show it."""
+    app, fsm = stored.app, stored.fsm
+
+    @app.route("/upload", methods=["GET", "POST", "PUT"])
+    @fsm.requires("address")
+    def upload() -> tuple[str, int]:
+        return "too large", 422
+
+    stored.before_advance = lambda page: abort(make_response("try again", 422))
+    visitor = stored.visitor()
+    aborted = visitor.post("cart", {})
+    assert_private(aborted)  # an error, which is no answer of the view
+    stored.before_advance = lambda page: None
+    visitor.walk("cart")
+    answers = [visitor.post("upload"), visitor.request("PUT", "/upload")]
+    for answer in answers:
+        assert answer.status_code == 422
+        assert answer.headers["Cache-Control"] == "private, no-cache"
+        assert "Cookie" in answer.vary
+    assert_private(visitor.open("upload"))
+
+
+def test_the_answer_to_a_navigation_does_not_vary_on_the_cookie(shop: Callable[..., Shop]) -> None:
+    """Each step changes a cookie, and Chromium would drop the answer: all else it varies on stays.
+
+    This holds for sessions on a server too, and for an app that adds to Vary after us.
+    """
+    made = shop("flask-session")
+
+    @made.app.route("/upload", methods=["POST"])
+    @made.fsm.requires("cart")
+    def upload() -> str:
+        session["seen"] = True
+        return "too large"
+
+    @made.app.after_request
+    def vary(response):  # type: ignore[no-untyped-def]
+        response.vary.update(["Accept-Language", "cookie"])
+        return response
+
+    navigation = {"Upgrade-Insecure-Requests": "1"}
+    answer = made.visitor().post("upload", headers=navigation)
+    assert answer.headers["Cache-Control"] == "private, no-cache"
+    assert answer.headers["Vary"] == "Accept-Language"
+    assert "Set-Cookie" in answer.headers
+    refused = made.visitor().post("payment", headers=navigation)
+    assert_private(refused)
+
+
+def test_a_view_may_keep_its_answer_out_of_every_cache(shop: Callable[..., Shop]) -> None:
+    """What a view marks as not to be stored is not stored, not even by its browser."""
+    made = shop("session")
+
+    @made.app.route("/upload", methods=["POST"])
+    @made.fsm.requires("cart")
+    def upload() -> Response:
+        response = make_response("a secret")
+        response.headers["Cache-Control"] = "no-store, max-age=0"
+        return response
+
+    assert_private(made.visitor().post("upload"))
 
 
 def test_an_app_keeps_its_own_vary_and_pages_that_are_not_guarded(
