@@ -8,7 +8,7 @@ INPUTS ?= 200000
 RUNS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest test-pythons chromium curl check docs fuzz bench bench-live bench-compare clean
+.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest test-pythons chromium curl pgbouncer check docs fuzz bench bench-live bench-compare clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ demo-workers: $(VENV)/demo ## serve it by four workers of gunicorn (FSM_STORE_UR
 
 test: test-quick test-live test-torture test-browser ## run all tests but the long ones
 
-test-quick: $(VENV)/test ## run the tests that need neither a browser nor much time
+test-quick: $(VENV)/test pgbouncer ## run the tests that need neither a browser nor much time
 	$(BIN)/python -m pytest -n 2 -m 'not browser' --ignore tests/torture --ignore tests/live --ignore tests/bus
 
 test-live: $(VENV)/test curl ## sockets, streams and buses: real clients on each kind of server
@@ -72,10 +72,10 @@ $(LOWEST)/test: pyproject.toml tests/lowest.py
 		--editable '.[forms,sql,redis]' --group test
 	@touch $@
 
-test-lowest: $(LOWEST)/test curl ## run the tests at the lowest versions that pyproject.toml allows
+test-lowest: $(LOWEST)/test curl pgbouncer ## run the tests at the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -n 2 -m 'not browser' --ignore tests/docs --ignore tests/torture
 
-test-pythons: ## run the quick tests on every other CPython from 3.12 up (PYTHONS=...)
+test-pythons: pgbouncer ## run the quick tests on every other CPython from 3.12 up (PYTHONS=...)
 	$(PYTHON) tests/pythons.py $(PYTHONS)
 
 # Chromium comes from the system's packages. Where it can't be installed, the browser tests are

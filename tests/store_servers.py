@@ -226,6 +226,71 @@ class Postgres(Server):
         return True
 
 
+class PgBouncer(Server):
+    """PgBouncer in transaction mode before a PostgreSQL server; as root it runs as nobody.
+
+    `options` are settings of its own, such as `ignore_startup_parameters="options"`.
+    """
+
+    def __init__(self, postgres: str, **options: str | int) -> None:
+        super().__init__()
+        self._target = urlsplit(postgres)
+        self.options: dict[str, str | int] = {
+            "listen_addr": LOOPBACK,
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            # Few, so that every transaction may get another connection than the one before.
+            "default_pool_size": 3,
+            **options,
+        }
+        self._as: dict[str, Any] = {}
+        if os.name == "posix" and os.geteuid() == 0:
+            import pwd
+
+            nobody = pwd.getpwnam(Postgres.UNPRIVILEGED)
+            self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+
+    @staticmethod
+    def program() -> str | None:
+        """Return where the program is, or None if it is not installed."""
+        return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+    @property
+    def url(self) -> str:
+        """The database of the server behind it, through the pooler."""
+        user = self._target.netloc.rpartition("@")[0]
+        return urlunsplit(self._target._replace(netloc=f"{user}@{LOOPBACK}:{self.port}"))
+
+    def launch(self) -> Child:
+        target = self._target
+        database = target.path.lstrip("/")
+        behind = f"host={target.hostname} port={target.port} user={target.username}"
+        options = {"listen_port": self.port, **self.options}
+        lines = [f"{name} = {value}" for name, value in options.items()]
+        config = self.folder / "pgbouncer.ini"
+        config.write_text(
+            "\n".join(("[databases]", f"{database} = {behind}", "[pgbouncer]", *lines, ""))
+        )
+        program = self.program()
+        assert program is not None
+        return Child([program, config], self.folder / "log", folder=self.folder, **self._as)
+
+    def answers(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(
+                self.url.replace("postgresql+psycopg://", "postgresql://"),
+                connect_timeout=2,
+                prepare_threshold=None,
+            ).close()
+        except psycopg.Error:
+            return False
+        return True
+
+
 def enterable(folder: Path) -> bool:
     """Return whether everybody may enter a folder."""
     return all(path.stat().st_mode & stat.S_IXOTH for path in (folder, *folder.parents))

@@ -29,6 +29,9 @@ def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
     """
     address = _address(url)
     backend = address.get_backend_name()
+    psycopg = backend == "postgresql" and address.get_driver_name() == "psycopg"
+    threshold = address.query.get("prepare_threshold") if psycopg else None
+    address = address.difference_update_query(["prepare_threshold"] if psycopg else ())
     options: dict[str, Any] = {"pool_timeout": timeout}
     if backend == "sqlite":
         if address.database in (None, "", ":memory:"):
@@ -52,14 +55,14 @@ def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
     except ImportError as error:
         raise _no_driver(address.drivername, error) from error
 
-    if backend == "postgresql" and address.get_driver_name() == "psycopg":
-        from .postgres import BoundedConnection
+    if psycopg:
+        from .postgres import Connector
+
+        connector = Connector(timeout + wait, wait, _prepare_threshold(threshold))
 
         @sa.event.listens_for(engine, "do_connect")
-        def connect(_: object, __: object, args: Any, options: Any) -> BoundedConnection:
-            connection = BoundedConnection.connect(*args, **options)
-            connection.patience = timeout + wait
-            return connection
+        def connect(_: object, __: object, args: Any, options: Any) -> Any:
+            return connector.connect(*args, **options)
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _: object) -> None:
@@ -67,7 +70,7 @@ def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
         if backend == "sqlite":
             _write_ahead(cursor, timeout)
             cursor.execute("PRAGMA synchronous = FULL")
-        elif backend == "postgresql":
+        elif backend == "postgresql" and not psycopg:
             cursor.execute(f"SET lock_timeout = {round(wait * 1000)}")
             connection.commit()
         cursor.close()
@@ -93,6 +96,21 @@ def _address(url: str) -> sa.URL:
     except ImportError as error:
         raise _no_driver(address.drivername, error) from error
     return address
+
+
+def _prepare_threshold(text: str | tuple[str, ...] | None) -> int | None:
+    """Return psycopg's option of this name, whose type a URL can't show; by default psycopg's 5."""
+    if text is None:
+        return 5
+    if str(text).lower() == "none":
+        return None
+    try:
+        return int(str(text))
+    except ValueError:
+        raise ConfigError(
+            f"FSM_STORE_URL has prepare_threshold={text}: write a number, or none, so that psycopg "
+            f"prepares no statements."
+        ) from None
 
 
 def _no_driver(scheme: str, error: ImportError) -> ConfigError:

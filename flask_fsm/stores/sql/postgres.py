@@ -1,14 +1,23 @@
-"""A connection of psycopg that does not wait forever for a server that hangs."""
+"""Connections of psycopg that do not wait forever, neither for a lock nor for a silent server.
+
+They also work behind PgBouncer in transaction mode, which gives each transaction another connection
+to the server: there settings and prepared statements do not stay with their connection.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
-__all__ = ["BoundedConnection"]
+__all__ = ["BoundedConnection", "Connector"]
+
+# What poolers say to the startup parameter `options`: PgBouncer, and the proxy of Amazon RDS.
+REFUSALS: Final = ("startup parameter", "command-line options")
+# A setting of our own. Who can read it is connected directly: a pooler may also ignore `options`.
+MARK: Final = "flask_fsm.direct"
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -36,3 +45,44 @@ class BoundedConnection(psycopg.Connection[Any]):
                 wanted = gen.send(happened)
         except StopIteration as done:
             return done.value
+
+
+class Connector:
+    """Opens connections to one server or pooler.
+
+    Args:
+        patience: How long to wait for the server, in seconds.
+        wait: How long the server may wait for a lock, in seconds. A pooler does not pass this on:
+            behind one, `patience` is the bound.
+        prepare_threshold: How often a statement is run before psycopg prepares it; None: never.
+            Behind a pooler it is never prepared.
+    """
+
+    def __init__(self, patience: float, wait: float, prepare_threshold: int | None) -> None:
+        self._patience = patience
+        self._threshold = prepare_threshold
+        self._settings = f"-c lock_timeout={round(wait * 1000)} -c {MARK}=on"
+        self._pooled = prepare_threshold is None
+
+    def connect(self, *args: Any, **options: Any) -> BoundedConnection:
+        """Open a connection; the arguments are those of psycopg."""
+        if not self._pooled:
+            settings = f"{options.get('options', '')} {self._settings}".strip()
+            try:
+                return self._opened(*args, **{**options, "options": settings})
+            except psycopg.OperationalError as error:
+                if not any(text in str(error) for text in REFUSALS):
+                    raise
+                self._pooled = True
+        return self._opened(*args, **options)
+
+    def _opened(self, *args: Any, **options: Any) -> BoundedConnection:
+        connection = BoundedConnection.connect(*args, **options)
+        connection.patience = self._patience
+        connection.prepare_threshold = None if self._pooled else self._threshold
+        if not self._pooled:
+            marked = connection.execute(f"SELECT current_setting('{MARK}', true)").fetchone()
+            connection.rollback()
+            if marked != ("on",):
+                connection.prepare_threshold = None
+        return connection
