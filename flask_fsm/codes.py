@@ -63,6 +63,8 @@ class Code(StrEnum):
     """409, developer: a resume link was requested for a flow that has no commit yet."""
 
     # -- the form
+    BAD_BODY = "bad_body"
+    """400, client: the body is not the form or JSON that its content type says, or not UTF-8."""
     BAD_TOKEN = "bad_token"  # noqa: S105
     """400, client: the token is malformed, empty, or was not signed by this app."""
     NO_TOKEN = "no_token"  # noqa: S105

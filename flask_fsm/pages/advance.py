@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from flask import Response
@@ -27,7 +27,7 @@ from ..texts import join_texts
 from .decisions import PageRequest
 from .submission import SAFE_METHODS, csrf_field
 
-__all__ = ["WTForm", "advance"]
+__all__ = ["WTForm", "advance", "own_answers"]
 
 log: Final = logging.getLogger("flask_fsm")
 
@@ -58,7 +58,7 @@ def advance(
             code=Code.GET_ADVANCES,
         )
     if data is not None:
-        data = own_answers(data, {page_request.state.config.token_field, csrf_field()})
+        data = own_answers(page_request, data, to)
     elif form is not None:
         data = answers_of(form)
     try:
@@ -189,10 +189,31 @@ def _answer(field: Any) -> Any:
     return field.data
 
 
-def own_answers(data: Mapping[str, Any], excluded: Set[str]) -> Mapping[str, Any]:
-    """Return `data` as a plain dict, without the fields that the page adds: tokens."""
-    plain = data.to_dict() if isinstance(data, MultiDict) else as_dict(data)
-    return {name: value for name, value in plain.items() if name not in excluded}
+def own_answers(
+    page_request: PageRequest, data: Mapping[str, Any], to: str | None
+) -> dict[str, Any]:
+    """Return `data` as a plain dict, without the fields that are no answers.
+
+    These are tokens, and the field that names the page to go to; `to` is what the view says of it.
+    A field that came several times becomes a list.
+    """
+    config, submission = page_request.state.config, page_request.submission
+    if isinstance(data, MultiDict):
+        plain = {
+            name: values if len(values) > 1 else values[0]
+            for name, values in data.to_dict(flat=False).items()
+        }
+    else:
+        plain = dict(as_dict(data))
+    plain.pop(config.token_field, None)
+    plain.pop(csrf_field(), None)
+    named = plain.get(config.to_field)
+    if isinstance(named, str) and submission is not None and submission.to is not None:
+        bound, endpoint = page_request.bound, page_request.request.endpoint
+        target = submission.to if to is None else bound.resolve(to, endpoint)
+        if bound.resolve(named, endpoint) == target:
+            del plain[config.to_field]
+    return plain
 
 
 def add_form_errors(form: WTForm, error: GuardRefused | ValidationFailed) -> None:

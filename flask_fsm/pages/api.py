@@ -25,7 +25,7 @@ from ..errors import Code, ConfigError, DefinitionError, Reason
 from ..runtime.app_state import app_state
 from ..runtime.transaction import transaction
 from ..security.tokens import Token
-from .advance import WTForm, advance
+from .advance import WTForm, advance, own_answers
 from .decisions import PageRequest, page_requests
 from .flow_reports import FlowReports
 from .guard import guarded, names
@@ -371,7 +371,7 @@ class MachineViews(FlowReports):
         # If the form is sent again, redirect to where the flow has moved.
         return page_request.transition(
             target,
-            data,
+            None if data is None else own_answers(page_request, data, to),
             page_request.source,
             args,
             location=lambda flow: page_request.urls.current_url(),

@@ -398,6 +398,8 @@ class PageRequests:
     """Whether the response is kept out of caches."""
     view_answered: bool = False
     """Whether the response is a view's own to a form that was sent to it."""
+    has_body: bool = False
+    """Whether the body of the request has been read."""
 
 
 def page_requests() -> PageRequests:

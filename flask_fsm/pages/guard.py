@@ -28,7 +28,7 @@ from ..runtime.app_state import AppState, app_state
 from ..runtime.session_data import has_session_data
 from ..runtime.unit_of_work import UnitOfWork
 from .decisions import PageRequest, keep_private, page_requests
-from .submission import SAFE_METHODS
+from .submission import SAFE_METHODS, read_body
 
 __all__ = ["after_request", "answer_error", "guarded", "names"]
 
@@ -84,8 +84,12 @@ def serve(
     page_request.active = True
     keep_private(requests)
     outer, requests.owner = requests.owner, check.views
+    unsafe = page_request.request.method not in SAFE_METHODS
     try:
-        with _NO_LOCK if page_request.request.method in SAFE_METHODS else page_request.work.lock():
+        if unsafe and not requests.has_body:
+            read_body(page_request.request)  # before the lock, for which others may wait
+            requests.has_body = True
+        with page_request.work.lock() if unsafe else _NO_LOCK:
             page_request.work.load()
             try:
                 answer = _run_view(check, page_request, view, args, kwargs)
@@ -114,6 +118,9 @@ def serve(
     except FSMError as error:
         if error.status >= 500:
             raise
+        if error.code == Code.BAD_BODY:
+            with suppress(FSMError):
+                page_request.work.load()
         raise page_request.refuse(error) from error
     finally:
         page_request.active = False

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from functools import partial
+from io import BytesIO
+from mmap import ACCESS_READ, mmap
+from tempfile import TemporaryFile
+from typing import IO, Any, Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+from weakref import finalize
 
 from flask import Request, current_app
 
 from ..config import Config
 from ..core.snapshot import Receipt
-from ..errors import Code, InvalidToken
+from ..errors import Code, FSMError, InvalidToken
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import TokenContent, Tokens
 from ..stores.base import StoredReply, SubmissionQuery, root_id
@@ -24,11 +31,19 @@ __all__ = [
     "Submission",
     "csrf_field",
     "earlier_reply",
+    "json_object",
+    "read_body",
 ]
 
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 TOKEN_HEADER: Final = "X-FSM-Token"  # noqa: S105
 CHUNK: Final = 1 << 16
+"""Number of bytes that are read at once; a body of more is kept in a file."""
+MULTIPART: Final = "multipart/form-data"
+FORM_TYPES: Final = (MULTIPART, "application/x-www-form-urlencoded")
+# A byte that is not ASCII, as urlencoded forms write it.
+ESCAPED_BYTE: Final = re.compile(rb"%[89A-Fa-f]")
+REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 class Submission:
@@ -140,11 +155,93 @@ def _read(request: Request, token_field: str, to_field: str) -> tuple[list[Any],
 
 def json_object(request: Request) -> dict[str, Any]:
     """Return the JSON object in the body of a request; an empty one if there is none."""
-    try:
-        body = request.get_json(silent=True)
-    except RecursionError:  # nested too deeply
-        body = None
+    body = request.get_json(silent=True)
     return body if isinstance(body, dict) else {}
+
+
+# -- the body -------------------------------------------------------------------------------
+
+
+def read_body(request: Request) -> None:
+    """Read and parse the body of a request, and leave `request.stream` whole for the view.
+
+    Raises FSMError (`bad_body`) for a form or JSON that can't be parsed; Werkzeug makes it an
+    empty form.
+    """
+    is_form = request.mimetype in FORM_TYPES
+    if is_form and "form" in vars(request):  # a function of the app has parsed it before the guard
+        if not request.form and not request.files and _is_lost(request):
+            raise _invalid_body(request)
+        return
+    body = _buffered(request)
+    try:
+        if is_form:
+            request.form_data_parser_class = partial(  # type: ignore[assignment]
+                request.form_data_parser_class, silent=False
+            )
+            _check_encoding(request, body)
+        elif request.is_json:
+            sent = request.get_json(silent=True)
+            if sent is None and request.get_data().strip() not in (b"", b"null"):
+                raise _invalid_body(request)
+    except (ValueError, RecursionError) as error:  # RecursionError: JSON nested too deeply
+        raise _invalid_body(request) from error
+    request.stream = body
+    body.seek(0)
+
+
+def _buffered(request: Request) -> IO[bytes]:
+    """Return the body in a stream that can be read again, in memory only if it is small."""
+    stream = request.stream
+    body: IO[bytes] = BytesIO()
+    while chunk := stream.read(CHUNK):
+        if isinstance(body, BytesIO) and body.tell() + len(chunk) > CHUNK:
+            start = body.getvalue()
+            body = TemporaryFile()  # noqa: SIM115
+            finalize(request, body.close)
+            body.write(start)
+        body.write(chunk)
+    if not body.tell():
+        # A function of the app may have read the stream before; then Flask has the bytes, if any.
+        body.write(request.get_data(cache=False))
+    body.seek(0)
+    request.stream = request.environ["wsgi.input"] = body
+    return body
+
+
+def _is_lost(request: Request) -> bool:
+    """Return whether the body of a request, whose form is empty, is more than an empty form."""
+    boundary = request.mimetype_params.get("boundary")
+    return (request.content_length or 0) > (len(f"--{boundary}--\r\n") if boundary else 0)
+
+
+def _check_encoding(request: Request, body: IO[bytes]) -> None:
+    """Raise ValueError for texts that are not UTF-8, which Werkzeug alters instead."""
+    form = request.form
+    body.seek(0)
+    if request.mimetype != MULTIPART:
+        data = body.read()
+        if ESCAPED_BYTE.search(data):
+            unquote_to_bytes(data).decode()
+    elif altered := [
+        text for pair in form.items(multi=True) for text in pair if REPLACEMENT in (text or "")
+    ]:
+        sent = (
+            body.getvalue()
+            if isinstance(body, BytesIO)
+            else mmap(body.fileno(), 0, access=ACCESS_READ)
+        )
+        if any(sent.find(text.encode()) < 0 for text in altered):
+            raise ValueError("A field is not UTF-8.")
+
+
+def _invalid_body(request: Request) -> FSMError:
+    return FSMError(
+        f"The body of this request is incomplete or not UTF-8: it can't be read as "
+        f"{request.mimetype}. Nothing was changed; send it again from its page.",
+        code=Code.BAD_BODY,
+        status=400,
+    )
 
 
 def _digest(request: Request, token_field: str) -> str:
@@ -156,13 +253,17 @@ def _digest(request: Request, token_field: str) -> str:
             if name != token_field:
                 parts += (name or "", value)  # a part of a multipart body may lack its name
         for name, file in files.items(multi=True):
-            content = hashlib.blake2b(digest_size=16)
-            while chunk := file.stream.read(CHUNK):
-                content.update(chunk)
-            file.stream.seek(0)
-            parts += (name or "", file.filename or "", content.hexdigest())
+            parts += (name or "", file.filename or "", _digest_of(file.stream))
     else:
-        parts.append(request.get_data(cache=True).decode("latin-1"))
+        parts.append(_digest_of(request.stream))
     # With its length before it, no part can pass for the end of another.
     text = "".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass")
     return urlsafe_b64encode(hashlib.blake2b(text, digest_size=12).digest()).decode()
+
+
+def _digest_of(stream: IO[bytes]) -> str:
+    content = hashlib.blake2b(digest_size=16)
+    while chunk := stream.read(CHUNK):
+        content.update(chunk)
+    stream.seek(0)
+    return content.hexdigest()
