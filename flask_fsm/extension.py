@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, Unpack, cast, overload
 
 from flask import (
     Blueprint,
@@ -18,12 +18,12 @@ from flask import (
 
 from .binding.bind import bind
 from .binding.bound_machine import Bound
-from .binding.declaration import Declaration, Declarations
+from .binding.declaration import DEFAULT_NAME, Declaration, Declarations
 from .cli import fsm as commands
 from .config import Config
 from .core.flow import Flow
 from .core.history import History
-from .core.machine import Machine, TransitionLike
+from .core.machine import Machine, MachineOptions, TransitionLike
 from .errors import (
     ConfigError,
     DefinitionError,
@@ -39,8 +39,9 @@ from .live.routes.upgrade import release_on_error
 from .live.routes.websocket import explain_websocket, websocket
 from .live.service import Service
 from .pages.advance import WTForm
-from .pages.api import MachineViews, delegated, describe
+from .pages.api import MachineViews, delegated
 from .pages.decisions import page_requests
+from .pages.description import describe
 from .pages.guard import after_request, answer_error
 from .pages.resume_link import resume
 from .runtime.app_state import EXTENSION, AppState, app_state
@@ -63,6 +64,7 @@ class FlaskFSM:
             the decorators of the app's views.
         store: As for `init_app`; allowed with an app only.
         websocket: The path of the machine's websocket. By default `/fsm/<machine>/ws`.
+        **options: The options of `Machine`, such as `repeat=False`, unless `machine` is one.
 
     Raises:
         ConfigError: An argument is of the wrong type, or see `init_app`.
@@ -76,6 +78,7 @@ class FlaskFSM:
         *,
         store: Any = None,
         websocket: str | None = None,
+        **options: Unpack[MachineOptions],
     ) -> None:
         if app is not None and not isinstance(app, Flask):
             if machine is not None:
@@ -83,9 +86,17 @@ class FlaskFSM:
             app, machine = None, app
         if isinstance(machine, str):
             raise ConfigError(f"FlaskFSM takes a Machine or a list of edges, not {machine!r}.")
+        unknown = options.keys() - MachineOptions.__annotations__
+        if unknown:
+            raise TypeError(f"FlaskFSM() has no option {', '.join(sorted(unknown))}.")
+        if isinstance(machine, Machine) and options:
+            raise ConfigError(
+                f"Give {', '.join(options)} to the Machine {machine.name!r} itself: FlaskFSM takes "
+                f"the options of a machine with a bare list of transitions, or none."
+            )
         if machine is not None and not isinstance(machine, Machine):
-            machine = Machine("fsm", machine)
-        self._declarations = Declarations(Declaration(machine, _path(websocket)))
+            machine = Machine(DEFAULT_NAME, machine, **options)
+        self._declarations = Declarations(Declaration(machine, _path(websocket), options))
         self.default: MachineViews = MachineViews(self._declarations.default)
         """The `MachineViews` of the first machine, to which `check`, `advance`, ... delegate."""
         self.live: Live = Live()

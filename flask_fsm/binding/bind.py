@@ -20,7 +20,7 @@ from ..core.machine import Edge, Machine
 from ..core.rules import is_async
 from ..errors import Code, DefinitionError, UnknownState
 from .bound_machine import Bound, Page, newest, resolve
-from .declaration import Check, Declarations, Subject, checks_of
+from .declaration import Check, Declaration, Declarations, Subject, checks_of
 
 __all__ = ["bind"]
 
@@ -50,7 +50,7 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
             if check.declaration is declaration
         ]
         subject = declarations.subject_of(declaration)
-        one = _bind_one(app, declaration.machine or _machine_of(name, found), found, faults)
+        one = _bind_one(app, declaration.machine or _machine_of(declaration, found), found, faults)
         faults += _missing_support(one, subject, has_record_store)
         bound[name] = replace(
             one,
@@ -63,7 +63,7 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
     return bound
 
 
-def _machine_of(name: str, found: Found) -> Machine:
+def _machine_of(declaration: Declaration, found: Found) -> Machine:
     """Build a machine from the `accept` and `to` of the decorators."""
     own = {endpoint: check for endpoint, check in found if check.required is None}
     states = {(check.state or endpoint): endpoint for endpoint, check in own.items()}
@@ -79,7 +79,9 @@ def _machine_of(name: str, found: Found) -> Machine:
             edges[here, full(target, endpoint)] = None
         for source in check.accept or ():
             edges[full(source, endpoint), here] = None
-    return Machine(name, edges, initial=next(iter(states), None))
+    options = declaration.options.copy()
+    options.setdefault("initial", next(iter(states), None))
+    return Machine(declaration.name, edges, **options)
 
 
 def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[DefinitionError]) -> Bound:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from ..core.machine import Machine
+from ..core.machine import Machine, MachineOptions
 from ..core.snapshot import Snapshot
 from ..errors import Code, ConfigError, NotFound
 
 __all__ = [
     "CHECK_ATTRIBUTE",
+    "DEFAULT_NAME",
     "Check",
     "Choose",
     "Declaration",
@@ -21,6 +22,8 @@ __all__ = [
     "checks_of",
 ]
 
+DEFAULT_NAME: Final = "fsm"
+"""The name of a machine that is given without one."""
 VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 # functools.wraps copies this attribute outwards; inner checks are found by `__wrapped__`.
 CHECK_ATTRIBUTE: Final = "__fsm_check__"
@@ -69,12 +72,19 @@ class Subject:
 class Declaration:
     """One machine of an app, with what is registered for it."""
 
-    __slots__ = ("choose", "machine", "name", "subject", "websocket")
+    __slots__ = ("choose", "machine", "name", "options", "subject", "websocket")
 
-    def __init__(self, machine: Machine | None, websocket: str | None) -> None:
+    def __init__(
+        self,
+        machine: Machine | None,
+        websocket: str | None,
+        options: MachineOptions | None = None,
+    ) -> None:
         self.machine: Machine | None = machine
         """The machine as it is defined; None if the decorators of the views define it."""
-        self.name: str = "fsm" if machine is None else machine.name
+        self.options: MachineOptions = {} if options is None else options
+        """The options of a machine that the decorators of the views define."""
+        self.name: str = DEFAULT_NAME if machine is None else machine.name
         self.websocket: str | None = websocket
         """The path of its websocket; None for the usual one."""
         self.subject: Subject | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 from ..errors import Code, DefinitionError, DuplicateEvent, DuplicateState, UnknownState
 from .definition import Definition
@@ -27,7 +27,7 @@ from .serialization import dump_machine, load_definition
 from .snapshot import Snapshot
 from .state import Back, Edge, State, Transition, TransitionLike
 
-__all__ = ["Back", "Edge", "Machine", "State", "Transition", "TransitionLike"]
+__all__ = ["Back", "Edge", "Machine", "MachineOptions", "State", "Transition", "TransitionLike"]
 
 M = TypeVar("M", bound=Callable[[str], str | None] | Mapping[str, str | None])
 
@@ -39,6 +39,20 @@ class _Arguments(NamedTuple):
     states: tuple[Any, ...]
     initial: str | None
     finals: tuple[str, ...] | None
+
+
+class MachineOptions(TypedDict, total=False):
+    """The options of `Machine`, for functions that make one."""
+
+    states: str | Iterable[str | State]
+    initial: str | None
+    final: str | Iterable[str] | None
+    repeat: bool
+    ordered: bool
+    reset: Literal["auto", "manual"]
+    many: bool | str
+    scope: Literal["subject", "connection"]
+    complete: Callable[[str], bool] | None
 
 
 class Machine(Definition):

@@ -15,7 +15,7 @@ from typing import (
     overload,
 )
 
-from flask import Response, has_app_context, has_request_context, request
+from flask import Response, has_app_context, request
 
 from ..binding.declaration import Check, Subject
 from ..core.flow import Flow, Progress, Result
@@ -27,11 +27,12 @@ from ..runtime.transaction import transaction
 from ..security.tokens import Token
 from .advance import WTForm, advance, own_answers
 from .decisions import PageRequest, page_requests
+from .description import describe
 from .flow_reports import FlowReports
 from .guard import guarded, names
 from .resume_link import resume_link
 
-__all__ = ["MachineViews", "delegated", "describe"]
+__all__ = ["MachineViews", "delegated"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 F = TypeVar("F", bound=Callable[..., Any])
@@ -407,15 +408,6 @@ def merge_url_args(given: Mapping[str, Any] | None, more: dict[str, Any]) -> dic
     if not isinstance(given, Mapping):
         raise TypeError(f"url_args= takes a mapping of names to values, not {given!r}.")
     return {**given, **more}
-
-
-def describe(views: MachineViews, kind: str) -> str:
-    """Return the `repr` of a machine's views, as those of a `kind`."""
-    if not has_request_context():
-        return f"<{kind} {views.declaration.machine or 'built from decorators'!r}>"
-    flow = views.flow
-    history = [(entry.source, entry.target) for entry in flow.history]
-    return f"<{kind} {views.name!r} at {flow.current!r}, history={history}>"
 
 
 class HasDefault(Protocol):

@@ -61,6 +61,73 @@ def test_a_machine_or_a_list_of_transitions_will_do(definition: Any) -> None:
         assert visitor.open("c").location == "/b"
 
 
+def test_a_list_of_transitions_takes_the_options_of_a_machine() -> None:
+    """FlaskFSM([...], repeat=False, ordered=True) does what Machine(...) does with them."""
+    loop = [("a", "b"), ("b", "a"), ("b", "c")]
+    fsm = FlaskFSM(loop, repeat=False, ordered=True, final="c", reset="manual")
+    app = new_app()
+    fsm.init_app(app)
+    add_pages(app, fsm, "a", "b", "c")
+    assert (fsm.machine.repeat, fsm.machine.ordered, fsm.machine.reset) == (False, True, "manual")
+    visitor = Visitor(app)
+    visitor.post("a")
+    refused = visitor.post("b", {"to": "c"}, asking="json")
+    assert (refused.status_code, refused.get_json()["reason"]) == (409, "skipped")
+    with app.test_request_context():
+        fsm.transition("b")
+        fsm.transition("a")
+        assert fsm.flow.finished  # the only edge out has been taken
+
+
+def test_a_machine_of_the_decorators_takes_the_options_of_a_machine() -> None:
+    """FlaskFSM(app, repeat=False) holds for the edges that check(to=...) names."""
+    app = new_app()
+    fsm = FlaskFSM(app, repeat=False, initial="b")
+    app.add_url_rule("/a", "a", fsm.check(to="b")(lambda: "a"))
+    app.add_url_rule("/b", "b", fsm.check(to="a")(lambda: "b"))
+    with app.app_context():
+        assert not fsm.machine.repeat
+        assert fsm.machine.initial == "b"
+
+
+def test_options_of_a_machine_that_is_given_are_an_error() -> None:
+    """A Machine has its own options; a misspelt one is an error at once, too."""
+    with pytest.raises(ConfigError, match="Give ordered to the Machine 'line' itself"):
+        FlaskFSM(Machine("line", LINE), ordered=True)
+    for arguments in ((LINE,), ()):
+        with pytest.raises(TypeError, match="no option repaet"):
+            FlaskFSM(*arguments, repaet=False)  # type: ignore[call-arg]
+
+
+def test_the_repr_shows_states_transitions_and_history() -> None:
+    """It shows what there is: the machine outside of a request, and the flow within one."""
+    app = new_app()
+    fsm = FlaskFSM(app, [("a", "b"), ("b", "c")])
+    add_pages(app, fsm, "a", "b", "c")
+    shape = "'fsm' states=['a', 'b', 'c'] transitions=[('a', 'b'), ('b', 'c')]"
+    assert repr(fsm) == f"<FlaskFSM {shape}>"
+    with app.test_request_context():
+        fsm.transition("b")
+        assert repr(fsm) == f"<FlaskFSM {shape} at 'b' history=[('a', 'b')]>"
+        assert repr(fsm.default) == f"<MachineViews {shape} at 'b' history=[('a', 'b')]>"
+
+
+def test_the_repr_never_raises() -> None:
+    """In a debugger it says what it knows, whatever is missing or broken."""
+    app = new_app()
+    fsm = FlaskFSM(app)
+    assert repr(fsm) == "<FlaskFSM 'fsm' built from decorators>"
+    other = FlaskFSM([("a", "b")])
+    with app.test_request_context():
+        assert repr(fsm) == "<FlaskFSM 'fsm' built from decorators flow unknown: DefinitionError>"
+        assert repr(other).startswith("<FlaskFSM 'fsm' states=['a', 'b']")
+    broken = FlaskFSM(crashing := new_app(), [("a", "b")])
+    broken.subject(lambda: 1 / 0)
+    add_pages(crashing, broken, "a", "b")
+    with crashing.test_request_context():
+        assert repr(broken).endswith("flow unknown: ZeroDivisionError>")
+
+
 def test_a_machine_and_an_app_in_the_wrong_order_is_an_error() -> None:
     """FlaskFSM(machine, app) is told what it takes."""
     with pytest.raises(ConfigError, match="app and a machine"):
