@@ -69,7 +69,9 @@ def preferred_format(asking: Request) -> ResponseFormat:
     """Return the format in which the client of a request wants its answer."""
     environ = asking.environ
     if environ.get("HTTP_HX_REQUEST") == "true":
-        return "htmx"
+        # To restore its history, htmx replaces the whole page, and ignores `HX-Redirect`.
+        restoring = environ.get("HTTP_HX_HISTORY_RESTORE_REQUEST") == "true"
+        return "html" if restoring else "htmx"
     if "json" not in f"{environ.get('HTTP_ACCEPT')} {environ.get('CONTENT_TYPE')}".lower():
         return "html"
     # By name only: programs add `*/*` to the JSON that they want, and browsers name no JSON.

@@ -623,3 +623,18 @@ def test_a_refused_event_on_a_page_names_states_and_no_events() -> None:
     refused = Visitor(app).post("red", {}, None, "json")
     assert refused.json is not None
     assert (refused.json["reason"], refused.json["allowed"]) == ("no_event", ["green"])
+
+
+def test_htmx_that_restores_its_history_is_answered_as_a_browser(stored: Shop) -> None:
+    """It puts what it gets into the page: so it is redirected to a page, and refused by a page."""
+    restoring = {"HX-Request": "true", "HX-History-Restore-Request": "true"}
+    visitor = stored.visitor()
+    skipping = visitor.open("payment", headers=restoring)
+    assert (skipping.status_code, skipping.location) == (303, "/cart")
+    assert len(notices(visitor.open("cart", headers=restoring))) == 1
+    visitor.walk(*TO_REVIEW, "review")
+    ended = visitor.open("payment", headers=restoring)
+    assert (ended.status_code, ended.location) == (303, "/done")
+    refused = visitor.post("payment", {}, None, headers=restoring)
+    assert (refused.status_code, "HX-Retarget" in refused.headers) == (410, False)
+    assert visitor.open("payment", "htmx").headers["HX-Redirect"] == "/done"
