@@ -168,15 +168,22 @@ def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] |
 
 
 def answers_of(form: WTForm) -> dict[str, Any]:
-    """Return a form's data without the fields that are no answers: CSRF tokens and buttons."""
+    """Return a form's data without the fields that are no answers.
+
+    These are CSRF tokens, buttons, and passwords: an app keeps at most their hash.
+    """
     return {name: _answer(field) for name, field in form._fields.items() if _is_answer(field)}
 
 
 def _is_answer(field: Any) -> bool:
-    from wtforms import SubmitField
+    from wtforms import PasswordField, SubmitField
     from wtforms.csrf.core import CSRFTokenField
 
-    return not isinstance(field, (SubmitField, CSRFTokenField))
+    return not (
+        isinstance(field, (SubmitField, CSRFTokenField, PasswordField))
+        or getattr(field.widget, "input_type", None) == "password"
+        or (field.render_kw or {}).get("type") == "password"
+    )
 
 
 def _answer(field: Any) -> Any:
@@ -185,7 +192,7 @@ def _answer(field: Any) -> Any:
     if isinstance(field, FormField):
         return answers_of(field.form)
     if isinstance(field, FieldList):
-        return [_answer(entry) for entry in field.entries]
+        return [_answer(entry) for entry in field.entries if _is_answer(entry)]
     return field.data
 
 

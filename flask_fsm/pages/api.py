@@ -333,8 +333,8 @@ class MachineViews(FlowReports):
         Args:
             to: The next page. By default what the request names, or the only open edge.
             data: The answers to store for this page, and to give to its rules.
-            form: A WTForms form whose data is stored instead. If a rule refuses, its messages go
-                into `form.errors`.
+            form: A WTForms form whose data is stored instead, but for its password fields. If a
+                rule refuses, its messages go into `form.errors`.
             fast_forward: Whether to repeat, after an edit, the steps of the old path as far as
                 their rules allow it. By default the visitor repeats them.
             url_args: URL arguments of the next page; by default those of this request.

@@ -12,36 +12,12 @@ from flask import current_app, request
 from ..config import Config
 from ..responses import ResubmitForm
 from ..security.origin import is_cross_site
+from .secrets import SecretValues, is_secret_name, password_names
 from .submission import csrf_field, json_object
 
 __all__ = ["SubmittedFields", "identical_form", "renewed_form", "shown_fields"]
 
 MAX_SHOWN: Final = 100
-# Matched against the name in lower case, its words between underscores: `_card_number_`.
-SECRETS: Final = (
-    "*password*",
-    "*passwd*",
-    "*passphrase*",
-    "*passcode*",
-    "*_pass_*",
-    "*_pwd_*",
-    "*_pw_*",
-    "*_secret_*",
-    "*_token_*",
-    "_card_",
-    "*card_n*",
-    "*cardn*",
-    "*creditcard*",
-    "*_cvc_*",
-    "*_cvv_*",
-    "*_csc_*",
-    "*security_code*",
-    "*_iban_*",
-    "*_ssn_*",
-    "*_pin_*",
-    "*_otp_*",
-)
-_WORD_ENDS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
 _DIGITS: Final = re.compile(r"\d(?:[ ._/-]?\d){12,22}", re.ASCII)
 # A checksum is one tenth of all numbers, so only what is as long as a card's number counts.
 CARD_LENGTHS: Final = range(13, 20)
@@ -59,7 +35,9 @@ def shown_fields(config: Config) -> SubmittedFields:
     own = {config.token_field, csrf_field()}
     body = request.form.items(multi=True) if request.form else json_object(request).items()
     sent = [(_text(name), value) for name, value in body if name not in own]
-    secret = {_text(value) for name, value in sent if _is_secret(config, name)} - {""}
+    passwords = password_names()
+    secret = {name for name in dict(sent) if _is_secret(config, passwords, name)}
+    secret_values = SecretValues(_text(value) for name, value in sent if name in secret)
     typed = SubmittedFields(
         [], [name or "" for name, file in request.files.items() if file.filename]
     )
@@ -67,8 +45,8 @@ def shown_fields(config: Config) -> SubmittedFields:
         text = _text(value)
         if (
             isinstance(value, (dict, list))  # its contents are unknown
-            or _is_secret(config, name)
-            or text in secret  # a password typed again, under whatever name
+            or name in secret
+            or text in secret_values  # a password typed again, under whatever name
             or _holds_card_number(text)
             or len(typed.fields) == MAX_SHOWN
         ):
@@ -78,10 +56,13 @@ def shown_fields(config: Config) -> SubmittedFields:
     return SubmittedFields(typed.fields, list(dict.fromkeys(typed.omitted))[:MAX_SHOWN])
 
 
-def _is_secret(config: Config, name: str) -> bool:
-    words = f"_{_WORD_ENDS.sub('_', name).lower()}_"
-    return any(fnmatch.fnmatchcase(words, pattern) for pattern in SECRETS) or any(
-        fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in config.redact_fields
+def _is_secret(config: Config, passwords: re.Pattern[str], name: str) -> bool:
+    return (
+        is_secret_name(name)
+        or passwords.fullmatch(name) is not None
+        or any(
+            fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in config.redact_fields
+        )
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flask_fsm.config import PREFIX, Config
-from flask_fsm.pages.redaction import SECRETS
+from flask_fsm.pages.secrets import PARTS, WHOLE_NAMES, WORDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.rst").read_text()
 DOCUMENTED = {
@@ -39,7 +39,13 @@ def test_type_and_default_are_those_of_the_code(field) -> None:
 
 
 def test_the_fields_that_are_never_shown_are_listed() -> None:
-    """The page names the built-in patterns of FSM_REDACT_FIELDS."""
+    """The page names the built-in names of FSM_REDACT_FIELDS."""
     section = PAGE.partition(".. confval:: FSM_REDACT_FIELDS")[2].partition(".. confval::")[0]
-    patterns = section.partition("never show either:")[2]
-    assert tuple(re.findall(r"``(.+?)``", patterns)) == SECRETS
+    lists = {
+        title: re.findall(r"``(.+?)``", section.partition(title)[2].partition("):\n")[2])
+        for title in ("Words of names", "Parts of names")
+    }
+    whole = section.partition("Names as a whole:")[2].partition(".\n")[0]
+    assert tuple(re.findall(r"``(.+?)``", whole)) == WHOLE_NAMES
+    assert set(lists["Words of names"][: len(WORDS)]) == WORDS
+    assert tuple(lists["Parts of names"]) == PARTS
