@@ -5,6 +5,7 @@ Neither is imported before an app names a server.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from .errors import ConfigError
@@ -21,6 +22,7 @@ UNREACHABLE: Final = frozenset(
         "MaxConnectionsError",
         "ClusterDownError",
         "ReadOnlyError",
+        "NoPermissionError",
         "TryAgainError",
         "OutOfMemoryError",
         "NoScriptError",
@@ -28,17 +30,13 @@ UNREACHABLE: Final = frozenset(
         "ValkeyClusterException",
     }
 )
-# First words of the errors of a reachable server that can't serve the command now.
-REFUSALS: Final = (
-    "NOREPLICAS",
-    "MISCONF",
-    "BUSY",
-    "OOM",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "UNKILLABLE",
-    "NOSCRIPT",
-    "LOADING",
+# First words of the errors of a reachable server that can't serve the command now; the drivers
+# remove "ERR". Before version 7, the words of an error within a script follow a dash.
+REFUSALS: Final = re.compile(
+    r"(?:(?:ERR )?Error running script .*?-)?"
+    r"(?:NOREPLICAS|MISCONF|BUSY|OOM|CLUSTERDOWN|MASTERDOWN|UNKILLABLE|NOSCRIPT|LOADING|READONLY"
+    r"|TRYAGAIN|NOPERM|NOAUTH|(?:ERR )?ACL failure in script)\b",
+    re.DOTALL,
 )
 
 
@@ -90,4 +88,4 @@ def is_unreachable(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return True
     names = names_of(error)
-    return bool(names) and (not names.isdisjoint(UNREACHABLE) or str(error).startswith(REFUSALS))
+    return bool(names) and (not names.isdisjoint(UNREACHABLE) or bool(REFUSALS.match(str(error))))

@@ -16,6 +16,7 @@ from ..core.flow import Flow, Result
 from ..core.names import is_name
 from ..core.snapshot import Snapshot
 from ..errors import ConfigError, FSMError
+from ..outages import OutageLog
 from ..runtime.listeners import Sender
 from ..runtime.unit_of_work import channel_key
 from ..security.origin import check_allowed
@@ -45,7 +46,7 @@ def _end(bus: Bus) -> None:
 class Service:
     """Sends the transitions of an app's flows to their clients; a CommitListener (see runtime)."""
 
-    def __init__(self, config: Config, authorize: Callable[[str], Any]) -> None:
+    def __init__(self, config: Config, authorize: Callable[[str], Any], outages: OutageLog) -> None:
         if config.live_engine not in ENGINES:
             raise ConfigError(
                 f"The config key FSM_LIVE_ENGINE can't be {config.live_engine!r}: it must be "
@@ -64,7 +65,7 @@ class Service:
         # The bus may store and deliver a message for up to half that time longer.
         self.once_seconds: int = ceil(config.replay_ttl * 1.5)
         """Seconds for which a job that one process has taken is refused to the others."""
-        self.channels: Channels = Channels(bus, config.sse_retry, config.queue_size)
+        self.channels: Channels = Channels(bus, config.sse_retry, config.queue_size, outages)
         # Messages may still be on their way when the process ends.
         weakref.finalize(self, _end, bus)
         self.threads: ThreadEngine = ThreadEngine(config.max_threads)

@@ -104,7 +104,7 @@ def serve(
             page_request.work.load()
         raise page_request.refuse(error) from error
     except StoreUnavailable as error:
-        log.error("%s", error, exc_info=error)
+        state.outages.log(error)
         raise page_request.refuse(error) from error
     except StaleFlow as error:
         answer = page_request.replay() if error.code == Code.LOST_RACE else None
@@ -177,7 +177,7 @@ def _state_of(check: Check, page_request: PageRequest) -> str:
 def answer_error(error: FSMError) -> Any:
     """Answer an error of a view without a guard: a refusal as on a page, a fault as a 500."""
     if isinstance(error, StoreUnavailable):
-        log.error("%s", error, exc_info=error)
+        app_state().outages.log(error)
     elif error.status >= 500:
         raise error
     loaded = [found for found in page_requests().of.values() if found.work.loaded]
@@ -215,5 +215,7 @@ def _take_along(state: AppState, followed: Iterable[Bound]) -> None:
         if has_session_data(session, bound.name):
             try:
                 UnitOfWork(state, bound, request.view_args or {}).take_along_at_login()
+            except StoreUnavailable as error:
+                state.outages.log(error)
             except Exception:  # the app's own function may raise anything; the response is sent
                 log.exception("A session has logged in, but its flows could not be taken along.")

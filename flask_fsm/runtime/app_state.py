@@ -19,6 +19,7 @@ from ..binding.bound_machine import Bound
 from ..config import Config
 from ..core.flow import Clock
 from ..errors import ConfigError
+from ..outages import OutageLog
 from ..security.tokens import Tokens
 from ..stores import Cipher, FlowCache, RecordStore, Store, open_store
 from .listeners import CommitListener
@@ -45,6 +46,8 @@ class AppState:
     """Called with each streamed response of the app."""
     live: Any = None
     """The live service of the app, if FSM_LIVE is on."""
+    outages: OutageLog = field(default_factory=OutageLog)
+    """Logs that the store or the bus can't be reached."""
     _bound: dict[str, Bound] | None = None
     set_up_lock: Lock = field(default_factory=Lock)
     signers: tuple[tuple[Any, ...], Tokens] | None = None

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from ...bus import Bus, Position, Revision
 from ...errors import StoreUnavailable
+from ...outages import OutageLog
 from ..protocol.frames import Envelope, EnvelopeKind, group_frame
 from .channel import SSEChannel
 from .listener import Connection
@@ -170,8 +171,10 @@ class LiveChannel(SSEChannel):
 class Channels:
     """The channels of one app in this process. Unused ones are garbage-collected."""
 
-    def __init__(self, bus: Bus, retry: int, queue_size: int) -> None:
+    def __init__(self, bus: Bus, retry: int, queue_size: int, outages: OutageLog) -> None:
         self.bus = bus
+        self.outages = outages
+        """Logs that the bus can't be reached."""
         self._retry = retry
         self._queue_size = queue_size
         self._channels: WeakValueDictionary[str, LiveChannel] = WeakValueDictionary()

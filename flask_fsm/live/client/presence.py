@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ...bus import Bus
+from ...errors import StoreUnavailable
 from ..channels.app_channels import Channels
 from ..protocol.frames import Envelope, EnvelopeKind, dumps, group_frame
 
@@ -66,7 +67,9 @@ class Membership:
                     self._enter(name)
                 for member, info in bus.expired(name):
                     self._announce(name, "leave", member, info)
-        except Exception:  # the bus may be down for a while: presence lasts longer than one renewal
+        except StoreUnavailable as error:  # for a while: presence lasts longer than one renewal
+            self._channels.outages.log(error)
+        except Exception:
             log.exception("Failed to renew the presence of a member in %s.", ", ".join(self.groups))
 
     def leave(self) -> None:
@@ -76,6 +79,8 @@ class Membership:
             for name, info in groups.items():
                 if self._channels.bus.leave(name, self._member):
                     self._announce(name, "leave", self._member, info)
+        except StoreUnavailable as error:
+            self._channels.outages.log(error)
         except Exception:
             log.exception("Failed to announce that a member has left %s.", ", ".join(groups))
 

@@ -107,9 +107,13 @@ def send_event(machine: str) -> ResponseReturnValue:
     except HTTPException as error:
         if flow is None:
             raise  # the app's function that finds the subject called abort(), as for a page
-        return _json_response(stamped(crash_frame(error, machine, event), ref), 500)
+        return _json_response(
+            stamped(crash_frame(error, service.channels.outages, machine, event), ref), 500
+        )
     except BaseException as error:  # CancelledError, a timeout, SystemExit
-        return _json_response(stamped(crash_frame(error, machine, event), ref), 500)
+        return _json_response(
+            stamped(crash_frame(error, service.channels.outages, machine, event), ref), 500
+        )
     frames = frames_of(bound.machine, sent) or [data_frame(None, EventStatus.NoContent)]
     return _json_response(stamped(listed(frames), ref))
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from http import HTTPStatus
-from typing import Final
 
 from flask import Response, current_app
 
 from ...errors import Code, FSMError, StoreUnavailable
 from ...responses import Refusal, RefusalContext
+from ...runtime.app_state import app_state
 from ..protocol.frames import dumps
 
 __all__ = ["Problem", "problem_of"]
-
-log: Final = logging.getLogger("flask_fsm")
 
 
 class Problem(Exception):
@@ -52,7 +49,7 @@ class Problem(Exception):
 def problem_of(error: FSMError) -> Problem:
     """Return the problem of an error, or raise the error again if the app is at fault (5xx)."""
     if isinstance(error, StoreUnavailable):
-        log.error("%s", error, exc_info=error)
+        app_state().outages.log(error)
     elif error.status >= 500:
         raise error
     return Problem(error)

@@ -32,7 +32,7 @@ def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
     psycopg = backend == "postgresql" and address.get_driver_name() == "psycopg"
     threshold = address.query.get("prepare_threshold") if psycopg else None
     address = address.difference_update_query(["prepare_threshold"] if psycopg else ())
-    options: dict[str, Any] = {"pool_timeout": timeout}
+    options: dict[str, Any] = {"pool_timeout": timeout, "hide_parameters": True}
     if backend == "sqlite":
         if address.database in (None, "", ":memory:"):
             raise ConfigError(

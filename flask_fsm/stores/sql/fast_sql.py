@@ -69,14 +69,22 @@ class FastSQL:
             lost = self._dialect.is_disconnect(error, driver, None)
             if lost:
                 connection.invalidate(error)
+                self._engine.dispose()  # the pool's other connections are older, and lost too
             raise self._wrapped(error, lost) from error
+        except BaseException:
+            # GreenletExit, a signal handler's exception: it may be in the middle of a statement.
+            connection.invalidate()
+            raise
         finally:
-            if connection.is_valid:
-                driver.rollback()  # nothing, unless a transaction was begun and not ended
-                if before is False:
-                    driver.autocommit = False
-                if usual is not None:
-                    driver.patience = usual
+            try:
+                if connection.is_valid:
+                    driver.rollback()  # nothing, unless a transaction was begun and not ended
+                    if before is False:
+                        driver.autocommit = False
+                    if usual is not None:
+                        driver.patience = usual
+            except self._dialect.dbapi.Error as error:
+                connection.invalidate(error)
             connection.close()
 
     def _wrapped(self, error: Exception, lost: bool) -> BaseException:

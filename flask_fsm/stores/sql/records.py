@@ -18,12 +18,13 @@ from sqlalchemy.orm import Session, scoped_session
 
 from ...config import Config
 from ...core.history import Entry
-from ...errors import ConfigError, FlowBusy, StaleFlow
+from ...errors import ConfigError, FlowBusy, FSMError, StaleFlow, StoreUnavailable
 from ...reports.funnel import Funnel, LogEntry, arrange
 from ..base import StoredReply, Version
-from ..records.errors import leased_elsewhere, lost_race, unavailable
+from ..records.errors import leased_elsewhere, lost_race
 from ..records.model import Address, HistoryRow, Record, longest_lease
 from .engine import acquire_write_lock, same_database
+from .errors import redact, translated_sql, translation
 from .fast_sql import FastSQL
 from .funnel_sql import count
 from .statements import (
@@ -40,7 +41,6 @@ __all__ = ["SQLRecords"]
 T = TypeVar("T")
 # How many commits after the form's rev are searched for a submission, which may have made several.
 SPAN: Final = 16
-CONFLICTS: Final = ("DeadlockDetected", "SerializationFailure")
 BATCH: Final = 10_000
 
 
@@ -92,9 +92,25 @@ class SQLRecords:
         return self._engine
 
     @contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        """Open a connection, and discard it if something interrupts a statement.
+
+        GreenletExit, gevent.Timeout and exceptions of signal handlers leave it in the middle of an
+        exchange with the server.
+        """
+        with translated_sql(), self.engine.connect() as connection:
+            try:
+                yield connection
+            except (exc.SQLAlchemyError, FSMError, GeneratorExit):
+                raise
+            except BaseException:
+                connection.invalidate()
+                raise
+
+    @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         """Open a transaction that is committed at the end of the block."""
-        with translated_sql(), self.engine.connect() as connection:
+        with self._connected() as connection:
             if connection.dialect.name == "postgresql":  # an engine may commit by itself
                 connection.execution_options(isolation_level="READ COMMITTED")
             acquire_write_lock(connection)
@@ -104,7 +120,7 @@ class SQLRecords:
     @contextmanager
     def _unbounded(self) -> Iterator[sa.Connection]:
         """Open a connection without the bound on waiting, for reports and purges."""
-        with translated_sql(), self.engine.connect() as connection:
+        with self._connected() as connection:
             driver = connection.connection.dbapi_connection
             patience = getattr(driver, "patience", None)
             if patience is not None:
@@ -115,12 +131,13 @@ class SQLRecords:
                 if patience is not None:
                     driver.patience = patience  # type: ignore[union-attr]
 
-    def _autocommit(self) -> sa.Connection:
+    @contextmanager
+    def _autocommit(self) -> Iterator[sa.Connection]:
         """Open a connection for a single statement, without the round trips of a transaction."""
-        connection = self.engine.connect()
-        if connection.dialect.name != "sqlite":  # SQLite has no round trips to save
-            connection.execution_options(isolation_level="AUTOCOMMIT")
-        return connection
+        with self._connected() as connection:
+            if connection.dialect.name != "sqlite":  # SQLite has no round trips to save
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
 
     def _rows(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Any]:
         def ask() -> Sequence[Any]:
@@ -131,13 +148,13 @@ class SQLRecords:
 
     def _retried(self, ask: Callable[[], T]) -> T:
         """Call `ask`, a second time if the server has closed the connection since its last use."""
-        with translated_sql():
-            try:
-                return ask()
-            except exc.DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
+        try:
             return ask()
+        except StoreUnavailable as error:
+            cause = error.__cause__
+            if not (isinstance(cause, exc.DBAPIError) and cause.connection_invalidated):
+                raise
+        return ask()
 
     @contextmanager
     def transaction(self, session: Any) -> Iterator[tuple[Any, Callable[[], sa.Connection]]]:
@@ -159,14 +176,13 @@ class SQLRecords:
         """Commit a caller's session. Errors of the caller's statements are raised unchanged."""
         try:
             session.flush()
-        except exc.DBAPIError as error:
-            if error.connection_invalidated:
-                raise unavailable() from error
-            raise
-        try:
             session.commit()
-        except (exc.OperationalError, exc.InterfaceError) as error:
-            raise unavailable() from error
+        except exc.DBAPIError as error:
+            translated = translation(error, ours=False)
+            if translated is None:
+                raise
+            redact(error)
+            raise translated from error
 
     def _joined(self, session: Any) -> sa.Connection:
         """Return the connection of a caller's transaction, in which commits may take part."""
@@ -195,7 +211,7 @@ class SQLRecords:
         fast, values = self._fast, address_values(address)
 
         def ask() -> Any:
-            with fast.cursor(self._timeout) as cursor:  # a read waits for no lock
+            with translated_sql(), fast.cursor(self._timeout) as cursor:  # a read waits for no lock
                 fast.execute(cursor, "read", values)
                 return cursor.fetchone()
 
@@ -221,7 +237,7 @@ class SQLRecords:
         if self.engine is not None and self._fast is not None and version and len(logged) == 1:
             values = update_values(address, version, record, lease, now, now + self._longest_lease)
             if not self._swap(self._fast, values, logged[0]):
-                with translated_sql(), self._autocommit() as connection:
+                with self._autocommit() as connection:
                     raise self._conflict(connection, address, version)
             return
         with self._transaction() as connection:
@@ -410,28 +426,3 @@ class SQLRecords:
                 connection.execute(old)
             connection.commit()
         return removed
-
-
-@contextmanager
-def translated_sql() -> Iterator[None]:
-    """Turn errors of SQLAlchemy that the app did not cause into errors of this package."""
-    try:
-        yield
-    except exc.TimeoutError as error:
-        raise unavailable() from error
-    except exc.DBAPIError as error:
-        kind, text = type(error.orig).__name__, str(error.orig)
-        if kind == "UndefinedTable" or "no such table" in text:
-            raise ConfigError(
-                f"The tables of flask_fsm do not exist: run `flask fsm init-db`, or your "
-                f"migrations ({text.splitlines()[0]})."
-            ) from error
-        if kind == "LockNotAvailable":
-            raise leased_elsewhere() from error
-        if kind in CONFLICTS:
-            raise lost_race() from error
-        if error.connection_invalidated or isinstance(
-            error, (exc.OperationalError, exc.InterfaceError)
-        ):
-            raise unavailable() from error
-        raise
