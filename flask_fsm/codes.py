@@ -75,13 +75,15 @@ class Code(StrEnum):
     VALIDATION = "validation"
     """422, client: a validator refused the answers."""
     INVALID_DATA = "invalid_data"
-    """422, client: the answers hold a value that can't be stored as JSON."""
+    """422, client: the answers hold NaN, infinity or too many levels. Where the app's code gives a
+    value of a type that can't be stored 500, developer."""
     TOO_LARGE = "too_large"
     """413, client: the flow would not fit into its store, or the event is too long."""
 
     # -- the edge
     NO_EDGE = "no_edge"
-    """409, client: no edge leads from this state to the target."""
+    """409, client: no edge leads from this state to the target. Where the app's code names the
+    target 500, developer."""
     TAKEN = "taken"
     """409, client: the edge was already taken in this run, and the machine has `repeat=False`."""
     SKIPPED = "skipped"
@@ -89,7 +91,7 @@ class Code(StrEnum):
     AMBIGUOUS = "ambiguous"
     """409, client: several edges could be taken, and none was named."""
     NOT_A_PAGE = "not_a_page"
-    """409, developer: the target state has no page. From `url_for()` 500."""
+    """500, developer: the target state has no page. Where the client names it 409."""
     GUARD = "guard"
     """409, client: a guard refused."""
     GUARD_RAISED = "guard_raised"

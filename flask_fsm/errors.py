@@ -218,7 +218,7 @@ class ConfigError(FSMError):
 
 
 class UnknownTarget(FSMError):
-    """A request or a call names a target that is not a state of the machine."""
+    """A request (400) or the app's code (500) names a target that is not a state."""
 
     default_code: ClassVar[str] = Code.UNKNOWN_STATE
     status = 400
@@ -244,7 +244,7 @@ class SkippedTransition(InvalidTransition):
 
 
 class NotAPage(InvalidTransition):
-    """The state exists but has no page, so `advance()` has nowhere to send the visitor."""
+    """A state without a page, named by a client (409) or by the app's code (500), is the target."""
 
     default_code: ClassVar[str] = Code.NOT_A_PAGE
 
@@ -314,7 +314,7 @@ class ValidationFailed(FSMError):
 
 
 class InvalidData(ValidationFailed):
-    """The answers hold a value that can't be stored as JSON; `fields` names it."""
+    """A client (422) or the app's code (500) gives an answer that can't be stored; see `fields`."""
 
     default_code: ClassVar[str] = Code.INVALID_DATA
 

@@ -15,8 +15,9 @@ from werkzeug.routing.converters import DEFAULT_CONVERTERS
 from ..core.answers import dump_answers, load_answers
 from ..core.machine import Machine
 from ..core.path import Node, nodes_back
+from ..core.reasons import reason_unknown
 from ..core.snapshot import Snapshot
-from ..errors import MissingArguments, NotFound
+from ..errors import MissingArguments, NotFound, UnknownTarget
 
 __all__ = ["FLOW_ARGUMENT", "Bound", "Page", "resolve"]
 
@@ -170,8 +171,13 @@ class Bound:
                 values |= page.values(node.args)
         return page.args({**url_args, **values})
 
-    def resolve(self, name: str, endpoint: str | None) -> str:
-        """Return the state that `name` means in a view: one of its blueprint, or `name` itself."""
+    def resolve(self, name: Any, endpoint: str | None) -> str:
+        """Return the state that `name` means in a view: one of its blueprint, or `name` itself.
+
+        Raises UnknownTarget if `name` is not a str.
+        """
+        if not isinstance(name, str):
+            raise UnknownTarget(reason_unknown(self.machine, name).text, target=name)
         return resolve(self.machine, name, endpoint)
 
 

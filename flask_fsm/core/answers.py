@@ -1,8 +1,9 @@
 """Answers: the data of a page as JSON text, and back.
 
-Besides JSON values, date, datetime, Decimal and UUID are supported. A value that would be read
-back differently is refused, and the error names its field. Snapshots hold the text, since no view
-can change it by accident.
+Besides JSON values, date, datetime, time, timedelta, Decimal and UUID are supported. A value that
+would be read back differently is refused, and the error names its field: as a mistake in the app's
+code (500) if no client can send such a value, and as a refusal (422) if one can. Snapshots hold the
+text, since no view can change it by accident.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -21,16 +22,21 @@ __all__ = ["as_dict", "dump_answers", "load_answers"]
 
 MAX_DEPTH: Final = 32
 TAG: Final = "$"
+MICROSECOND: Final = timedelta(microseconds=1)
 
 _WRITE: Final[dict[type, tuple[str, Callable[[Any], str]]]] = {
     datetime: ("datetime", datetime.isoformat),
     date: ("date", date.isoformat),
+    time: ("time", time.isoformat),
+    timedelta: ("timedelta", lambda value: str(value // MICROSECOND)),
     Decimal: ("decimal", str),
     UUID: ("uuid", str),
 }
 _READ: Final[dict[str, Callable[[str], Any]]] = {
     "datetime": datetime.fromisoformat,
     "date": date.fromisoformat,
+    "time": time.fromisoformat,
+    "timedelta": lambda text: timedelta(microseconds=int(text)),
     "decimal": Decimal,
     "uuid": UUID,
 }
@@ -46,10 +52,12 @@ def _plain(value: Any, field: str, depth: int) -> Any:
         return value
     if kind is float:
         if not math.isfinite(value):
-            raise _refused(field, f"{value!r} is not a valid JSON number")
+            raise _not_finite(field)
         return value
     if depth > MAX_DEPTH:
-        raise _refused(field, f"it is nested more than {MAX_DEPTH} levels deep")
+        raise InvalidData(
+            f"This is nested more than {MAX_DEPTH} levels deep.", field=_top_field(field)
+        )
     if kind is list:
         return [_plain(item, f"{field}[{i}]", depth + 1) for i, item in enumerate(value)]
     if kind is dict:
@@ -62,6 +70,8 @@ def _plain(value: Any, field: str, depth: int) -> Any:
         }
         return {TAG + key: item for key, item in plain.items()} if _is_tagged(plain) else plain
     if kind in _WRITE:
+        if kind is Decimal and not value.is_finite():
+            raise _not_finite(field)
         name, write = _WRITE[kind]
         return {TAG: [name, write(value)]}
     raise _refused(field, f"a {kind.__module__}.{kind.__qualname__} can't be stored")
@@ -72,18 +82,30 @@ def _is_tagged(data: dict[str, Any]) -> bool:
 
 
 def _refused(field: str, why: str) -> InvalidData:
+    """Return the error of a value that the app's code gives, since no client can."""
     text = (
-        f"The answer {field!r} can't be stored: {why}. Use JSON values, date, datetime, Decimal or "
-        f"UUID; convert other values to one of these (for a file, store it and keep its name)."
+        f"The answer {field!r} can't be stored: {why}. Use JSON values, date, datetime, time, "
+        f"timedelta, Decimal or UUID; convert other values to one of these (for a file, store it "
+        f"and keep its name)."
     )
-    return InvalidData(text, field=field.partition(".")[0].partition("[")[0])
+    return InvalidData(text, field=_top_field(field), status=500)
+
+
+def _not_finite(field: str) -> InvalidData:
+    """Return the error of NaN or infinity, which a visitor can type where a number is asked."""
+    return InvalidData("Enter a finite number.", field=_top_field(field))
+
+
+def _top_field(field: str) -> str:
+    return field.partition(".")[0].partition("[")[0]
 
 
 def as_dict(data: object) -> dict[str, Any]:
-    """Return a copy of `data` as a dict, or raise InvalidData if it is not a mapping."""
+    """Return a copy of `data` as a dict, or raise InvalidData (500) if it is not a mapping."""
     if not isinstance(data, Mapping):
         raise InvalidData(
-            f"Answers must be a mapping of fields to values, not a {type(data).__name__}."
+            f"Answers must be a mapping of fields to values, not a {type(data).__name__}.",
+            status=500,
         )
     return dict(data)
 

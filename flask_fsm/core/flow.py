@@ -130,7 +130,7 @@ class Flow(FlowBase):
         here = node.state
         try:
             edge = machine.ways[here][target]
-        except KeyError:
+        except (KeyError, TypeError):  # TypeError: `target` is a dict, such as misplaced answers
             raise error_of_edge(self, here, target) from None
         if machine.tracks_edges:
             if node is not tip:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -49,9 +50,18 @@ def allowed_states(flow: FlowBase) -> tuple[str, ...]:
     return tuple(flow.machine.ways[flow.snapshot.state])
 
 
-def reason_unknown(machine: Definition, target: str) -> Reason:
+def reason_unknown(machine: Definition, target: object) -> Reason:
     """Return the reason that there is no state `target`."""
-    return Reason(UnknownTarget.default_code, f"Machine {machine.name!r} has no state {target!r}.")
+    if not isinstance(target, str):  # shown by its type only, since it may hold answers
+        text = (
+            f"The name of a state of machine {machine.name!r} must be a str, not a "
+            f"{type(target).__name__}. Answers are given as data=."
+        )
+    else:
+        near = next(iter(difflib.get_close_matches(target, machine.states, 1)), None)
+        hint = "" if near is None else f" Did you mean {near!r}?"
+        text = f"Machine {machine.name!r} has no state {target!r}.{hint}"
+    return Reason(UnknownTarget.default_code, text)
 
 
 def reason_no_edge(machine: Definition, here: str, target: str) -> Reason:
@@ -102,7 +112,7 @@ def error_of_move(flow: FlowBase, target: str) -> FSMError:
 
 def error_of_edge(flow: FlowBase, here: str, target: str) -> FSMError:
     """Return the error of an edge that does not exist, or of a `target` that is not a state."""
-    if target in flow.machine.states:
+    if isinstance(target, str) and target in flow.machine.states:
         return error_of(flow, reason_no_edge(flow.machine, here, target), here, target)
     reason = reason_unknown(flow.machine, target)
     return UnknownTarget(reason.text, **error_context(flow, here, target))

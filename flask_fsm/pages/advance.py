@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from enum import Enum
+from typing import Any, Protocol
 
 from flask import Response
 from werkzeug.datastructures import MultiDict
@@ -12,11 +12,12 @@ from werkzeug.datastructures import MultiDict
 from ..binding.bound_machine import Page
 from ..core.answers import as_dict
 from ..core.flow import Flow
-from ..core.reasons import allowed_states
+from ..core.reasons import allowed_states, reason_unknown
 from ..errors import (
     Code,
     FSMError,
     GuardRefused,
+    InvalidData,
     InvalidTransition,
     NotAPage,
     Reason,
@@ -25,11 +26,10 @@ from ..errors import (
 )
 from ..texts import join_texts
 from .decisions import PageRequest
+from .mistakes import was_sent
 from .submission import SAFE_METHODS, csrf_field
 
 __all__ = ["WTForm", "advance", "own_answers"]
-
-log: Final = logging.getLogger("flask_fsm")
 
 
 # Written out, since a name that is imported from an optional package may be unknown to type
@@ -65,7 +65,7 @@ def advance(
         target = _target(page_request, to, data)
         page = page_request.bound.pages.get(target)
         if page is None:
-            error = NotAPage(
+            raise NotAPage(
                 f"{target!r} is a state of machine {page_request.bound.name!r} but no page, so "
                 f"advance() has nowhere to send the visitor: use fsm.transition({target!r}) and "
                 f"return a response of your own.",
@@ -73,21 +73,21 @@ def advance(
                 target=target,
                 allowed=allowed_states(page_request.flow),
             )
-            if to is not None:  # the app's own fault, not the client's: logged for its developer
-                log.error("%s", error)
-            raise error
         return _make_transition(page_request, page, data, fast_forward, url_args)
     except (GuardRefused, ValidationFailed) as error:
-        if form is None or not _is_refused_by_rule(error):
+        if form is None or not _is_for_visitor(error):
             raise
         page_request.deny(error)
         add_form_errors(form, error)
         return None
 
 
-def _is_refused_by_rule(error: FSMError) -> bool:
+def _is_for_visitor(error: FSMError) -> bool:
+    """Return whether a rule has refused, or the visitor has typed what can't be stored."""
     return isinstance(error, GuardRefused) or (
-        isinstance(error, ValidationFailed) and error.code == ValidationFailed.default_code
+        isinstance(error, ValidationFailed)
+        and error.code in (ValidationFailed.default_code, InvalidData.default_code)
+        and error.status < 500
     )
 
 
@@ -125,13 +125,18 @@ def _make_transition(
 def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] | None) -> str:
     """Return the target: as the view or the client names it, or the only open one."""
     bound, source = page_request.bound, page_request.source
+    if to is None and page_request.submission is not None:
+        to = page_request.submission.to
     if to is not None:
         state = bound.resolve(to, page_request.request.endpoint)
         if state not in bound.machine.states:
-            raise UnknownTarget(f"Machine {bound.name!r} has no state {to!r}.", source=source)
+            raise UnknownTarget(
+                reason_unknown(bound.machine, to).text,
+                source=source,
+                target=to,
+                allowed=allowed_states(page_request.flow),
+            )
         return state
-    if page_request.submission is not None and page_request.submission.to is not None:
-        return str(page_request.submission.to)
     ways = tuple(bound.machine.ways[source])
     if len(ways) == 1:
         return ways[0]
@@ -193,12 +198,19 @@ def _answer(field: Any) -> Any:
         return answers_of(field.form)
     if isinstance(field, FieldList):
         return [_answer(entry) for entry in field.entries if _is_answer(entry)]
-    return field.data
+    return _by_value(field.data)
 
 
-def own_answers(
-    page_request: PageRequest, data: Mapping[str, Any], to: str | None
-) -> dict[str, Any]:
+def _by_value(data: Any) -> Any:
+    """Return a member of an Enum by its value, from which `coerce` makes the member again."""
+    if isinstance(data, Enum):
+        return data.value
+    if type(data) is list:
+        return [_by_value(item) for item in data]
+    return data
+
+
+def own_answers(page_request: PageRequest, data: object, to: str | None) -> dict[str, Any]:
     """Return `data` as a plain dict, without the fields that are no answers.
 
     These are tokens, and the field that names the page to go to; `to` is what the view says of it.
@@ -211,13 +223,15 @@ def own_answers(
             for name, values in data.to_dict(flat=False).items()
         }
     else:
-        plain = dict(as_dict(data))
+        if not isinstance(data, Mapping) and was_sent(page_request.request, data):
+            raise InvalidData("Send an object of fields and values.")
+        plain = as_dict(data)
     plain.pop(config.token_field, None)
     plain.pop(csrf_field(), None)
     named = plain.get(config.to_field)
     if isinstance(named, str) and submission is not None and submission.to is not None:
         bound, endpoint = page_request.bound, page_request.request.endpoint
-        target = submission.to if to is None else bound.resolve(to, endpoint)
+        target = bound.resolve(submission.to if to is None else to, endpoint)
         if bound.resolve(named, endpoint) == target:
             del plain[config.to_field]
     return plain

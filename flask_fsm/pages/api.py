@@ -331,7 +331,8 @@ class MachineViews(FlowReports):
         """Leave this page for `to` and return the response that sends the visitor there.
 
         Args:
-            to: The next page. By default what the request names, or the only open edge.
+            to: The next page. By default what the request names in its field `to`, or the only open
+                edge.
             data: The answers to store for this page, and to give to its rules.
             form: A WTForms form whose data is stored instead, but for its password fields. If a
                 rule refuses, its messages go into `form.errors`.
@@ -344,9 +345,11 @@ class MachineViews(FlowReports):
             The response; None if a rule has refused and a form was given.
 
         Raises:
+            UnknownTarget: `to` is not a state.
             InvalidTransition: No edge leads to `to`, or several ways are open (`ambiguous`).
             GuardRefused: A guard has refused, and no form was given.
             ValidationFailed: A validator has refused, and no form was given.
+            InvalidData: The answers hold a value that can't be stored.
             StaleFlow: Another request has committed first.
             MissingArguments: The URL of the next page needs another argument.
         """

@@ -26,7 +26,6 @@ from ..errors import (
     NotFound,
     Reason,
     StaleFlow,
-    UnknownTarget,
 )
 from ..responses import (
     Refusal,
@@ -212,8 +211,6 @@ class PageRequest:
         self.submission = submission = Submission(
             self.state.config, self.request, lambda: self.state.tokens(self.work.app)
         )
-        if submission.to is not None:
-            submission.to = self._known_state(submission.to)
         self._begin_again(page)
         flow = self.flow
         if self.bound.pages[page].arguments and flow.is_on_path(page):
@@ -273,15 +270,6 @@ class PageRequest:
         if earlier is None or earlier.reused or earlier.location is None:
             return None
         return self.success_response(earlier.location)
-
-    def _known_state(self, name: Any) -> str:
-        state = self.bound.resolve(name, self.request.endpoint) if isinstance(name, str) else None
-        if state is None or state not in self.bound.machine.states:
-            raise UnknownTarget(
-                f"The field {self.state.config.to_field!r} does not name a page to go to.",
-                allowed=allowed_states(self.flow),
-            )
-        return state
 
     def _stale(self, code: Code) -> StaleFlow:
         flow = self.flow

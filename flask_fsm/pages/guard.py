@@ -24,10 +24,11 @@ from ..errors import (
     StoreUnavailable,
 )
 from ..responses import Refusal, RefusalContext
-from ..runtime.app_state import AppState, app_state
+from ..runtime.app_state import AppState, app_state, unwrap
 from ..runtime.session_data import has_session_data
 from ..runtime.unit_of_work import UnitOfWork
 from .decisions import PageRequest, keep_private, page_requests
+from .mistakes import expose_mistake
 from .submission import SAFE_METHODS, read_body
 
 __all__ = ["after_request", "answer_error", "guarded", "names"]
@@ -116,7 +117,7 @@ def serve(
             raise error.__cause__ from None
         raise
     except FSMError as error:
-        if error.status >= 500:
+        if expose_mistake(error, page_request.request, page_request):
             raise
         if error.code == Code.BAD_BODY:
             with suppress(FSMError):
@@ -176,14 +177,14 @@ def _state_of(check: Check, page_request: PageRequest) -> str:
 
 def answer_error(error: FSMError) -> Any:
     """Answer an error of a view without a guard: a refusal as on a page, a fault as a 500."""
-    if isinstance(error, StoreUnavailable):
-        app_state().outages.log(error)
-    elif error.status >= 500:
-        raise error
     loaded = [found for found in page_requests().of.values() if found.work.loaded]
     page_request = next(
         (found for found in loaded if found.flow.id == error.flow), loaded[0] if loaded else None
     )
+    if isinstance(error, StoreUnavailable):
+        app_state().outages.log(error)
+    elif expose_mistake(error, unwrap(request), page_request):
+        raise error
     refusal = (
         Refusal.of(error, RefusalContext()) if page_request is None else page_request.refuse(error)
     )

@@ -72,7 +72,8 @@ class StoredFlow(Flow):
         reply: Any = SAME,
     ) -> Result:
         def decide(flow: Flow) -> list[Result]:
-            page, args = committer.bound.pages.get(to), None
+            page = committer.bound.pages.get(to) if isinstance(to, str) else None
+            args = None
             if page is not None and page.arguments:
                 args = committer.bound.next_args(page, flow.snapshot.tip, committer.url_args)
             result = flow.step(to, data, source=source, args=args)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -192,7 +192,9 @@ leaves = (
     | st.dates()
     | st.datetimes()
     | st.datetimes(timezones=st.none() | zones)
-    | st.decimals(allow_nan=False)
+    | st.times()
+    | st.timedeltas()
+    | st.decimals(allow_nan=False, allow_infinity=False)
     | st.uuids()
 )
 keys = st.text() | st.sampled_from(["$", "$$", "$uuid"])
@@ -218,7 +220,7 @@ def _has_fold(value: Any) -> bool:
         return any(map(_has_fold, value.values()))
     if isinstance(value, list):
         return any(map(_has_fold, value))
-    return isinstance(value, datetime) and value.fold == 1
+    return isinstance(value, (datetime, time)) and value.fold == 1
 
 
 @quick

@@ -177,6 +177,7 @@ def test_what_cannot_be_kept_is_refused_naming_the_field(data, field) -> None:
     with pytest.raises(InvalidData) as refused:
         dump_answers(data)
     assert list(refused.value.fields) == [field]
+    assert refused.value.status == (422 if data == {"a": math.nan} else 500)
 
 
 def test_what_is_nested_without_end_is_refused() -> None:

@@ -310,7 +310,7 @@ class Model:
         readable: bool,
     ) -> Expected:
         run, gone = self.load()
-        if not readable or (to is not None and to not in self.definition.pages):
+        if not readable:
             return Expected(400)
         held = self.cookie is not None
         stored = run
@@ -339,6 +339,8 @@ class Model:
             return Expected(409)
         elif ticket.rev != run.rev or ticket.page != page or not run.is_open(page):
             return Expected(409, state=run.current, rev=run.rev)
+        if to is not None and to not in self.definition.pages:
+            return Expected(400)
         try:
             target = to or self.only_way(run, page, data)
             edge = self.judge(run, page, target, data)
