@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from .codes import Code
-from .texts import Text, as_text, as_texts, join_texts
+from .texts import NOT_ACCEPTED, Text, as_text, as_texts, join_texts, without_empty
 
 __all__ = [
     "Code",
@@ -268,8 +268,9 @@ class GuardRefused(FSMError):
 class ValidationFailed(FSMError):
     """A validator refused the answers.
 
-    Raise it in a validator with a text, with a mapping of fields to a text or texts, or with
-    a text and `field=`. A text is a `str`, Markup, or a lazy translation.
+    Raise it in a validator with a text or texts, with a mapping of fields to these, or with
+    `field=`. A text is a `str`, Markup, or a lazy translation. By default it says that the answers
+    were not accepted.
 
     Args:
         message: What is wrong, or a mapping of each field to what is wrong with it.
@@ -288,29 +289,31 @@ class ValidationFailed(FSMError):
 
     def __init__(
         self,
-        message: Text | Mapping[str, Text | Iterable[Text]] = "",
+        message: Text | Iterable[Text] | Mapping[str, Text | Iterable[Text]] = "",
         *,
         field: str | None = None,
         messages: Iterable[Text] = (),
         fields: Mapping[str, Iterable[Text]] | None = None,
         **context: Any,
     ) -> None:
-        self.messages: list[str] = as_texts(messages)
-        self.fields: dict[str, list[str]] = {
-            name: as_texts(texts) for name, texts in (fields or {}).items()
-        }
+        by_field = {name: as_texts(texts) for name, texts in (fields or {}).items()}
+        given: list[str] = []
         if isinstance(message, Mapping):
             for name, texts in message.items():
-                self.fields.setdefault(name, []).extend(as_texts(texts))
-            of_fields = (join_texts(": ", (n, join_texts(", ", t))) for n, t in self.fields.items())
-            text = join_texts("; ", [*self.messages, *of_fields])
+                by_field.setdefault(name, []).extend(as_texts(texts))
         else:
-            text = as_text(message)
+            given = as_texts(message)
             if field is not None:
-                self.fields.setdefault(field, []).append(text)
-            elif text and not self.messages and not self.fields:
-                self.messages.append(text)
-        super().__init__(text, **context)
+                by_field.setdefault(field, []).extend(given)
+        self.messages: list[str] = without_empty(messages)
+        if not self.messages and not by_field:
+            self.messages = without_empty(given) or [NOT_ACCEPTED]
+        self.fields: dict[str, list[str]] = {
+            name: without_empty(texts) or [NOT_ACCEPTED] for name, texts in by_field.items()
+        }
+        of_fields = (join_texts(": ", (n, join_texts(", ", t))) for n, t in self.fields.items())
+        everything = join_texts("; ", [*self.messages, *of_fields])
+        super().__init__(join_texts(" ", without_empty(given)) or everything, **context)
 
 
 class InvalidData(ValidationFailed):
@@ -322,8 +325,8 @@ class InvalidData(ValidationFailed):
 class RuleError(FSMError):
     """A rule raised an unexpected exception, which is a fault of the app.
 
-    To refuse, a guard returns False or raises `GuardRefused`, and a validator raises
-    `ValidationFailed` or `ValueError`. The exception that was raised is the `__cause__`.
+    To refuse, a guard returns False or raises `GuardRefused`; a validator or a pre_transition
+    raises `ValidationFailed` or `ValueError`. The exception that was raised is the `__cause__`.
     """
 
     default_code: ClassVar[str] = Code.CRASHED

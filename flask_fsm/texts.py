@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from markupsafe import Markup, escape
 
-__all__ = ["LazyText", "Text", "as_text", "as_texts", "is_text", "join_texts"]
+__all__ = [
+    "NOT_ACCEPTED",
+    "LazyText",
+    "Text",
+    "as_text",
+    "as_texts",
+    "is_text",
+    "join_texts",
+    "without_empty",
+]
+
+NOT_ACCEPTED: Final = "These answers were not accepted."
+"""The message of a rule that refuses answers without saying why."""
 
 
 class LazyText(Protocol):
@@ -39,6 +51,11 @@ def as_texts(given: Text | Iterable[Text]) -> list[str]:
     if isinstance(given, Iterable) and not is_text(given):
         return [as_text(text) for text in given]
     return [as_text(given)]
+
+
+def without_empty(given: Text | Iterable[Text]) -> list[str]:
+    """Return one text, or several, as a list without empty ones."""
+    return [text for text in as_texts(given) if text]
 
 
 def join_texts(separator: str, texts: Iterable[str]) -> str:

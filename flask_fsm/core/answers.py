@@ -18,7 +18,7 @@ from uuid import UUID
 
 from ..errors import InvalidData, SnapshotError
 
-__all__ = ["as_dict", "dump_answers", "load_answers"]
+__all__ = ["as_dict", "copy_answers", "dump_answers", "load_answers"]
 
 MAX_DEPTH: Final = 32
 TAG: Final = "$"
@@ -108,6 +108,16 @@ def as_dict(data: object) -> dict[str, Any]:
             status=500,
         )
     return dict(data)
+
+
+def copy_answers(value: Any, depth: int = 0) -> Any:
+    """Return a copy of `value` that shares no list or dict with it; of others, none is stored."""
+    kind = type(value)
+    if depth > MAX_DEPTH or (kind is not dict and kind is not list):
+        return value
+    if kind is list:
+        return [copy_answers(item, depth + 1) for item in value]
+    return {key: copy_answers(item, depth + 1) for key, item in value.items()}
 
 
 def dump_answers(data: Mapping[str, Any]) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import dropwhile
 from typing import Any, Final, NoReturn
 
 from ..errors import Code, FlowFinished, FSMError, GuardRefused, Reason, StaleFlow, ValidationFailed
 from ..texts import as_text, join_texts
-from .answers import as_dict
+from .answers import as_dict, copy_answers
 from .flow_base import FlowBase, Result
 from .path import Node
 from .reasons import (
     add_context,
     error_context,
     error_of_edit,
-    error_of_move,
     reason_no_edge,
     reason_to_skip,
     reason_unknown,
@@ -34,6 +34,7 @@ __all__ = [
     "run_hooks",
 ]
 
+Guard = Callable[..., Any]
 logger: Final = logging.getLogger("flask_fsm")
 
 
@@ -50,65 +51,68 @@ def judge(
 ) -> dict[str, Any] | None:
     """Run pre_transition rules, guards and validators; return the data, with what rules added."""
     given = {} if data is None else as_dict(data)
-    flow.begin_judging(node, None if data is None else given)
-    try:
+    shown = None if data is None else given
+    if edge.pre_transitions:
+        given = copy_answers(given)  # what they change does not reach the caller
+        shown = None if data is None else given
         for rule in edge.pre_transitions:
-            try:
-                require_sync_result(rule(flow, given))
-            except FSMError as error:
-                raise add_context(flow, error, edge) from None
-            except Exception as error:
-                raise rule_error(flow, "pre_transition", rule, edge, error) from error
-            if given:
-                flow.begin_judging(node, given)
-        reasons = _reasons_of_guards(flow, edge)
-        if reasons:
-            raise _refused(flow, edge, reasons)
-        if edge.validators:
-            _validate(flow, edge, given)
-    finally:
-        flow.end_judging()
+            _run_rule(flow, edge, node, "pre_transition", rule, given, shown)
+            shown = given or shown
+    with flow.judged(node, shown):
+        reasons = _reasons_of_guards(flow, edge, edge.guards)
+    if reasons:
+        raise _refused(flow, edge, reasons)
+    if edge.validators:
+        _validate(flow, edge, node, given, shown is not None)
     return None if data is None and not given else given
 
 
-def refuse(flow: FlowBase, edge: Edge, error: Exception) -> NoReturn:
-    """Raise GuardRefused with every reason: all guards run again, as they are pure."""
-    reasons = _reasons_of_guards(flow, edge)
-    if not reasons:  # an impure guard, which accepted the second time
-        step = f"{edge.source!r} -> {edge.target!r}"
-        text = f"A guard refused {step}, then accepted it: guards must be pure."
-        reasons = [Reason(GuardRefused.default_code, text)]
-    cause = None if isinstance(error, GuardRefused) else error
-    raise _refused(flow, edge, reasons) from cause
+def _run_rule(
+    flow: FlowBase,
+    edge: Edge,
+    node: Node,
+    kind: str,
+    rule: Callable[..., Any],
+    data: dict[str, Any],
+    shown: dict[str, Any] | None,
+) -> None:
+    """Run a pre_transition rule or a validator; a ValueError counts as ValidationFailed."""
+    context = error_context(flow, edge.source, edge.target)
+    try:
+        with flow.judged(node, shown, alone=True):
+            require_sync_result(rule(flow, data))
+    except ValueError as error:
+        # Its only argument, since str(error) would make plain text of Markup.
+        text = as_text(error.args[0]) if len(error.args) == 1 else str(error)
+        raise ValidationFailed(text, **context) from error
+    except GuardRefused as error:
+        if error.message:
+            raise add_context(flow, error, edge) from None
+        raise _refused(flow, edge, [_reason_of(rule, edge, error.code)]) from None
+    except FSMError as error:
+        raise add_context(flow, error, edge) from None
+    except Exception as error:
+        raise rule_error(flow, kind, rule, edge, error) from error
 
 
-def _refused(flow: FlowBase, edge: Edge, reasons: list[Reason]) -> GuardRefused:
-    text, code = reasons[0].text, reasons[0].code
-    return GuardRefused(
-        text, code=code, reasons=reasons, **error_context(flow, edge.source, edge.target)
-    )
+def _validate(flow: FlowBase, edge: Edge, node: Node, data: dict[str, Any], is_shown: bool) -> None:
+    """Run all validators, and raise one ValidationFailed with all their messages.
 
-
-def _validate(flow: FlowBase, edge: Edge, data: dict[str, Any]) -> None:
-    """Run all validators, and raise one ValidationFailed with all their messages."""
+    Each gets a copy of the data, so that it changes neither what is stored nor what others see.
+    """
     messages: list[str] = []
     fields: dict[str, list[str]] = {}
+    has_failed = False
     for rule in edge.validators:
+        own = copy_answers(data)
         try:
-            require_sync_result(rule(flow, data))
+            _run_rule(flow, edge, node, "validator", rule, own, own if is_shown else None)
         except ValidationFailed as error:
+            has_failed = True
             messages += error.messages
             for name, texts in error.fields.items():
                 fields.setdefault(name, []).extend(texts)
-        except ValueError as error:
-            # Its only argument, since str(error) would make plain text of Markup.
-            text = as_text(error.args[0]) if len(error.args) == 1 else str(error)
-            messages.append(text or f"{rule_title(rule)} refused.")
-        except FSMError as error:
-            raise add_context(flow, error, edge) from None
-        except Exception as error:
-            raise rule_error(flow, "validator", rule, edge, error) from error
-    if messages or fields:
+    if has_failed:
         of_fields = (join_texts(": ", (name, text)) for name, t in fields.items() for text in t)
         texts = [*messages, *of_fields]
         raise ValidationFailed(
@@ -120,36 +124,56 @@ def _validate(flow: FlowBase, edge: Edge, data: dict[str, Any]) -> None:
         )
 
 
-def _reasons_of_guards(flow: FlowBase, edge: Edge) -> list[Reason]:
-    """Run all guards and return the reasons of those that refuse. An exception is a refusal."""
+def refuse(flow: FlowBase, edge: Edge, guard: Guard, error: Exception) -> NoReturn:
+    """Raise GuardRefused for a guard that refused; the guards after it are asked for theirs."""
+    later = dropwhile(lambda other: other is not guard, edge.guards)
+    next(later)
+    reasons = [*_reasons_of(flow, edge, guard, error), *_reasons_of_guards(flow, edge, later)]
+    cause = None if isinstance(error, GuardRefused) else error
+    raise _refused(flow, edge, reasons) from cause
+
+
+def _refused(flow: FlowBase, edge: Edge, reasons: list[Reason]) -> GuardRefused:
+    text, code = reasons[0].text, reasons[0].code
+    return GuardRefused(
+        text, code=code, reasons=reasons, **error_context(flow, edge.source, edge.target)
+    )
+
+
+def _reasons_of_guards(flow: FlowBase, edge: Edge, guards: Iterable[Guard]) -> list[Reason]:
+    """Run guards and return the reasons of those that refuse. An exception is a refusal."""
     reasons: list[Reason] = []
-    for guard in edge.guards:
-        code = GuardRefused.default_code
+    for guard in guards:
         try:
-            if require_sync_result(guard(flow)):
-                continue
-        except GuardRefused as error:
-            if error.message:
-                reasons += error.reasons
-                continue
-        except Exception:
-            code = Code.GUARD_RAISED
-            logger.exception(
-                "The guard %s raised an exception, so %s -> %s of machine %r is refused.",
-                rule_title(guard), edge.source, edge.target, flow.machine.name,
-            )  # fmt: skip
-        about = as_text(guard.__doc__ or "").strip()
-        reasons.append(Reason(code, about.splitlines()[0] if about else _refusal(guard, edge)))
+            if not require_sync_result(guard(flow)):
+                raise GuardRefused
+        except Exception as error:
+            reasons += _reasons_of(flow, edge, guard, error)
     return reasons
+
+
+def _reasons_of(flow: FlowBase, edge: Edge, guard: Guard, error: Exception) -> Sequence[Reason]:
+    """Return the reasons of a guard that refused; an unexpected exception is logged."""
+    if isinstance(error, GuardRefused):
+        return error.reasons if error.message else [_reason_of(guard, edge, error.code)]
+    logger.error(
+        "The guard %s raised an exception, so %s -> %s of machine %r is refused.",
+        rule_title(guard), edge.source, edge.target, flow.machine.name, exc_info=error,
+    )  # fmt: skip
+    return [_reason_of(guard, edge, Code.GUARD_RAISED)]
+
+
+def _reason_of(rule: Callable[..., Any], edge: Edge, code: str) -> Reason:
+    """Return the reason of a rule that gave none: from its docstring, or naming the rule."""
+    about = as_text(rule.__doc__ or "").strip()
+    return Reason(code, about.splitlines()[0] if about else _refusal(rule, edge))
 
 
 def reasons_against(
     flow: FlowBase, to: str, data: Mapping[str, Any] | None, source: str | None
 ) -> list[Reason]:
-    """Return every reason why `to` can't be taken now."""
+    """Return every reason why `to` can't be taken now; a rule may ask too."""
     machine = flow.machine
-    if flow.is_judged:
-        raise error_of_move(flow, to)
     if flow.finished:
         return [Reason(FlowFinished.default_code, f"This run has ended at {flow.current!r}.")]
     try:
@@ -165,16 +189,15 @@ def reasons_against(
     skip = reason_to_skip(machine, edge, flow.taken_before(node)) if machine.tracks_edges else None
     if skip is not None:
         reasons.append(skip)
-    given = {} if data is None else dict(data)
-    flow.begin_judging(node, None if data is None else given)
-    try:
-        reasons += _reasons_of_guards(flow, edge)
-        if data is not None:
-            _validate(flow, edge, given)
-    except FSMError as error:
-        reasons += error.reasons
-    finally:
-        flow.end_judging()
+    # Asked by a rule, about the page that it judges, this is about the same data.
+    shown = flow.data_judged(node) if data is None else dict(data)
+    with flow.judged(node, shown):
+        reasons += _reasons_of_guards(flow, edge, edge.guards)
+    if data is not None:
+        try:
+            _validate(flow, edge, node, dict(data), True)
+        except FSMError as error:
+            reasons += error.reasons
     return reasons
 
 

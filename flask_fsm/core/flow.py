@@ -152,7 +152,7 @@ class Flow(FlowBase):
                     if answer is not True and not require_sync_result(answer):
                         raise GuardRefused
             except Exception as error:
-                refuse(self, edge, error)
+                refuse(self, edge, guard, error)
             finally:
                 self._judged = self._given = None
         answers = node.answers if data is None else dump_answers(data)
@@ -420,6 +420,7 @@ class Flow(FlowBase):
 
     def reset(self) -> None:
         """Begin a new, blank run, with the id that follows that of this run."""
+        self.require_unjudged()
         now = int(self.clock())
         self.set_snapshot(
             blank(self.machine, now, id=successor(self.id), subject=self.snapshot.subject)

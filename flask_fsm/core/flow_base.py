@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..errors import SnapshotError
+from ..errors import Code, FSMError, SnapshotError
 from .answers import load_answers
 from .definition import Definition
 from .history import Entry, History, LogItem, entry_of
@@ -190,19 +190,38 @@ class FlowBase:
         now = self._now
         return now.taken & ~self.machine.edges_on(now.tip, node)
 
-    @property
-    def is_judged(self) -> bool:
-        """Whether rules are judging this flow now."""
-        return self._judged is not None
+    def require_unjudged(self) -> None:
+        """Raise FSMError if a rule is judging this flow, which it must not move."""
+        if self._judged is not None:
+            raise FSMError(
+                f"A rule of machine {self.machine.name!r} tried to move the flow that it judges: "
+                f"move it in a view or in a hook.",
+                flow=self.id,
+                code=Code.MOVED_BY_RULE,
+            )
 
-    def begin_judging(self, node: Node, data: Mapping[str, Any] | None) -> None:
-        """Show rules the flow as it leaves `node` with `data`, until `end_judging()`."""
-        self._judged = node
-        self._given = data
+    def data_judged(self, node: Node) -> Mapping[str, Any] | None:
+        """Return the data that was passed to the transition from `node` that is being judged."""
+        return self._given if node is self._judged else None
 
-    def end_judging(self) -> None:
-        """Show rules the actual flow again."""
-        self._judged = self._given = None
+    @contextmanager
+    def judged(
+        self, node: Node, given: Mapping[str, Any] | None, *, alone: bool = False
+    ) -> Iterator[None]:
+        """Show rules the flow as it leaves `node` with the data `given`.
+
+        What a rule does to its data stays with it if it is `alone`: other rules get another copy.
+        """
+        before, shared = (self._judged, self._given), self._data
+        self._judged, self._given = node, given
+        if alone:
+            self._data = None
+        try:
+            yield
+        finally:
+            if alone:
+                self._data = shared
+            self._judged, self._given = before
 
     @contextmanager
     def judged_by(self, data: dict[str, Any]) -> Iterator[dict[str, Any]]:

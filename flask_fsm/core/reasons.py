@@ -93,14 +93,7 @@ def reason_to_skip(machine: Definition, edge: Edge, taken: int) -> Reason | None
 
 def error_of_move(flow: FlowBase, target: str) -> FSMError:
     """Return the error of moving a flow while a rule judges it, or after the end of its run."""
-    if flow.is_judged:
-        return FSMError(
-            f"A rule of machine {flow.machine.name!r} tried to move the flow that it judges: "
-            f"move it in a view or in a hook.",
-            flow=flow.id,
-            target=target,
-            code=Code.MOVED_BY_RULE,
-        )
+    flow.require_unjudged()
     return FlowFinished(
         f"This run of {flow.machine.name!r} has ended at {flow.current!r}; "
         f"start again to go to {target!r}.",

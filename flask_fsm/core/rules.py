@@ -130,7 +130,8 @@ class RuleOwner:
 
         Args:
             function: Called as `function(flow, data)`; it may change `data`, a dict. A
-                ValidationFailed or GuardRefused that it raises refuses the transition.
+                ValidationFailed, ValueError or GuardRefused refuses the transition; then nothing
+                of the change remains.
             order: Its place among these rules, lowest first. By default 0.
 
         Returns:
@@ -149,8 +150,8 @@ class RuleOwner:
         """Register a validator, as a decorator. Validators run after the guards.
 
         Args:
-            function: Called as `function(flow, data)`. It raises ValidationFailed or ValueError to
-                refuse the data.
+            function: Called as `function(flow, data)`, with a copy of the data. It raises
+                ValidationFailed or ValueError to refuse them.
             order: Its place among the validators, lowest first. By default 0.
 
         Returns:
@@ -262,19 +263,21 @@ def set_rules(owner: RuleOwner, rules: Mapping[str, list[Rule]]) -> None:
 
 
 def compile_rules(wrap: Wrap, *owners: RuleOwner) -> CompiledRules:
-    """Merge the rules of `owners` (machine, state, transition) into the order in which they run."""
-    return CompiledRules(
-        *(
-            tuple(
-                wrap(rule.function)
-                for rule in sorted(
-                    (rule for owner in owners for rule in owner._rules[kind]),
-                    key=lambda rule: rule.order,
-                )
-            )
-            for kind in KINDS
+    """Merge the rules of `owners` (machine, state, transition) into the order in which they run.
+
+    A guard that several of them have is asked once.
+    """
+    compiled = {}
+    for kind in KINDS:
+        rules = sorted(
+            (rule for owner in owners for rule in owner._rules[kind]), key=lambda rule: rule.order
         )
-    )
+        functions: list[Function] = []
+        for rule in rules:
+            if kind != GUARD or rule.function not in functions:
+                functions.append(rule.function)
+        compiled[kind] = tuple(map(wrap, functions))
+    return CompiledRules(*compiled.values())
 
 
 def rule_name(function: Function) -> str:

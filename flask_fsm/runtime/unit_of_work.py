@@ -33,11 +33,12 @@ from .lease import Lease
 from .listeners import CommitListener, Sender
 from .locate import SessionFlow, find_key, find_owner, needs_key, no_such_flow, session_flow
 from .login import take_all_along
+from .memento import Memento
 from .session_data import owner_secret
 from .stored_flow import StoredFlow
 from .transaction import TRANSACTION, Transaction, current_transaction
 
-__all__ = ["Memento", "UnitOfWork", "channel_key"]
+__all__ = ["UnitOfWork", "channel_key"]
 
 log: Final = logging.getLogger("flask_fsm")
 
@@ -329,6 +330,7 @@ class UnitOfWork:
         `receipt` is of the submission that asks for it, `location` answers its replay.
         """
         previous = self.persisted
+        self.flow.require_unjudged()
         transaction, memento = current_transaction(), Memento(self)
         if self.is_known and self.missing_reason is None:
             version = self.state.store.write_tombstone(
@@ -406,43 +408,6 @@ class UnitOfWork:
                 notify(listener)
             except Exception:
                 log.exception("A listener of machine %r failed.", self.bound.name)
-
-
-class Memento:
-    """The state of a unit of work, to which a rollback of the caller's transaction returns it."""
-
-    __slots__ = (
-        "_lease",
-        "_persisted",
-        "_previous",
-        "_sent",
-        "_sent_count",
-        "_snapshot",
-        "_text",
-        "_version",
-        "_work",
-    )
-
-    def __init__(self, work: UnitOfWork) -> None:
-        self._work = work
-        self._text = work.session_flow.text
-        self._previous = work.session_flow.previous
-        self._version = work.version
-        self._persisted = work.persisted
-        self._lease = work.lease
-        self._snapshot = work.flow.snapshot
-        self._sent = work.flow.sent
-        self._sent_count = len(self._sent or ())
-
-    def restore(self) -> None:
-        """Restore the state, and withdraw what has been sent since in the current event."""
-        work = self._work
-        if self._sent is not None:
-            del self._sent[self._sent_count :]
-        work.session_flow.keep(self._text)
-        work.session_flow.set_previous(self._previous)
-        work.version, work.persisted, work.lease = self._version, self._persisted, self._lease
-        work.flow.set_snapshot(self._snapshot)
 
 
 def channel_key(id: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -196,7 +197,7 @@ def test_a_validator_that_crashes_is_no_refusal() -> None:
 
 def test_a_pre_transition_that_crashes_stops_the_transition() -> None:
     def crashing(flow, data):
-        raise ValueError
+        raise KeyError
 
     with pytest.raises(RuleError, match="crashing"):
         make(pre_transition=[crashing]).machine.flow().transition("b")
@@ -277,3 +278,296 @@ def test_a_guard_that_names_a_code_of_another_error_still_is_a_guard_that_refuse
     with pytest.raises(GuardRefused, match="closed") as caught:
         flow.transition("b")
     assert (caught.value.code, caught.value.status, caught.value.target) == ("finished", 409, "b")
+
+
+# -- a rule that raises refuses -------------------------------------------------------------------
+
+REFUSALS = [
+    ValidationFailed,
+    ValidationFailed(),
+    ValidationFailed(""),
+    ValidationFailed({}),
+    ValidationFailed([]),
+    ValidationFailed([""]),
+    ValidationFailed(()),
+    ValidationFailed({"age": ""}),
+    ValidationFailed({"age": []}),
+    ValidationFailed("", field="age"),
+    ValidationFailed([], field="age"),
+    ValidationFailed(fields={"age": ()}),
+    ValidationFailed(messages=[]),
+    ValidationFailed(messages=[""]),
+    InvalidData(),
+    ValueError,
+    ValueError(""),
+    ValueError("", ""),
+    GuardRefused,
+    GuardRefused(""),
+]
+
+
+@pytest.mark.parametrize("kind", ["validators", "pre_transition"])
+@pytest.mark.parametrize("refusal", REFUSALS, ids=repr)
+def test_a_rule_that_raises_without_a_text_refuses_and_says_so(kind: str, refusal: Any) -> None:
+    """Whatever it raises it with; the visitor is told something, and the flow stays."""
+
+    def rule(flow: Flow, data: dict[str, Any]) -> None:
+        raise refusal
+
+    flow = make(**{kind: [rule]}).machine.flow()
+    with pytest.raises((ValidationFailed, GuardRefused)) as caught:
+        flow.transition("b", {"age": 3})
+    assert flow.rev == 0
+    assert str(caught.value)
+    assert all(reason.text for reason in caught.value.reasons)
+    if isinstance(caught.value, ValidationFailed):
+        of_fields = [text for texts in caught.value.fields.values() for text in texts]
+        said = [*caught.value.messages, *of_fields]
+        assert said
+        assert all(said)
+    if kind == "validators":
+        assert flow.why_not("b", {"age": 3})
+
+
+def test_a_field_that_is_refused_without_a_text_is_named() -> None:
+    """The form shows it there."""
+    error = ValidationFailed({"age": [], "name": ["Tell us your name.", ""]})
+    assert error.fields == {
+        "age": ["These answers were not accepted."],
+        "name": ["Tell us your name."],
+    }
+
+
+def test_several_texts_are_several_messages() -> None:
+    """A list is not shown as Python writes it."""
+    error = ValidationFailed(["Too young.", "Too late."])
+    assert (error.messages, str(error)) == (["Too young.", "Too late."], "Too young. Too late.")
+
+
+def test_other_validators_are_heard_beside_one_without_a_text() -> None:
+    """And a text of theirs doesn't hide that it refused."""
+
+    def bare(flow: Flow, data: dict[str, Any]) -> None:
+        raise ValidationFailed
+
+    def named(flow: Flow, data: dict[str, Any]) -> None:
+        raise ValidationFailed("Too young.", field="age")
+
+    flow = make(validators=[bare, named]).machine.flow()
+    with pytest.raises(ValidationFailed) as caught:
+        flow.transition("b", {"age": 3})
+    assert caught.value.messages == ["These answers were not accepted."]
+    assert caught.value.fields == {"age": ["Too young."]}
+
+
+def test_a_value_error_of_a_pre_transition_refuses_with_its_text() -> None:
+    """As one of a validator does."""
+
+    def rule(flow: Flow, data: dict[str, Any]) -> None:
+        raise ValueError("There is no such street.")
+
+    flow = make(pre_transition=[rule]).machine.flow()
+    with pytest.raises(ValidationFailed) as caught:
+        flow.transition("b", {"street": "x"})
+    assert caught.value.messages == ["There is no such street."]
+    assert (caught.value.status, caught.value.source, caught.value.target) == (422, "a", "b")
+    assert flow.rev == 0
+
+
+# -- what a rule may do ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["when", "validators", "pre_transition"])
+def test_a_rule_must_not_reset_the_flow_it_judges(kind: str, caplog: Any) -> None:
+    """As it must not move it; a guard that tries refuses, and the log says why."""
+    flow = make(**{kind: [lambda flow, data=None: flow.reset()]}).machine.flow()
+    before = flow.snapshot
+    with pytest.raises(FSMError) as caught:
+        flow.transition("b", {"x": 1})
+    assert caught.value.code == ("guard_raised" if kind == "when" else "moved_by_rule")
+    assert flow.snapshot == before
+    assert kind != "when" or "tried to move" in caplog.text
+
+
+def test_a_hook_may_reset_the_flow() -> None:
+    """The transition has been made."""
+    flow = make(hooks=[lambda flow, result: flow.reset()]).machine.flow()
+    flow.transition("b")
+    assert (flow.current, flow.rev) == ("a", 0)
+
+
+@pytest.mark.parametrize("kind", ["when", "validators", "pre_transition"])
+@pytest.mark.parametrize("more", [{}, {"validators": [lambda flow, data: None]}])
+def test_a_rule_may_ask_what_else_can_be_done(kind: str, more: dict[str, Any]) -> None:
+    """About the page that it judges, with the same data; and it sees the flow as before then."""
+    asked = []
+
+    def has_x(flow: Flow) -> bool:
+        return "x" in flow.data.get("a", {})
+
+    def rule(flow: Flow, data: Any = None) -> bool:
+        asked.append((flow.can_transition("c"), [r.code for r in flow.why_not("d")], flow.current))
+        assert flow.data["a"] == {"x": 1}
+        return True
+
+    def no(flow: Flow) -> bool:
+        """No."""
+        return False
+
+    rules = {kind: [rule]} if kind in more else {kind: [rule], **more}
+    machine = Machine(
+        "m",
+        [
+            Transition("a", "b", **rules),
+            Transition("a", "c", when=has_x),
+            Transition("a", "d", when=no),
+            ("b", "c"),
+            ("d", "c"),
+        ],
+    )
+    flow = machine.flow()
+    flow.transition("b", {"x": 1})
+    assert asked == [(True, ["guard"], "a")]
+    flow.transition("b", {"x": 1}, source="a")  # an edit
+    assert asked[1:] == [(True, ["guard"], "a")]
+
+
+def test_a_guard_that_asks_about_its_own_edge_refuses(caplog: Any) -> None:
+    """There is no answer to that, and no endless loop."""
+    flow = make(when=lambda flow: flow.can_transition("b")).machine.flow()
+    assert not flow.can_transition("b")
+    with pytest.raises(GuardRefused):
+        flow.transition("b")
+
+
+# -- a guard is asked once ------------------------------------------------------------------------
+
+
+class Asked:
+    """A guard that counts, and answers as it is told, one answer after another."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+
+    def __call__(self, flow: Flow) -> Any:
+        self.asked += 1
+        answer = self.answers[min(self.asked, len(self.answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize("more", [{}, {"validators": [lambda flow, data: None]}])
+@pytest.mark.parametrize("no", [False, None, GuardRefused("No."), GuardRefused(), KeyError("x")])
+def test_each_guard_is_asked_once_for_a_decision(more: dict[str, Any], no: Any) -> None:
+    """Whether it accepts or refuses, and whatever it would answer a second time."""
+    guards = [Asked(True), Asked(no, True), Asked(True, False), Asked(False, True)]
+    flow = make(when=guards, **more).machine.flow()
+    with pytest.raises(GuardRefused) as caught:
+        flow.transition("b")
+    assert [guard.asked for guard in guards] == [1, 1, 1, 1]
+    assert len(caught.value.reasons) == 2
+    guards = [Asked(True), Asked(True)]
+    make(when=guards, **more).machine.flow().transition("b")
+    assert [guard.asked for guard in guards] == [1, 1]
+
+
+def test_a_guard_of_machine_and_edge_is_asked_once() -> None:
+    """It is one guard, registered twice."""
+    no = Asked(False)
+    made = make(when=no)
+    made.machine.guard(no)
+    made.b.guard(no)
+    with pytest.raises(GuardRefused) as caught:
+        made.machine.flow().transition("b")
+    assert (no.asked, len(caught.value.reasons)) == (1, 1)
+
+
+# -- data that rules get --------------------------------------------------------------------------
+
+
+def vandal(flow: Flow, data: dict[str, Any]) -> None:
+    """Change everything that can be reached."""
+    data["x"].append("vandal")
+    data["more"] = "vandal"
+    flow.data["before"]["y"].append("vandal")
+    flow.data.get("a", data)["x"].append("vandal")
+
+
+def test_a_validator_changes_neither_what_is_kept_nor_what_others_see() -> None:
+    """It gets data of its own, of earlier pages too."""
+    seen: list[Any] = []
+
+    def later(flow: Flow, data: dict[str, Any]) -> None:
+        seen.append((data, flow.data))
+
+    machine = Machine(
+        "m",
+        [
+            ("before", "a"),
+            Transition("a", "b", validators=[vandal, later]),
+            Transition("b", "c", when=lambda flow: not seen.append(flow.data)),
+        ],
+    )
+    flow = machine.flow()
+    flow.transition("a", {"y": [1]})
+    given = {"x": [1]}
+    assert flow.can_transition("b", given)
+    result = flow.transition("b", given)
+    flow.transition("c")
+    kept = {"before": {"y": [1]}, "a": {"x": [1]}}
+    assert given == {"x": [1]}
+    assert seen == [({"x": [1]}, kept), ({"x": [1]}, kept), kept]
+    assert (result.data, flow.data) == ({"x": [1]}, kept)
+
+
+@pytest.mark.parametrize(
+    "refusing",
+    [
+        {"validators": [lambda flow, data: 1 / 0]},
+        {"when": [lambda flow: False]},
+        {"validators": [lambda flow, data: data["nothing"]]},
+    ],
+)
+def test_what_a_refused_step_s_pre_transition_changed_reaches_nobody(
+    refusing: dict[str, Any],
+) -> None:
+    """Neither the caller's objects nor the next step."""
+    seen: list[Any] = []
+    machine = Machine(
+        "m",
+        [
+            ("before", "a"),
+            Transition("a", "b", pre_transition=[vandal], **refusing),
+            Transition("a", "c", when=lambda flow: not seen.append(flow.data)),
+            ("b", "c"),
+        ],
+    )
+    flow = machine.flow()
+    flow.transition("a", {"y": [1]})
+    given: dict[str, Any] = {"x": [1]}
+    with pytest.raises(FSMError):
+        flow.transition("b", given)
+    assert given == {"x": [1]}
+    flow.transition("c", given)
+    assert seen == [{"before": {"y": [1]}, "a": {"x": [1]}}]
+
+
+def test_what_a_pre_transition_changes_deep_within_is_kept_without_the_caller_s_objects() -> None:
+    """The transition that is made stores it."""
+    made = make(pre_transition=[lambda flow, data: data["x"]["deep"].append(2)])
+    flow, given = made.machine.flow(), {"x": {"deep": [1]}}
+    flow.transition("b", given)
+    assert given == {"x": {"deep": [1]}}
+    assert flow.data == {"a": {"x": {"deep": [1, 2]}}}
+
+
+def test_rules_get_data_that_is_nested_too_deeply_and_it_is_refused() -> None:
+    """As without rules."""
+    data: Any = []
+    for _ in range(5000):
+        data = [data]
+    flow = make(pre_transition=[lambda flow, data: None]).machine.flow()
+    with pytest.raises(InvalidData):
+        flow.transition("b", {"x": data})
