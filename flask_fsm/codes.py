@@ -107,7 +107,8 @@ class Code(StrEnum):
     PAGES_CHANGED = "pages_changed"
     """409, client: the definition has changed since, and other pages come before this one now."""
     CLOSED = "closed"
-    """409, client: the page was left by an edge whose back policy closes it."""
+    """409, client: the page was left by an edge whose back policy closes it, or the run has
+    ended."""
     NOT_CURRENT = "not_current"
     """409, client: there is no token, and the page is not the current one."""
     OTHER_FLOW = "other_flow"

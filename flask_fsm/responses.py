@@ -53,12 +53,34 @@ REFUSED_CODES: Final = frozenset(
         Code.NO_EVENT,
     )
 )
+# By the code of the error, else by its status, else by the template.
 TITLES: Final[dict[int | str, str]] = {
+    Code.TAKEN: "You have already taken this step",
+    Code.SKIPPED: "Another step comes first",
+    Code.AMBIGUOUS: "What would you like to do next?",
     "refused": "This step is not possible now",
+    Code.BUSY: "One moment, please",
+    Code.CLOSED: "This step is closed",
+    Code.NOT_ON_PATH: "This step is not open",
+    Code.PAGES_CHANGED: "The pages of this form have changed",
+    Code.OTHER_FLOW: "This form is from an earlier visit",
+    Code.OTHER_PAGE: "This form belongs to another page",
+    Code.REUSED_TOKEN: "This form has already been sent",
     "conflict": "This page was out of date",
+    Code.FINISHED: "This has already been completed",
+    Code.EXPIRED: "This has expired",
+    Code.RESET: "You have started again",
+    Code.MOVED: "This continues elsewhere",
+    Code.NO_SESSION: "Cookies are needed",
+    Code.EVICTED: "This is no longer stored",
+    Code.BAD_SNAPSHOT: "This can no longer be continued",
+    Code.DEFINITION: "This can no longer be continued",
+    Code.LINK_USED: "This link has been used",
+    Code.LINK_EXPIRED: "This link has expired",
     "gone": "This form is no longer open",
     400: "The form could not be read",
-    404: "There is no such page",
+    403: "This is not allowed",
+    404: "Page not found",
     413: "That is too much to store",
     422: "Something needs your attention",
     503: "Back in a moment",
@@ -225,7 +247,8 @@ class Refusal(HTTPException):
         """A heading for people."""
         status = self.error.status
         return (
-            TITLES.get(status)
+            TITLES.get(self.error.code)
+            or TITLES.get(status)
             or TITLES.get(self.template)
             or HTTP_STATUS_CODES.get(status, "Something went wrong")
         )

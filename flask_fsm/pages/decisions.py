@@ -42,7 +42,7 @@ from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token, TokenContent, new_nonce
 from ..signals import denied, emit
 from ..stores import RecordStore
-from .notices import STALE, flash_notice, notice_of, tell_of_changed_pages
+from .notices import STALE, flash_notice, notice_of, notice_of_page, tell_of_changed_pages
 from .refusal import refusal_context
 from .submission import Submission, earlier_reply
 from .urls import FlowURLs
@@ -137,8 +137,7 @@ class PageRequest:
                 refusal = error
         if refusal is None:
             refusal = self._not_open(page)
-        told = edge is not None or refusal.code == Code.PAGES_CHANGED
-        text = refusal.message if told else "That page is not open yet; please continue here."
+        text = notice_of_page(refusal, finished=self.flow.finished)
         flash_notice(work, self.request, text)
         return self.redirect_away(refusal)
 
@@ -230,7 +229,7 @@ class PageRequest:
         if content is not None and not work.is_known:
             raise FlowGone(
                 "Your browser no longer knows this run: its cookie is missing. "
-                "Please start again from the first page.",
+                "Allow cookies for this site, then start again from the first page.",
                 code=Code.NO_SESSION,
             )
         theirs = (flow.id, work.previous_id)
@@ -252,7 +251,7 @@ class PageRequest:
         elif content.state != page:
             raise self._stale(Code.OTHER_PAGE)
         elif not flow.is_open(page):
-            raise self._stale(Code.CLOSED if flow.is_on_path(page) else Code.NOT_ON_PATH)
+            raise self._not_open(page)
         if self._is_once(page):
             work.acquire_lease()
         return None
@@ -285,7 +284,8 @@ class PageRequest:
         )
 
     def _not_open(self, page: str) -> StaleFlow:
-        return self._stale(Code.CLOSED if self.flow.is_on_path(page) else Code.NOT_ON_PATH)
+        closed = self.flow.finished or self.flow.is_on_path(page)
+        return self._stale(Code.CLOSED if closed else Code.NOT_ON_PATH)
 
     # -- views that are not pages -------------------------------------------------------
 

@@ -10,7 +10,7 @@ from ..errors import Code, FSMError
 from ..responses import preferred_format
 from ..runtime.unit_of_work import UnitOfWork
 
-__all__ = ["STALE", "flash_notice", "notice_of", "tell_of_changed_pages"]
+__all__ = ["STALE", "flash_notice", "notice_of", "notice_of_page", "tell_of_changed_pages"]
 
 FLASH_CATEGORY: Final = "fsm"
 TOLD_KEY: Final = "_fsmtold_"
@@ -18,7 +18,7 @@ TOLD_KEY: Final = "_fsmtold_"
 # Why a form conflicts with the flow, by the code of the refusal.
 STALE: Final = {
     Code.NOT_CURRENT: "You have moved on from this page since it was opened.",
-    Code.NOT_ON_PATH: "This page is not open: other pages come first.",
+    Code.NOT_ON_PATH: "This page is not open: continue with the current page first.",
     Code.PAGES_CHANGED: (
         "The pages of this form have changed, and another page comes first now. "
         "What you have entered is kept."
@@ -29,6 +29,17 @@ STALE: Final = {
     Code.OTHER_PAGE: "This form belongs to another page.",
     Code.REUSED_TOKEN: "This form was sent before, with other contents.",
 }
+
+
+def notice_of_page(error: FSMError, *, finished: bool) -> str:
+    """Return the notice for a page that is not open, of a run that has ended or goes on."""
+    if finished:
+        return "This has already been completed."
+    if error.code == Code.NOT_ON_PATH:
+        return "That page is not open now; please continue here."
+    if error.code == Code.CLOSED:
+        return "That page is closed and can no longer be changed; please continue here."
+    return error.message
 
 
 def notice_of(error: FSMError) -> str:

@@ -1,0 +1,192 @@
+"""The words of refusals and notices: each says what is the case, and nothing that is not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask, request
+from werkzeug.test import TestResponse
+
+from flask_fsm import FlaskFSM, Machine, Transition
+from flask_fsm.testing import frozen_clock
+
+from ..apps import (
+    ANSWERS,
+    TO_REVIEW,
+    Shop,
+    Visitor,
+    config_for,
+    flask_app,
+    notices,
+    show,
+)
+
+
+def heading(response: TestResponse) -> str:
+    """The heading of a page."""
+    found = re.search(r"<h1>(.*?)</h1>", response.text)
+    assert found, response.text
+    return found[1]
+
+
+def words(response: TestResponse) -> str:
+    """What a page says, without its tags and line breaks."""
+    return re.sub(r"<[^>]*>|\s+", " ", response.text)
+
+
+def closing_app(back: str = "discard", store: str = "session", **options: Any) -> Flask:
+    """An app with a -> b -> c -> d, whose edge from `a` closes that page."""
+    app = flask_app(config_for(store))
+    fsm = FlaskFSM(
+        app, Machine("m", [Transition("a", "b", back=back), ("b", "c"), ("c", "d")], **options)
+    )
+    for page in "abcd":
+
+        @app.route(f"/{page}", methods=["GET", "POST"], endpoint=page)
+        @fsm.check()
+        def view(page: str = page) -> object:
+            return fsm.advance() if request.method == "POST" else show(page, fsm)
+
+    @app.route("/endpoint")
+    @fsm.requires("b")
+    def endpoint() -> str:
+        return "open"
+
+    @app.post("/again")
+    def again() -> str:
+        fsm.reset()
+        return "anew"
+
+    return app
+
+
+# -- pages that are not open ----------------------------------------------------------------
+
+
+def test_a_closed_page_is_said_to_be_closed() -> None:
+    """By the notice after a GET, to a program, and by the page that answers its form."""
+    visitor = Visitor(closing_app())
+    stale = visitor.token("a")
+    visitor.post("a")
+    assert visitor.open("a").location == "/b"
+    assert notices(visitor.open("b")) == [
+        "That page is closed and can no longer be changed; please continue here."
+    ]
+    told = visitor.open("a", "json").json
+    assert (told["reason"], told["title"]) == ("closed", "This step is closed")
+    assert heading(visitor.post("a", {}, stale)) == "This page was out of date"  # an old form
+    fresh = visitor.token("b")
+    refused = visitor.post("a", {}, None)
+    assert (refused.status_code, "not open yet" in refused.text) == (409, False)
+    assert visitor.post("b", {}, fresh).location == "/c"
+
+
+@pytest.mark.parametrize("reset", ["auto", "manual"])
+def test_after_the_end_a_page_is_said_to_be_completed_or_closed(reset: str) -> None:
+    """No page of a run that has ended is "not open yet", and none comes first."""
+    visitor = Visitor(closing_app("preserve", reset=reset))
+    for page in "abc":
+        visitor.post(page)
+    for page in "bc" if reset == "auto" else "abc":
+        assert visitor.open(page).location == "/d"
+        assert notices(visitor.open("d")) == ["This has already been completed."]
+        told = visitor.open(page, "json").json
+        assert (told["reason"], told["title"]) == ("closed", "This step is closed")
+        assert "first" not in told["detail"]
+        assert heading(visitor.post(page)) == "This has already been completed"
+    assert heading(visitor.open("endpoint")) == "This step is closed"
+
+
+def test_a_page_of_the_other_branch_after_the_end_is_completed_too(visitor: Visitor) -> None:
+    """It was never opened in this run, and will not be."""
+    visitor.walk(*TO_REVIEW, "review")
+    assert visitor.open("pickup").location == "/done"
+    assert notices(visitor.open("done")) == ["This has already been completed."]
+
+
+def test_a_page_that_is_skipped_to_is_not_out_of_date(visitor: Visitor) -> None:
+    """To skip ahead is no conflict: neither a GET nor a POST says that it is old."""
+    skipping = visitor.open("review", "json")
+    assert skipping.json["title"] == "This step is not open"
+    assert skipping.json["reason"] == "not_on_path"
+    assert visitor.open("review").location == "/cart"
+    assert notices(visitor.open("cart")) == ["That page is not open now; please continue here."]
+    posted = visitor.post("review")
+    assert (posted.status_code, heading(posted)) == (409, "This step is not open")
+    assert "moved on" not in words(posted)
+
+
+def test_a_conflict_names_its_own_cause(visitor: Visitor) -> None:
+    """Another page's form, another run's, and one that was sent before: each in its words."""
+    first = visitor.token("cart")
+    visitor.post("cart", {"item": "a lamp"}, first)
+    again = visitor.post("cart", {"item": "a rug"}, first)
+    assert heading(again) == "This form has already been sent"
+    assert "those count" in words(again)
+    misplaced = visitor.post("cart", {}, visitor.token("address"))
+    assert heading(misplaced) == "This form belongs to another page"
+    visitor.walk("address", "delivery", "payment", "review")
+    old = visitor.token("cart")
+    visitor.walk("cart")
+    assert heading(visitor.post("cart", {}, old)) == "This page was out of date"
+    for response in (again, misplaced):
+        assert "moved on" not in words(response)
+
+
+def test_an_edge_that_is_not_there_is_not_said_to_open_later(visitor: Visitor) -> None:
+    """A step that can't be taken is not possible now; nothing is promised."""
+    visitor.walk("cart", "address")
+    refused = visitor.post("delivery", {"to": "cart"})
+    assert heading(refused) == "This step is not possible now"
+    assert "yet" not in words(refused)
+
+
+# -- 410 ------------------------------------------------------------------------------------
+
+
+def test_a_form_of_an_expired_run_says_that_time_has_passed(shop: Callable[..., Shop]) -> None:
+    """After FSM_FLOW_LIFETIME the page says so, and not that something else might have been."""
+    made = Shop({**shop("session").app.config, "FSM_FLOW_LIFETIME": 60})
+    with frozen_clock(made.app) as clock:
+        visitor = made.visitor().walk("cart")
+        token = visitor.token("address")
+        clock.tick(61)
+        gone = visitor.post("address", ANSWERS["address"], token)
+    assert (gone.status_code, heading(gone)) == (410, "This has expired")
+    assert "for so long" in words(gone)
+    assert "tab" not in words(gone)
+
+
+@pytest.mark.parametrize("store", ["session", "memory://"])
+def test_a_form_of_a_run_reset_in_another_tab_says_so(store: str) -> None:
+    """Who has started again in another tab is told that, and not of time or cookies."""
+    visitor = Visitor(closing_app(store=store))
+    visitor.post("a")
+    token = visitor.token("b")
+    in_flight = Visitor(visitor.client.application)
+    in_flight.cookie = visitor.cookie
+    assert visitor.post("again").text == "anew"
+    conflict = visitor.post("b", {}, token)  # the session has the new run
+    assert (conflict.status_code, "started again" in words(conflict)) == (409, True)
+    gone = in_flight.post("b", {}, token)  # it still names the old one
+    assert (gone.status_code, heading(gone)) == (410, "You have started again")
+    assert "another tab" in words(gone)
+    assert "so long" not in words(gone)
+
+
+def test_a_form_without_its_cookie_says_that_cookies_are_needed(
+    visitor: Visitor, stored: Shop
+) -> None:
+    """A browser that keeps no cookie is told what it has to keep."""
+    token = visitor.token("cart")
+    visitor.drop_cookie()
+    for asking in ("html", "json"):
+        gone = visitor.post("cart", {"item": "a lamp"}, token, asking)
+        assert gone.status_code == 410
+        said = words(gone) if asking == "html" else gone.json["detail"]
+        assert "cookies" in said
+        title = heading(gone) if asking == "html" else gone.json["title"]
+        assert title == "Cookies are needed"
