@@ -93,6 +93,13 @@ curl:
 		&& apt-get update -qq && apt-get install -y -qq curl >/dev/null; } \
 	|| echo 'curl is not there and could not be installed.'
 
+# A pooler of connections in front of PostgreSQL in the tests, which are skipped without it.
+pgbouncer:
+	@test -x /usr/sbin/pgbouncer || command -v pgbouncer >/dev/null \
+	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq pgbouncer >/dev/null; } \
+	|| echo 'PgBouncer is not there and could not be installed.'
+
 # pyright finds the package through the Python that comes first in PATH, and brings its own node.
 check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 check: $(VENV)/check ## ruff, mypy, pyright and the import contracts
