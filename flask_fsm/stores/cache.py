@@ -14,6 +14,7 @@ from typing import Final
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import Code, FlowBusy, FSMError, StaleFlow
 from .base import ROOT_LENGTH, StoredReply, Version, order_key
+from .ended_runs import EndedRuns, Ending
 from .expiry import flow_gone
 
 __all__ = ["FlowCache", "FlowLock"]
@@ -75,6 +76,7 @@ class FlowCache:
     def __init__(self, size: int) -> None:
         self._size = size
         self._flows: OrderedDict[str, CachedFlow] = OrderedDict()
+        self._ended = EndedRuns()
         self._mutex = Lock()
 
     def __len__(self) -> int:
@@ -99,8 +101,31 @@ class FlowCache:
                 key, flow = next(iter(self._flows.items()))
                 if not flow.users:
                     del self._flows[key]
+                    self._note_ended(key, flow)
                     break
                 self._flows.move_to_end(key)
+
+    def _note_ended(self, key: str, flow: CachedFlow) -> None:
+        """Remember what is over of a flow that is dropped, so that no old cookie revives it."""
+        if flow.ended:
+            self._ended.note(key, 0, Ending.RESET)
+        elif flow.snapshot is not None:
+            run = order_key(flow.snapshot)[0]
+            if flow.snapshot.finished:
+                self._ended.note(key, run, Ending.FINISHED)
+            elif run:
+                self._ended.note(key, run, Ending.REPLACED)
+
+    def _require_not_ended(self, snapshot: Snapshot) -> None:
+        """Raise FlowGone if a snapshot from a cookie is of a run that is known to be over."""
+        known = self._ended.find(snapshot.id[:ROOT_LENGTH])
+        if known is None:
+            return
+        run = order_key(snapshot)[0]
+        if known.ending is Ending.RESET or run < known.run:
+            raise flow_gone(snapshot.id, Code.RESET)
+        if known.ending is Ending.FINISHED and run == known.run and not snapshot.finished:
+            raise flow_gone(snapshot.id, Code.EVICTED)
 
     def newest(self, id: str) -> tuple[Snapshot, str] | None:
         """Return the newest snapshot of a flow and what its session carries, or None.
@@ -117,12 +142,17 @@ class FlowCache:
             return flow.snapshot, flow.session_value
 
     def adopt(self, snapshot: Snapshot, session_value: str) -> tuple[Snapshot, str]:
-        """Cache a snapshot from a cookie unless it is older, as in a replay; return the newest."""
+        """Cache a snapshot from a cookie unless it is older, as in a replay; return the newest.
+
+        Raises FlowGone if its run is over.
+        """
         with self._mutex:
             if order_key(snapshot) == (0, 0) and snapshot.id[:ROOT_LENGTH] not in self._flows:
                 return snapshot, session_value
             flow = self._made(snapshot.id[:ROOT_LENGTH])
             flow.require_open(snapshot.id)
+            if flow.snapshot is None:
+                self._require_not_ended(snapshot)
             if flow.snapshot is None or order_key(flow.snapshot) < order_key(snapshot):
                 flow.snapshot, flow.session_value = snapshot, session_value
             self._trim()
@@ -155,9 +185,16 @@ class FlowCache:
         *,
         moved_to: str | None = None,
     ) -> None:
-        """Replace the snapshot of `version` by a tombstone; raise StaleFlow on a conflict."""
+        """Replace the snapshot of `version` by a tombstone; raise StaleFlow on a conflict.
+
+        A first run that has not moved leaves nothing: an old cookie of it is as blank as a new one.
+        """
+        key = version.flow[:ROOT_LENGTH]
         with self._mutex:
-            flow = self._made(version.flow[:ROOT_LENGTH])
+            blank = version == (key, 0) and receipt is None and moved_to is None
+            if blank and (key not in self._flows or self._flows[key].snapshot is None):
+                return
+            flow = self._made(key)
             now = flow.snapshot
             if flow.ended or (now is not None and (now.id, now.rev) != version):
                 raise flow.lost_race(version)
