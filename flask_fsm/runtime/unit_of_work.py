@@ -20,13 +20,7 @@ from ..core.path import root
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import FlowBusy, FSMError, SnapshotError
 from ..signals import emit, finished, reset, transitioned
-from ..stores.base import (
-    ROOT_LENGTH,
-    CommitResult,
-    FlowLocator,
-    Version,
-    root_id,
-)
+from ..stores.base import ROOT_LENGTH, CommitResult, FlowLocator, Version, order_key, root_id
 from ..stores.cache import FlowLock
 from .app_state import AppState, unwrap
 from .lease import Lease
@@ -332,7 +326,9 @@ class UnitOfWork:
         previous = self.persisted
         self.flow.require_unjudged()
         transaction, memento = current_transaction(), Memento(self)
-        if self.is_known and self.missing_reason is None:
+        # A first run that never moved leaves no record: nobody could bring anything of it back.
+        moved = receipt or self.lease or order_key(previous) > (0, 0)
+        if moved and self.is_known and self.missing_reason is None:
             version = self.state.store.write_tombstone(
                 self.locator,
                 self.version,

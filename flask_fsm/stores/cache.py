@@ -185,16 +185,9 @@ class FlowCache:
         *,
         moved_to: str | None = None,
     ) -> None:
-        """Replace the snapshot of `version` by a tombstone; raise StaleFlow on a conflict.
-
-        A first run that has not moved leaves nothing: an old cookie of it is as blank as a new one.
-        """
-        key = version.flow[:ROOT_LENGTH]
+        """Replace the snapshot of `version` by a tombstone; raise StaleFlow on a conflict."""
         with self._mutex:
-            blank = version == (key, 0) and receipt is None and moved_to is None
-            if blank and (key not in self._flows or self._flows[key].snapshot is None):
-                return
-            flow = self._made(key)
+            flow = self._made(version.flow[:ROOT_LENGTH])
             now = flow.snapshot
             if flow.ended or (now is not None and (now.id, now.rev) != version):
                 raise flow.lost_race(version)

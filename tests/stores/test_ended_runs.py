@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,15 +102,32 @@ def test_the_newest_cookie_goes_on_though_its_flow_was_dropped() -> None:
     assert len(store.orders) == 2
 
 
-def test_a_reset_of_a_run_that_never_moved_leaves_no_record(shop: MakeShop) -> None:
-    """So nobody fills the cache by resetting what is blank."""
-    store = with_reset(shop())
+@pytest.mark.parametrize("kind", ["session", "sqlite", "redis"])
+def test_a_reset_of_a_run_that_never_moved_leaves_no_record(
+    shop: MakeShop, fresh_store: Callable[[str], str], kind: str
+) -> None:
+    """So nobody fills the cache or the server by resetting what is blank."""
+    url = kind if kind == "session" else fresh_store(kind)
+    store = with_reset(shop(url))
     visitor = store.visitor()
-    visitor.see("cart")
-    before = len(cache_of(store))
     for _ in range(5):
+        visitor.see("cart")
         assert visitor.open("over").status_code == 200
-    assert len(cache_of(store)) == before
+    assert len(cache_of(store)) == records_on(url) == 0
+    visitor.walk("cart")
+    assert visitor.open("over").status_code == 200
+    assert (len(cache_of(store)) if kind == "session" else records_on(url)) == 1
+
+
+def records_on(url: str) -> int:
+    """Count the flows on a server."""
+    if url.startswith("redis"):
+        with redis.Redis.from_url(url) as client:
+            return sum(1 for key in client.scan_iter() if client.type(key) == b"hash")
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+            return int(database.execute("SELECT count(*) FROM fsm_flow").fetchone()[0])
+    return 0
 
 
 def cache_of(shop: Shop) -> Any:
