@@ -238,6 +238,8 @@ class Refusal(HTTPException):
     @property
     def template(self) -> str:
         """The name of the default page, without its ending."""
+        if self.error.code == Code.BUSY:
+            return "conflict"
         if self.error.status == 409 and self.error.code in REFUSED_CODES:
             return "refused"
         return TEMPLATES.get(self.error.status, "problem")

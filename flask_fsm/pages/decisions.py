@@ -132,7 +132,7 @@ class PageRequest:
                 self._visit(edge)
                 return None
             except FSMError as error:
-                if error.status >= 500:
+                if error.status >= 500 and not isinstance(error, FlowBusy):
                     raise
                 refusal = error
         if refusal is None:

@@ -29,7 +29,7 @@ from ..runtime.session_data import has_session_data
 from ..runtime.unit_of_work import UnitOfWork
 from .decisions import PageRequest, keep_private, page_requests
 from .mistakes import expose_mistake
-from .submission import SAFE_METHODS, read_body
+from .submission import SAFE_METHODS, read_body, token_text
 
 __all__ = ["after_request", "answer_error", "guarded", "names"]
 
@@ -85,24 +85,25 @@ def serve(
     page_request.active = True
     keep_private(requests)
     outer, requests.owner = requests.owner, check.views
-    unsafe = page_request.request.method not in SAFE_METHODS
+    asking, lock = page_request.request, page_request.work.lock
+    unsafe = asking.method not in SAFE_METHODS
     try:
         if unsafe and not requests.has_body:
-            read_body(page_request.request)  # before the lock, for which others may wait
+            read_body(asking)  # before the lock, for which others may wait
             requests.has_body = True
-        with page_request.work.lock() if unsafe else _NO_LOCK:
+        with lock(token_text(asking, state.config.token_field)) if unsafe else _NO_LOCK:
             page_request.work.load()
             try:
                 answer = _run_view(check, page_request, view, args, kwargs)
             finally:
                 page_request.work.release_lease()
-            requests.view_answered = (
-                outer is None and page_request.request.method not in SAFE_METHODS
-            )
+            requests.view_answered = outer is None and unsafe
             return answer
     except FlowBusy as error:
         with suppress(FlowBusy):
             page_request.work.load()
+        if page_request.page is None and check.required is None:
+            page_request.page = _state_of(check, page_request)
         raise page_request.refuse(error) from error
     except StoreUnavailable as error:
         state.outages.log(error)
@@ -183,7 +184,7 @@ def answer_error(error: FSMError) -> Any:
     )
     if isinstance(error, StoreUnavailable):
         app_state().outages.log(error)
-    elif expose_mistake(error, unwrap(request), page_request):
+    elif not isinstance(error, FlowBusy) and expose_mistake(error, unwrap(request), page_request):
         raise error
     refusal = (
         Refusal.of(error, RefusalContext()) if page_request is None else page_request.refuse(error)

@@ -40,7 +40,9 @@ def refusal_context(
     if unsafe and isinstance(error, (StaleFlow, FlowBusy)):
         typed = shown_fields(config)
         if page is not None and not flow.finished and flow.is_open(page):
-            resubmit = renewed_form(config, urls.url(page), typed.fields, token().value)
+            # One that was not processed for being busy is still recognised if it is sent twice.
+            resubmit = identical_form(typed) if isinstance(error, FlowBusy) else None
+            resubmit = resubmit or renewed_form(config, urls.url(page), typed.fields, token().value)
     # After an end that only a reset undoes, the first page would lead back to the last.
     over = error.status == 410 and (not isinstance(error, FlowFinished) or machine.reset == "auto")
     return RefusalContext(

@@ -33,6 +33,7 @@ __all__ = [
     "earlier_reply",
     "json_object",
     "read_body",
+    "token_text",
 ]
 
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
@@ -135,6 +136,12 @@ def csrf_field() -> str:
     """Return the name of Flask-WTF's hidden field."""
     name: str = current_app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token")
     return name
+
+
+def token_text(request: Request, token_field: str) -> str:
+    """Return the token of a form or header as sent, which tells clicks on the same form; or ''."""
+    form = request.form
+    return form[token_field] if token_field in form else request.headers.get(TOKEN_HEADER, "")
 
 
 def _read(request: Request, token_field: str, to_field: str) -> tuple[list[Any], Any]:

@@ -173,14 +173,14 @@ class UnitOfWork:
 
     # -- loading ------------------------------------------------------------------------
 
-    def lock(self) -> AbstractContextManager[None] | FlowLock:
-        """Return the lock of the flow: this process serves one request of it at a time."""
+    def lock(self, form: str = "") -> AbstractContextManager[None] | FlowLock:
+        """Return the lock of the flow, for the request with this token of a form; see FlowLock."""
         if not hasattr(self, "session_flow"):
             self._find()
         name = self.state.store.lock_name(self.locator, self.session_flow.text)
         if name is None:
             return nullcontext()
-        return self.state.cache.lock(name, self.state.config.lock_timeout)
+        return self.state.cache.lock(name, self.state.config.lock_timeout, form)
 
     def load(self) -> None:
         """Load the flow, or a blank one if none is stored."""

@@ -20,6 +20,24 @@ from .expiry import flow_gone
 __all__ = ["FlowCache", "FlowLock"]
 
 RECEIPTS: Final = 16
+MAX_WAITING: Final = 2
+"""How many requests of a flow may wait long for its lock, each of which takes a thread."""
+GRACE: Final = 0.2
+"""Seconds for which any number may wait, since most requests are served in less."""
+
+
+class Waiting:
+    """A request that waits for the lock of a flow."""
+
+    __slots__ = ("bell", "form", "patient", "thread")
+
+    def __init__(self, form: str) -> None:
+        self.thread = threading.get_ident()
+        self.form = form
+        self.patient = False
+        """Whether it is one of those that wait for longer than GRACE."""
+        self.bell = threading.Lock()
+        self.bell.acquire()
 
 
 class CachedFlow:
@@ -28,22 +46,23 @@ class CachedFlow:
     __slots__ = (
         "ended",
         "holder",
-        "lock",
         "moved_to",
         "replies",
         "session_value",
         "snapshot",
         "users",
+        "waiting",
     )
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
         self.session_value: str = ""
         self.replies: dict[str, StoredReply] = {}
-        self.lock: Lock = Lock()
         self.users: int = 0
         self.holder: int = 0
         """The thread that holds the lock, or 0."""
+        self.waiting: tuple[Waiting, ...] = ()
+        """Who waits for the lock, in the order in which they get it."""
         self.ended: str = ""
         """Why the flow has ended for good, if it has: then this is a tombstone."""
         self.moved_to: str | None = None
@@ -211,14 +230,16 @@ class FlowCache:
             flow = self._flows.get(id[:ROOT_LENGTH])
             return None if flow is None else flow.replies.get(nonce)
 
-    def lock(self, id: str, wait: float) -> FlowLock:
-        """Return the lock of a flow: a context manager that waits up to `wait` seconds."""
-        return FlowLock(self, id, wait)
+    def lock(self, id: str, wait: float, form: str = "") -> FlowLock:
+        """Return the lock of a flow, a context manager; see FlowLock."""
+        return FlowLock(self, id, wait, form)
 
-    def _enter(self, id: str, wait: float) -> CachedFlow:
+    def _enter(self, id: str, wait: float, form: str) -> CachedFlow:
+        thread = threading.get_ident()  # gevent may have put its own there by now
         with self._mutex:
             flow = self._made(id[:ROOT_LENGTH])
-            if flow.holder == threading.get_ident():  # gevent may have put its own there by now
+            holder = flow.holder
+            if holder == thread:
                 raise FSMError(
                     "This request holds the lock of the flow already, so fsm.live.flow() can't "
                     "send to it: call flow.transition() in the handler of an event, and "
@@ -227,19 +248,69 @@ class FlowCache:
                     code=Code.IN_TURN,
                 )
             flow.users += 1
-        if flow.lock.acquire(timeout=wait):
-            flow.holder = threading.get_ident()
-            return flow
-        self._leave(id, flow)
-        raise FlowBusy(
+            if not holder:
+                flow.holder = thread
+                return flow
+            me = Waiting(form)
+            flow.waiting += (me,)
+        try:
+            called = me.bell.acquire(timeout=min(wait, GRACE))
+            if not called and wait > GRACE:
+                self._wait_longer(id, flow, me)
+                called = me.bell.acquire(timeout=wait - GRACE)
+            if flow.holder != thread:
+                raise self._busy(id, wait, displaced=called)
+        except BaseException:  # also what ends a greenlet, or comes from the handler of a signal
+            self._leave(id, flow, me)
+            raise
+        return flow
+
+    def _wait_longer(self, id: str, flow: CachedFlow, me: Waiting) -> None:
+        """Make a request one of the MAX_WAITING of its flow, or raise FlowBusy."""
+        with self._mutex:
+            patient = [each for each in flow.waiting if each.patient]
+            if len(patient) >= MAX_WAITING and flow.holder != me.thread:
+                # An impatient visitor clicks again, and sees the answer to the last click.
+                earlier = next((each for each in patient if me.form and each.form == me.form), None)
+                if earlier is None:
+                    raise FlowBusy(
+                        f"{MAX_WAITING} other requests for this flow are waiting already. "
+                        f"Wait a moment, then try again.",
+                        flow=id,
+                        status=503,
+                    )
+                flow.waiting = tuple(each for each in flow.waiting if each is not earlier)
+                earlier.bell.release()
+            me.patient = True
+
+    @staticmethod
+    def _busy(id: str, wait: float, displaced: bool) -> FlowBusy:
+        if displaced:
+            return FlowBusy(
+                "This form has been sent again, and only that request waits. "
+                "Wait a moment, then try again.",
+                flow=id,
+                status=503,
+            )
+        return FlowBusy(
             f"Another request for this flow has been running for over {wait:g} seconds. "
             f"Wait a moment, then try again.",
             flow=id,
         )
 
-    def _leave(self, id: str, flow: CachedFlow) -> None:
+    def _leave(self, id: str, flow: CachedFlow, waiting: Waiting | None = None) -> None:
+        """Release the lock to the next one, or stop waiting for it."""
         with self._mutex:
             flow.users -= 1
+            if waiting is not None and flow.holder != waiting.thread:
+                flow.waiting = tuple(each for each in flow.waiting if each is not waiting)
+            elif flow.waiting:
+                following, *others = flow.waiting
+                flow.waiting = tuple(others)
+                flow.holder = following.thread
+                following.bell.release()
+            else:
+                flow.holder = 0
             if not flow.users and flow.snapshot is None and not flow.ended:
                 self._flows.pop(id[:ROOT_LENGTH], None)
 
@@ -247,20 +318,21 @@ class FlowCache:
 class FlowLock:
     """The lock of a flow: while a request holds it, this process serves no other of that flow.
 
-    Entering raises FlowBusy after `wait` seconds.
+    Entering raises FlowBusy after `wait` seconds, or after GRACE if MAX_WAITING others wait longer:
+    each of them takes a thread, which other visitors need. One of these with the same `form`, the
+    token of a form that was sent several times, gives up its place.
     """
 
-    __slots__ = ("_cache", "_flow", "_id", "_wait")
+    __slots__ = ("_cache", "_flow", "_form", "_id", "_wait")
 
-    def __init__(self, cache: FlowCache, id: str, wait: float) -> None:
+    def __init__(self, cache: FlowCache, id: str, wait: float, form: str) -> None:
         self._cache = cache
         self._id = id
         self._wait = wait
+        self._form = form
 
     def __enter__(self) -> None:
-        self._flow = self._cache._enter(self._id, self._wait)
+        self._flow = self._cache._enter(self._id, self._wait, self._form)
 
     def __exit__(self, *error: object) -> None:
-        self._flow.holder = 0
-        self._flow.lock.release()
         self._cache._leave(self._id, self._flow)

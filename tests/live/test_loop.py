@@ -31,7 +31,7 @@ class ServedStream:
         self.server.setblocking(False)
         self.engine = LoopEngine(10, 4)
         self.subscriber = Subscriber(100, ids=False)
-        self.talk = SimpleNamespace(closing=0, inline_key=kind, close=lambda: None)
+        self.talk = SimpleNamespace(closing=0, inline_key=kind, flow_key="a", close=lambda: None)
         nothing: Any = SimpleNamespace(groups={}, leave=lambda: None)
         config: Any = SimpleNamespace(heartbeat=30.0, send_timeout=send_timeout)
         talk: Any = self.talk

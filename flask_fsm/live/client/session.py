@@ -134,6 +134,11 @@ class ClientSession:
         """The machine's name if its events need no store, so that the loop's thread runs them."""
         return "" if self._own is None else self._bound.name
 
+    @property
+    def flow_key(self) -> str:
+        """Identifies the flow, whose events wait for each other."""
+        return self.subscriber.flow_channel
+
     # -- connecting, within the request that asks for it --------------------------------
 
     def open(self, since: str | None) -> None:

@@ -195,7 +195,8 @@ def error_status(error: FSMError) -> EventStatus:
         return EventStatus.InvalidPayload
     if isinstance(error, InvalidTransition) and error.code == Code.NO_EVENT:
         return EventStatus.InvalidEvent
-    return EventStatus.Error if error.status < 500 else EventStatus.ServerRuntimeError
+    refused = error.status < 500 or isinstance(error, FlowBusy)
+    return EventStatus.Error if refused else EventStatus.ServerRuntimeError
 
 
 def stamped(body: str, ref: Any = None, id: str | None = None, *, gap: bool = False) -> str:

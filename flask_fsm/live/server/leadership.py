@@ -2,7 +2,8 @@
 
 The leader runs the loop and the events that need no store, since handing one to another thread
 would cost more than the event itself. If such an event takes long, another thread becomes the
-leader meanwhile (Schmidt et al., "Leader/Followers", 2000). The other threads run the rest.
+leader meanwhile (Schmidt et al., "Leader/Followers", 2000). The other threads run the rest, one job
+of a flow at a time: a busy flow then holds up one thread, however many sockets it has.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final, NamedTuple, Protocol
@@ -31,6 +33,13 @@ class Term(NamedTuple):
     """The task to lead the loop until the next term begins."""
 
     number: int
+
+
+class FlowTask(NamedTuple):
+    """The task to run a function that may wait for the lock of a flow."""
+
+    flow: str
+    function: Callable[[], None]
 
 
 class LeadershipLost(Exception):
@@ -76,7 +85,9 @@ class Leadership:
         """How many threads wait for a task."""
         self._run_loop = run_loop
         self._call = call
-        self._tasks: SimpleQueue[Term | Callable[[], None]] = SimpleQueue()
+        self._tasks: SimpleQueue[Term | FlowTask | Callable[[], None]] = SimpleQueue()
+        self._waiting: dict[str, deque[FlowTask]] = {}
+        """Of each flow with a task that waits for a thread or has one, the tasks after that."""
         self._mutex = threading.Lock()
         self._running = 0
         self._inline: JobConnection | None = None
@@ -100,16 +111,38 @@ class Leadership:
     @property
     def busy(self) -> bool:
         """Whether a job is being run."""
-        return bool(self._inline_since or self._running)
+        return bool(self._inline_since or self._running or self._waiting)
 
     def count(self, more: int) -> None:
         """Add to the number of jobs that are being run apart from the leader."""
         with self._mutex:
             self._running += more
 
-    def submit(self, task: Callable[[], None]) -> None:
-        """Have another thread run a function that may take long."""
+    def submit(self, function: Callable[[], None], flow: str = "") -> None:
+        """Have another thread run a function that may take long: after the others of its `flow`."""
+        if not flow:
+            self._tasks.put(function)
+            return
+        task = FlowTask(flow, function)
+        with self._mutex:
+            waiting = self._waiting.get(flow)
+            if waiting is not None:
+                waiting.append(task)
+                return
+            self._waiting[flow] = deque()
         self._tasks.put(task)
+
+    def _run_task(self, task: FlowTask) -> None:
+        """Run a task of a flow, then pass on the next one, behind those of other flows."""
+        try:
+            task.function()
+        finally:
+            with self._mutex:
+                waiting = self._waiting[task.flow]
+                if waiting:
+                    self._tasks.put(waiting.popleft())
+                else:
+                    del self._waiting[task.flow]
 
     def _worker(self) -> None:
         """Run tasks: lead the loop for a term, or run a job that takes long."""
@@ -120,7 +153,9 @@ class Leadership:
             with self._mutex:
                 self.idle -= 1
             try:
-                if isinstance(task, Term):
+                if isinstance(task, FlowTask):
+                    self._run_task(task)
+                elif isinstance(task, Term):
                     self._run_loop(task.number)
                 else:
                     task()
@@ -156,7 +191,7 @@ class Leadership:
         key = connection.transport.inline_key
         now = time.monotonic()
         if not key or self._slow_machines.get(key, 0.0) > now or self.idle < 1:
-            self._tasks.put(connection.run_job_apart)
+            self.submit(connection.run_job_apart, connection.transport.flow_key)
             return
         term = self.term
         self._inline = connection

@@ -382,4 +382,6 @@ class LoopConnection:
         """Release the transport. Timers still refer to this connection, but not to its client."""
         transport, engine = self.transport, self._engine
         del self.transport, self._life
-        engine.leadership.submit(lambda: engine.release(transport))
+        # Its last events wait for others of the flow; without any, its place is free at once.
+        flow = transport.flow_key if transport.jobs or transport.has_unparsed else ""
+        engine.leadership.submit(lambda: engine.release(transport), flow)

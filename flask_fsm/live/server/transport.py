@@ -57,6 +57,10 @@ class JobHandler(Protocol):
     def inline_key(self) -> str:
         """The machine's name if its events need no store, or ''."""
 
+    @property
+    def flow_key(self) -> str:
+        """Identifies the flow, whose events wait for each other."""
+
     def handle(self, job: Job) -> None:
         """Run an event, and queue its frames; never raises."""
 
@@ -156,6 +160,11 @@ class Transport:
     def inline_key(self) -> str:
         """The machine's name if its events need no store, or ''."""
         return self.session.inline_key
+
+    @property
+    def flow_key(self) -> str:
+        """Identifies the flow, whose events wait for each other."""
+        return self.session.flow_key
 
     @property
     def reading(self) -> bool:

@@ -1,0 +1,184 @@
+"""Load by one visitor: a flow that is busy holds up one thread, however many sockets it has."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_fsm import FlaskFSM, Machine, State
+from flask_fsm.stores.cache import GRACE
+from flask_fsm.testing import LiveClient, LiveServer
+
+from ..apps import SECRET
+from .serving import until
+
+SOCKETS = 8
+WORKERS = 3
+AT_ONCE = 2.0  # seconds; a wait for the lock takes FSM_LOCK_TIMEOUT, which is 10
+
+
+class Busy:
+    """A served app, in which `/hold` keeps the lock of the visitor's flow until `finish`."""
+
+    def __init__(self, **config: Any) -> None:
+        app = self.app = Flask("busy")
+        app.config.update(
+            SECRET_KEY=SECRET, FSM_STORE_URL="memory://", FSM_LIVE=True, FSM_LIVE_WORKERS=WORKERS
+        )
+        app.config.update(config)
+        self.serving, self.finish = threading.Event(), threading.Event()
+        self.order: list[Any] = []
+        self._threads: list[threading.Thread] = []
+        idle = State("idle")
+        fsm = FlaskFSM(app, Machine("busy", [("idle", "end")], states=[idle, "end"]))
+
+        @idle.event("note")
+        def note(flow: Any, data: Any) -> Any:
+            self.order.append(data)
+            return data
+
+        @app.route("/idle", endpoint="idle", methods=["GET", "POST"])
+        @fsm.check()
+        def page() -> str:
+            return f"{fsm.token().value}"
+
+        @app.post("/hold")
+        @fsm.requires("idle")
+        def hold() -> str:
+            self.serving.set()
+            assert self.finish.wait(timeout=30)
+            return "held"
+
+        @app.get("/end", endpoint="end")
+        @fsm.check()
+        def end() -> str:
+            return "end"
+
+    @contextmanager
+    def serve(self) -> Iterator[LiveServer]:
+        """Serve the app; at the end `/hold` ends."""
+        with LiveServer(self.app) as server:
+            try:
+                yield server
+            finally:
+                self.finish.set()
+                for thread in self._threads:
+                    thread.join(timeout=20)
+
+    def hold(self, client: LiveClient) -> None:
+        """Let a visitor's request hold the lock of the flow, or wait for it."""
+        client.get("/idle")
+        thread = threading.Thread(target=client.post, args=["/hold"])
+        thread.start()
+        self._threads.append(thread)
+        assert self.serving.wait(timeout=20)
+
+
+@pytest.fixture(params=["loop", "threads"])
+def busy(request: pytest.FixtureRequest) -> Busy:
+    """That app on each engine."""
+    return Busy(FSM_LIVE_ENGINE=request.param)
+
+
+def test_a_stranger_is_served_while_the_sockets_of_another_wait(busy: Busy) -> None:
+    """Eight sockets whose events wait for a slow form leave threads for everybody else."""
+    with busy.serve() as server, ExitStack() as stack:
+        visitor, stranger = server.client(), server.client()
+        visitor.get("/idle")
+        sockets = [stack.enter_context(visitor.websocket("busy")) for _ in range(SOCKETS)]
+        for each in sockets:
+            each.receive()
+        busy.hold(visitor)
+        for number, each in enumerate(sockets):
+            each.send("note", number)
+        with stranger.websocket("busy") as other:
+            other.receive()
+            for _ in range(3):
+                begun = time.monotonic()
+                assert other.ask("note", "stranger")["data"] == "stranger"
+                assert time.monotonic() - begun < AT_ONCE
+        begun = time.monotonic()
+        assert stranger.get("/idle").status == 200
+        assert time.monotonic() - begun < AT_ONCE
+        busy.finish.set()
+
+
+def test_the_events_of_a_flow_are_handled_in_turn() -> None:
+    """On the loop each event gets its answer when the flow is free, in the order they came."""
+    busy = Busy(FSM_LIVE_ENGINE="loop")
+    with busy.serve() as server, ExitStack() as stack:
+        visitor = server.client()
+        visitor.get("/idle")
+        sockets = [stack.enter_context(visitor.websocket("busy")) for _ in range(SOCKETS)]
+        for each in sockets:
+            each.receive()
+        busy.hold(visitor)
+        for number, each in enumerate(sockets):
+            each.send("note", number, ref=number)
+            time.sleep(0.02)
+        busy.finish.set()
+        for number, each in enumerate(sockets):
+            each.until(lambda frame, n=number: frame.get("ref") == n)
+        assert busy.order == list(range(SOCKETS))
+
+
+def test_a_socket_that_closes_frees_its_place_while_its_flow_is_busy() -> None:
+    """However many sockets come and go, none keeps its place until the flow is free."""
+    busy = Busy(FSM_LIVE_ENGINE="loop", FSM_MAX_CONNECTIONS=3)
+    with busy.serve() as server:
+        visitor = server.client()
+        with visitor.websocket("busy") as first:
+            first.receive()
+            busy.hold(visitor)
+            first.send("note", 1)
+            for _ in range(8):
+                with visitor.websocket("busy") as other:
+                    other.receive()
+                until(lambda: server.client().get("/fsm/health").json["connections"] == 1)
+
+
+def test_the_last_events_of_closed_sockets_hold_up_one_thread() -> None:
+    """Sockets that send an event and close at once leave threads for everybody else, too."""
+    busy = Busy(FSM_LIVE_ENGINE="loop")
+    with busy.serve() as server:
+        visitor, stranger = server.client(), server.client()
+        visitor.get("/idle")
+        sockets = [visitor.websocket("busy") for _ in range(SOCKETS)]
+        for each in sockets:
+            each.receive()
+        busy.hold(visitor)
+        for number, each in enumerate(sockets):
+            each.send("note", number)
+            each.send("note", number)
+            each.close()
+        with stranger.websocket("busy") as other:
+            other.receive()
+            begun = time.monotonic()
+            assert other.ask("note", "stranger")["data"] == "stranger"
+            assert time.monotonic() - begun < AT_ONCE
+        busy.finish.set()
+        until(lambda: len(busy.order) == 2 * SOCKETS + 1)
+
+
+def test_an_event_by_http_is_told_that_the_flow_is_busy(busy: Busy) -> None:
+    """With two requests waiting, it gets 503, Retry-After, and a frame that says `busy`."""
+    with busy.serve() as server:
+        visitor = server.client()
+        busy.hold(visitor)
+        busy.hold(visitor)
+        busy.hold(visitor)
+        time.sleep(2 * GRACE)
+        begun = time.monotonic()
+        reply = visitor.event("busy", "note", 5)
+        assert time.monotonic() - begun < AT_ONCE
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+        assert (reply.json["status"], reply.json["data"]["reason"]) == (400, "busy")
+        assert busy.order == []
+        busy.finish.set()
+        until(lambda: visitor.event("busy", "note", 5).status == 200)
