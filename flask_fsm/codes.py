@@ -57,6 +57,8 @@ class Code(StrEnum):
     REQUEST_OVER = "request_over"
     """500, developer: a flow of an earlier request, or one read before its lock was held, was
     used."""
+    RESPONSE_BEGUN = "response_begun"
+    """500, developer: a stream made a token when its cookie could no longer name the flow."""
     IN_TURN = "in_turn"
     """500, developer: a request used `fsm.live.flow()` on the flow whose lock it holds itself."""
     NOT_BEGUN = "not_begun"

@@ -15,6 +15,7 @@ from flask import (
     has_request_context,
     request,
 )
+from werkzeug.local import LocalProxy
 
 from .binding.bind import bind
 from .binding.bound_machine import Bound
@@ -168,7 +169,8 @@ class FlaskFSM:
         if FSMError not in app.error_handler_spec[None][None]:
             app.register_error_handler(FSMError, answer_error)
         app.after_request(after_request)
-        app.context_processor(self._template_context)
+        # A global and no context processor, so that imported macros have it as well.
+        app.jinja_env.globals["fsm"] = LocalProxy(self._views_for_template)
         app.cli.add_command(commands)
         folder = Path(__file__).parent
         blueprint = Blueprint(
@@ -200,10 +202,10 @@ class FlaskFSM:
             app.extensions["csrf"].exempt(send_event)
         return bind(app, self._declarations, isinstance(state.store, RecordStore))
 
-    def _template_context(self) -> dict[str, Any]:
-        """Give templates `fsm`: the machine that guards the view, or the app's first."""
+    def _views_for_template(self) -> Any:
+        """Return the `fsm` of templates: the machine that guards the view, or the app's first."""
         owner = page_requests().owner if has_request_context() else None
-        return {"fsm": self if owner in (None, self.default) else owner}
+        return self if owner in (None, self.default) else owner
 
     def _add_live_routes(self, app: Flask, state: AppState, blueprint: Blueprint) -> None:
         """Add the routes of websockets, event streams and programs."""

@@ -350,8 +350,16 @@ class PageRequest:
 
     def token(self) -> Token:
         """Return the token for a form of this page; one for each rendering."""
+        requests = page_requests()
+        if requests.streaming and not (requests.private and self.work.is_known):
+            raise FSMError(
+                f"This response is a stream whose headers have been sent, so no cookie can name "
+                f"the flow of machine {self.bound.name!r} any more, and the form would be refused: "
+                f"call fsm.token() in the view, before it returns the stream.",
+                code=Code.RESPONSE_BEGUN,
+            )
         self.work.remember()
-        keep_private(page_requests())
+        keep_private(requests)
         flow = self.flow
         page = self.page or flow.current
         if self._token is None or self._token[0][:2] != (flow.id, flow.rev):
@@ -388,6 +396,8 @@ class PageRequests:
     """Whether the response is a view's own to a form that was sent to it."""
     has_body: bool = False
     """Whether the body of the request has been read."""
+    streaming: bool = False
+    """Whether the headers have been sent, since the response is a stream."""
 
 
 def page_requests() -> PageRequests:

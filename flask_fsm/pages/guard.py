@@ -27,7 +27,7 @@ from ..responses import Refusal, RefusalContext
 from ..runtime.app_state import AppState, app_state, unwrap
 from ..runtime.session_data import has_session_data
 from ..runtime.unit_of_work import UnitOfWork
-from .decisions import PageRequest, keep_private, page_requests
+from .decisions import PageRequest, PageRequests, keep_private, page_requests
 from .mistakes import expose_mistake
 from .submission import SAFE_METHODS, read_body, token_text
 
@@ -193,7 +193,7 @@ def answer_error(error: FSMError) -> Any:
 
 
 def after_request(response: Response) -> Response:
-    """Take flows along after a login, and notify the listeners of sessions and streams.
+    """Name flows before a stream, take them along after a login, and notify the listeners of both.
 
     The flows of a session pass to the user who has just logged in. At the session's next request
     it could be too late: if this user logs out before that and another one logs in, the flows
@@ -201,6 +201,9 @@ def after_request(response: Response) -> Response:
     """
     state = app_state()
     if response.is_streamed:
+        # The response of an HTTPException counts as streamed, too, but its length is known.
+        if "Content-Length" not in response.headers:
+            _begin_stream(page_requests())
         for watch in state.stream_listeners:
             watch(response)
     if session.modified:
@@ -210,6 +213,17 @@ def after_request(response: Response) -> Response:
                 follow(followed)
             _take_along(state, followed)
     return response
+
+
+def _begin_stream(requests: PageRequests) -> None:
+    """Before the headers are sent, name the flows of guarded pages in the session.
+
+    A template that is rendered after that can make a token whose flow is known.
+    """
+    for found in requests.of.values():
+        if requests.private and found.work.loaded and not found.work.needs_key:
+            found.work.remember()
+    requests.streaming = True
 
 
 def _take_along(state: AppState, followed: Iterable[Bound]) -> None:
