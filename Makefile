@@ -6,9 +6,11 @@ LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 INPUTS ?= 200000
 RUNS ?= 2000
+TRANSLATIONS := flask_fsm/translations
+POT := $(TRANSLATIONS)/flask_fsm.pot
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest test-pythons chromium curl pgbouncer check docs fuzz bench bench-live bench-compare clean
+.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest test-pythons chromium curl pgbouncer check docs fuzz translations bench bench-live bench-compare clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -117,6 +119,14 @@ fuzz: $(VENV)/test ## feed random texts to the decoders (INPUTS=200000)
 	$(BIN)/python -m tests.fuzz.fuzz_snapshot --inputs $(INPUTS)
 	$(BIN)/python -m tests.fuzz.fuzz_tokens --inputs $(INPUTS)
 	FSM_FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest tests/fuzz/test_decoders.py -n 2
+
+# A catalogue that is new is made by: pybabel init -i $(POT) -d $(TRANSLATIONS) -D flask_fsm -l LANGUAGE
+translations: $(VENV)/test ## extract the texts for visitors, and update and compile the catalogues
+	$(BIN)/pybabel --quiet extract --mapping pyproject.toml --keywords fsm_gettext \
+		--add-location file --project Flask-FSM --output $(POT) flask_fsm
+	$(BIN)/pybabel --quiet update --input-file $(POT) --output-dir $(TRANSLATIONS) --domain flask_fsm \
+		--no-fuzzy-matching --ignore-obsolete
+	$(BIN)/pybabel --quiet compile --directory $(TRANSLATIONS) --domain flask_fsm
 
 bench: $(VENV)/benchmark ## print the ratios that stand in the README
 	$(BIN)/python -m benchmarks $(QUICK)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from .codes import Code
-from .texts import NOT_ACCEPTED, Text, as_text, as_texts, join_texts, without_empty
+from .texts import NOT_ACCEPTED, OwnText, Text, as_text, as_texts, join_texts, without_empty
 
 __all__ = [
     "Code",
@@ -85,7 +85,7 @@ class FSMError(Exception):
         status: The HTTP status; default: the `status` of the class.
 
     Attributes:
-        message (str): As given, a lazy translation in the language of the request.
+        message (str): As given, for visitors: in the language of the request.
         flow (str | None): As given.
         source (str | None): As given.
         target (str | None): As given.
@@ -113,9 +113,9 @@ class FSMError(Exception):
         reasons: Iterable[Reason] = (),
         status: int | None = None,
     ) -> None:
-        message = as_text(message)
-        super().__init__(message)
-        self.message = message
+        self._english = message.in_english() if isinstance(message, OwnText) else None
+        self.message = message = as_text(message)
+        super().__init__(self._english or message)
         self.flow = flow
         self.source = source
         self.target = target
@@ -133,7 +133,8 @@ class FSMError(Exception):
         return self.reasons[0].code
 
     def __str__(self) -> str:
-        return self.message
+        """Return the message; in tracebacks and logs that of this package is in English."""
+        return self._english or self.message
 
 
 # -- the definition -------------------------------------------------------------------------
@@ -307,9 +308,9 @@ class ValidationFailed(FSMError):
                 by_field.setdefault(field, []).extend(given)
         self.messages: list[str] = without_empty(messages)
         if not self.messages and not by_field:
-            self.messages = without_empty(given) or [NOT_ACCEPTED]
+            self.messages = without_empty(given) or [str(NOT_ACCEPTED)]
         self.fields: dict[str, list[str]] = {
-            name: without_empty(texts) or [NOT_ACCEPTED] for name, texts in by_field.items()
+            name: without_empty(texts) or [str(NOT_ACCEPTED)] for name, texts in by_field.items()
         }
         of_fields = (join_texts(": ", (n, join_texts(", ", t))) for n, t in self.fields.items())
         everything = join_texts("; ", [*self.messages, *of_fields])

@@ -48,6 +48,7 @@ from .pages.resume_link import resume
 from .runtime.app_state import EXTENSION, AppState, app_state
 from .security.origin import add_cors_headers
 from .stores import RecordStore
+from .texts import translate
 
 __all__ = ["FlaskFSM"]
 
@@ -171,6 +172,7 @@ class FlaskFSM:
         app.after_request(after_request)
         # A global and no context processor, so that imported macros have it as well.
         app.jinja_env.globals["fsm"] = LocalProxy(self._views_for_template)
+        app.jinja_env.globals["fsm_gettext"] = translate
         app.cli.add_command(commands)
         folder = Path(__file__).parent
         blueprint = Blueprint(

@@ -18,6 +18,7 @@ from werkzeug.http import HTTP_STATUS_CODES, parse_set_header
 
 from .core.snapshot import Snapshot
 from .errors import Code, FSMError, ValidationFailed
+from .texts import OwnText, _
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -54,36 +55,36 @@ REFUSED_CODES: Final = frozenset(
     )
 )
 # By the code of the error, else by its status, else by the template.
-TITLES: Final[dict[int | str, str]] = {
-    Code.TAKEN: "You have already taken this step",
-    Code.SKIPPED: "Another step comes first",
-    Code.AMBIGUOUS: "What would you like to do next?",
-    "refused": "This step is not possible now",
-    Code.BUSY: "One moment, please",
-    Code.CLOSED: "This step is closed",
-    Code.NOT_ON_PATH: "This step is not open",
-    Code.PAGES_CHANGED: "The pages of this form have changed",
-    Code.OTHER_FLOW: "This form is from an earlier visit",
-    Code.OTHER_PAGE: "This form belongs to another page",
-    Code.REUSED_TOKEN: "This form has already been sent",
-    "conflict": "This page was out of date",
-    Code.FINISHED: "This has already been completed",
-    Code.EXPIRED: "This has expired",
-    Code.RESET: "You have started again",
-    Code.MOVED: "This continues elsewhere",
-    Code.NO_SESSION: "Cookies are needed",
-    Code.EVICTED: "This is no longer stored",
-    Code.BAD_SNAPSHOT: "This can no longer be continued",
-    Code.DEFINITION: "This can no longer be continued",
-    Code.LINK_USED: "This link has been used",
-    Code.LINK_EXPIRED: "This link has expired",
-    "gone": "This form is no longer open",
-    400: "The form could not be read",
-    403: "This is not allowed",
-    404: "Page not found",
-    413: "That is too much to store",
-    422: "Something needs your attention",
-    503: "Back in a moment",
+TITLES: Final[dict[int | str, OwnText]] = {
+    Code.TAKEN: _("You have already taken this step"),
+    Code.SKIPPED: _("Another step comes first"),
+    Code.AMBIGUOUS: _("What would you like to do next?"),
+    "refused": _("This step is not possible now"),
+    Code.BUSY: _("One moment, please"),
+    Code.CLOSED: _("This step is closed"),
+    Code.NOT_ON_PATH: _("This step is not open"),
+    Code.PAGES_CHANGED: _("The pages of this form have changed"),
+    Code.OTHER_FLOW: _("This form is from an earlier visit"),
+    Code.OTHER_PAGE: _("This form belongs to another page"),
+    Code.REUSED_TOKEN: _("This form has already been sent"),
+    "conflict": _("This page was out of date"),
+    Code.FINISHED: _("This has already been completed"),
+    Code.EXPIRED: _("This has expired"),
+    Code.RESET: _("You have started again"),
+    Code.MOVED: _("This continues elsewhere"),
+    Code.NO_SESSION: _("Cookies are needed"),
+    Code.EVICTED: _("This is no longer stored"),
+    Code.BAD_SNAPSHOT: _("This can no longer be continued"),
+    Code.DEFINITION: _("This can no longer be continued"),
+    Code.LINK_USED: _("This link has been used"),
+    Code.LINK_EXPIRED: _("This link has expired"),
+    "gone": _("This form is no longer open"),
+    400: _("The form could not be read"),
+    403: _("This is not allowed"),
+    404: _("Page not found"),
+    413: _("That is too much to store"),
+    422: _("Something needs your attention"),
+    503: _("Back in a moment"),
 }
 
 
@@ -248,12 +249,10 @@ class Refusal(HTTPException):
     def title(self) -> str:
         """A heading for people."""
         status = self.error.status
-        return (
-            TITLES.get(self.error.code)
-            or TITLES.get(status)
-            or TITLES.get(self.template)
-            or HTTP_STATUS_CODES.get(status, "Something went wrong")
-        )
+        for key in (self.error.code, status, self.template):
+            if key in TITLES:
+                return str(TITLES[key])
+        return HTTP_STATUS_CODES.get(status) or str(_("Something went wrong"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the members of the problem document."""

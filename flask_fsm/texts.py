@@ -1,8 +1,15 @@
-"""Texts for people, as rules and apps give them: `str`, Markup, or a lazy translation."""
+"""Texts for people: `str`, Markup, or lazy translations; and the translation of our own texts.
+
+Every text of this package that visitors read is marked, as `_("...")` here and in Python and as
+`fsm_gettext("...")` in templates, so that `make translations` finds it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from markupsafe import Markup, escape
@@ -10,16 +17,20 @@ from markupsafe import Markup, escape
 __all__ = [
     "NOT_ACCEPTED",
     "LazyText",
+    "OwnText",
     "Text",
+    "_",
     "as_text",
     "as_texts",
     "is_text",
     "join_texts",
+    "translate",
     "without_empty",
 ]
 
-NOT_ACCEPTED: Final = "These answers were not accepted."
-"""The message of a rule that refuses answers without saying why."""
+DOMAIN: Final = "flask_fsm"
+"""The name of the catalogues: `<language>/LC_MESSAGES/flask_fsm.mo`."""
+OWN_CATALOGUES: Final = str(Path(__file__).parent / "translations")
 
 
 class LazyText(Protocol):
@@ -29,12 +40,65 @@ class LazyText(Protocol):
     def __mod__(self, other: Any, /) -> Any: ...
 
 
-Text = str | LazyText
+class OwnText:
+    """A text of this package: `str(text)` translates it into the language of the request.
+
+    Args:
+        english: The text, in the format of `%` if there are values.
+        values: What is put in for `%(name)s`.
+    """
+
+    __slots__ = ("english", "values")
+
+    def __init__(self, english: str, /, **values: object) -> None:
+        self.english = english
+        self.values = values
+
+    def __str__(self) -> str:
+        return translate(self.english, **self.values)
+
+    def in_english(self) -> str:
+        """Return the text for logs."""
+        return _fill(self.english, self.values)
+
+
+_ = OwnText
+Text = str | LazyText | OwnText
+
+NOT_ACCEPTED: Final = _("These answers were not accepted.")
+"""The message of a rule that refuses answers without saying why."""
+
+
+def translate(english: str, /, **values: object) -> str:
+    """Return a text of this package in the language of the request, if the app uses Flask-Babel.
+
+    It is `fsm_gettext` in templates.
+    """
+    babel = sys.modules.get("flask_babel")  # an app that uses it has imported it
+    app = None if babel is None else sys.modules["flask"].current_app
+    if not app or "babel" not in app.extensions:
+        return _fill(english, values)
+    directories = app.extensions["babel"].translation_directories
+    try:
+        text = _domain((OWN_CATALOGUES, *directories)).gettext(english)
+    except RuntimeError:  # outside of a request, the app can't select a language
+        text = english
+    return _fill(text, values)
+
+
+def _fill(text: str, values: Mapping[str, object]) -> str:
+    return text % values if values else text
+
+
+@lru_cache
+def _domain(directories: tuple[str, ...]) -> Any:
+    """Return the catalogues of this package, and those that an app has beside its own."""
+    return sys.modules["flask_babel"].Domain(list(directories), DOMAIN)
 
 
 def is_text(value: object) -> bool:
     """Return whether `value` is one text: a `str`, or lazy, which has the methods of one."""
-    return isinstance(value, str) or (
+    return isinstance(value, (str, OwnText)) or (
         hasattr(value, "splitlines") and not isinstance(value, (bytes, bytearray))
     )
 

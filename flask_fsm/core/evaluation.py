@@ -8,7 +8,7 @@ from itertools import dropwhile
 from typing import Any, Final, NoReturn
 
 from ..errors import Code, FlowFinished, FSMError, GuardRefused, Reason, StaleFlow, ValidationFailed
-from ..texts import as_text, join_texts
+from ..texts import _, as_text, join_texts
 from .answers import as_dict, copy_answers
 from .flow_base import FlowBase, Result
 from .path import Node
@@ -175,7 +175,8 @@ def reasons_against(
     """Return every reason why `to` can't be taken now; a rule may ask too."""
     machine = flow.machine
     if flow.finished:
-        return [Reason(FlowFinished.default_code, f"This run has ended at {flow.current!r}.")]
+        text = _("This run has ended at %(state)s.", state=repr(flow.current))
+        return [Reason(FlowFinished.default_code, str(text))]
     try:
         node = node_to_edit(flow, source or flow.current, to)
     except StaleFlow as error:
@@ -235,5 +236,6 @@ def require_sync_result(answer: object) -> object:
 def _refusal(guard: Callable[..., Any], edge: Edge) -> str:
     """Return a message for a guard without a docstring; a lambda has no name to show."""
     if getattr(guard, "__name__", "<lambda>") == "<lambda>":
-        return "This step is not possible with the answers so far."
-    return f"{rule_title(guard)} does not allow {edge.source!r} -> {edge.target!r}."
+        return str(_("This step is not possible with the answers so far."))
+    step = f"{edge.source!r} -> {edge.target!r}"
+    return str(_("%(rule)s does not allow %(step)s.", rule=rule_title(guard), step=step))

@@ -18,6 +18,7 @@ from ..errors import (
     StaleFlow,
     UnknownTarget,
 )
+from ..texts import _
 from .definition import Definition
 from .flow_base import FlowBase
 from .path import Node
@@ -76,27 +77,34 @@ def reason_no_edge(machine: Definition, here: str, target: str) -> Reason:
 def reason_to_skip(machine: Definition, edge: Edge, taken: int) -> Reason | None:
     """Return why a run that took the edges `taken` (bits) may not take this one, or None."""
     if not machine.repeat and taken >> edge.number & 1:
-        return Reason(
-            DuplicateTransition.default_code,
-            f"{edge.source!r} -> {edge.target!r} has already been taken in this run.",
-        )
+        text = _("%(step)s has already been taken in this run.", step=_step(edge))
+        return Reason(DuplicateTransition.default_code, str(text))
     missing = machine.missing_before(edge, taken)
     if missing:
         first = machine.edges[(missing & -missing).bit_length() - 1]
-        return Reason(
-            SkippedTransition.default_code,
-            f"{first.source!r} -> {first.target!r} comes before "
-            f"{edge.source!r} -> {edge.target!r} and has not been taken in this run.",
+        text = _(
+            "%(first)s comes before %(step)s and has not been taken in this run.",
+            first=_step(first),
+            step=_step(edge),
         )
+        return Reason(SkippedTransition.default_code, str(text))
     return None
+
+
+def _step(edge: Edge) -> str:
+    return f"{edge.source!r} -> {edge.target!r}"
 
 
 def error_of_move(flow: FlowBase, target: str) -> FSMError:
     """Return the error of moving a flow while a rule judges it, or after the end of its run."""
     flow.require_unjudged()
     return FlowFinished(
-        f"This run of {flow.machine.name!r} has ended at {flow.current!r}; "
-        f"start again to go to {target!r}.",
+        _(
+            "This run of %(machine)s has ended at %(state)s; start again to go to %(target)s.",
+            machine=repr(flow.machine.name),
+            state=repr(flow.current),
+            target=repr(target),
+        ),
         flow=flow.id,
         source=flow.current,
         target=target,
@@ -114,9 +122,13 @@ def error_of_edge(flow: FlowBase, here: str, target: str) -> FSMError:
 def error_of_edit(flow: FlowBase, source: str, target: str | None, node: Node | None) -> StaleFlow:
     """Return the error of editing a page that is closed, or not on the path (`node` is None)."""
     return StaleFlow(
-        f"{source!r} is not on the path of this run, which is at {flow.current!r}."
+        _(
+            "%(page)s is not on the path of this run, which is at %(state)s.",
+            page=repr(source),
+            state=repr(flow.current),
+        )
         if node is None
-        else f"{source!r} is closed and can no longer be edited.",
+        else _("%(page)s is closed and can no longer be edited.", page=repr(source)),
         flow=flow.id,
         source=source,
         target=target,

@@ -24,7 +24,6 @@ from ..errors import (
     FlowGone,
     FSMError,
     NotFound,
-    Reason,
     StaleFlow,
 )
 from ..responses import (
@@ -42,6 +41,7 @@ from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token, TokenContent, new_nonce
 from ..signals import denied, emit
 from ..stores import RecordStore
+from ..texts import _
 from .notices import STALE, flash_notice, notice_of, notice_of_page, tell_of_changed_pages
 from .refusal import refusal_context
 from .submission import Submission, earlier_reply
@@ -228,14 +228,19 @@ class PageRequest:
         content = submission.content
         if content is not None and not work.is_known:
             raise FlowGone(
-                "Your browser no longer knows this run: its cookie is missing. "
-                "Allow cookies for this site, then start again from the first page.",
+                _(
+                    "Your browser no longer knows this run: its cookie is missing. "
+                    "Allow cookies for this site, then start again from the first page."
+                ),
                 code=Code.NO_SESSION,
             )
         theirs = (flow.id, work.previous_id)
         if flow.finished or (content is not None and content.flow == work.persisted.id != flow.id):
             raise FlowFinished(
-                f"This run of {machine.name!r} has ended; nothing was changed.",
+                _(
+                    "This run of %(machine)s has ended; nothing was changed.",
+                    machine=repr(machine.name),
+                ),
                 flow=work.persisted.id,
                 source=work.persisted.state,
             )
@@ -280,7 +285,6 @@ class PageRequest:
             source=self.page,
             allowed=allowed_states(flow),
             code=code,
-            reasons=[Reason(code, STALE[code])],
         )
 
     def _not_open(self, page: str) -> StaleFlow:
@@ -309,7 +313,7 @@ class PageRequest:
         # A second endpoint may have fewer arguments; and an event may not have named all of them.
         fewer = self.request.endpoint != shown.endpoint or not shown.is_complete(on_path)
         if not (fewer and shown.have_equal_args(on_path, here)):
-            raise NotFound("There is no such page.", flow=self.flow.id, target=page)
+            raise NotFound(_("There is no such page."), flow=self.flow.id, target=page)
 
     def transition(
         self,

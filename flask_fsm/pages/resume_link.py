@@ -26,6 +26,7 @@ from ..runtime.app_state import app_state, secret_keys
 from ..runtime.link import follow_link, link_target
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.origin import is_own_form
+from ..texts import _
 from .submission import csrf_field
 from .urls import FlowURLs
 
@@ -55,16 +56,16 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
     state = app_state()
     bound = state.bound.get(machine)
     if bound is None:
-        raise NotFound("There is no such page.")
+        raise NotFound(_("There is no such page."))
     try:
         owner, key, id_digest, until = _links(machine).loads(link)
     except (BadData, ValueError, TypeError):
-        raise NotFound("There is no such page.") from None
+        raise NotFound(_("There is no such page.")) from None
     work = UnitOfWork(state, bound, {})
     urls = FlowURLs(work)
     try:
         if until < state.clock():
-            raise FlowGone("This link has expired.", code=Code.LINK_EXPIRED)
+            raise FlowGone(_("This link has expired."), code=Code.LINK_EXPIRED)
         confirmed = request.method == "POST" and is_own_form(request)
         follow_link(work, owner, key, id_digest, _new_id(link), confirmed=confirmed)
     except FlowGone as error:

@@ -6,6 +6,7 @@ from ..core.flow import blank
 from ..errors import Code, FSMError, NotFound, StaleFlow
 from ..stores.base import FlowLocator
 from ..stores.records.errors import link_used
+from ..texts import _
 from .locate import find_owner, session_flow
 from .unit_of_work import UnitOfWork
 
@@ -45,7 +46,7 @@ def follow_link(
     work.url_args = work.bound.path_values(old.tip)
     locator = find_owner(work.bound, work.url_args, work.session)._replace(key=key)
     if old.subject not in (None, locator.subject):
-        raise NotFound("There is no such page.", code=Code.NO_FLOW)
+        raise NotFound(_("There is no such page."), code=Code.NO_FLOW)
     work.session_flow = session_flow(work.bound, work.session, locator)
     if not confirmed:
         return

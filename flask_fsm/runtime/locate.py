@@ -13,6 +13,7 @@ from flask import request
 from ..binding.bound_machine import FLOW_ARGUMENT, Bound
 from ..errors import Code, NotFound
 from ..stores.base import FlowLocator, LoadResult, digest, root_id
+from ..texts import _
 from .session_data import OWNER_KEY, SESSION_KEY, WAS_KEY, keep_pair, owner_secret, read_pairs
 
 __all__ = [
@@ -173,4 +174,4 @@ def session_flow(
 
 def no_such_flow() -> NotFound:
     """Return the error of a flow that does not exist or belongs to another owner."""
-    return NotFound("There is no such page.", code=Code.NO_FLOW)
+    return NotFound(_("There is no such page."), code=Code.NO_FLOW)

@@ -12,6 +12,7 @@ from itsdangerous import Signer
 from markupsafe import Markup, escape
 
 from ..errors import InvalidToken
+from ..texts import _
 
 __all__ = ["Token", "TokenContent", "Tokens", "new_nonce"]
 
@@ -93,8 +94,10 @@ class Tokens:
                 raise ValueError("its signature")
         except ValueError as error:
             raise InvalidToken(
-                "The token of this form is empty or was not made by this site. "
-                "Open the page again and send the form from there."
+                _(
+                    "The token of this form is empty or was not made by this site. "
+                    "Open the page again and send the form from there."
+                )
             ) from error
         flow, rev, nonce, state = match.groups()
         return TokenContent(flow, int(rev), nonce, state)

@@ -13,6 +13,7 @@ from typing import Final
 
 from ..core.snapshot import Receipt, Snapshot
 from ..errors import Code, FlowBusy, FSMError, StaleFlow
+from ..texts import _
 from .base import ROOT_LENGTH, StoredReply, Version, order_key
 from .ended_runs import EndedRuns, Ending
 from .expiry import flow_gone
@@ -77,8 +78,12 @@ class CachedFlow:
         """Return the error of a conflict: this is no longer the version that was loaded."""
         now = self.snapshot
         return StaleFlow(
-            "Another request has changed this flow first"
-            + (f": it is now at {now.state!r}." if now else ", and has started a new run."),
+            _(
+                "Another request has changed this flow first: it is now at %(state)s.",
+                state=repr(now.state),
+            )
+            if now
+            else _("Another request has changed this flow first, and has started a new run."),
             flow=version.flow,
             source=now.state if now else None,
             code=Code.LOST_RACE,
@@ -115,8 +120,8 @@ class FlowCache:
 
     def _trim(self) -> None:
         # The least recently used first; one in use becomes the newest instead of being dropped.
-        for _ in range(len(self._flows) - self._size):
-            for _ in range(len(self._flows)):
+        for _excess in range(len(self._flows) - self._size):
+            for _kept in range(len(self._flows)):
                 key, flow = next(iter(self._flows.items()))
                 if not flow.users:
                     del self._flows[key]
@@ -274,8 +279,11 @@ class FlowCache:
                 earlier = next((each for each in patient if me.form and each.form == me.form), None)
                 if earlier is None:
                     raise FlowBusy(
-                        f"{MAX_WAITING} other requests for this flow are waiting already. "
-                        f"Wait a moment, then try again.",
+                        _(
+                            "%(number)s other requests for this flow are waiting already. "
+                            "Wait a moment, then try again.",
+                            number=MAX_WAITING,
+                        ),
                         flow=id,
                         status=503,
                     )
@@ -287,14 +295,19 @@ class FlowCache:
     def _busy(id: str, wait: float, displaced: bool) -> FlowBusy:
         if displaced:
             return FlowBusy(
-                "This form has been sent again, and only that request waits. "
-                "Wait a moment, then try again.",
+                _(
+                    "This form has been sent again, and only that request waits. "
+                    "Wait a moment, then try again."
+                ),
                 flow=id,
                 status=503,
             )
         return FlowBusy(
-            f"Another request for this flow has been running for over {wait:g} seconds. "
-            f"Wait a moment, then try again.",
+            _(
+                "Another request for this flow has been running for over %(seconds)s seconds. "
+                "Wait a moment, then try again.",
+                seconds=format(wait, "g"),
+            ),
             flow=id,
         )
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 from typing import Final
 
 from ..errors import Code, FlowGone
+from ..texts import _
 
 __all__ = ["flow_gone"]
 
 GONE: Final = {
-    Code.RESET: "This run was reset, and a new one has been started.",
-    Code.MOVED: "This run continues elsewhere: after a login, or on another device.",
-    Code.EXPIRED: "This run was inactive for too long and has expired.",
-    Code.EVICTED: "This run is no longer in the store.",
+    Code.RESET: _("This run was reset, and a new one has been started."),
+    Code.MOVED: _("This run continues elsewhere: after a login, or on another device."),
+    Code.EXPIRED: _("This run was inactive for too long and has expired."),
+    Code.EVICTED: _("This run is no longer in the store."),
 }
 
 

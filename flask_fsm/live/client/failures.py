@@ -11,6 +11,7 @@ from ...core.event import EventStatus
 from ...core.flow import Flow
 from ...errors import Code, FlowBusy, FSMError, StoreUnavailable, UnknownTarget
 from ...outages import OutageLog
+from ...texts import _
 from ..protocol.frames import data_frame, refusal
 from ..service import Service
 
@@ -29,7 +30,7 @@ def crash_frame(
     what = "A job after an event" if event is None else f"The handler of the event {event!r}"
     log.error("%s of machine %r failed.", what, machine, exc_info=error)
     return data_frame(
-        {"reason": Code.CRASHED, "message": "This event could not be handled."},
+        {"reason": Code.CRASHED, "message": str(_("This event could not be handled."))},
         EventStatus.ServerRuntimeError,
     )
 

@@ -13,6 +13,7 @@ from ...errors import Code, FSMError
 from ...runtime.app_state import AppState, app_state, unwrap
 from ...security.origin import has_no_origin, is_allowed_origin, site_of
 from ...stores import RecordStore
+from ...texts import _
 from ..client.presence import LONGEST_GROUP, Membership, is_group
 from ..client.session import ClientSession
 from ..client.subscriber import Subscriber
@@ -99,7 +100,7 @@ def requested_groups(service: Service) -> dict[str, dict[str, Any]]:
             )
         allowed = service.authorize(name)
         if not allowed and not isinstance(allowed, Mapping):
-            raise Problem.of(403, Code.GROUP, "You may not join this group.")
+            raise Problem.of(403, Code.GROUP, _("You may not join this group."))
         groups[name] = dict(allowed) if isinstance(allowed, Mapping) else {}
     return groups
 

@@ -9,6 +9,7 @@ from flask import Response, current_app
 from ...errors import Code, FSMError, StoreUnavailable
 from ...responses import Refusal, RefusalContext
 from ...runtime.app_state import app_state
+from ...texts import Text
 from ..protocol.frames import dumps
 
 __all__ = ["Problem", "problem_of"]
@@ -25,7 +26,7 @@ class Problem(Exception):
         }
 
     @classmethod
-    def of(cls, status: int, reason: Code, text: str, **headers: str) -> Problem:
+    def of(cls, status: int, reason: Code, text: Text, **headers: str) -> Problem:
         """Return a problem with this HTTP status, code and text."""
         return cls(FSMError(text, code=reason, status=status), **headers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...core.snapshot import Snapshot
 from ...errors import Code, FlowBusy, FlowGone, SnapshotTooLarge, StaleFlow, StoreUnavailable
+from ...texts import _
 
 __all__ = ["leased_elsewhere", "link_used", "lost_race", "snapshot_too_large", "unavailable"]
 
@@ -11,8 +12,9 @@ __all__ = ["leased_elsewhere", "link_used", "lost_race", "snapshot_too_large", "
 def lost_race(state: str | None = None) -> StaleFlow:
     """Return the error of a conflict: compare-and-swap found a newer version in the store."""
     return StaleFlow(
-        "Another request has changed this flow first"
-        + (f": it is now at {state!r}." if state else "."),
+        _("Another request has changed this flow first: it is now at %(state)s.", state=repr(state))
+        if state
+        else _("Another request has changed this flow first."),
         source=state,
         code=Code.LOST_RACE,
     )
@@ -21,20 +23,20 @@ def lost_race(state: str | None = None) -> StaleFlow:
 def leased_elsewhere() -> FlowBusy:
     """Return the error of a write to a flow on which another request holds the lease."""
     return FlowBusy(
-        "Another request for this flow is still being processed. Wait a moment, then try again."
+        _("Another request for this flow is still being processed. Wait a moment, then try again.")
     )
 
 
 def link_used() -> FlowGone:
     """Return the error of a resume link whose flow has a new id since, or has ended."""
     return FlowGone(
-        "This link has already been used, or what it continues has ended.", code=Code.LINK_USED
+        _("This link has already been used, or what it continues has ended."), code=Code.LINK_USED
     )
 
 
 def unavailable() -> StoreUnavailable:
     """Return the error of a server that can't be reached; set the driver's error as its cause."""
-    return StoreUnavailable("Your answers can't be reached just now. Try again in a moment.")
+    return StoreUnavailable(_("Your answers can't be reached just now. Try again in a moment."))
 
 
 def snapshot_too_large(snapshot: Snapshot, size: int, limit: int) -> SnapshotTooLarge:
