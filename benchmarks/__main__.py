@@ -39,6 +39,10 @@ def main() -> None:
             "How much of the package that crosses, and a socket event from its job to its replies, "
             "counted by `sys.setprofile`:",
             tables("path_length", options.quick),
+            "### One visitor's load",
+            "What a stranger notices of it, on gunicorn's gthread with eight threads. The 99th "
+            "percentiles are to stay under 50 and 100 ms:",
+            tables("one_visitor", options.quick),
             "### Stores on a server",
             tables("stores", options.quick),
             "### The cookie",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from flask_fsm.stores.cache import GRACE
+from flask_fsm.testing import LiveServer
 
 from ..apps import ANSWERS, Shop, Visitor, fields_in
 from .test_races import statuses, tabs
@@ -141,3 +143,30 @@ def test_a_page_opens_while_forms_wait(visitor: Visitor, stored: Shop, shop_held
     for tab in tabs(visitor, stored, 5):
         shop_held.send(lambda tab=tab: tab.post("cart", ANSWERS["cart"], token))
     assert visitor.see("cart")["rev"] == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/json",
+        "application/octet-stream",
+    ],
+)
+def test_an_unfinished_body_keeps_nobody_waiting(visitor: Visitor, stored: Shop, kind: str) -> None:
+    """A form whose body does not arrive does not hold the flow: other forms are served."""
+    visitor.walk("cart")
+    token = visitor.token("address")
+    head = (
+        f"POST /address HTTP/1.1\r\nHost: localhost\r\nCookie: session={visitor.cookie}\r\n"
+        f"Content-Type: {kind}\r\nContent-Length: 1000\r\nX-FSM-Token: {token}\r\n\r\n--x"
+    )
+    with LiveServer(stored.app) as server:
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as unfinished:
+            unfinished.sendall(head.encode())
+            time.sleep(2 * GRACE)
+            begun = time.monotonic()
+            assert visitor.post("address", ANSWERS["address"], token).location == "/delivery"
+            assert time.monotonic() - begun < AT_ONCE

@@ -9,16 +9,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, request
+from websockets.exceptions import InvalidStatus
 
-from flask_fsm import FlaskFSM, Machine, State
+from flask_fsm import FlaskFSM, Machine, State, Transition
 from flask_fsm.stores.cache import GRACE
 from flask_fsm.testing import LiveClient, LiveServer
 
 from ..apps import SECRET
-from .serving import until
+from .serving import Sites, until
 
 SOCKETS = 8
+EDGES = [Transition("idle", "end", event="go"), ("end", "idle")]
 WORKERS = 3
 AT_ONCE = 2.0  # seconds; a wait for the lock takes FSM_LOCK_TIMEOUT, which is 10
 
@@ -36,7 +38,7 @@ class Busy:
         self.order: list[Any] = []
         self._threads: list[threading.Thread] = []
         idle = State("idle")
-        fsm = FlaskFSM(app, Machine("busy", [("idle", "end")], states=[idle, "end"]))
+        fsm = FlaskFSM(app, Machine("busy", EDGES, states=[idle, "end"]))
 
         @idle.event("note")
         def note(flow: Any, data: Any) -> Any:
@@ -54,6 +56,15 @@ class Busy:
             self.serving.set()
             assert self.finish.wait(timeout=30)
             return "held"
+
+        @app.get("/id")
+        @fsm.requires("idle")
+        def id() -> str:
+            return fsm.flow.id
+
+        @app.get("/send")
+        def send() -> str:
+            return str(fsm.live.flow(request.args["id"]).send("note"))
 
         @app.get("/end", endpoint="end")
         @fsm.check()
@@ -182,3 +193,32 @@ def test_an_event_by_http_is_told_that_the_flow_is_busy(busy: Busy) -> None:
         assert busy.order == []
         busy.finish.set()
         until(lambda: visitor.event("busy", "note", 5).status == 200)
+
+
+def test_a_flow_may_have_half_of_the_threads(sites: Sites) -> None:
+    """With a thread for each socket, one visitor's sockets leave room for those of others."""
+    site = sites.get("threads", threads=8)
+    visitor, stranger = site.browser(), site.browser()
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(visitor.websocket("lab")).receive()
+        with pytest.raises(InvalidStatus) as caught:
+            visitor.websocket("lab")
+        assert caught.value.response.status_code == 503
+        assert int(caught.value.response.headers["Retry-After"]) > 0
+        assert stack.enter_context(stranger.websocket("lab")).receive()["state"] == "idle"
+        assert visitor.get("/ping").status == 200
+
+
+def test_a_view_without_a_guard_is_told_that_the_flow_is_busy(busy: Busy) -> None:
+    """One that sends an event to a busy flow answers 503 with Retry-After, and not 500."""
+    with busy.serve() as server:
+        visitor = server.client()
+        visitor.get("/idle")
+        assert visitor.event("busy", "go").status == 200
+        id = visitor.get("/id").body.decode()
+        for _ in range(3):
+            busy.hold(visitor)
+        time.sleep(2 * GRACE)
+        reply = visitor.get("/send", id=id)
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "1")

@@ -83,6 +83,10 @@ class Engine:
         """Whether no more connections are accepted: the limit is reached, or the process ends."""
         return self.draining or len(self.transports) >= self.limit
 
+    def is_crowded(self, flow: str) -> bool:
+        """Return whether a flow has so many connections that others would lack room."""
+        return False
+
     def serve(self, sock: Any, transport: Transport, first_bytes: bytes) -> None:
         """Serve a registered connection: write `first_bytes`, then the output of its transport."""
         raise NotImplementedError
@@ -93,7 +97,7 @@ class Engine:
         `release` frees the place, also if the connection is never served.
         """
         with self._mutex:
-            if self.full:
+            if self.full or self.is_crowded(transport.flow_key):
                 return False
             self.transports.add(transport)
             self._start_watching()

@@ -36,6 +36,13 @@ class ThreadEngine(Engine):
         room = threads()
         return super().full or (room is not None and len(self) >= room - 1)
 
+    def is_crowded(self, flow: str) -> bool:
+        room = threads()
+        if room is None:  # greenlets, or a server that starts a thread for each request
+            return False
+        most = max(min(room - 1, self.limit) // 2, 1)
+        return sum(other.flow_key == flow for other in self.transports) >= most
+
     def serve(self, sock: Any, transport: Transport, first_bytes: bytes) -> None:
         """Serve a connection to its end."""
         try:
