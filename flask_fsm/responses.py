@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = [
+    "Obstacle",
     "Refusal",
     "RefusalContext",
     "ResubmitForm",
@@ -192,13 +193,34 @@ def _with_cache_control(response: Response, value: str) -> Response:
     return response
 
 
+Obstacle = Literal["too_large", "omitted", "csrf", "other_machine", "not_a_form", "cross_site"]
+"""Why the typed answers can't be sent again from a page: they are too many, some must not be in it,
+its CSRF token can't be renewed, the form has the token of another machine, too, a form can't send
+them, or another site has sent them."""
+
+
 @dataclass(frozen=True)
 class ResubmitForm:
-    """A form that submits again what was typed, to the page as it is now."""
+    """A form that submits again what was typed.
 
-    action: str
+    Args:
+        fields: The names and values of all its fields, in order.
+        files: The names of the file fields in which no file was chosen.
+        editable: The names of the fields that are to be made shorter first.
+        action: The URL; empty where the URL of the page itself is meant.
+        method: The method.
+    """
+
     fields: Sequence[tuple[str, str]]
+    files: Sequence[str] = ()
+    editable: Sequence[str] = ()
+    action: str = ""
     method: str = "post"
+
+    @property
+    def enctype(self) -> str:
+        """The content type in which the form is sent."""
+        return "multipart/form-data" if self.files else "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True)
@@ -214,7 +236,11 @@ class RefusalContext:
     start_url: str | None = None
     submitted: Sequence[tuple[str, str]] = ()
     omitted: Sequence[str] = ()
+    unshown: int = 0
+    """How many fields are neither in `submitted` nor in `omitted`, since they are too many."""
     resubmit: ResubmitForm | None = None
+    obstacle: Obstacle | None = None
+    """Why there is no `resubmit` of a page that could be sent again; None for other pages."""
 
 
 class Refusal(HTTPException):
@@ -301,7 +327,9 @@ class Refusal(HTTPException):
                 start_url=where.start_url,
                 typed=where.submitted,
                 omitted=where.omitted,
+                unshown=where.unshown,
                 resend=where.resubmit,
+                obstacle=where.obstacle,
             )
             kind = "text/html; charset=utf-8"
         response: Response = current_app.response_class(body, self.error.status, content_type=kind)

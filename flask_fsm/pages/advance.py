@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from flask import Response
 from werkzeug.datastructures import MultiDict
@@ -21,6 +21,7 @@ from ..errors import (
     InvalidTransition,
     NotAPage,
     Reason,
+    SnapshotTooLarge,
     UnknownTarget,
     ValidationFailed,
 )
@@ -30,6 +31,8 @@ from .mistakes import was_sent
 from .submission import SAFE_METHODS, csrf_field
 
 __all__ = ["WTForm", "advance", "own_answers"]
+
+TOO_LARGE: Final = "This is more than can be stored here. Make it shorter, then send it again."
 
 
 # Written out, since a name that is imported from an optional package may be unknown to type
@@ -74,7 +77,7 @@ def advance(
                 allowed=allowed_states(page_request.flow),
             )
         return _make_transition(page_request, page, data, fast_forward, url_args)
-    except (GuardRefused, ValidationFailed) as error:
+    except (GuardRefused, ValidationFailed, SnapshotTooLarge) as error:
         if form is None or not _is_for_visitor(error):
             raise
         page_request.deny(error)
@@ -84,7 +87,7 @@ def advance(
 
 def _is_for_visitor(error: FSMError) -> bool:
     """Return whether a rule has refused, or the visitor has typed what can't be stored."""
-    return isinstance(error, GuardRefused) or (
+    return isinstance(error, (GuardRefused, SnapshotTooLarge)) or (
         isinstance(error, ValidationFailed)
         and error.code in (ValidationFailed.default_code, InvalidData.default_code)
         and error.status < 500
@@ -237,10 +240,14 @@ def own_answers(page_request: PageRequest, data: object, to: str | None) -> dict
     return plain
 
 
-def add_form_errors(form: WTForm, error: GuardRefused | ValidationFailed) -> None:
-    """Add a rule's messages to the errors of the form's fields, or of the form."""
+def add_form_errors(
+    form: WTForm, error: GuardRefused | ValidationFailed | SnapshotTooLarge
+) -> None:
+    """Add a refusal's messages to the errors of the form's fields, or of the form."""
     if isinstance(error, ValidationFailed):
         messages, fields = list(error.messages), error.fields
+    elif isinstance(error, SnapshotTooLarge):  # its own text is for the developer
+        messages, fields = [TOO_LARGE], {}
     else:
         messages, fields = [reason.text for reason in error.reasons], {}
     for path, texts in fields.items():

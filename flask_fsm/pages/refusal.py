@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
 from flask import Request
 
 from ..core.reasons import allowed_states
-from ..errors import FlowBusy, FlowFinished, FSMError, StaleFlow, StoreUnavailable
-from ..responses import RefusalContext, ResubmitForm
+from ..errors import (
+    Code,
+    FlowBusy,
+    FlowFinished,
+    FSMError,
+    SnapshotTooLarge,
+    StaleFlow,
+    StoreUnavailable,
+)
+from ..responses import Obstacle, RefusalContext, ResubmitForm, preferred_format
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token
-from .redaction import SubmittedFields, identical_form, renewed_form, shown_fields
+from .redaction import SubmittedFields, shown_fields
+from .resend import identical_form, renewed_form
 from .submission import SAFE_METHODS
 from .urls import FlowURLs
 
 __all__ = ["refusal_context"]
+
+LONG: Final = 40
+"""Number of characters of an answer that may be made shorter to make room."""
 
 
 def refusal_context(
@@ -28,31 +42,56 @@ def refusal_context(
     """Return what the conflict page and its like show of a request that was refused on `page`."""
     machine, config = work.bound.machine, work.state.config
     unsafe = request.method not in SAFE_METHODS
-    if isinstance(error, StoreUnavailable) and unsafe:
+    # Whatever the refusal, what was typed is not lost.
+    typed = (
+        shown_fields(config) if unsafe and error.code != Code.BAD_BODY else SubmittedFields([], [])
+    )
+    again: ResubmitForm | Obstacle | None = None
+    if unsafe and isinstance(error, StoreUnavailable):
         # The commit may have succeeded; sending the identical form again finds out.
-        sent = shown_fields(config)
-        return RefusalContext(work.bound.name, submitted=sent.fields, resubmit=identical_form(sent))
-    if not work.loaded:
-        return RefusalContext(machine=work.bound.name)
+        again = identical_form(config, typed)
+    elif unsafe and _may_be_sent_again(error, request, work, page):
+        # One that was not processed for being busy is still recognised if it is sent twice.
+        again = (
+            identical_form(config, typed)
+            if isinstance(error, FlowBusy)
+            else renewed_form(config, typed, lambda: token().value)
+        )
+        if isinstance(error, SnapshotTooLarge) and isinstance(again, ResubmitForm):
+            long = [name for name, text in typed.fields if len(text) > LONG]
+            again = replace(again, editable=long) if long else None
+    context = RefusalContext(
+        machine=work.bound.name,
+        submitted=typed.fields,
+        omitted=typed.omitted,
+        unshown=typed.unshown,
+        resubmit=again if isinstance(again, ResubmitForm) else None,
+        obstacle=None if isinstance(again, ResubmitForm) else again,
+    )
+    if not work.loaded or (unsafe and isinstance(error, StoreUnavailable)):
+        return context
     flow, urls = work.flow, FlowURLs(work)
-    typed = SubmittedFields([], [])
-    resubmit: ResubmitForm | None = None
-    if unsafe and isinstance(error, (StaleFlow, FlowBusy)):
-        typed = shown_fields(config)
-        if page is not None and not flow.finished and flow.is_open(page):
-            # One that was not processed for being busy is still recognised if it is sent twice.
-            resubmit = identical_form(typed) if isinstance(error, FlowBusy) else None
-            resubmit = resubmit or renewed_form(config, urls.url(page), typed.fields, token().value)
     # After an end that only a reset undoes, the first page would lead back to the last.
     over = error.status == 410 and (not isinstance(error, FlowFinished) or machine.reset == "auto")
-    return RefusalContext(
-        machine=work.bound.name,
+    return replace(
+        context,
         state=flow.current,
         rev=flow.rev,
         allowed=allowed_states(flow),
         current_url=None if work.missing_reason is not None else urls.current_url(),
         start_url=urls.start_url() if over else None,
-        submitted=typed.fields,
-        omitted=typed.omitted,
-        resubmit=resubmit,
     )
+
+
+def _may_be_sent_again(
+    error: FSMError, request: Request, work: UnitOfWork, page: str | None
+) -> bool:
+    """Return whether the form can be taken if it is sent to its page again, with a new token."""
+    if page is None or not work.loaded or preferred_format(request) == "json":
+        return False
+    if error.status != 410 and not isinstance(error, (StaleFlow, FlowBusy, SnapshotTooLarge)):
+        return False
+    if work.missing_reason is not None and work.bound.machine.many is True:
+        return False  # the key in this URL is that of a flow that is gone
+    # In place of a flow that is gone there is a blank one, in which the first page is open.
+    return not work.flow.finished and work.flow.is_open(page)

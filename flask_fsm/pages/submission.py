@@ -31,8 +31,10 @@ __all__ = [
     "Submission",
     "csrf_field",
     "earlier_reply",
+    "is_csrf_field",
     "json_object",
     "read_body",
+    "sent_tokens",
     "token_text",
 ]
 
@@ -42,6 +44,10 @@ CHUNK: Final = 1 << 16
 """Number of bytes that are read at once; a body of more is kept in a file."""
 MULTIPART: Final = "multipart/form-data"
 FORM_TYPES: Final = (MULTIPART, "application/x-www-form-urlencoded")
+# Of Flask-WTF, with the prefix of a form, and of Flask-SeaSurf, WTForms, Django, Rails and ASP.
+CSRF_NAME: Final = re.compile(
+    "csrf|xsrf|authenticity_token|RequestVerificationToken", re.IGNORECASE
+)
 # A byte that is not ASCII, as urlencoded forms write it.
 ESCAPED_BYTE: Final = re.compile(rb"%[89A-Fa-f]")
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
@@ -59,11 +65,7 @@ class Submission:
         self._request = request
         self._token_field = config.token_field
         texts, to = _read(request, config.token_field, config.to_field)
-        if not texts:
-            header = request.headers.get(TOKEN_HEADER)
-            texts = [] if header is None else header.split()
-            if header is not None and not texts:
-                texts = [header]
+        texts = texts or _in_header(request)
         if not texts and config.require_token:
             raise InvalidToken(
                 f"This form came without its token: put {{{{ fsm.token() }}}} into the form, or "
@@ -144,6 +146,16 @@ def token_text(request: Request, token_field: str) -> str:
     return form[token_field] if token_field in form else request.headers.get(TOKEN_HEADER, "")
 
 
+def is_csrf_field(name: str) -> bool:
+    """Return whether a field of that name holds a CSRF token, of Flask-WTF or another library."""
+    return name == csrf_field() or CSRF_NAME.search(name or "") is not None
+
+
+def sent_tokens(config: Config, request: Request) -> list[Any]:
+    """Return the tokens of a request, one of each machine that guards its page."""
+    return _read(request, config.token_field, config.to_field)[0] or _in_header(request)
+
+
 def _read(request: Request, token_field: str, to_field: str) -> tuple[list[Any], Any]:
     """Return the tokens and the `to` of a form, of a JSON object, or of the query."""
     form = request.form
@@ -158,6 +170,11 @@ def _read(request: Request, token_field: str, to_field: str) -> tuple[list[Any],
     if to is None and request.query_string:
         to = request.args.get(to_field)
     return texts, None if to == "" else to  # "" is a text input that was left empty
+
+
+def _in_header(request: Request) -> list[Any]:
+    header = request.headers.get(TOKEN_HEADER)
+    return [] if header is None else header.split() or [header]
 
 
 def json_object(request: Request) -> dict[str, Any]:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, urlunsplit
+
+from werkzeug.wrappers import Request
 
 from ..core.snapshot import Snapshot
 from ..errors import MissingArguments, NotFound
 from ..runtime.unit_of_work import UnitOfWork
 
-__all__ = ["FlowURLs"]
+__all__ = ["FlowURLs", "encoded_path"]
+
+
+def encoded_path(request: Request) -> str:
+    """Return path and query of a request's URL as a link needs them: with the mount, encoded.
+
+    `request.url` is for people to read: in it `%25` may stand for itself or for `%`.
+    """
+    path = quote(request.root_path.rstrip("/") + request.path, safe="/!$&'()*+,;=:@")
+    query = quote(request.query_string, safe="%/?!$&'()*+,;=:@")
+    return urlunsplit(("", "", path, query, ""))
 
 
 class FlowURLs:

@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from ..core.snapshot import Snapshot
 from ..pages.api import MachineViews
+from ..pages.urls import encoded_path
 from .clock import state_of
 from .html_forms import Control, FormFields, forms_in
 
@@ -164,7 +165,8 @@ class Visitor:
 
     def forms(self) -> list[Form]:
         """Return the forms of the page that is shown."""
-        return [Form(self, self.path, each) for each in forms_in(self.text)]
+        page = encoded_path(self.response.request)
+        return [Form(self, page, each) for each in forms_in(self.text)]
 
     def form(self, which: int | str | None = None, *, button: str | None = None) -> Form:
         """Return a form of the page that is shown.
