@@ -27,10 +27,11 @@ denied: Final = _signals.signal("fsm-denied")
 
 
 def emit(signal: NamedSignal, app: Any, **arguments: Any) -> None:
-    """Send `signal`. Exceptions in receivers are logged."""
-    if not signal.receivers:
+    """Send `signal` to each receiver. Exceptions are logged, and keep no other from hearing."""
+    if not signal.receivers or signal.is_muted:
         return
-    try:
-        signal.send(app, **arguments)
-    except Exception:
-        log.exception("A receiver of the signal %s failed.", signal.name)
+    for receiver in signal.receivers_for(app):
+        try:
+            app.ensure_sync(receiver)(app, **arguments)
+        except Exception:
+            log.exception("A receiver of the signal %s failed.", signal.name)

@@ -13,6 +13,7 @@ from ..core.event import EventStatus, check_status
 from ..core.flow import Flow
 from ..errors import Code, ConfigError, DefinitionError, DuplicateEndpoint, FSMError, NotFound
 from ..runtime.app_state import app_state
+from ..runtime.other_flows import flow_by_id
 from ..runtime.unit_of_work import UnitOfWork
 from .channels.app_channels import LiveChannel
 from .client.presence import LONGEST_GROUP, is_group, members
@@ -147,7 +148,7 @@ class LiveFlow:
             if machine in (None, name) and bound.machine.scope == "subject":
                 # The app's handlers may expect a request, though no browser has sent one.
                 with current_app.test_request_context():
-                    work = UnitOfWork.of_flow(state, bound, self.id, self._subject, self._key)
+                    work = flow_by_id(state, bound, self.id, self._subject, self._key)
                     if work is not None:
                         return self._handle(work, event, data)
         if self._subject is None:

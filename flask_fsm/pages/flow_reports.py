@@ -14,6 +14,7 @@ from ..core.machine import Machine
 from ..errors import ConfigError
 from ..reports.funnel import Funnel, LogEntry
 from ..runtime.app_state import app_state
+from ..runtime.other_flows import owner_flows
 from ..runtime.unit_of_work import UnitOfWork
 from .decisions import page_requests
 from .urls import FlowURLs
@@ -67,7 +68,7 @@ class FlowReports:
                 snapshot.finished,
                 urls.url_or_none(snapshot, key),
             )
-            for key, snapshot in work.owner_flows()
+            for key, snapshot in owner_flows(work)
         ]
 
     def log(

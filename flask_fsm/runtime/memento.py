@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from ..core.snapshot import Snapshot
@@ -21,6 +22,7 @@ class Restorable(Protocol):
     persisted: Snapshot
     lease: Lease | None
     flow: StoredFlow
+    unheard: list[Callable[[], None]]
 
 
 class Memento:
@@ -34,6 +36,7 @@ class Memento:
         "_sent_count",
         "_snapshot",
         "_text",
+        "_unheard_count",
         "_version",
         "_work",
     )
@@ -48,12 +51,14 @@ class Memento:
         self._snapshot = work.flow.snapshot
         self._sent = work.flow.sent
         self._sent_count = len(self._sent or ())
+        self._unheard_count = len(work.unheard)
 
     def restore(self) -> None:
         """Restore the state, and withdraw what has been sent since in the current event."""
         work = self._work
         if self._sent is not None:
             del self._sent[self._sent_count :]
+        del work.unheard[self._unheard_count :]
         work.session_flow.keep(self._text)
         work.session_flow.set_previous(self._previous)
         work.version, work.persisted, work.lease = self._version, self._persisted, self._lease

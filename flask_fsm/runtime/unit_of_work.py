@@ -49,6 +49,8 @@ class UnitOfWork:
 
     __slots__ = (
         "__weakref__",
+        "_is_notifying",
+        "_submission",
         "app",
         "bound",
         "flow",
@@ -60,6 +62,7 @@ class UnitOfWork:
         "session",
         "session_flow",
         "state",
+        "unheard",
         "url_args",
         "version",
     )
@@ -83,6 +86,11 @@ class UnitOfWork:
         self.lease: Lease | None = None
         """The lease on the flow that this request holds."""
         self.sender: Sender | None = sender
+        self.unheard: list[Callable[[], None]] = []
+        """Tells of each commit that hooks and listeners have not heard of, the oldest first."""
+        self._is_notifying: bool = False
+        self._submission: tuple[Receipt, Callable[[Flow], str | None]] | None = None
+        """What has made the commit that hooks hear of now; it makes their commits too."""
         self.session_flow: SessionFlow
         """The flow's locator, and the text that the session carries for it."""
         self.persisted: Snapshot
@@ -90,24 +98,6 @@ class UnitOfWork:
         self.flow: StoredFlow
         self.version: Version | None = None
         """The version that a commit expects in the store, for its compare-and-swap."""
-
-    @classmethod
-    def of_flow(
-        cls, state: AppState, bound: Bound, id: str, subject: str | None, key: str
-    ) -> UnitOfWork | None:
-        """Return the unit of work of a flow that is known by its id, or None if there is none.
-
-        `subject` and `key` locate the flow, which its id does not.
-        """
-        work = cls(state, bound, {})
-        work.needs_key = False
-        locator = FlowLocator(bound.machine, subject, None, key)
-        session_value = state.store.session_value_of(locator, id)
-        if session_value is None:
-            return None
-        work.session_flow = session_flow(bound, {}, locator)
-        work.session_flow.keep(session_value)
-        return work
 
     # -- which flow ---------------------------------------------------------------------
 
@@ -135,12 +125,12 @@ class UnitOfWork:
 
     def _find(self) -> None:
         """Find the locator of the flow: its owner and its key."""
-        locator = self._find_owner()
+        locator = self.locate_owner()
         if self.bound.machine.many:
             locator = locator._replace(key=find_key(self.bound, self.url_args))
         self.session_flow = session_flow(self.bound, self.session, locator)
 
-    def _find_owner(self) -> FlowLocator:
+    def locate_owner(self) -> FlowLocator:
         """Find the owner of the flow; at login, take several flows along."""
         bound, session = self.bound, self.session
         owner = find_owner(bound, self.url_args, session)
@@ -153,23 +143,9 @@ class UnitOfWork:
 
     def take_along_at_login(self) -> None:
         """Take the flows of the session along to the subject that it has got, if it has."""
-        owner = self._find_owner()
+        owner = self.locate_owner()
         if not self.bound.machine.many and owner.subject is not None:
             self.load()
-
-    def owner_flows(self) -> list[tuple[str, Snapshot]]:
-        """Return the owner's flows of this machine by their keys, newest first."""
-        store = self.state.require_record_store("fsm.flows()")
-        owner = self._find_owner()
-        if not self.bound.machine.many:
-            if not self.loaded:
-                self.load()
-            return [("", self.persisted)] if self.persisted.rev else []
-        return [
-            (key, found.snapshot)
-            for key, found in store.owner_flows(owner, self.state.expired_before())
-            if found.snapshot is not None
-        ]
 
     # -- loading ------------------------------------------------------------------------
 
@@ -289,6 +265,8 @@ class UnitOfWork:
         # As current_transaction(), without a further call.
         transaction: Transaction | None = unwrap(g).get(TRANSACTION)
         memento = None if transaction is None else Memento(self)
+        if self._submission is not None:
+            receipt, location = self._submission
         try:
             results = decide(flow)
             committed = self.state.store.commit(
@@ -303,10 +281,13 @@ class UnitOfWork:
             flow.set_snapshot(before)
             raise
         self._rebase(committed)
+        # After a transaction its answer has been made, so what hooks do then does not change that.
+        submission = None if receipt is None or transaction is not None else (receipt, location)
+        self.unheard.append(lambda: self._tell(results, reply, submission))
         if transaction is None or memento is None:
-            self._notify(results, reply)
+            self._notify()
         else:
-            transaction.join(lambda: self._notify(results, reply), memento.restore)
+            transaction.join(self._notify, memento.restore)
         return results
 
     def _rebase(self, committed: CommitResult) -> None:
@@ -326,6 +307,9 @@ class UnitOfWork:
         previous = self.persisted
         self.flow.require_unjudged()
         transaction, memento = current_transaction(), Memento(self)
+        fresh = self._blank(None)
+        if self._submission is not None:
+            receipt, location = self._submission[0], self._location_of(fresh)
         # A first run that never moved leaves no record: nobody could bring anything of it back.
         moved = receipt or self.lease or order_key(previous) > (0, 0)
         if moved and self.is_known and self.missing_reason is None:
@@ -341,19 +325,28 @@ class UnitOfWork:
             self.version = version if self.locator.owned else None
             self.lease = None
         self.session_flow.keep(None)
-        fresh = self._blank(None)
         self.persisted = fresh
         self.flow.set_snapshot(fresh)
         self.remember()
 
-        def notify() -> None:
+        def tell() -> None:
             emit(reset, self.app, machine=self.bound.name, flow=self.flow, previous=previous)
             self._notify_listeners(lambda listener: listener.replaced(previous, self.flow))
 
+        self.unheard.append(tell)
         if transaction is None:
-            notify()
+            self._notify()
         else:
-            transaction.join(notify, memento.restore)
+            transaction.join(self._notify, memento.restore)
+
+    def _location_of(self, snapshot: Snapshot) -> str | None:
+        """Return the location of the current submission, if its hooks lead to `snapshot`."""
+        now = self.flow.snapshot
+        self.flow.set_snapshot(snapshot)
+        try:
+            return None if self._submission is None else self._submission[1](self.flow)
+        finally:
+            self.flow.set_snapshot(now)
 
     def memento(self) -> Memento | None:
         """Return what a rollback of the caller's transaction restores; None without one."""
@@ -361,8 +354,29 @@ class UnitOfWork:
 
     # -- notifying ----------------------------------------------------------------------
 
-    def _notify(self, results: Sequence[Result], reply: tuple[int, Any]) -> None:
+    def _notify(self) -> None:
+        """Tell hooks, signals and listeners of all commits, in the order of their revs.
+
+        A commit that a hook or a receiver makes meanwhile waits for its turn.
+        """
+        if self._is_notifying:
+            return
+        self._is_notifying = True
+        try:
+            while self.unheard:
+                self.unheard.pop(0)()
+        finally:
+            self._is_notifying = False
+            self._submission = None
+
+    def _tell(
+        self,
+        results: Sequence[Result],
+        reply: tuple[int, Any],
+        submission: tuple[Receipt, Callable[[Flow], str | None]] | None,
+    ) -> None:
         """Run the hooks of committed steps, send the signals, and notify the listeners."""
+        self._submission = submission
         for result in results:
             self.flow.run_hooks(result)
             if transitioned.receivers or finished.receivers:

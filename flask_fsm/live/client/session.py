@@ -98,6 +98,7 @@ class ClientSession:
         "_state",
         "_subject",
         "_synchronous",
+        "_unheard",
         "_url_args",
         "closing",
         "subscriber",
@@ -125,6 +126,8 @@ class ClientSession:
         self._own: ConnectionFlow | None = None
         self._ref: Any = None
         """The `ref` of the event that is being handled."""
+        self._unheard: list[Result] = []
+        """The transitions of the own flow of which hooks and receivers have not heard."""
         self._subject: str | None = None
         self.closing: int = 0
         """The code to close with once everything queued is written, or 0."""
@@ -333,11 +336,18 @@ class ClientSession:
         # The frame first, as a hook may make another transition, whose frame comes after it.
         frame = state_frame(self._bound.machine, result.snapshot, status, reply)
         self.subscriber.send(frame, self._ref, kind=FrameKind.STATE)
-        flow.run_hooks(result)
-        facts = {"machine": self._bound.name, "flow": flow, "result": result}
-        emit(transitioned, self._app, **facts)
-        if result.finished:
-            emit(finished, self._app, **facts)
+        self._unheard.append(result)
+        if len(self._unheard) > 1:  # made by a hook or a receiver, which hears of the other first
+            return
+        try:
+            for result in self._unheard:  # it grows meanwhile
+                flow.run_hooks(result)
+                facts = {"machine": self._bound.name, "flow": flow, "result": result}
+                emit(transitioned, self._app, **facts)
+                if result.finished:
+                    emit(finished, self._app, **facts)
+        finally:
+            self._unheard.clear()
 
     def transmitted(self, data: Any, status: int) -> None:
         """Send the data of a handler."""
