@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
-from flask import Response
+from flask import Response, g
 from werkzeug.datastructures import MultiDict
 
 from ..binding.bound_machine import Page
@@ -25,6 +25,8 @@ from ..errors import (
     UnknownTarget,
     ValidationFailed,
 )
+from ..runtime.app_state import unwrap
+from ..runtime.transaction import TRANSACTION, Transaction
 from ..texts import join_texts
 from .decisions import PageRequest
 from .mistakes import was_sent
@@ -122,7 +124,12 @@ def _make_transition(
         fast_forward=fast_forward,
         location=location,
     )
-    return page_request.success_response(location(page_request.flow))
+    response = page_request.success_response(location(page_request.flow))
+    # As current_transaction(), without a further call.
+    transaction: Transaction | None = unwrap(g).get(TRANSACTION)
+    if transaction is not None:
+        transaction.answered(response)
+    return response
 
 
 def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] | None) -> str:

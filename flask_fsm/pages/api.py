@@ -386,14 +386,18 @@ class MachineViews(FlowReports):
         """Commit the block's transition and the changes of `session` together, or neither.
 
         The session is committed at the end of the block, and hooks run after that. If the block
-        raises, or makes no transition, the session is rolled back.
+        raises, or makes no transition that still stands, the session is rolled back. A rollback
+        inside the block undoes the transition; its response, if returned all the same, becomes 500.
 
         Args:
             session: An SQLAlchemy session of the database in which the flows are stored. By default
                 a new one is opened, and closed after the block.
 
         Raises:
-            ConfigError: The flows are not stored in that database.
+            ConfigError: The flows are not stored in that database, or `session` is inside
+                `with session.begin():`.
+            StoreUnavailable: The connection was lost, so that nothing was committed, or nobody
+                knows.
         """
         store = self._page_request().state.require_record_store("fsm.transaction()")
         with transaction(store, session) as joined:

@@ -2,39 +2,83 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
-from flask import g
+from flask import Response, after_this_request, current_app, g, request
+from werkzeug.exceptions import InternalServerError
 
 from ..errors import ConfigError
+from ..responses import no_store
 from ..stores import RecordStore
+from ..stores.records.model import CallerTransaction
 from .app_state import unwrap
 
 __all__ = ["TRANSACTION", "Transaction", "current_transaction", "transaction"]
+
+log: Final = logging.getLogger("flask_fsm")
 
 TRANSACTION: Final = "_fsm_transaction"
 """The attribute of `g` that holds the current transaction."""
 
 
-class Transaction:
-    """Collects what is to be done after the caller's commit, or if it is rolled back."""
+class Step:
+    """What takes part in the caller's transaction: a commit of a flow, or a message to its clients.
 
-    def __init__(self, session: Any, connect: Callable[[], Any]) -> None:
-        self.session = session
-        self._connect = connect
+    Args:
+        scopes: The transaction and the savepoints in which it is.
+        notify: Called after the commit.
+        undo: Called if it is rolled back.
+        moves: Whether it is a transition.
+    """
+
+    __slots__ = ("_undo", "answer", "moves", "notify", "scopes")
+
+    def __init__(
+        self,
+        scopes: tuple[object, ...],
+        notify: Callable[[], None],
+        undo: Callable[[], None],
+        moves: bool,
+    ) -> None:
+        self.scopes = scopes
+        self.notify = notify
+        self._undo = undo
+        self.moves = moves
+        self.answer: Response | None = None
+        """The response that tells of the step, for the view to return."""
+
+    def undo(self) -> None:
+        """Undo it in memory; its response must not be sent any more."""
+        self._undo()
+        if self.answer is not None:
+            after_this_request(partial(_replaced, self.answer))
+
+
+class Transaction:
+    """The steps in a caller's transaction, which the caller may commit or roll back at any time."""
+
+    def __init__(self, caller: CallerTransaction) -> None:
+        self._caller = caller
+        self.session = caller.session
         self.failed = False
         """Whether a part of it has failed, so that it must not be committed."""
-        self.moved: bool = False
-        """Whether a transition was made in it."""
-        self._notifications: list[Callable[[], None]] = []
-        self._undos: list[Callable[[], None]] = []
+        self._open: list[Step] = []
+        self._committed: list[Step] = []
+        caller.ended = self._ended
 
     @property
     def connection(self) -> Any:
         """The connection on which a store writes."""
-        return self._connect()
+        return self._caller.connection()
+
+    @property
+    def moved(self) -> bool:
+        """Whether a transition was made in it, and not undone."""
+        return any(step.moves for step in (*self._committed, *self._open))
 
     def join(
         self, notify: Callable[[], None], undo: Callable[[], None], *, moves: bool = True
@@ -43,19 +87,48 @@ class Transaction:
 
         `moves` says whether a transition was made, without which nothing is committed.
         """
-        self.moved |= moves
-        self._notifications.append(notify)
-        self._undos.append(undo)
+        self._open.append(Step(self._caller.scopes(), notify, undo, moves))
 
-    def committed(self) -> None:
-        """Notify of everything that was committed, in order."""
-        for notify in self._notifications:
-            notify()
+    def answered(self, response: Response) -> None:
+        """Note the response of the latest step, which must not be sent if the step is undone."""
+        if self._open:
+            self._open[-1].answer = response
 
-    def rolled_back(self) -> None:
-        """Undo everything in memory that was rolled back, newest first."""
-        for undo in reversed(self._undos):
-            undo()
+    def _ended(self, scope: object, committed: bool) -> None:
+        """Settle the steps in a scope: undo them, newest first, unless they are committed."""
+        inside = [step for step in self._open if scope in step.scopes]
+        self._open = [step for step in self._open if scope not in step.scopes]
+        if committed:
+            self._committed += inside
+        else:
+            for step in reversed(inside):
+                step.undo()
+
+    def keep_messages(self) -> None:
+        """Keep what a block without a transition sends: it is rolled back, but did not fail."""
+        self._committed += self._open
+        self._open = []
+
+    def end(self) -> None:
+        """Undo what was not committed, and notify of everything that was, in order."""
+        while self._open:
+            self._open.pop().undo()
+        for step in self._committed:
+            step.notify()
+
+
+def _replaced(answer: Response, response: Response) -> Response:
+    """Return a 500 in place of the `answer` of a step that was undone, else the response."""
+    if response is not answer:
+        return response
+    log.error(
+        "The view of %r returned the response of a transition that was rolled back in "
+        "fsm.transaction(), so the client gets 500. After a rollback return another response, or "
+        "let the exception leave the block.",
+        request.endpoint,
+    )
+    error = current_app.handle_http_exception(InternalServerError())
+    return no_store(current_app.make_response(error))
 
 
 def current_transaction() -> Transaction | None:
@@ -68,7 +141,7 @@ def current_transaction() -> Transaction | None:
 def transaction(store: RecordStore, session: Any) -> Iterator[Any]:
     """Commit the transitions of the block with `session`, a new one of the store's if None.
 
-    The session is rolled back if the block raises, or makes no transition.
+    The session is rolled back if the block raises, or makes no transition that still stands.
     """
     outer = current_transaction()
     if outer is not None:
@@ -83,22 +156,20 @@ def transaction(store: RecordStore, session: Any) -> Iterator[Any]:
             outer.failed = True  # even if the outer block catches the exception
             raise
         return
-    with store.transaction(session) as (joined, connect):
-        inner = Transaction(joined, connect)
+    with store.transaction(session) as caller:
+        inner = Transaction(caller)
         setattr(unwrap(g), TRANSACTION, inner)
         try:
-            yield joined
+            yield caller.session
             if inner.moved and not inner.failed:
-                store.finish(joined)
+                caller.commit()
             else:
-                joined.rollback()
-            if inner.failed:
-                inner.rolled_back()
-        except BaseException:
-            joined.rollback()
-            inner.rolled_back()
+                if not inner.failed:
+                    inner.keep_messages()
+                caller.roll_back()
+        except BaseException as error:
+            caller.roll_back(error)
             raise
         finally:
             unwrap(g).pop(TRANSACTION, None)
-    if not inner.failed:
-        inner.committed()
+            inner.end()

@@ -713,23 +713,6 @@ def test_a_missing_table_of_the_app_is_not_taken_for_ours(plain: Till) -> None:
     assert (plain.orders(), plain.logged()) == (0, 0)
 
 
-def test_a_session_in_a_block_of_its_own_is_joined_too(plain: Till) -> None:
-    """`with session.begin():` around the block commits once, or not at all."""
-
-    def ordered(page: str) -> Any:
-        with orm.Session(plain.engine) as session, session.begin():
-            session.add(Order(item="early"))
-            with plain.fsm.transaction(session):
-                session.add(Order(item="lamp"))
-                answer = plain.fsm.advance("pay", data={})
-        return answer
-
-    plain.ordered = ordered
-    buyer = Buyer(plain.app)
-    assert buyer.order().status_code == 303
-    assert (plain.orders(), plain.logged()) == (2, 1)
-
-
 def test_a_savepoint_in_the_block_is_the_app_s_own(plain: Till) -> None:
     """What is rolled back to a savepoint is not kept, the rest is."""
 

@@ -16,6 +16,7 @@ from ..base import StoredReply, Version
 __all__ = [
     "MOVE_SECONDS",
     "Address",
+    "CallerTransaction",
     "Cipher",
     "HistoryRow",
     "Record",
@@ -216,12 +217,41 @@ class Records(Protocol):
 class Transactional(Protocol):
     """Records that can be written in a transaction of the caller's."""
 
-    def transaction(self, session: Any) -> AbstractContextManager[tuple[Any, Callable[[], Any]]]:
-        """Yield the session, and a function that returns the connection to write on."""
+    def transaction(self, session: Any) -> AbstractContextManager[CallerTransaction]:
+        """Take part in the transaction of a session, of a new one if it is None."""
         ...
 
-    def finish(self, session: Any) -> None:
+
+class CallerTransaction(Protocol):
+    """The transaction of a caller's session, in which flows are committed.
+
+    Attributes:
+        session: The session.
+        ended: Called when a scope ends, with it and whether what was written in it is committed.
+            A scope is the transaction itself or a savepoint; one that is released does not count.
+    """
+
+    session: Any
+    ended: Callable[[object, bool], None]
+
+    def connection(self) -> Any:
+        """Return the connection on which to write."""
+        ...
+
+    def scopes(self) -> tuple[object, ...]:
+        """Return the scopes that are open now; the end of any undoes what is written now."""
+        ...
+
+    def commit(self) -> None:
         """Commit the session."""
+        ...
+
+    def roll_back(self, error: BaseException | None = None) -> None:
+        """Roll the session back, because of `error` if there is one.
+
+        Raises:
+            StoreUnavailable: The server can't be reached, which may be the cause of `error`.
+        """
         ...
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from ...core.flow import Clock
@@ -27,6 +27,7 @@ from .login_merge import LoginMerge
 from .mapper import FlowMapper
 from .model import (
     Address,
+    CallerTransaction,
     Cipher,
     HistoryRow,
     Records,
@@ -231,31 +232,21 @@ class RecordStore:
 
     # -- the caller's transaction -------------------------------------------------------
 
-    @contextmanager
-    def transaction(self, session: Any) -> Iterator[tuple[Any, Callable[[], Any]]]:
+    def transaction(self, session: Any) -> AbstractContextManager[CallerTransaction]:
         """Commit within a transaction of the caller's.
 
         Args:
             session: An SQLAlchemy session of the store's database; None for a new one.
 
-        Yields:
-            The session, and a function that returns the connection to write on.
-
         Raises:
-            ConfigError: The store is not a database, or the session is bound to another one.
+            ConfigError: The store is not a database, or the session can't be used.
         """
         if not isinstance(self.records, Transactional):
             raise ConfigError(
                 "fsm.transaction() needs a store in a database: set FSM_STORE_URL to the URL of "
                 "the database that the session uses."
             )
-        with self.records.transaction(session) as joined:
-            yield joined
-
-    def finish(self, session: Any) -> None:
-        """Commit a caller's transaction; errors of the connection become StoreUnavailable."""
-        if isinstance(self.records, Transactional):
-            self.records.finish(session)
+        return self.records.transaction(session)
 
     # -- many flows ---------------------------------------------------------------------
 

@@ -14,17 +14,18 @@ from weakref import finalize
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import Session
 
 from ...config import Config
 from ...core.history import Entry
-from ...errors import ConfigError, FlowBusy, FSMError, StaleFlow, StoreUnavailable
+from ...errors import FlowBusy, FSMError, StaleFlow, StoreUnavailable
 from ...reports.funnel import Funnel, LogEntry, arrange
 from ..base import StoredReply, Version
 from ..records.errors import leased_elsewhere, lost_race
 from ..records.model import Address, HistoryRow, Record, longest_lease
-from .engine import acquire_write_lock, same_database
-from .errors import redact, translated_sql, translation
+from .caller_session import CallerSession
+from .engine import acquire_write_lock
+from .errors import translated_sql
 from .fast_sql import FastSQL
 from .funnel_sql import count
 from .statements import (
@@ -157,50 +158,16 @@ class SQLRecords:
         return ask()
 
     @contextmanager
-    def transaction(self, session: Any) -> Iterator[tuple[Any, Callable[[], sa.Connection]]]:
-        """Yield a session, a new one if it is None, and a function that returns its connection."""
+    def transaction(self, session: Any) -> Iterator[CallerSession]:
+        """Take part in the transaction of a session, of a new one if it is None."""
         opened = Session(self.engine) if session is None else session
-        if not isinstance(opened, (Session, scoped_session)):
-            raise ConfigError(
-                f"transaction() takes an SQLAlchemy session, or None to open a new one; not "
-                f"{session!r}."
-            )
+        caller = CallerSession(opened, self.engine)
         try:
-            self._joined(opened)
-            yield opened, lambda: self._joined(opened)
+            yield caller
         finally:
+            caller.close()
             if session is None:
                 opened.close()
-
-    def finish(self, session: Any) -> None:
-        """Commit a caller's session. Errors of the caller's statements are raised unchanged."""
-        try:
-            session.flush()
-            session.commit()
-        except exc.DBAPIError as error:
-            translated = translation(error, ours=False)
-            if translated is None:
-                raise
-            redact(error)
-            raise translated from error
-
-    def _joined(self, session: Any) -> sa.Connection:
-        """Return the connection of a caller's transaction, in which commits may take part."""
-        engine = session.get_bind().engine
-        if not same_database(engine, self.engine):
-            raise ConfigError(
-                f"The session given to transaction() is bound to {engine.url!r}, but flows are "
-                f"stored in {self.engine.url!r}: only one database can commit both."
-            )
-        with translated_sql():
-            connection: sa.Connection = session.connection()
-            if getattr(connection.connection.dbapi_connection, "autocommit", None) is True:
-                raise ConfigError(
-                    "The session given to transaction() uses AUTOCOMMIT, so nothing could be "
-                    "rolled back: use an engine with another isolation level."
-                )
-            acquire_write_lock(connection)
-        return connection
 
     # -- the operations of a store ------------------------------------------------------
 

@@ -1,0 +1,200 @@
+"""A session of the app, in whose transaction flows are committed, and how this transaction ends.
+
+The app may end it, or a savepoint in it, at any time: by `rollback()`, `close()`, `commit()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin, scoped_session
+
+from ...errors import ConfigError, StoreUnavailable
+from ..records.errors import unavailable
+from .engine import acquire_write_lock, same_database
+from .errors import redact, translated_sql, translation
+
+__all__ = ["CallerSession"]
+
+# The states of a transaction in libpq: a statement is running; statements can be run.
+ACTIVE: Final = 1
+IN_TRANSACTION: Final = 2
+
+
+class CallerSession:
+    """A session of the app with which commits of flows take part.
+
+    Args:
+        session: An SQLAlchemy session, perhaps a scoped one.
+        engine: The engine of the store.
+
+    Raises:
+        ConfigError: `session` is not a session, is bound to another database, commits by itself, or
+            is in a transaction that the app has begun and will commit.
+    """
+
+    def __init__(self, session: Any, engine: sa.Engine) -> None:
+        if not isinstance(session, (Session, scoped_session)):
+            raise ConfigError(
+                f"transaction() takes an SQLAlchemy session, or None to open a new one; not "
+                f"{session!r}."
+            )
+        self.session = session
+        self.ended: Callable[[object, bool], None] = lambda scope, committed: None
+        self._engine = engine
+        self._watched: list[Session] = []
+        self._committed: SessionTransaction | None = None
+        self._connection: sa.Connection | None = None
+        current = self._current()
+        begun = current.get_transaction()
+        if begun is not None and (
+            begun.origin is SessionTransactionOrigin.BEGIN or current.in_nested_transaction()
+        ):
+            raise ConfigError(
+                "The session given to transaction() is inside `with session.begin():` or "
+                "begin_nested(), which ends with a commit of yours; transaction() would commit "
+                "before it. Write `with fsm.transaction(session):` in its place, or begin a "
+                "savepoint inside of it."
+            )
+        self.connection()
+
+    def _current(self) -> Session:
+        return self.session() if isinstance(self.session, scoped_session) else self.session
+
+    def connection(self) -> sa.Connection:
+        """Return the connection on which the session's transaction is, in which flows commit."""
+        session = self._current()
+        bound = session.get_bind().engine
+        if not same_database(bound, self._engine):
+            raise ConfigError(
+                f"The session given to transaction() is bound to {bound.url!r}, but flows are "
+                f"stored in {self._engine.url!r}: only one database can commit both."
+            )
+        if not session.in_transaction():
+            session.begin()  # a session may have autobegin=False
+        with translated_sql():
+            connection = session.connection()
+            if getattr(connection.connection.dbapi_connection, "autocommit", None) is True:
+                raise ConfigError(
+                    "The session given to transaction() uses AUTOCOMMIT, so nothing could be "
+                    "rolled back: use an engine with another isolation level."
+                )
+            acquire_write_lock(connection)
+        self._connection = connection
+        if session not in self._watched:
+            self._watched.append(session)
+            for name, listener in self._listeners():
+                event.listen(session, name, listener)
+        return connection
+
+    def scopes(self) -> tuple[object, ...]:
+        """Return the open transaction and its savepoints; what is written now ends with any."""
+        session, found = self._current(), []
+        scope = session.get_nested_transaction() or session.get_transaction()
+        while scope is not None:
+            found.append(scope)
+            scope = scope.parent
+        return tuple(found)
+
+    def commit(self) -> None:
+        """Commit, unless the database has given the transaction up.
+
+        Errors of the app's own statements are raised unchanged.
+        """
+        if self._is_lost():
+            self.roll_back()
+            return
+        try:
+            self.session.commit()
+        except exc.DBAPIError as error:
+            translated = translation(error, ours=False)
+            if translated is None:
+                raise
+            redact(error)
+            raise translated from error
+
+    def roll_back(self, error: BaseException | None = None) -> None:
+        """Roll back, because of `error` if there is one; it may raise a better error.
+
+        A connection on which `error` has interrupted a statement is given up.
+        """
+        busy = self._status() == ACTIVE
+        if error is not None and (busy or not isinstance(error, Exception)):
+            self._give_up()
+            cause = self._interruption(error) if busy else error
+            if cause is not error:
+                raise cause
+            return
+        try:
+            self.session.rollback()
+        except Exception as failure:
+            self._give_up()
+            if isinstance(failure, exc.StatementError):
+                redact(failure)
+            raise unavailable() from failure
+        if isinstance(error, exc.DBAPIError):
+            translated = translation(error, ours=False)
+            if isinstance(translated, StoreUnavailable):
+                redact(error)
+                raise translated from error
+
+    def close(self) -> None:
+        """Stop observing the session."""
+        for session in self._watched:
+            for name, listener in self._listeners():
+                event.remove(session, name, listener)
+        self._watched.clear()
+
+    def _give_up(self) -> None:
+        with suppress(Exception):
+            self._current().invalidate()
+
+    def _interruption(self, error: BaseException) -> BaseException:
+        """Return what interrupted a statement, after which SQLAlchemy could not roll back."""
+        driver = self._engine.dialect.loaded_dbapi.Error
+        found: BaseException | None = error
+        while isinstance(found, (exc.SQLAlchemyError, driver)):
+            found = found.__cause__ or found.__context__
+        return error if found is None else found
+
+    # -- what becomes of the transaction ------------------------------------------------
+
+    def _listeners(self) -> tuple[tuple[str, Callable[..., None]], ...]:
+        return (
+            ("before_commit", self._before_commit),
+            ("after_commit", self._after_commit),
+            ("after_transaction_end", self._after_end),
+        )
+
+    def _before_commit(self, session: Session) -> None:
+        """Report a transaction of which a commit by the app will keep nothing."""
+        if not session.in_nested_transaction() and self._is_lost():
+            self.ended(session.get_transaction(), False)
+
+    def _is_lost(self) -> bool:
+        """Return whether the database has rolled the transaction back, or will at its commit."""
+        return self._status() not in (None, IN_TRANSACTION)
+
+    def _status(self) -> int | None:
+        """Return the state of the transaction in libpq's numbers; None if it is not known."""
+        connection = self._connection
+        if connection is None or connection.closed or connection.invalidated:
+            return None
+        driver: Any = connection.connection.dbapi_connection
+        if hasattr(driver, "in_transaction"):  # SQLite
+            return IN_TRANSACTION if driver.in_transaction else 0
+        status = getattr(getattr(driver, "info", None), "transaction_status", None)
+        return None if status is None else int(status)
+
+    def _after_commit(self, session: Session) -> None:
+        self._committed = session.get_nested_transaction() or session.get_transaction()
+
+    def _after_end(self, session: Session, transaction: SessionTransaction) -> None:
+        if transaction is not self._committed:
+            self.ended(transaction, False)
+        elif transaction.parent is None:
+            self.ended(transaction, True)
