@@ -19,7 +19,7 @@ from flask import Flask
 from ..core.machine import Edge, Machine
 from ..core.rules import is_async
 from ..errors import Code, DefinitionError, UnknownState
-from .bound_machine import Bound, Page, newest, resolve
+from .bound_machine import FLOW_ARGUMENT, Bound, Page, newest, resolve
 from .declaration import Check, Declaration, Declarations, Subject, checks_of
 
 __all__ = ["bind"]
@@ -91,6 +91,7 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
     states: dict[str, str] = {}
     accepted: dict[str, set[str]] = {}
     leading: dict[str, set[str]] = {}
+    free: dict[str, frozenset[str]] = dict.fromkeys(machine.states, frozenset(machine.free_args))
     for endpoint, check in found:
         if check.required is not None:
             if resolve(machine, check.required, endpoint) not in machine.states:
@@ -132,6 +133,9 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
                         f"{label} names {name!r}, but the machine has no edge "
                         f"{edge[0]!r} -> {edge[1]!r}.",
                     )
+        free[state] |= set(check.free)
+        for name in sorted(set(check.free) - _arguments(app, endpoint)):
+            fault(endpoint, f"free names {name!r}, which its route does not have.")
     for name, state_object in machine.states.items():
         if name in app.view_functions and name not in states and state_object.guarded:
             fault(
@@ -150,7 +154,7 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
     guarded: dict[int, tuple[str, ...]] = {}
     for endpoint, check in found:
         guarded[id(check)] = (*guarded.get(id(check), ()), endpoint)
-    pages = _pages(app, machine, states)
+    pages = _pages(app, machine, states, free)
     return Bound(machine.name, narrowed_machine, pages, states, guarded)
 
 
@@ -207,6 +211,32 @@ def _missing_support(
         for argument, why in needed.items()
         if argument not in page.arguments
     ]
+    faults += [
+        DefinitionError(
+            f"view {page.endpoint!r}, machine {machine.name!r}: its route has the argument "
+            f"{FLOW_ARGUMENT!r}, which is the query argument that names the flow where many=True: "
+            f"rename it.",
+            source=page.state,
+        )
+        for page in bound.pages.values()
+        if machine.many is True and FLOW_ARGUMENT in page.arguments
+    ]
+    faults += [
+        DefinitionError(
+            f"machine {machine.name!r}: {argument!r} can't be a free argument, since {why} depends "
+            f"on it."
+        )
+        for argument, why in needed.items()
+        if any(argument in page.free for page in bound.pages.values())
+    ]
+    faults += [
+        DefinitionError(
+            f"machine {machine.name!r}: free_args names {argument!r}, which the route of no page "
+            f"has."
+        )
+        for argument in machine.free_args
+        if not any(argument in page.arguments for page in bound.pages.values())
+    ]
     return faults
 
 
@@ -241,7 +271,17 @@ def _shares_threads() -> bool:
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
-def _pages(app: Flask, machine: Machine, states: Mapping[str, str]) -> dict[str, Page]:
+def _arguments(app: Flask, endpoint: str) -> frozenset[str]:
+    """Return the names of the URL arguments of an endpoint."""
+    return frozenset().union(*(rule.arguments for rule in app.url_map.iter_rules(endpoint)))
+
+
+def _pages(
+    app: Flask,
+    machine: Machine,
+    states: Mapping[str, str],
+    free: Mapping[str, frozenset[str]],
+) -> dict[str, Page]:
     """Return the page of each state: the endpoint of its name, or the first that answers GET."""
     shown: dict[str, list[str]] = {}
     for endpoint, state in states.items():
@@ -260,10 +300,12 @@ def _pages(app: Flask, machine: Machine, states: Mapping[str, str]) -> dict[str,
         ]
         endpoint = (readable or endpoints)[0]
         rules = tuple(app.url_map.iter_rules(endpoint))
-        arguments = frozenset[str]().union(*(rule.arguments for rule in rules))
+        arguments = _arguments(app, endpoint)
         required = frozenset.intersection(
             *(frozenset(rule.arguments - (rule.defaults or {}).keys()) for rule in rules)
         )
         converters = {name: own for rule in rules for name, own in rule._converters.items()}
-        pages[state] = Page(state, endpoint, arguments, required, converters)
+        pages[state] = Page(
+            state, endpoint, arguments, required, converters, free[state] & arguments
+        )
     return pages

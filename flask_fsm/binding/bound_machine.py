@@ -35,6 +35,8 @@ class Page:
     required: frozenset[str]
     """Those without which the page has no URL."""
     converters: Mapping[str, BaseConverter]
+    free: frozenset[str] = frozenset()
+    """Those that do not identify the page, so that a visitor may change them."""
 
     def pick_args(self, *sources: Mapping[str, Any]) -> dict[str, Any]:
         """Return this page's URL arguments, each from the first source that has it."""
@@ -73,10 +75,22 @@ class Page:
                 target=self.state,
             ) from error
 
-    def have_equal_args(self, one: str | None, other: str | None) -> bool:
-        """Return whether the URL arguments that both mappings have are equal."""
-        first, second = (load_answers(args) if args else {} for args in (one, other))
-        return all(first[name] == second[name] for name in first.keys() & second.keys())
+    def matches(self, stored: str | None, given: str | None, *, partly: bool) -> bool:
+        """Return whether two sets of URL arguments mean the same page, whatever the free ones are.
+
+        With `partly`, either may lack some of those that the other one has.
+        """
+        one, other = (
+            {name: value for name, value in load_answers(args).items() if name not in self.free}
+            for args in (stored or "{}", given or "{}")
+        )
+        if partly:
+            return all(one[name] == other[name] for name in one.keys() & other.keys())
+        return one == other
+
+    def free_args(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the free ones of a request's URL arguments, which go before those of a path."""
+        return {name: values[name] for name in self.free & values.keys()}
 
     def values(self, args: str | None) -> dict[str, Any]:
         """Return the URL arguments that a path has stored, as a view gets them."""
@@ -169,7 +183,7 @@ class Bound:
         for node in nodes_back(tip):
             if node.state == page.state:  # a step back to a page of the path
                 values |= page.values(node.args)
-        return page.args({**url_args, **values})
+        return page.args({**url_args, **values, **page.free_args(url_args)})
 
     def resolve(self, name: Any, endpoint: str | None) -> str:
         """Return the state that `name` means in a view: one of its blueprint, or `name` itself.

@@ -116,7 +116,7 @@ class Declarations:
 
 
 class Check(NamedTuple):
-    """The arguments of a `check` decorator: its machine, `accept`, `to` and `state`."""
+    """The arguments of a `check` decorator: its machine, `accept`, `to`, `state` and `free`."""
 
     declaration: Declaration
     views: object
@@ -125,6 +125,7 @@ class Check(NamedTuple):
     to: tuple[str, ...] | None = None
     state: str | None = None
     required: str | None = None
+    free: tuple[str, ...] = ()
 
 
 def checks_of(view: Callable[..., Any]) -> Iterator[Check]:

@@ -33,6 +33,7 @@ class Definition(RuleOwner):
         "edges",
         "events",
         "finals",
+        "free_args",
         "handlers",
         "initial",
         "many",
@@ -58,6 +59,7 @@ class Definition(RuleOwner):
     ways: dict[str, dict[str, Edge]]
     initial: str
     finals: frozenset[str]
+    free_args: tuple[str, ...]
     repeat: bool
     ordered: bool
     reset: Literal["auto", "manual"]

@@ -53,6 +53,7 @@ class MachineOptions(TypedDict, total=False):
     many: bool | str
     scope: Literal["subject", "connection"]
     complete: Callable[[str], bool] | None
+    free_args: str | Iterable[str]
 
 
 class Machine(Definition):
@@ -78,6 +79,8 @@ class Machine(Definition):
             has a flow of its own (`"connection"`).
         complete: Called with the name of a state, returns whether arriving there ends the run. By
             default the final states do.
+        free_args: The URL arguments, one or several, that do not identify a page, such as a
+            language: a visitor may change them. By default all identify it.
 
     Raises:
         DefinitionError: The definition has faults; `faults` lists all of them.
@@ -103,6 +106,7 @@ class Machine(Definition):
         many: bool | str = False,
         scope: Literal["subject", "connection"] = "subject",
         complete: Callable[[str], bool] | None = None,
+        free_args: str | Iterable[str] = (),
     ) -> None:
         faults = self._init_rules()
         if not is_name(name):
@@ -127,6 +131,12 @@ class Machine(Definition):
             faults.append(  # type: ignore[unreachable]
                 DefinitionError(f"complete is {complete!r}, which is not callable.")
             )
+        free = as_tuple("free_args", free_args, faults)
+        faults += [
+            DefinitionError(f"free_args: {each!r} is not the name of a URL argument.")
+            for each in free
+            if not is_name(each)
+        ]
         malformed: list[DefinitionError] = []
         listed = list_transitions(transitions, malformed)
         named = as_tuple("states", states, malformed)
@@ -148,6 +158,7 @@ class Machine(Definition):
             scope=scope,
             migration=None,
             completion=complete,
+            free_args=free,
             _compiled=False,
             tracks_edges=ordered or not repeat,
         )

@@ -16,7 +16,7 @@ from .state import State, Transition
 __all__ = ["LoadedDefinition", "dump_machine", "load_definition"]
 
 P = TypeVar("P", State, Transition)
-OPTIONS = ("initial", "final", "repeat", "ordered", "reset", "many", "scope")
+OPTIONS = ("initial", "final", "repeat", "ordered", "reset", "many", "scope", "free_args")
 MACHINE_KEYS = ("name", "states", "transitions", *OPTIONS, "complete", "migrate")
 STATE_KEYS = ("name", "targets", "guarded")
 TRANSITION_KEYS = ("source", "target", "event", "visit", "once", "back")
@@ -66,6 +66,7 @@ def dump_machine(machine: Definition) -> dict[str, Any]:
         "reset": machine.reset,
         "many": machine.many,
         "scope": machine.scope,
+        "free_args": list(machine.free_args),
         **_dump_rules(machine, named),
     }
     if machine.completion is not None:

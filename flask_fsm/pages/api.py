@@ -113,6 +113,7 @@ class MachineViews(FlowReports):
         accept: Iterable[str] | None = None,
         to: Iterable[str] | None = None,
         state: str | None = None,
+        free: Iterable[str] | None = None,
     ) -> Callable[[View], View]:
         """Return a decorator that guards the view of a page.
 
@@ -123,6 +124,8 @@ class MachineViews(FlowReports):
                 the machine allows; a list can only restrict the machine.
             to: The pages to which this one may lead, likewise.
             state: The state that the view shows. By default the view's endpoint.
+            free: The URL arguments that do not identify the page, such as a language, or one name:
+                a visitor may change them. By default those in the machine's `free_args`.
 
         Raises:
             DefinitionError: `@fsm.check` is written without brackets. Names that the machine does
@@ -133,7 +136,9 @@ class MachineViews(FlowReports):
                 f"The view {getattr(accept, '__name__', accept)!r} is decorated with @fsm.check: "
                 f"write @fsm.check(), with brackets."
             )
-        return guarded(Check(self.declaration, self, names(accept), names(to), state))
+        return guarded(
+            Check(self.declaration, self, names(accept), names(to), state, free=names(free) or ())
+        )
 
     def requires(self, state: str) -> Callable[[View], View]:
         """Return a decorator for a view that is not a page itself, such as an upload.

@@ -312,7 +312,7 @@ class PageRequest:
             return
         # A second endpoint may have fewer arguments; and an event may not have named all of them.
         fewer = self.request.endpoint != shown.endpoint or not shown.is_complete(on_path)
-        if not (fewer and shown.have_equal_args(on_path, here)):
+        if not shown.matches(on_path, here, partly=fewer):
             raise NotFound(_("There is no such page."), flow=self.flow.id, target=page)
 
     def transition(

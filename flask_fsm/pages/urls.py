@@ -38,7 +38,8 @@ class FlowURLs:
         """Return the URL of the page `state` with the path's URL arguments, or the request's."""
         work, page = self._work, self._bound.pages[state]
         on_path = page.values(work.flow.args(state))
-        values = {**page.pick_args(on_path, work.url_args), **(extra or {})}
+        values = page.pick_args(page.free_args(work.url_args), on_path, work.url_args)
+        values.update(extra or {})
         return self._bound.url(page, values, work.locator.key)
 
     def url_of(self, snapshot: Snapshot, key: str | None = None) -> str | None:
@@ -46,9 +47,8 @@ class FlowURLs:
         page = self._bound.pages.get(snapshot.state)
         if page is None:
             return None
-        return self._bound.url(
-            page, page.values(snapshot.tip.args), self._work.locator.key if key is None else key
-        )
+        values = {**page.values(snapshot.tip.args), **page.free_args(self._work.url_args)}
+        return self._bound.url(page, values, self._work.locator.key if key is None else key)
 
     def url_or_none(self, snapshot: Snapshot, key: str) -> str | None:
         """Return the URL of the page that a snapshot is at, or None if it can't be built now."""
