@@ -14,6 +14,7 @@ from flask import (
     got_request_exception,
     has_request_context,
     request,
+    request_finished,
 )
 from werkzeug.local import LocalProxy
 
@@ -43,7 +44,7 @@ from .pages.advance import WTForm
 from .pages.api import MachineViews, delegated
 from .pages.decisions import page_requests
 from .pages.description import describe
-from .pages.guard import after_request, answer_error
+from .pages.guard import after_request, answer_error, check_session_cookie
 from .pages.resume_link import resume
 from .runtime.app_state import EXTENSION, AppState, app_state
 from .security.origin import add_cors_headers
@@ -170,6 +171,7 @@ class FlaskFSM:
         if FSMError not in app.error_handler_spec[None][None]:
             app.register_error_handler(FSMError, answer_error)
         app.after_request(after_request)
+        request_finished.connect(check_session_cookie, app)
         # A global and no context processor, so that imported macros have it as well.
         app.jinja_env.globals["fsm"] = LocalProxy(self._views_for_template)
         app.jinja_env.globals["fsm_gettext"] = translate

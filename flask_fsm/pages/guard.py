@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from typing import Any, Final, TypeVar, cast
 
-from flask import Response, current_app, request, session
+from flask import Flask, Response, current_app, request, session
 from werkzeug.exceptions import HTTPException
 
 from ..binding.bound_machine import Bound
@@ -27,11 +27,12 @@ from ..responses import Refusal, RefusalContext
 from ..runtime.app_state import AppState, app_state, unwrap
 from ..runtime.session_data import has_session_data
 from ..runtime.unit_of_work import UnitOfWork
+from ..stores.session import COOKIE_LIMIT
 from .decisions import PageRequest, PageRequests, keep_private, page_requests
 from .mistakes import expose_mistake
 from .submission import SAFE_METHODS, read_body, token_text
 
-__all__ = ["after_request", "answer_error", "guarded", "names"]
+__all__ = ["after_request", "answer_error", "check_session_cookie", "guarded", "names"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 _NO_LOCK: Final = nullcontext()
@@ -213,6 +214,37 @@ def after_request(response: Response) -> Response:
                 follow(followed)
             _take_along(state, followed)
     return response
+
+
+def check_session_cookie(app: Flask, response: Response, **_: Any) -> None:
+    """Report a session with a flow that browsers drop, because it has grown after the step.
+
+    A receiver of Flask's `request_finished`, since the cookie is made after all other functions.
+    """
+    for header in response.headers.getlist("Set-Cookie"):
+        if len(header) > COOKIE_LIMIT:
+            name = app.session_interface.get_cookie_name(app)
+            size = len(header.partition(";")[0]) - 1
+            if size > COOKIE_LIMIT and header.startswith(f"{name}="):
+                _report_size(app, response, size)
+
+
+def _report_size(app: Flask, response: Response, size: int) -> None:
+    names = [name for name in app_state().bound if has_session_data(session, name)]
+    if not names:
+        return
+    text = (
+        f"The session cookie takes {size} bytes, but browsers drop more than {COOKIE_LIMIT}, and "
+        f"with it the flow of {', '.join(map(repr, names))}: the session has grown since the step. "
+        f"Store less in it, or keep it on the server, for example with Flask-Session."
+    )
+    log.error("%s The request was %s %s.", text, request.method, request.endpoint)
+    if app.debug:
+        response.headers.clear()
+        response.status_code = 500
+        response.content_type = "text/plain; charset=utf-8"
+        response.direct_passthrough = False
+        response.set_data(text)
 
 
 def _begin_stream(requests: PageRequests) -> None:

@@ -30,7 +30,7 @@ from .cache import FlowCache
 from .expiry import flow_gone
 from .records.errors import snapshot_too_large
 
-__all__ = ["SessionStore"]
+__all__ = ["COOKIE_LIMIT", "SessionStore"]
 
 # Name and value together: browsers drop more than 4,096 bytes (RFC 6265 section 6.1), and
 # Werkzeug warns past 4,093.
