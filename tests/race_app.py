@@ -161,6 +161,16 @@ def create_live_app() -> Flask:
     return create_app(config, {"ONCE": "0"})
 
 
+def create_used_app() -> Flask:
+    """Make the app with an engine of its own, which is handed over and used already."""
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(os.environ["FSM_STORE_URL"])
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT 1"))
+    return create_app({"FSM_STORE_URL": engine})
+
+
 def prepare(url: str) -> str:
     """Make the tables that a store needs, once, before the workers start; return the URL."""
     if "sql" in url:

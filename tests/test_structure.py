@@ -136,6 +136,20 @@ def numeric_reads(path: Path) -> Iterator[str]:
                 yield ast.unparse(node)
 
 
+def test_no_module_binds_a_lock_before_gevent_can_replace_it() -> None:
+    """`gunicorn --preload` imports the package first, and a lock of before stops a whole worker."""
+    bound = {
+        f"{module}: {alias.name}"
+        for module, path in MODULES.items()
+        if not module.startswith("flask_fsm.testing")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ImportFrom) and node.module in ("threading", "_thread")
+        for alias in node.names
+        if not alias.name.isupper()
+    }
+    assert bound == set()
+
+
 def test_core_reads_records_by_the_names_of_their_fields() -> None:
     """Snapshots, nodes and results are read as `node.page`, and not as `node[1]`."""
     reads = {read for path in (PACKAGE / "core").rglob("*.py") for read in numeric_reads(path)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
-from threading import Lock, local
 from typing import NamedTuple
 
 from .base import RUNS, Position, Receiver, Revision, closed, deliver, new_epoch
@@ -49,7 +49,7 @@ class ChannelLog:
         self.runs: Runs = Runs()
         # By id, since a receiver need not be hashable. The dict is replaced, never changed.
         self.receivers: dict[int, Receiver] = {}
-        self.delivery_lock: Lock = Lock()
+        self.delivery_lock: threading.Lock = threading.Lock()
 
     @property
     def position(self) -> Position:
@@ -61,12 +61,6 @@ class Member(NamedTuple):
 
     info: str
     until: float
-
-
-class Deferred(local):
-    """What a thread publishes during a delivery, to be sent after it; None outside of one."""
-
-    messages: deque[tuple[str, str, Revision | None]] | None = None
 
 
 class MemoryBus:
@@ -92,8 +86,9 @@ class MemoryBus:
         # Channels without receivers, and when they expire; the first to expire comes first.
         self._idle: OrderedDict[str, float] = OrderedDict()
         # Held only briefly, never while a receiver runs.
-        self._mutex = Lock()
-        self._deferred = Deferred()
+        self._mutex = threading.Lock()
+        self._deferred: dict[int, deque[tuple[str, str, Revision | None]]] = {}
+        """By thread, what it publishes during a delivery, to be sent after it."""
         self._acquired: dict[str, float] = {}
         self._expiries: list[tuple[float, str]] = []
         self._groups: dict[str, dict[str, Member]] = {}
@@ -109,15 +104,17 @@ class MemoryBus:
             return
         # A thread that delivers holds the lock of a channel. It takes no second lock, or two
         # threads could wait for each other.
-        if self._deferred.messages is not None:
-            self._deferred.messages.append((channel, payload, revision))
+        thread = threading.get_ident()
+        waiting = self._deferred.get(thread)
+        if waiting is not None:
+            waiting.append((channel, payload, revision))
             return
-        waiting = self._deferred.messages = deque([(channel, payload, revision)])
+        waiting = self._deferred[thread] = deque([(channel, payload, revision)])
         try:
             while waiting:
                 self._send(*waiting.popleft())
         finally:
-            self._deferred.messages = None
+            del self._deferred[thread]
 
     def _send(self, name: str, payload: str, revision: Revision | None) -> None:
         channel = self._channels.get(name)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
-from threading import current_thread, main_thread
 from typing import Any, TypeVar
 
 from flask import current_app, has_request_context
@@ -31,7 +31,7 @@ def _service(what: str) -> Service:
         raise ConfigError(
             f"{what} needs live connections, which FSM_LIVE=False turns off: set it to True."
         )
-    if not has_request_context() and current_thread() is main_thread():
+    if not has_request_context() and threading.current_thread() is threading.main_thread():
         service.warn_of_script(what)
     return service
 

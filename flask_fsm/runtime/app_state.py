@@ -6,11 +6,11 @@ its store finds when it loads the flow (stores/session, stores/records/mapper).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from threading import Lock
 from typing import Any, Final
 
 from flask import Flask, Response, current_app
@@ -49,7 +49,7 @@ class AppState:
     outages: OutageLog = field(default_factory=OutageLog)
     """Logs that the store or the bus can't be reached."""
     _bound: dict[str, Bound] | None = None
-    set_up_lock: Lock = field(default_factory=Lock)
+    set_up_lock: threading.Lock = field(default_factory=lambda: threading.Lock())
     signers: tuple[tuple[Any, ...], Tokens] | None = None
 
     @classmethod

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from threading import Lock
 from typing import Final
 
 from ..core.snapshot import Receipt, Snapshot
@@ -101,7 +100,7 @@ class FlowCache:
         self._size = size
         self._flows: OrderedDict[str, CachedFlow] = OrderedDict()
         self._ended = EndedRuns()
-        self._mutex = Lock()
+        self._mutex = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._flows)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any, Final
 
 from ..config import Config
@@ -59,7 +59,7 @@ class MemoryRecords:
         # The history of purged flows.
         self._past: deque[HistoryRow] = deque(maxlen=PAST)
         self._cells: OrderedDict[Address, Cell] = OrderedDict()
-        self._mutex = Lock()
+        self._mutex = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._cells)

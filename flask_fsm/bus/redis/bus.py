@@ -8,9 +8,9 @@ publishes it.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from math import ceil
-from threading import Lock, current_thread
 from typing import Any, Final
 
 from ...redis_client import open_client
@@ -65,7 +65,7 @@ class RedisBus:
         self._scripts = {text: Script(text, **constants) for text in ALL}
         self._subscriptions: dict[bytes, Subscription] = {}
         self._closed = False
-        self._forked = Lock()
+        self._forked = threading.Lock()
         self._begin()
 
     def _begin(self) -> None:
@@ -84,7 +84,7 @@ class RedisBus:
                 return
             # Receivers that subscribed before the fork are subscribed in parent and child.
             for channel in self._subscriptions.values():
-                channel.lock, channel.delivery_lock = Lock(), Lock()
+                channel.lock, channel.delivery_lock = threading.Lock(), threading.Lock()
             self._begin()
         self.inbox.restart()
 
@@ -158,7 +158,7 @@ class RedisBus:
         self.outbox.stop()
         self.inbox.stop()
         for thread in (self.outbox.thread, self.inbox.thread):
-            if thread is not None and thread is not current_thread():
+            if thread is not None and thread is not threading.current_thread():
                 thread.join(min(self._timeout, JOIN_TIMEOUT))
         self.client.close()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from threading import Thread
 from typing import Any, Final
 
 from ...errors import StoreUnavailable
@@ -205,9 +205,9 @@ def unavailable() -> StoreUnavailable:
     return StoreUnavailable("The bus's server can't be reached, or did not answer in time.")
 
 
-def start_thread(work: Callable[[], None], name: str) -> Thread:
+def start_thread(work: Callable[[], None], name: str) -> threading.Thread:
     """Start a daemon thread, and return it."""
-    thread = Thread(target=work, name=name, daemon=True)
+    thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     return thread
 

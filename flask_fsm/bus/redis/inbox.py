@@ -6,10 +6,10 @@ All messages come on one connection. A gap in the offsets is filled from the ser
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from threading import Event, Lock, Thread
 from typing import Any, Final
 
 from ...redis_client import is_unreachable
@@ -44,14 +44,14 @@ class Inbox:
         self._client = client
         self._timeout = timeout
         self._refresh = refresh
-        self.thread: Thread | None = None
-        self._mutex = Lock()
+        self.thread: threading.Thread | None = None
+        self._mutex = threading.Lock()
         """Guards the attributes below."""
         self._subscriptions = subscriptions
         self._connection: Any = None
         self._unconfirmed = 0
         """How many SUBSCRIBE commands the server has not confirmed."""
-        self._closing = Event()
+        self._closing = threading.Event()
 
     # -- in any thread --------------------------------------------------------------------
 

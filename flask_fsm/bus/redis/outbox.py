@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from threading import Condition, Event, Lock, Thread
 from typing import Final, NamedTuple, Protocol
 
 from ...redis_client import is_unreachable
@@ -52,8 +52,8 @@ class Outbox:
         self._receivers = receivers
         self.sender_id: str = secrets.token_hex(8)
         """The name of this process in the counts of the server."""
-        self.thread: Thread | None = None
-        self.changed: Condition = Condition(Lock())
+        self.thread: threading.Thread | None = None
+        self.changed: threading.Condition = threading.Condition(threading.Lock())
         """Guards the queue and the attributes below."""
         self.queue: deque[Item] = deque()
         self._lost: set[str] = set()
@@ -64,7 +64,7 @@ class Outbox:
         self._done = 0
         self._idle = False
         self._warned = False
-        self._closing = Event()
+        self._closing = threading.Event()
 
     # -- in any thread --------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Event, Lock
+import threading
 from typing import Any
 
 from ..base import Position, Receiver, decode_text, deliver
@@ -15,7 +15,7 @@ class Subscription:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lock: Lock = Lock()
+        self.lock: threading.Lock = threading.Lock()
         """Guards the attributes below, and is held only briefly."""
         self.receivers: dict[int, Receiver] = {}
         self.position: Position | None = None
@@ -24,9 +24,9 @@ class Subscription:
         self.newest: int | None = None
         """The hash of the message at the position, since a server that has lost its last messages
         uses their offsets again."""
-        self.delivery_lock: Lock = Lock()
+        self.delivery_lock: threading.Lock = threading.Lock()
         """Held while receivers run."""
-        self.ready: Event = Event()
+        self.ready: threading.Event = threading.Event()
 
     def join(self, receiver: Receiver) -> Position | None:
         """Add a receiver; return the position after which it gets messages, if that is known."""

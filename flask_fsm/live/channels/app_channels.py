@@ -6,7 +6,7 @@ A message travels as an envelope: one line with its kind and its sender, and a f
 from __future__ import annotations
 
 import json
-from threading import Lock
+import threading
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -86,8 +86,8 @@ class LiveChannel(SSEChannel):
         self._subscribed = False
         self._failures = 0
         """How often it was impossible to subscribe at the bus."""
-        self._changing = Lock()
-        self._moving = Lock()
+        self._changing = threading.Lock()
+        self._moving = threading.Lock()
         self.position: Position = Position("", 0)
         """The position of the newest message that has arrived in this process."""
 
@@ -178,7 +178,7 @@ class Channels:
         self._retry = retry
         self._queue_size = queue_size
         self._channels: WeakValueDictionary[str, LiveChannel] = WeakValueDictionary()
-        self._mutex = Lock()
+        self._mutex = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._channels)

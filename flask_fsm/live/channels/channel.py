@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 from werkzeug.wrappers import Response
@@ -58,7 +58,7 @@ class Channel:
         self.stream_delay_seconds = stream_delay_seconds
         self._factory: ConnectionsFactory = connections_factory or MemoryConnections(queue_size)
         self._connections: dict[str, Connection] = {}
-        self._mutex = Lock()
+        self._mutex = threading.Lock()
         self._abandoned: deque[Connection] = deque()
         """Connections whose stream was garbage-collected without being closed."""
         self._callers: dict[AbstractEventLoop, LoopCaller] = {}
@@ -239,7 +239,7 @@ class Channel:
 
         loop = get_running_loop()
         caller = self._callers.get(loop)
-        if caller is None or caller.thread != get_ident():
+        if caller is None or caller.thread != threading.get_ident():
             for other in list(self._callers):
                 if other.is_closed():
                     self._callers.pop(other, None)
@@ -331,7 +331,7 @@ class ChannelContainer:
 
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
-        self._mutex = Lock()
+        self._mutex = threading.Lock()
 
     def register(self, channel: Channel) -> None:
         """Add a channel; raises DuplicateChannel if there is one with its id."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import count
-from threading import Lock
 from time import monotonic
 from typing import Final, Protocol
 
@@ -64,7 +64,7 @@ class MessageQueue:
         self._numbers = count()
         # The numbers of the messages that wait with a key, the oldest first.
         self._keyed: dict[str, list[int]] = {}
-        self._mutex = Lock()
+        self._mutex = threading.Lock()
         self.notifier: Notifier = Notifier()
 
     def __len__(self) -> int:

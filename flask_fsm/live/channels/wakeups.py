@@ -6,9 +6,10 @@ sleeps. Every change notifies.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from contextlib import suppress
-from threading import TIMEOUT_MAX, Lock, get_ident
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class ThreadWaiter:
     __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._lock.acquire()
 
     def wake(self) -> None:
@@ -75,12 +76,12 @@ class LoopCaller:
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop: AbstractEventLoop = loop
-        self.thread: int = get_ident()
+        self.thread: int = threading.get_ident()
         self._futures: deque[Future[None]] = deque()
         self._called = False
 
     def wake(self, future: Future[None]) -> None:
-        if get_ident() == self.thread:
+        if threading.get_ident() == self.thread:
             finish(future)
             return
         self._futures.append(future)

@@ -61,7 +61,7 @@ class SQLRecords:
         self._find_engine = find_engine
         self._own = own
         self._engine: sa.Engine | None = None
-        self._process = 0
+        self._process = os.getpid()
         self._history_limit = config.history_limit
         self._flows_per_owner = config.flows_per_subject
         self._longest_lease = longest_lease(config.once_lease)
@@ -79,7 +79,6 @@ class SQLRecords:
         """The engine, with connections that belong to this process."""
         if self._engine is None:
             self._engine = self._find_engine()
-            self._process = os.getpid()
             if FastSQL.supports(self._engine):
                 each = ("read", "update", "append", "move")
                 statements = {name: getattr(self._statements, name) for name in each}
@@ -87,7 +86,7 @@ class SQLRecords:
             if self._own:
                 # Not at exit: in a forked process the connections are those of its parent.
                 finalize(self, self._engine.dispose).atexit = False
-        elif self._process != os.getpid():  # a server has forked its workers since
+        if self._process != os.getpid():  # a server has forked its workers since
             self._engine.dispose(close=False)
             self._process = os.getpid()
         return self._engine
