@@ -47,7 +47,7 @@ class Code(StrEnum):
     MISSING_ARGUMENTS = "missing_arguments"
     """500, developer: the URL of the next page needs arguments that were not given."""
     GET_ADVANCES = "get_advances"
-    """500, developer: `advance()` was called during a GET or HEAD request."""
+    """500, developer: `advance()` or `transition()` was called during a GET or HEAD request."""
     MOVED_BY_RULE = "moved_by_rule"
     """500, developer: a rule tried to move the flow that it was judging."""
     NO_CLIENT = "no_client"

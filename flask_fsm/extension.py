@@ -15,6 +15,7 @@ from flask import (
     has_request_context,
     request,
     request_finished,
+    request_started,
 )
 from werkzeug.local import LocalProxy
 
@@ -44,7 +45,7 @@ from .pages.advance import WTForm
 from .pages.api import MachineViews, delegated
 from .pages.decisions import page_requests
 from .pages.description import describe
-from .pages.guard import after_request, answer_error, check_session_cookie
+from .pages.guard import after_request, answer_error, check_session_cookie, mark_served
 from .pages.resume_link import resume
 from .runtime.app_state import EXTENSION, AppState, app_state
 from .security.origin import add_cors_headers
@@ -170,6 +171,7 @@ class FlaskFSM:
         app.url_value_preprocessor(state.bind_once)
         if FSMError not in app.error_handler_spec[None][None]:
             app.register_error_handler(FSMError, answer_error)
+        request_started.connect(mark_served, app)
         app.after_request(after_request)
         request_finished.connect(check_session_cookie, app)
         # A global and no context processor, so that imported macros have it as well.

@@ -26,11 +26,12 @@ from ..errors import (
     ValidationFailed,
 )
 from ..runtime.app_state import unwrap
+from ..runtime.stored_flow import error_of_reading
 from ..runtime.transaction import TRANSACTION, Transaction
 from ..texts import join_texts
 from .decisions import PageRequest
 from .mistakes import was_sent
-from .submission import SAFE_METHODS, csrf_field
+from .submission import csrf_field
 
 __all__ = ["WTForm", "advance", "own_answers"]
 
@@ -55,13 +56,8 @@ def advance(
     url_args: Mapping[str, Any],
 ) -> Response | None:
     """Make the transition and return the redirect; None if a rule refused and `form` says why."""
-    method = page_request.request.method
-    if method in SAFE_METHODS:
-        raise FSMError(
-            f"advance() was called during a {method} request, which never advances a flow: call it "
-            f"during a POST, or define the transition with visit=True.",
-            code=Code.GET_ADVANCES,
-        )
+    if page_request.work.read_only:
+        raise error_of_reading("fsm.advance()")
     if data is not None:
         data = own_answers(page_request, data, to)
     elif form is not None:

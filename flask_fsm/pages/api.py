@@ -23,6 +23,7 @@ from ..core.history import History
 from ..core.machine import Machine
 from ..errors import Code, ConfigError, DefinitionError, Reason
 from ..runtime.app_state import app_state
+from ..runtime.stored_flow import error_of_reading
 from ..runtime.transaction import transaction
 from ..security.tokens import Token
 from .advance import WTForm, advance, own_answers
@@ -372,6 +373,8 @@ class MachineViews(FlowReports):
             InvalidTransition, GuardRefused, ValidationFailed, StaleFlow: As for `advance`.
         """
         page_request = self._page_request()
+        if page_request.work.read_only:
+            raise error_of_reading("fsm.transition()")
         target = self._state(to)
         bound, tip = page_request.bound, page_request.flow.snapshot.tip
         values = {**bound.path_values(tip), **(request.view_args or {})}

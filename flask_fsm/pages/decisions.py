@@ -43,13 +43,16 @@ from ..signals import denied, emit
 from ..stores import RecordStore
 from ..texts import _
 from .notices import STALE, flash_notice, notice_of, notice_of_page, tell_of_changed_pages
+from .prefetch import looks_ahead
 from .refusal import refusal_context
-from .submission import Submission, earlier_reply
+from .submission import SAFE_METHODS, Submission, earlier_reply
 from .urls import FlowURLs
 
-__all__ = ["PageRequest", "PageRequests", "keep_private", "page_requests"]
+__all__ = ["SERVED", "PageRequest", "PageRequests", "keep_private", "page_requests"]
 
-PREFETCH: Final = "prefetch"
+# A key in the environ of requests that Flask serves: not of `test_request_context()`, and not of
+# the context in which an event of a websocket is handled.
+SERVED: Final = "flask_fsm.served"
 
 
 class PageRequest:
@@ -82,6 +85,8 @@ class PageRequest:
         """Whether a guard of this machine is already at work, so that an inner one decides less."""
         self.request: Request = unwrap(request)
         self.work: UnitOfWork = UnitOfWork(state, bound, url_args)
+        safe = self.request.method in SAFE_METHODS
+        self.work.read_only = safe and SERVED in self.request.environ
 
     @property
     def flow(self) -> Flow:
@@ -138,7 +143,8 @@ class PageRequest:
         if refusal is None:
             refusal = self._not_open(page)
         text = notice_of_page(refusal, finished=self.flow.finished)
-        flash_notice(work, self.request, text)
+        if not looks_ahead(self.request):
+            flash_notice(work, self.request, text)
         return self.redirect_away(refusal)
 
     def _begin_again(self, page: str) -> None:
@@ -151,10 +157,7 @@ class PageRequest:
 
     def _visitable(self, page: str) -> Edge | None:
         """Find the `visit=True` edge to take, out of the nearest page of the path that has one."""
-        prefetched = any(
-            PREFETCH in self.request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose")
-        )
-        if self.request.method != "GET" or prefetched or self.flow.finished or self.work.needs_key:
+        if looks_ahead(self.request) or self.flow.finished or self.work.needs_key:
             return None
         ways = self.bound.machine.ways
         for state in reversed(tuple(self.flow.path)):
@@ -169,12 +172,15 @@ class PageRequest:
             self.work.load()
             if self.flow.is_open(edge.target):
                 return
+            self.work.read_only = False  # for the hooks of this edge, too
             try:
                 self.transition(edge.target, None, edge.source, args)
             except (StaleFlow, FlowBusy) as error:
                 self.work.load()  # another process may have taken the same edge
                 if error.code != Code.LOST_RACE or not self.flow.is_open(edge.target):
                     raise
+            finally:
+                self.work.read_only = True
 
     def redirect_away(self, error: FSMError) -> Response:
         """Redirect to the furthest page that may be opened; raise NotFound if there is none."""

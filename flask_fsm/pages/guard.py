@@ -28,11 +28,18 @@ from ..runtime.app_state import AppState, app_state, unwrap
 from ..runtime.session_data import has_session_data
 from ..runtime.unit_of_work import UnitOfWork
 from ..stores.session import COOKIE_LIMIT
-from .decisions import PageRequest, PageRequests, keep_private, page_requests
+from .decisions import SERVED, PageRequest, PageRequests, keep_private, page_requests
 from .mistakes import expose_mistake
 from .submission import SAFE_METHODS, read_body, token_text
 
-__all__ = ["after_request", "answer_error", "check_session_cookie", "guarded", "names"]
+__all__ = [
+    "after_request",
+    "answer_error",
+    "check_session_cookie",
+    "guarded",
+    "mark_served",
+    "names",
+]
 
 View = TypeVar("View", bound=Callable[..., Any])
 _NO_LOCK: Final = nullcontext()
@@ -191,6 +198,11 @@ def answer_error(error: FSMError) -> Any:
         Refusal.of(error, RefusalContext()) if page_request is None else page_request.refuse(error)
     )
     return current_app.handle_http_exception(refusal)
+
+
+def mark_served(app: Flask, **_: object) -> None:
+    """Mark the request as one that Flask serves."""
+    request.environ[SERVED] = True
 
 
 def after_request(response: Response) -> Response:

@@ -16,7 +16,7 @@ from ..core.flow_base import Result, Sent
 from ..core.reply import dump_reply
 from ..errors import Code, FSMError
 
-__all__ = ["Committer", "StoredFlow"]
+__all__ = ["Committer", "StoredFlow", "error_of_reading"]
 
 
 class Committer(Protocol):
@@ -26,6 +26,9 @@ class Committer(Protocol):
     """The flow's machine, with its pages."""
     url_args: Mapping[str, Any]
     """The URL arguments of the request."""
+
+    read_only: bool
+    """Whether a page is only read, so that no call may move the flow."""
 
     @property
     def flow(self) -> Flow:
@@ -52,6 +55,15 @@ class Committer(Protocol):
     def reset(self) -> None:
         """Begin a new run."""
         ...
+
+
+def error_of_reading(call: str) -> FSMError:
+    """Return the error of a call that would move the flow while a page is only read."""
+    return FSMError(
+        f"{call} was called while a GET, HEAD or prefetch is served, which never advances a flow: "
+        f"call it during a POST, or define the transition with visit=True.",
+        code=Code.GET_ADVANCES,
+    )
 
 
 class StoredFlow(Flow):
@@ -85,6 +97,8 @@ class StoredFlow(Flow):
         body = (data if sent is not None else None) if reply is SAME else reply
         check_status(status)
         committer = self._committer()
+        if committer.read_only:
+            raise error_of_reading("flow.transition()")
         if sent is None:
             return committer.commit(decide, reply=(status, body))[0]
         dump_reply(body)  # before the commit: after it nothing can be refused

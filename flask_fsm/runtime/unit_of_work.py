@@ -58,6 +58,7 @@ class UnitOfWork:
         "missing_reason",
         "needs_key",
         "persisted",
+        "read_only",
         "sender",
         "session",
         "session_flow",
@@ -91,6 +92,7 @@ class UnitOfWork:
         self._is_notifying: bool = False
         self._submission: tuple[Receipt, Callable[[Flow], str | None]] | None = None
         """What has made the commit that hooks hear of now; it makes their commits too."""
+        self.read_only: bool = False  # True while a page is only read, which moves no flow
         self.session_flow: SessionFlow
         """The flow's locator, and the text that the session carries for it."""
         self.persisted: Snapshot

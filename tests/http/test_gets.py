@@ -156,16 +156,29 @@ def test_a_get_takes_an_edge_that_may_be_visited(tour: Visitor, asking: str) -> 
     assert seen(tour.open("room", asking))["rev"] == 1
 
 
+# Of Chromium, Turbo, Safari, Firefox and older browsers, and of htmx's extension `preload`.
+PREFETCHES = [
+    ("Sec-Purpose", "prefetch"),
+    ("Sec-Purpose", "prefetch;prerender"),
+    ("X-Sec-Purpose", "prefetch"),
+    ("Purpose", "prefetch"),
+    ("Purpose", "Prefetch"),
+    ("X-Purpose", "preview"),
+    ("X-Moz", "prefetch"),
+    ("HX-Preloaded", "true"),
+]
+
+
 def test_a_head_or_a_prefetch_takes_no_edge(tour: Visitor, asking: str) -> None:
     """A browser that looks ahead does not walk ahead."""
     for response in (
         tour.client.head("/room", headers=ASKING[asking]),
-        tour.open("room", asking, headers={"Sec-Purpose": "prefetch"}),
-        tour.open("room", asking, headers={"Sec-Purpose": "prefetch;prerender"}),
         tour.client.options("/room", headers=ASKING[asking]),
+        *(tour.open("room", asking, headers={name: value}) for name, value in PREFETCHES),
     ):
         assert response.status_code != 200 or response.data == b""
-        assert tour.see("hall")["rev"] == 0
+        then = tour.open("hall")
+        assert (seen(then)["rev"], notices(then)) == (0, [])
 
 
 def test_the_nearest_page_of_the_path_with_such_an_edge_is_left(tour: Visitor, asking: str) -> None:

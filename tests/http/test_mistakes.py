@@ -21,7 +21,8 @@ from wtforms import (
     TimeField,
 )
 
-from flask_fsm import FlaskFSM, FSMError, InvalidData, Machine, UnknownTarget
+from flask_fsm import FlaskFSM, FSMError, InvalidData, Machine, State, Transition, UnknownTarget
+from flask_fsm.testing import LiveServer
 
 from ..apps import SECRET, Visitor
 
@@ -271,3 +272,88 @@ def test_times_and_durations_are_kept_as_they_are(value: Any) -> None:
     _fsm, visitor = make(lambda fsm: fsm.advance("b", {"x": value, "y": [value]}), testing=True)
     assert visitor.post("a").location == "/b"
     assert visitor.open("a").json == {"answers": repr({"x": value, "y": [value]})}
+
+
+# -- moves while a page is only read ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["fsm", "flow"])
+@pytest.mark.parametrize("page", ["a", "elsewhere"])
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("GET", {}),
+        ("HEAD", {}),
+        ("GET", {"Sec-Purpose": "prefetch"}),
+        ("GET", {"X-Moz": "prefetch"}),
+    ],
+)
+def test_a_move_while_a_page_is_only_read_is_an_error_of_the_app(
+    method: str, headers: dict[str, str], page: str, by: str
+) -> None:
+    """Whichever call would move the flow, it stays where it is, and the error names visit=True."""
+    app = Flask("eager")
+    app.config.update(SECRET_KEY=SECRET, TESTING=True)
+    fsm = FlaskFSM(app, Machine("eager", [("a", "b")]))
+
+    def move() -> str:
+        (fsm if by == "fsm" else fsm.flow).transition("b")
+        return "moved"
+
+    app.add_url_rule("/a", "a", fsm.check()(move))
+    app.add_url_rule("/b", "b", fsm.check()(lambda: "b"))
+    app.add_url_rule("/elsewhere", "elsewhere", move, methods=["GET", "POST"])
+    app.add_url_rule("/current", "current", lambda: fsm.current)
+    visitor = Visitor(app)
+    with pytest.raises(FSMError, match="visit=True") as caught:
+        visitor.request(method, f"/{page}", headers=headers)
+    assert caught.value.code == "get_advances"
+    assert visitor.open("current").text == "a"
+    assert visitor.post("elsewhere").text == "moved"
+    assert visitor.open("current").text == "b"
+
+
+@pytest.mark.parametrize("by", ["fsm", "flow"])
+def test_a_hook_of_an_edge_that_a_get_takes_may_move_on(by: str) -> None:
+    """The GET moves the flow by this edge, and by what follows from it."""
+    app = Flask("tour")
+    app.config.update(SECRET_KEY=SECRET, TESTING=True)
+    machine = Machine("tour", [Transition("hall", "room", visit=True), ("room", "attic")])
+    fsm = FlaskFSM(app, machine)
+
+    @machine.states["room"].hook
+    def on(flow: Any, result: Any) -> None:
+        (fsm if by == "fsm" else flow).transition("attic")
+
+    for page in ("hall", "room", "attic"):
+        app.add_url_rule(f"/{page}", page, fsm.check()(lambda: fsm.current))
+    assert Visitor(app).open("room").text == "attic"
+
+
+def test_the_handler_of_an_event_may_move_another_flow() -> None:
+    """A websocket begins with a GET, but an event reads no page."""
+    app = Flask("talk")
+    app.config.update(SECRET_KEY=SECRET, TESTING=True, FSM_STORE_URL="memory://")
+    chat = Machine("chat", [("lobby", "table")], states=[State("lobby"), State("table")])
+    fsm = FlaskFSM(app, chat)
+    other = fsm.add(Machine("other", [("a", "b")]))
+
+    @chat.states["lobby"].event("both")
+    def both(flow: Any, data: Any) -> None:
+        other.transition("b")
+        flow.transmit(other.current)
+
+    with LiveServer(app) as server, server.client().websocket("chat") as socket:
+        socket.send("both", ref=1)
+        assert socket.until(ref=1)[-1]["data"] == "b"
+
+
+def test_a_script_may_move_a_flow_in_any_request_context() -> None:
+    """Nothing is served there, and its method is a GET unless it is told otherwise."""
+    app = Flask("script")
+    app.config.update(SECRET_KEY=SECRET, TESTING=True)
+    fsm = FlaskFSM(app, Machine("script", [("a", "b"), ("b", "c")]))
+    with app.test_request_context():
+        fsm.transition("b")
+        fsm.flow.transition("c")
+        assert fsm.current == "c"
