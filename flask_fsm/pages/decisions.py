@@ -21,7 +21,6 @@ from ..errors import (
     Code,
     FlowBusy,
     FlowFinished,
-    FlowGone,
     FSMError,
     NotFound,
     StaleFlow,
@@ -41,6 +40,7 @@ from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token, TokenContent, new_nonce
 from ..signals import denied, emit
 from ..stores import RecordStore
+from ..stores.expiry import flow_gone
 from ..texts import _
 from .notices import STALE, flash_notice, notice_of, notice_of_page, tell_of_changed_pages
 from .prefetch import looks_ahead
@@ -233,13 +233,7 @@ class PageRequest:
             raise work.missing_reason
         content = submission.content
         if content is not None and not work.is_known:
-            raise FlowGone(
-                _(
-                    "Your browser no longer knows this run: its cookie is missing. "
-                    "Allow cookies for this site, then start again from the first page."
-                ),
-                code=Code.NO_SESSION,
-            )
+            raise flow_gone(None, Code.NO_SESSION)
         theirs = (flow.id, work.previous_id)
         if flow.finished or (content is not None and content.flow == work.persisted.id != flow.id):
             raise FlowFinished(

@@ -68,18 +68,20 @@ def refusal_context(
         resubmit=again if isinstance(again, ResubmitForm) else None,
         obstacle=None if isinstance(again, ResubmitForm) else again,
     )
-    if not work.loaded or (unsafe and isinstance(error, StoreUnavailable)):
+    if unsafe and isinstance(error, StoreUnavailable):
         return context
-    flow, urls = work.flow, FlowURLs(work)
+    urls = FlowURLs(work)
     # After an end that only a reset undoes, the first page would lead back to the last.
     over = error.status == 410 and (not isinstance(error, FlowFinished) or machine.reset == "auto")
+    context = replace(context, start_url=urls.start_url() if over else None)
+    if not work.loaded:
+        return context
     return replace(
         context,
-        state=flow.current,
-        rev=flow.rev,
-        allowed=allowed_states(flow),
+        state=work.flow.current,
+        rev=work.flow.rev,
+        allowed=allowed_states(work.flow),
         current_url=None if work.missing_reason is not None else urls.current_url(),
-        start_url=urls.start_url() if over else None,
     )
 
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-from flask import request
+from flask import current_app, request
 
 from ..binding.bound_machine import FLOW_ARGUMENT, Bound
-from ..errors import Code, NotFound
+from ..errors import Code, FSMError, NotFound
 from ..stores.base import FlowLocator, LoadResult, digest, root_id
+from ..stores.expiry import flow_gone
 from ..texts import _
 from .session_data import OWNER_KEY, SESSION_KEY, WAS_KEY, keep_pair, owner_secret, read_pairs
 
@@ -140,7 +141,7 @@ def needs_key(bound: Bound) -> bool:
     return bound.machine.many is True and FLOW_ARGUMENT not in request.args
 
 
-def find_key(bound: Bound, url_args: Mapping[str, Any]) -> str:
+def find_key(bound: Bound, url_args: Mapping[str, Any], subject: str | None) -> str:
     """Return the key of the flow that a request means; a new random one if its URL lacks it."""
     many = bound.machine.many
     if many is False:
@@ -150,7 +151,7 @@ def find_key(bound: Bound, url_args: Mapping[str, Any]) -> str:
         if key is None:
             return secrets.token_urlsafe(9)
         if KEY.fullmatch(key) is None:
-            raise no_such_flow()
+            raise no_such_flow(bound, subject)
         return key
     if many not in url_args:
         raise NotFound(
@@ -172,6 +173,14 @@ def session_flow(
     return SessionFlow(session, bound.name, locator, slot, bool(bound.machine.many) or bound.by_url)
 
 
-def no_such_flow() -> NotFound:
-    """Return the error of a flow that does not exist or belongs to another owner."""
+def no_such_flow(bound: Bound, subject: str | None) -> FSMError:
+    """Return the error of a flow that does not exist or belongs to another owner.
+
+    The URL of a first page gets its key by a redirect that also sets a cookie. Without that, the
+    visitor needs to know of cookies, and not of a page that is missing.
+    """
+    if subject is None and bound.states.get(request.endpoint or "") == bound.machine.initial:
+        cookie = current_app.session_interface.get_cookie_name(current_app)
+        if cookie not in request.cookies:
+            return flow_gone(None, Code.NO_SESSION)
     return NotFound(_("There is no such page."), code=Code.NO_FLOW)

@@ -129,7 +129,7 @@ class UnitOfWork:
         """Find the locator of the flow: its owner and its key."""
         locator = self.locate_owner()
         if self.bound.machine.many:
-            locator = locator._replace(key=find_key(self.bound, self.url_args))
+            locator = locator._replace(key=find_key(self.bound, self.url_args, locator.subject))
         self.session_flow = session_flow(self.bound, self.session, locator)
 
     def locate_owner(self) -> FlowLocator:
@@ -177,7 +177,7 @@ class UnitOfWork:
         if snapshot is None:
             unknown = found.missing_reason is None and found.version is None
             if machine.many is True and not self.needs_key and unknown:
-                raise no_such_flow()
+                raise no_such_flow(self.bound, flow.locator.subject)
             snapshot = self._blank(None)
         elif snapshot.rev == 0:
             # Nothing is decided yet, so the page decides with which URL arguments the run begins.

@@ -4,7 +4,7 @@
 `FlowMapper.load` (stores/records/mapper) compare the last commit of the flow that they load with
 it. Redis also deletes what has expired; on SQL `flask fsm purge` does so.
 
-A flow can be gone for other reasons too: reset, moved, or evicted.
+A flow can be gone for other reasons too: reset, moved, or evicted; or its cookie was not sent.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ GONE: Final = {
     Code.MOVED: _("This run continues elsewhere: after a login, or on another device."),
     Code.EXPIRED: _("This run was inactive for too long and has expired."),
     Code.EVICTED: _("This run is no longer in the store."),
+    Code.NO_SESSION: _(
+        "Your browser no longer knows this run: its cookie is missing. "
+        "Allow cookies for this site, then start again from the first page."
+    ),
 }
 
 
 def flow_gone(id: str | None, code: str) -> FlowGone:
-    """Return the error of a flow that no longer exists: reset, moved, expired or evicted."""
+    """Return the error of a flow that no longer exists, or that no cookie names."""
     known = Code(code)  # a tombstone has it as plain text
     return FlowGone(GONE[known], flow=id, code=known)

@@ -341,6 +341,43 @@ def test_a_foreign_key_a_missing_and_a_malformed_one_are_the_same_404(
         assert shop.ran == []
 
 
+@pytest.mark.parametrize("asking", ASKING)
+@on_memory
+def test_the_first_page_without_cookies_says_that_they_are_needed(
+    orders: Callable[..., Many], kind: str, asking: str
+) -> None:
+    """A browser that keeps no cookie is sent to a key, and told there what it lacks: no 404."""
+    shop = orders(kind)
+    browser = shop.browser()
+    location = browser.open("items").location
+    token = browser.token(location.lstrip("/"))
+    foreign = shop.browser("ann").began()
+    shop.ran.clear()
+    for page in (location.lstrip("/"), f"items?flow={foreign}", "items?flow=", "items?flow=*"):
+        for method in ("GET", "POST", "POST with token"):
+            browser.client = shop.app.test_client()  # which has no cookies
+            if method == "GET":
+                response = browser.open(page, asking)
+            else:
+                response = browser.post(
+                    page, {"of": "x"}, token if "token" in method else None, asking
+                )
+            assert_refused(response, asking, 410, "no_session")
+            if asking == "json":
+                assert response.json is not None
+                assert response.json["location"] == "/items"
+            else:
+                assert "Cookies are needed" in response.text
+                assert 'href="/items"' in response.text
+    assert shop.ran == []
+    # On other pages, for a user, or with a session, it is a page that is not there.
+    browser.client = shop.app.test_client()
+    assert_refused(browser.open("ship?flow=missing", asking), asking, 404, "no_flow")
+    for known in (shop.browser("bob"), shop.browser()):
+        known.open("items")
+        assert_refused(known.open(f"items?flow={foreign}", asking), asking, 404, "no_flow")
+
+
 @on_fast
 def test_a_token_does_not_open_a_foreign_key(orders: Callable[..., Many], kind: str) -> None:
     """The token of another user's form, at its own address, is the same 404."""
