@@ -232,6 +232,8 @@ class RefusalContext:
     rev: int | None = None
     allowed: Sequence[str] = ()
     """The states to which the flow may go from `state`."""
+    page_url: str | None = None
+    """The URL of the page whose form was refused, if it may be opened to fill it in again."""
     current_url: str | None = None
     start_url: str | None = None
     submitted: Sequence[tuple[str, str]] = ()
@@ -323,6 +325,7 @@ class Refusal(HTTPException):
                 title=self.title,
                 machine=where.machine,
                 state=where.state,
+                page_url=where.page_url,
                 current_url=where.current_url,
                 start_url=where.start_url,
                 typed=where.submitted,

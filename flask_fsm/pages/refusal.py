@@ -81,6 +81,11 @@ def refusal_context(
         state=work.flow.current,
         rev=work.flow.rev,
         allowed=allowed_states(work.flow),
+        page_url=(
+            urls.state_url_or_none(page)
+            if unsafe and page is not None and _is_open(work, page)
+            else None
+        ),
         current_url=None if work.missing_reason is not None else urls.current_url(),
     )
 
@@ -91,9 +96,14 @@ def _may_be_sent_again(
     """Return whether the form can be taken if it is sent to its page again, with a new token."""
     if page is None or not work.loaded or preferred_format(request) == "json":
         return False
-    if error.status != 410 and not isinstance(error, (StaleFlow, FlowBusy, SnapshotTooLarge)):
-        return False
+    return _is_open(work, page) and (
+        error.status == 410 or isinstance(error, (StaleFlow, FlowBusy, SnapshotTooLarge))
+    )
+
+
+def _is_open(work: UnitOfWork, page: str) -> bool:
+    """Return whether the page may be opened under the URL that it has in this request."""
     if work.missing_reason is not None and work.bound.machine.many is True:
-        return False  # the key in this URL is that of a flow that is gone
+        return False  # the key in the URL is that of a flow that is gone
     # In place of a flow that is gone there is a blank one, in which the first page is open.
     return not work.flow.finished and work.flow.is_open(page)

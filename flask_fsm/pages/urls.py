@@ -79,7 +79,7 @@ class FlowURLs:
         ):
             return self.start_url()  # there is no flow under this key
         state = self.current_page()
-        return None if state is None else self._state_url_or_none(state)
+        return None if state is None else self.state_url_or_none(state)
 
     def start_url(self) -> str | None:
         """Return the URL of the initial page, or None if it can't be built."""
@@ -94,9 +94,10 @@ class FlowURLs:
                 )  # where a new flow gets its key
             except (MissingArguments, NotFound):
                 return None
-        return self._state_url_or_none(initial)
+        return self.state_url_or_none(initial)
 
-    def _state_url_or_none(self, state: str) -> str | None:
+    def state_url_or_none(self, state: str) -> str | None:
+        """Return the URL of the page `state`, or None if it can't be built now."""
         try:
             return self.url(state)
         except (MissingArguments, NotFound):
