@@ -142,10 +142,12 @@ def _revive(pairs: list[tuple[str, Any]]) -> Any:
         key, value = pairs[0]
         if key != TAG:
             return {key[len(TAG) :]: value}
-        name, text = value
-        if type(text) is not str:
-            raise ValueError(f"a {name} is not a string")
-        return _READ[name](text)
+        try:
+            name, text = value
+            return _READ[name](text)
+        except (ValueError, TypeError, LookupError, ArithmeticError):
+            # These errors quote the value, which would bring an answer into a log.
+            raise ValueError("a value is not of the type that its tag names") from None
     return dict(pairs)
 
 

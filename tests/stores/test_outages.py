@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import resource
@@ -548,3 +549,39 @@ def test_a_refusal_of_sqlite_that_quotes_the_row_reaches_no_log(
     assert visitor.send("a", {"town": ANSWER}).status_code in (409, 500)
     assert ANSWER not in caplog.text
     assert SUBJECT not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"$": ["date", ANSWER]},
+        {"$": ["uuid", ANSWER]},
+        {"$": ["decimal", ANSWER]},
+        {"$": ["timedelta", ANSWER]},
+        {"$": [ANSWER, "x"]},
+        {"$": ANSWER},
+        {"$": ["date", [ANSWER]]},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_damaged_answer_reaches_no_log(
+    fresh_store: Fresh, kind: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The record can't be read, which the log says without what is in it."""
+    url = fresh_store(kind)
+    app = app_on(url)
+    visitor = Visitor(app)
+    assert visitor.send("a", {"town": "Ghent"}).location == "/b"
+    damage = json.dumps(value)
+    if kind == "sqlite":
+        with app.extensions["fsm"].store.records.engine.begin() as connection:
+            command = "UPDATE fsm_flow SET record = replace(record, '\"Ghent\"', ?)"
+            connection.exec_driver_sql(command, (damage,))
+    else:
+        with contextlib.closing(redis.Redis.from_url(url)) as client:
+            [key] = client.keys("*:flow:*")
+            text = client.hget(key, "text")
+            client.hset(key, "text", text.replace(b'"Ghent"', damage.encode()))
+    assert visitor.open("b").status_code == 303
+    assert_private(caplog)
