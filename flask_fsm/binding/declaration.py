@@ -63,9 +63,11 @@ class Subject:
             return str(subject)
         if isinstance(subject, (int, UUID)) and not isinstance(subject, bool):
             return str(subject)
+        # Not the value itself: the `repr` of a user would bring a subject into logs.
+        kind = "an empty string" if subject == "" else f"a {type(subject).__qualname__}"
         raise ConfigError(
-            f"The subject of machine {machine!r} is {subject!r}: return a non-empty string, an "
-            f"integer, a UUID, or None for a flow that belongs to the session."
+            f"The function of machine {machine!r} that finds the subject returned {kind}: return a "
+            f"non-empty string, an integer, a UUID, or None for a flow that belongs to the session."
         )
 
 

@@ -154,7 +154,7 @@ class LiveFlow:
         if self._subject is None:
             who = "no session has it. Find the flow of a subject by flow(id, subject=...)"
         else:
-            who = f"the subject {self._subject!r} does not have it"
+            who = "the subject that was given does not have it"
         raise NotFound(
             f"fsm.live.flow() can't find the flow {self.id!r}: {who}. A flow is not stored before "
             f"its first transition; and with the store 'session', a process only knows the flows "

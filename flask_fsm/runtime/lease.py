@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from ..core.snapshot import Snapshot
-from ..errors import FlowBusy
+from ..errors import FlowBusy, StoreUnavailable
 from ..stores.base import FlowLocator, Version
 from .app_state import AppState
 
@@ -53,5 +53,11 @@ class Lease:
             time.sleep(POLL)
 
     def release(self, version: Version) -> None:
-        """Release a lease that led to no commit."""
-        self._store.release_lease(self._locator, self._snapshot, version, self.name)
+        """Release a lease that led to no commit; if the store can't be reached, it ends by itself.
+
+        The response or the exception of the view is what matters, so this raises nothing then.
+        """
+        try:
+            self._store.release_lease(self._locator, self._snapshot, version, self.name)
+        except StoreUnavailable as error:
+            self._state.outages.log(error)

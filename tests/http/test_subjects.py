@@ -856,6 +856,19 @@ def test_a_subject_that_names_nobody_is_an_error_of_the_app(kind: str, value: An
     assert shop.ran == []
 
 
+def test_the_error_of_a_wrong_subject_does_not_name_it() -> None:
+    """It goes to the log, which must not say who was there: a user's `repr` often has the email."""
+
+    class User:
+        def __repr__(self) -> str:
+            return "<User ada@example.com>"
+
+    shop = Members({"FSM_STORE_URL": "memory://"}, subject=User)
+    with pytest.raises(ConfigError, match="User") as caught:
+        shop.visitor().open("cart")
+    assert "ada@example.com" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [(7, "7"), (0, "0"), (UUID(int=5), str(UUID(int=5)))],

@@ -17,9 +17,13 @@ from typing import Any
 import pytest
 import redis
 import sqlalchemy as sa
+from flask import request
 from sqlalchemy import orm
 
-from ..apps import Visitor
+from flask_fsm import FlaskFSM, Machine, Transition
+
+from ..apps import SECRET, Visitor, flask_app, show
+from ..store_servers import Valkey
 from .test_outages import app_on
 
 Fresh = Callable[[str], str]
@@ -172,6 +176,26 @@ def test_a_signal_in_a_script_of_redis_comes_through_and_the_connection_is_given
         client.client_unpause()
     assert visitor.post("b", {"town": "Bruges"}, token).location == "/a"
     assert visitor.open("a").status_code == 200
+
+
+def test_a_lease_that_can_not_be_released_hides_no_exception_of_the_view() -> None:
+    """The server is lost while the view of a `once=True` edge runs, and then something raises."""
+    with Valkey() as server:
+        app = flask_app({"SECRET_KEY": SECRET, "TESTING": True, "FSM_STORE_URL": server.url})
+        fsm = FlaskFSM(app, Machine("m", [Transition("a", "b", once=True)]))
+
+        def page() -> Any:
+            if request.method == "POST":
+                server.kill()
+                raise HardAlarm
+            return show("a", fsm)
+
+        app.add_url_rule("/a", "a", fsm.check()(page), methods=["GET", "POST"])
+        app.add_url_rule("/b", "b", fsm.check()(lambda: "b"))
+        visitor = Visitor(app)
+        token = visitor.token("a")
+        with pytest.raises(HardAlarm):
+            visitor.post("a", {}, token)
 
 
 GEVENT = """
