@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -18,7 +18,7 @@ from uuid import UUID
 
 from ..errors import InvalidData, SnapshotError
 
-__all__ = ["as_dict", "copy_answers", "dump_answers", "load_answers"]
+__all__ = ["PageData", "as_dict", "copy_answers", "dump_answers", "load_answers"]
 
 MAX_DEPTH: Final = 32
 TAG: Final = "$"
@@ -46,6 +46,40 @@ _encode: Final = json.JSONEncoder(
 ).encode
 
 
+class PageData(dict[str, Any]):
+    """Data by page, where a name without a dot also means a page of one of some blueprints.
+
+    Such a name is only looked up: what the dict contains are full names.
+    """
+
+    __slots__ = ("_blueprints",)
+
+    def __init__(self, data: Mapping[str, Any], blueprints: Sequence[str]) -> None:
+        super().__init__(data)
+        self._blueprints = blueprints
+
+    def _full_name(self, page: str) -> str:
+        if not super().__contains__(page) and isinstance(page, str) and "." not in page:
+            for blueprint in self._blueprints:
+                full = f"{blueprint}.{page}"
+                if super().__contains__(full):
+                    return full
+        return page
+
+    def __missing__(self, page: str) -> Any:
+        full = self._full_name(page)
+        if full == page:
+            raise KeyError(page)
+        return self[full]
+
+    def __contains__(self, page: object) -> bool:
+        return super().__contains__(self._full_name(page) if isinstance(page, str) else page)
+
+    def get(self, page: str, default: Any = None) -> Any:
+        """Return the data of a page, or `default`."""
+        return super().get(self._full_name(page), default)
+
+
 def _plain(value: Any, field: str, depth: int) -> Any:
     kind = type(value)
     if kind is str or kind is bool or kind is int or value is None:
@@ -60,7 +94,7 @@ def _plain(value: Any, field: str, depth: int) -> Any:
         )
     if kind is list:
         return [_plain(item, f"{field}[{i}]", depth + 1) for i, item in enumerate(value)]
-    if kind is dict:
+    if kind is dict or kind is PageData:
         for key in value:
             if type(key) is not str:
                 raise _refused(field, f"its key {key!r} is a {type(key).__name__}, not a str")

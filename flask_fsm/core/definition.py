@@ -30,6 +30,7 @@ class Definition(RuleOwner):
         "_out",
         "completion",
         "digest",
+        "dotted",
         "edges",
         "events",
         "finals",
@@ -70,6 +71,8 @@ class Definition(RuleOwner):
     handlers: dict[str, dict[str, Handler]]
     root: Node
     digest: str
+    dotted: bool
+    """Whether names of states have dots, as those of pages in a blueprint."""
     names: tuple[str, ...]
     numbers: dict[str, int]
     events: tuple[str, ...]
@@ -113,6 +116,7 @@ class Definition(RuleOwner):
             ways=ways,
             _out=out,
             names=names,
+            dotted=any("." in name for name in names),
             numbers={name: number for number, name in enumerate(names)},
             events=tuple(dict.fromkeys(edge.event for edge in edges if edge.event is not None)),
             digest=base64.urlsafe_b64encode(digest).decode(),

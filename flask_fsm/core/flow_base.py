@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import Code, FSMError, SnapshotError
-from .answers import load_answers
+from .answers import PageData, load_answers
 from .definition import Definition
 from .history import Entry, History, LogItem, entry_of
 from .path import Node, Path, data_before, nodes_back
@@ -117,7 +117,12 @@ class FlowBase:
         """The answers of the pages on the path before the current one, by page.
 
         Rules also see the data that was passed to their transition, under the page being left.
+        A name without a dot also means a page of the blueprint of this page, or of the view.
         """
+        data = self._data_now()
+        return PageData(data, self.blueprints) if self.machine.dotted else data
+
+    def _data_now(self) -> dict[str, Any]:
         node, given = self._judged, self._given
         if node is None:
             return data_before(self._now.tip)  # a copy for the caller: rules get another one
@@ -134,14 +139,30 @@ class FlowBase:
     @property
     def drafts(self) -> dict[str, Any]:
         """The answers of all other pages, by page: forms show them again, rules don't see them."""
-        return self.snapshot.drafts
+        drafts = self.snapshot.drafts
+        return PageData(drafts, self.blueprints) if self.machine.dotted else drafts
+
+    @property
+    def blueprints(self) -> tuple[str, ...]:
+        """The blueprints in which names without a dot are looked up: that of the current page."""
+        blueprint, _, _ = self.current.rpartition(".")
+        return (blueprint,) if blueprint else ()
+
+    def _full_name(self, page: str) -> str:
+        """Return the name of the state that `page` means."""
+        states = self.machine.states
+        if self.machine.dotted and page not in states and "." not in page:
+            for blueprint in self.blueprints:
+                if f"{blueprint}.{page}" in states:
+                    return f"{blueprint}.{page}"
+        return page
 
     def answers(self, page: str) -> dict[str, Any] | None:
         """Return a copy of the answers given on `page`, on the path or draft, or None."""
         node = self.node_of(page)
         text = None if node is None else node.answers
         if text is None:
-            text = self._now.draft_texts.get(page)
+            text = self._now.draft_texts.get(self._full_name(page))
         return None if text is None else load_answers(text)
 
     def args(self, page: str) -> str | None:
@@ -151,7 +172,8 @@ class FlowBase:
 
     def is_on_path(self, page: str) -> bool:
         """Return whether `page` is on the path, open or closed."""
-        return page in (self._on_path or self._pages())
+        pages = self._on_path or self._pages()
+        return page in pages or self._full_name(page) in pages
 
     def is_open(self, page: str) -> bool:
         """Return whether `page` is on the path and may be edited: no back policy has closed it."""
@@ -175,8 +197,11 @@ class FlowBase:
 
     def node_of(self, page: str) -> Node | None:
         """Return the node of a page on the path, or None."""
-        if page not in self._pages():
-            return None
+        pages = self._pages()
+        if page not in pages:
+            page = self._full_name(page)
+            if page not in pages:
+                return None
         return next(node for node in nodes_back(self._now.tip) if node.state == page)
 
     def can_reopen(self, node: Node) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import ReferenceType
 
+from flask import has_request_context, request
+
 from ..binding.bound_machine import Bound
 from ..core.event import SAME, EventStatus, check_status
 from ..core.flow import Flow
@@ -124,6 +126,13 @@ class StoredFlow(Flow):
 
     def reset(self) -> None:
         self._committer().reset()
+
+    @property
+    def blueprints(self) -> tuple[str, ...]:
+        blueprints = super().blueprints
+        # Rules are of a page, and not of the view or the socket by which they are reached.
+        own = request.blueprint if has_request_context() and self._judged is None else None
+        return blueprints if own is None or own in blueprints else (own, *blueprints)
 
     @property
     def sent(self) -> list[Sent] | None:
