@@ -176,6 +176,8 @@ class Config:
     of a fragmented message, each ping and each pong counts, too."""
     queue_size: int = field(default=1_000, metadata=_count())
     """Number of messages that wait for a slow client before it is cut."""
+    queue_bytes: int = field(default=4_194_304, metadata=_bytes())
+    """Bytes that wait for a slow client before it is cut."""
     send_timeout: float = field(default=10.0, metadata=_seconds(most=WEEK))
     """Seconds without progress after which a slow client is cut."""
     heartbeat: float = field(default=15.0, metadata=_seconds(least=0.001, most=WEEK))
@@ -184,6 +186,8 @@ class Config:
     """Milliseconds after which a browser reopens a broken event stream."""
     replay_limit: int = field(default=1_000, metadata=_count())
     """Number of messages per channel that are kept for clients that reconnect."""
+    replay_bytes: int = field(default=1_048_576, metadata=_bytes())
+    """Bytes per channel that are kept for clients that reconnect."""
     replay_ttl: float = field(default=300.0, metadata=_seconds(most=2 * WEEK))
     """Seconds that they are kept after the last listener of the channel has left."""
     presence_ttl: float = field(default=60.0, metadata=_seconds(most=2 * WEEK))

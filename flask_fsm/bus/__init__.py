@@ -16,14 +16,17 @@ REMEDY: Final = (
 )
 
 
-def open_bus(source: Any, *, prefix: str, replay_limit: int, replay_time: float) -> Bus:
+def open_bus(
+    source: Any, *, prefix: str, replay_limit: int, replay_bytes: int, replay_time: float
+) -> Bus:
     """Return the bus at a URL, or on a client of redis-py or valkey-py.
 
     Keys on a server begin with `prefix`. The last `replay_limit` messages of each channel are
-    stored, until `replay_time` seconds after the last receiver has left. Raises ConfigError.
+    stored, as far as they take `replay_bytes`, until `replay_time` seconds after the last receiver
+    has left. Raises ConfigError.
     """
     if source == "memory://":
-        return MemoryBus(replay_limit, replay_time)
+        return MemoryBus(replay_limit, replay_time, replay_bytes)
     if isinstance(source, str):
         scheme, separator, _ = source.partition("://")
         if scheme not in SCHEMES or not separator:
@@ -36,7 +39,7 @@ def open_bus(source: Any, *, prefix: str, replay_limit: int, replay_time: float)
     try:
         from .redis.bus import RedisBus
 
-        return RedisBus(source, prefix, replay_limit, replay_time)
+        return RedisBus(source, prefix, replay_limit, replay_time, replay_bytes)
     except ImportError as error:
         kind = source.partition(":")[0] if isinstance(source, str) else type(source).__name__
         raise ConfigError(

@@ -7,11 +7,16 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
-from typing import NamedTuple
+from sys import getsizeof
+from typing import Final, NamedTuple
 
 from .base import RUNS, Position, Receiver, Revision, closed, deliver, new_epoch
 
 __all__ = ["MemoryBus"]
+
+# How many channels may keep `replay_bytes` each. Beyond that all keep less, and clients that
+# reconnect get the current state instead of what they have missed.
+FULL_CHANNELS: Final = 64
 
 
 class Runs:
@@ -42,14 +47,27 @@ class Runs:
 class ChannelLog:
     """The receivers of a channel, and its last messages."""
 
-    def __init__(self, replay_limit: int) -> None:
+    def __init__(self) -> None:
         self.epoch: str = new_epoch()
         self.offset = 0
-        self.messages: deque[str] = deque(maxlen=replay_limit)
+        self.messages: deque[str] = deque()
+        self.bytes = 0
+        """What the messages take in memory."""
         self.runs: Runs = Runs()
         # By id, since a receiver need not be hashable. The dict is replaced, never changed.
         self.receivers: dict[int, Receiver] = {}
         self.delivery_lock: threading.Lock = threading.Lock()
+
+    def append(self, payload: str) -> None:
+        """Store a message as the newest one."""
+        self.offset += 1
+        self.messages.append(payload)
+        self.bytes += getsizeof(payload)
+
+    def shorten(self, messages: int, size: int) -> None:
+        """Drop the oldest messages, until that many are left and they take so many bytes."""
+        while len(self.messages) > messages or (self.bytes > size and self.messages):
+            self.bytes -= getsizeof(self.messages.popleft())
 
     @property
     def position(self) -> Position:
@@ -64,7 +82,7 @@ class Member(NamedTuple):
 
 
 class MemoryBus:
-    """Keeps `replay_limit` messages of each channel that has receivers.
+    """Keeps `replay_limit` messages of each channel that has receivers, or `replay_bytes`.
 
     It keeps them for another `replay_time` seconds (of `clock`) after the last receiver has left.
     Messages on a channel without receivers or stored messages are dropped.
@@ -76,11 +94,15 @@ class MemoryBus:
         self,
         replay_limit: int = 1_000,
         replay_time: float = 300.0,
+        replay_bytes: int = 1 << 20,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._replay_limit = replay_limit
+        self._replay_bytes = replay_bytes
         self._replay_time = replay_time
+        self._bytes = 0
+        """What all stored messages take in memory."""
         self._clock = clock
         self._channels: dict[str, ChannelLog] = {}
         # Channels without receivers, and when they expire; the first to expire comes first.
@@ -125,12 +147,33 @@ class MemoryBus:
                 self._drop_idle()
                 if revision is not None and not channel.runs.admit(revision):
                     return
-                channel.offset += 1
-                channel.messages.append(payload)
+                self._store(channel, payload)
                 position, receivers = channel.position, channel.receivers
             for key, receiver in receivers.items():
                 if key in channel.receivers:
                     deliver(name, receiver, position, payload)
+
+    def _store(self, channel: ChannelLog, payload: str) -> None:
+        before = channel.bytes
+        channel.append(payload)
+        channel.shorten(self._replay_limit, self._replay_bytes)
+        self._bytes += channel.bytes - before
+        if self._bytes > self._replay_bytes * FULL_CHANNELS:
+            self._keep_less(channel)
+
+    def _keep_less(self, channel: ChannelLog) -> None:
+        """Drop the idle channels as far as necessary, and if that is not enough most of this."""
+        most = self._replay_bytes * FULL_CHANNELS
+        while self._idle and self._bytes > most:
+            self._drop(next(iter(self._idle)))
+        if self._bytes > most:
+            before = channel.bytes
+            channel.shorten(self._replay_limit, self._replay_bytes // FULL_CHANNELS)
+            self._bytes += channel.bytes - before
+
+    def _drop(self, name: str) -> None:
+        del self._idle[name]
+        self._bytes -= self._channels.pop(name).bytes
 
     def _drop_idle(self) -> None:
         """Drop the idle channels that have expired."""
@@ -139,7 +182,7 @@ class MemoryBus:
             name, end = next(iter(self._idle.items()))
             if end > now:
                 return
-            del self._idle[name], self._channels[name]
+            self._drop(name)
 
     def subscribe(self, channel: str, receiver: Receiver) -> Position:
         with self._mutex:
@@ -149,7 +192,7 @@ class MemoryBus:
             self._idle.pop(channel, None)
             found = self._channels.get(channel)
             if found is None:
-                found = self._channels[channel] = ChannelLog(self._replay_limit)
+                found = self._channels[channel] = ChannelLog()
             found.receivers = {**found.receivers, id(receiver): receiver}
             return found.position
 

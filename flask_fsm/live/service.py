@@ -60,12 +60,15 @@ class Service:
             config.bus_url,
             prefix=config.redis_prefix,
             replay_limit=config.replay_limit,
+            replay_bytes=config.replay_bytes,
             replay_time=config.replay_ttl,
         )
         # The bus may store and deliver a message for up to half that time longer.
         self.once_seconds: int = ceil(config.replay_ttl * 1.5)
         """Seconds for which a job that one process has taken is refused to the others."""
-        self.channels: Channels = Channels(bus, config.sse_retry, config.queue_size, outages)
+        self.channels: Channels = Channels(
+            bus, config.sse_retry, config.queue_size, config.queue_bytes, outages
+        )
         # Messages may still be on their way when the process ends.
         weakref.finalize(self, _end, bus)
         self.threads: ThreadEngine = ThreadEngine(config.max_threads)

@@ -618,3 +618,17 @@ def test_an_epoch_is_new_and_can_be_read(bus: Bus) -> None:
     found = {bus.subscribe(f"channel {number}", Recorder()).epoch for number in range(20)}
     assert len(found) == 20
     assert all(len(epoch) >= 8 and Position.parse(f"{epoch}-0") for epoch in found)
+
+
+def test_large_messages_are_kept_as_far_as_they_fit(bus_of: Make) -> None:
+    """However many may be kept: beyond `replay_bytes` the oldest ones go, and that is told."""
+    bus = bus_of(replay_limit=1_000, replay_bytes=20_000)
+    recorder = Recorder()
+    start = bus.subscribe("c", recorder)
+    for number in range(20):
+        bus.publish("c", f"{number} {'x' * 4_000}")
+    recorder.until_count(20)
+    assert bus.since("c", start) is None
+    assert bus.since("c", recorder.log[9][0]) is None
+    latest = bus.since("c", recorder.log[-3][0])
+    assert latest == recorder.log[-2:]

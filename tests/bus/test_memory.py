@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flask_fsm.bus import MemoryBus, Revision
+from flask_fsm.bus import MemoryBus, Position, Revision
 
 from .recorder import Recorder
 
@@ -91,3 +91,25 @@ def test_acquire_once_ends_with_its_time(bus: MemoryBus, clock: Clock) -> None:
     clock.now += 1
     assert bus.acquire_once("short", 10)
     assert not bus.acquire_once("long", 100)
+
+
+def test_what_is_kept_for_all_channels_together_is_bounded() -> None:
+    """Many flows with large messages keep less each; those that nobody listens to go first."""
+    bus = MemoryBus(replay_limit=1_000, replay_bytes=64_000)
+    quiet = Recorder()
+    first = bus.subscribe("quiet", quiet)
+    bus.publish("quiet", "x" * 32_000)
+    bus.unsubscribe("quiet", quiet)
+    assert len(bus.since("quiet", first) or ()) == 1
+    starts = {}
+    for number in range(200):
+        starts[number] = bus.subscribe(f"c{number}", Recorder())
+        for _ in range(4):
+            bus.publish(f"c{number}", "x" * 15_000)
+    assert bus.since("quiet", first) is None
+    kept = [bus.since(f"c{number}", start) for number, start in starts.items()]
+    assert sum(len(payload) for found in kept for _, payload in found or ()) < 65 * 64_000
+    bus.publish("c199", "small")
+    assert [payload for _, payload in bus.since("c199", Position(starts[199].epoch, 4)) or ()] == [
+        "small"
+    ]

@@ -23,7 +23,7 @@ from .recorder import Recorder, wait_until
 
 
 def opened(source: Any, prefix: str = "fsm") -> Any:
-    return open_bus(source, prefix=prefix, replay_limit=100, replay_time=60.0)
+    return open_bus(source, prefix=prefix, replay_limit=100, replay_bytes=10_000, replay_time=60.0)
 
 
 def assert_carries(source: Any) -> None:

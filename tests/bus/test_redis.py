@@ -19,7 +19,7 @@ import redis
 from flask_fsm import StoreUnavailable
 from flask_fsm.bus import Position, Revision
 from flask_fsm.bus.redis.bus import SENDERS, RedisBus
-from flask_fsm.bus.redis.outbox import QUEUE_SIZE, Item
+from flask_fsm.bus.redis.outbox import QUEUE_BYTES, QUEUE_SIZE, Item
 
 from ..clients import LOOPBACK, PATIENCE
 from ..processes import free_port
@@ -583,6 +583,20 @@ def test_the_queue_is_bounded_and_what_is_lost_is_told(
     # Its gap covers what was sent before it was back.
     mine.until(lambda: mine.log[-1][0] == (epoch, 1))
     assert mine.payloads[-2:] == [GAP, "after"] or mine.payloads[-1] == GAP
+
+
+def test_the_queue_is_bounded_in_bytes_too(
+    redis_bus: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A few hundred large messages that can't be sent fill it, however few they are."""
+    bus = redis_bus(f"redis://{LOOPBACK}:{free_port()}", timeout=0.2)
+    large = "x" * (1 << 20)
+    for _ in range(200):
+        bus.publish("c", large)
+    waiting = [item.payload for item in bus.outbox.queue]
+    assert sum(len(payload or b"") for payload in waiting) == QUEUE_BYTES
+    assert waiting[-1] is None
+    assert "The bus can't send: 64 messages wait" in caplog.text
 
 
 def test_each_loss_is_noted_in_its_place(redis_bus: Make) -> None:

@@ -19,7 +19,7 @@ from flask_fsm.bus.memory import MemoryBus
 from flask_fsm.errors import StoreUnavailable
 from flask_fsm.live.channels.app_channels import LiveChannel
 from flask_fsm.live.channels.listener import Connection
-from flask_fsm.live.client.actions import Frame, Job
+from flask_fsm.live.client.actions import Close, Frame, Job
 from flask_fsm.live.client.session import ClientSession
 from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.frames import Envelope, EnvelopeKind
@@ -255,3 +255,55 @@ def test_a_state_that_was_read_before_a_later_one_came(gap: bool) -> None:
             assert (told[1]["gap"], told[1]["status"], told[1]["data"]) == (True, 200, None)
         subscriber.leave()
         channel.remove_listener(other.id)
+
+
+def test_a_client_whose_large_frames_wait_is_cut() -> None:
+    """A thousand messages may wait, but not a thousand large ones: bytes are counted, too."""
+    subscriber = Subscriber(1_000, 100_000, ids=False)
+    for _ in range(4):
+        subscriber.send("x" * 30_000)
+    assert not subscriber.queue.overflown
+    subscriber.send("x")
+    assert subscriber.queue.overflown
+    assert subscriber.take() == Close(1013)
+
+
+def test_what_a_client_has_taken_does_not_count() -> None:
+    """A client that reads may get any number of large frames."""
+    subscriber = Subscriber(1_000, 100_000, ids=False)
+    for _ in range(50):
+        subscriber.send("x" * 60_000)
+        assert subscriber.take() is not None
+    assert not subscriber.queue.overflown
+
+
+def test_large_states_replace_each_other_for_a_slow_client() -> None:
+    """Half full in bytes is half full: only the newest state waits, and nobody is cut."""
+    with closing(MemoryBus(10, 60)) as bus:
+        channel = LiveChannel("flow:m", bus, 3_000, 1_000, 100_000)
+        subscriber = Subscriber(1_000, 100_000, ids=True)
+        subscriber.join(channel)
+        for rev in range(1, 50):
+            state = Envelope(EnvelopeKind.STATE, "x" * 30_000, run="", rev=rev)
+            bus.publish("flow:m", state.encode())
+        assert not subscriber.queue.overflown
+        assert len(subscriber.queue) <= 4
+
+
+def test_replies_that_the_bus_has_not_delivered_count() -> None:
+    """A client that asks for large replies while the bus is gone is cut, and not kept for."""
+    subscriber = Subscriber(1_000, 100_000, ids=True)
+    for _ in range(5):
+        subscriber.track_reply("flow:m", Envelope(EnvelopeKind.REPLY, "x" * 30_000))
+    assert subscriber.queue.overflown
+
+
+def test_a_listener_of_the_app_is_cut_by_bytes_too() -> None:
+    """A stream of a group that nobody reads does not hold all that its members say."""
+    with closing(MemoryBus(10, 60)) as bus:
+        channel = LiveChannel("group:ops", bus, 3_000, 1_000, 100_000)
+        stream = channel.watch()
+        for _ in range(10):
+            channel.broadcast("x" * 30_000)
+        assert channel.get_connections() == []
+        del stream

@@ -222,3 +222,15 @@ def test_a_view_without_a_guard_is_told_that_the_flow_is_busy(busy: Busy) -> Non
         time.sleep(2 * GRACE)
         reply = visitor.get("/send", id=id)
         assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+
+
+def test_a_connection_keeps_no_large_headers(sites: Sites) -> None:
+    """Headers are kept as long as a socket is open, so large ones are refused with 431."""
+    site = sites.get("loop")
+    browser = site.browser()
+    large = {f"X-Padding-{number}": "x" * 7_000 for number in range(6)}
+    assert browser.request("GET", "/fsm/lab/events", headers=large).status == 431
+    with pytest.raises(InvalidStatus) as caught:
+        browser.websocket("lab", headers=large)
+    assert caught.value.response.status_code == 431
+    assert browser.request("GET", "/fsm/lab/state", headers=large).status == 200

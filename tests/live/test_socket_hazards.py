@@ -311,6 +311,15 @@ def test_a_slow_handler_lets_nobody_fill_memory(start: Start, engine: str) -> No
 
 
 @KINDS
+def test_pings_without_end_fill_no_memory(start: Start, engine: str) -> None:
+    """From a client that sends pings and reads no pong, the server reads no more at some time."""
+    site = start(engine, FSM_MESSAGE_RATE=10_000_000, FSM_SEND_TIMEOUT=600)
+    ping = b"\x89\xfd" + bytes(4) + b"x" * 125
+    with raw(site) as client, Watch(site):
+        assert client.pour(ping * 500, 64 * MIB) < 32 * MIB
+
+
+@KINDS
 def test_a_large_message_is_refused(start: Start, engine: str) -> None:
     """200 KiB are answered by 1009, whatever the frame says of its length; none of it is kept."""
     site = start(engine, threads=512, FSM_MAX_THREADS=500)

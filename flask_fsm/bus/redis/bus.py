@@ -46,6 +46,7 @@ class RedisBus:
         prefix: str = "fsm",
         replay_limit: int = 1_000,
         replay_time: float = 300.0,
+        replay_bytes: int = 1 << 20,
         *,
         timeout: float = 5.0,
     ) -> None:
@@ -58,6 +59,7 @@ class RedisBus:
         self._refresh = replay_time / 2
         constants = {
             "LIMIT": replay_limit,
+            "BYTES": replay_bytes,
             "RUNS": RUNS,
             "SENDERS": SENDERS,
             "TTL": ceil(replay_time + self._refresh),

@@ -21,6 +21,7 @@ __all__ = ["QUEUE_SIZE", "Item", "LocalReceivers", "Outbox"]
 log: Final = logging.getLogger(__name__)
 # Number of messages that may wait while the server can't be reached.
 QUEUE_SIZE: Final = 10_000
+QUEUE_BYTES: Final = 1 << 26
 # Number of channels whose lost messages are recorded beyond that.
 LOST_CHANNELS: Final = 100_000
 # Number of messages that are sent together.
@@ -56,6 +57,8 @@ class Outbox:
         self.changed: threading.Condition = threading.Condition(threading.Lock())
         """Guards the queue and the attributes below."""
         self.queue: deque[Item] = deque()
+        self._bytes = 0
+        """The size of the payloads in the queue."""
         self._lost: set[str] = set()
         """The channels whose newest item in the queue is the notice of a loss."""
         self._unreported: set[str] = set()
@@ -74,7 +77,7 @@ class Outbox:
         with self.changed:
             if self._closing.is_set():
                 return
-            if len(self.queue) < QUEUE_SIZE:
+            if len(self.queue) < QUEUE_SIZE and self._bytes < QUEUE_BYTES:
                 self._lost.discard(channel)
                 self._append(channel, sent, revision)
             else:
@@ -85,6 +88,7 @@ class Outbox:
     def _append(self, channel: str, payload: bytes | None, revision: Revision | None) -> None:
         self._put += 1
         self.queue.append(Item(channel, payload, revision, self._put))
+        self._bytes += len(payload or b"")
         if self._idle:
             self._idle = False
             self.changed.notify_all()
@@ -96,7 +100,7 @@ class Outbox:
             log.error(
                 "The bus can't send: %d messages wait for its server. New messages are lost until "
                 "it can be reached; their receivers will be notified of a gap.",
-                QUEUE_SIZE,
+                len(self.queue),
             )
         if channel not in self._lost and len(self.queue) < QUEUE_SIZE + LOST_CHANNELS:
             self._lost.add(channel)
@@ -143,6 +147,7 @@ class Outbox:
             with self.changed:
                 for _ in range(sent):
                     item = self.queue.popleft()
+                    self._bytes -= len(item.payload or b"")
                     if item.payload is None:
                         self._lost.discard(item.channel)
                 self._done += sent
@@ -168,6 +173,7 @@ class Outbox:
                 if item.payload is None:
                     return at + 1
                 with self.changed:
+                    self._bytes -= len(item.payload)
                     self.queue[at] = item._replace(payload=None, revision=None)
             return at
         return len(batch)

@@ -32,8 +32,8 @@ class Script:
 
 
 # In all of these KEYS are the hash and the stream of a channel, ARGV[1] the name under which it is
-# published, ARGV[2] an epoch to use if there is none. TTL (seconds), LIMIT (messages), RUNS and
-# SENDERS are the bus's.
+# published, ARGV[2] an epoch to use if there is none. TTL (seconds), LIMIT (messages), BYTES, RUNS
+# and SENDERS are the bus's.
 _EPOCH: Final = """
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'runs')
 local epoch, offset = found[1], found[2] or '0'
@@ -86,7 +86,9 @@ else
 end
 if admitted then
   offset = redis.call('HINCRBY', KEYS[1], 'offset', 1)
-  redis.call('XADD', KEYS[2], 'MAXLEN', LIMIT, offset .. '-0', 'payload', ARGV[3])
+  -- So many messages of this size fit into the channel's memory.
+  local most = math.max(1, math.min(LIMIT, math.floor(BYTES / #ARGV[3])))
+  redis.call('XADD', KEYS[2], 'MAXLEN', most, offset .. '-0', 'payload', ARGV[3])
 end
 redis.call('EXPIRE', KEYS[1], TTL)
 redis.call('EXPIRE', KEYS[2], TTL)

@@ -6,6 +6,7 @@ A message travels as an envelope: one line with its kind and its sender, and a f
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -15,7 +16,7 @@ from ...errors import StoreUnavailable
 from ...outages import OutageLog
 from ..protocol.frames import Envelope, EnvelopeKind, group_frame
 from .channel import SSEChannel
-from .listener import Connection
+from .listener import Connection, MemoryConnections
 from .message import Message
 
 __all__ = [
@@ -38,13 +39,14 @@ SUBJECT: Final = "subject:"
 class Delivered:
     """A message that the bus has delivered; its id is its position in the channel."""
 
-    __slots__ = ("channel", "envelope", "id", "latest", "position")
+    __slots__ = ("channel", "envelope", "id", "latest", "position", "size")
 
     def __init__(self, channel: str, position: Position, envelope: Envelope) -> None:
         self.channel: str = channel
         self.position: Position = position
         self.id: str = str(position)
         self.envelope: Envelope = envelope
+        self.size: int = len(envelope.body)
         self.latest: str | None = channel if envelope.kind is EnvelopeKind.STATE else None
 
     @property
@@ -80,8 +82,14 @@ class Gap(Message):
 class LiveChannel(SSEChannel):
     """A channel whose broadcasts reach the listeners of all processes."""
 
-    def __init__(self, name: str, bus: Bus, retry: int, queue_size: int) -> None:
-        super().__init__(retry_timeout_milliseconds=retry, channel_id=name, queue_size=queue_size)
+    def __init__(
+        self, name: str, bus: Bus, retry: int, queue_size: int, queue_bytes: int = sys.maxsize
+    ) -> None:
+        super().__init__(
+            retry_timeout_milliseconds=retry,
+            channel_id=name,
+            connections_factory=MemoryConnections(queue_size, queue_bytes),
+        )
         self.bus = bus
         self._subscribed = False
         self._failures = 0
@@ -171,12 +179,14 @@ class LiveChannel(SSEChannel):
 class Channels:
     """The channels of one app in this process. Unused ones are garbage-collected."""
 
-    def __init__(self, bus: Bus, retry: int, queue_size: int, outages: OutageLog) -> None:
+    def __init__(
+        self, bus: Bus, retry: int, queue_size: int, queue_bytes: int, outages: OutageLog
+    ) -> None:
         self.bus = bus
         self.outages = outages
         """Logs that the bus can't be reached."""
         self._retry = retry
-        self._queue_size = queue_size
+        self._queue_limits = queue_size, queue_bytes
         self._channels: WeakValueDictionary[str, LiveChannel] = WeakValueDictionary()
         self._mutex = threading.Lock()
 
@@ -188,7 +198,7 @@ class Channels:
         with self._mutex:
             channel = self._channels.get(name)
             if channel is None:
-                channel = LiveChannel(name, self.bus, self._retry, self._queue_size)
+                channel = LiveChannel(name, self.bus, self._retry, *self._queue_limits)
                 self._channels[name] = channel
             return channel
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -48,17 +49,36 @@ class MessageQueue:
     Args:
         limit: The number of messages for which it has room, at least 1.
         on_push: Called after each push, in the thread that pushes.
+        max_bytes: When messages of this many bytes wait, it has no room either. Counts the `size`
+            of each message that has one. By default without a limit.
 
     Raises:
         ValueError: `limit` is less than 1.
     """
 
-    __slots__ = ("_keyed", "_mutex", "_numbers", "_waiting", "limit", "notifier", "on_push")
+    __slots__ = (
+        "_bytes",
+        "_keyed",
+        "_mutex",
+        "_numbers",
+        "_waiting",
+        "limit",
+        "max_bytes",
+        "notifier",
+        "on_push",
+    )
 
-    def __init__(self, limit: int = QUEUE_SIZE, on_push: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        limit: int = QUEUE_SIZE,
+        on_push: Callable[[], None] | None = None,
+        max_bytes: int = sys.maxsize,
+    ) -> None:
         if limit < 1:
             raise ValueError(f"The limit of a queue must be at least 1, not {limit}.")
         self.limit: int = limit
+        self.max_bytes: int = max_bytes
+        self._bytes = 0
         self.on_push: Callable[[], None] | None = on_push
         self._waiting: OrderedDict[int, Message] = OrderedDict()
         self._numbers = count()
@@ -75,15 +95,17 @@ class MessageQueue:
         key = message.latest
         with self._mutex:
             waiting = self._waiting
-            if key is not None and len(waiting) > self.limit // 2:
+            if key is not None and self._is_half_full:
                 for old in self._keyed.pop(key, ()):
-                    del waiting[old]
-            if len(waiting) >= self.limit:
+                    self._bytes -= _size_of(waiting.pop(old))
+            if len(waiting) >= self.limit or self._bytes >= self.max_bytes:
                 raise QueueFull(
-                    f"The queue is full: {self.limit} messages wait, so their listener is too slow."
+                    f"The queue is full: {len(waiting)} messages wait, so their listener is too "
+                    f"slow."
                 )
             number = next(self._numbers)
             waiting[number] = message
+            self._bytes += _size_of(message)
             if key is not None:
                 self._keyed.setdefault(key, []).append(number)
         if self.notifier.waiters:
@@ -94,6 +116,10 @@ class MessageQueue:
             except Exception:
                 # The message is in the queue, so its sender must not take it for lost.
                 log.exception("The on_push of a queue failed.")
+
+    @property
+    def _is_half_full(self) -> bool:
+        return len(self._waiting) > self.limit // 2 or self._bytes > self.max_bytes // 2
 
     def pop(self) -> Message:
         """Remove and return the oldest message; raises NoMessages if the queue is empty."""
@@ -110,6 +136,7 @@ class MessageQueue:
             if not self._waiting:
                 return None
             _, message = self._waiting.popitem(last=False)
+            self._bytes -= _size_of(message)
             key = message.latest
             if key is not None:
                 numbers = self._keyed[key]
@@ -133,6 +160,12 @@ class MessageQueue:
             finally:
                 self.notifier.waiters.pop(waiter, None)
         return True
+
+
+def _size_of(message: Message) -> int:
+    # Not of the payloads of the app's own messages, which may be any values.
+    size: int = getattr(message, "size", 0)
+    return size
 
 
 class Listener:
@@ -220,14 +253,17 @@ class MemoryConnections:
 
     Args:
         limit: The number of messages for which each queue has room, at least 1.
+        max_bytes: The size of the messages for which it has room, as of a `MessageQueue`.
 
     Raises:
         ValueError: `limit` is less than 1.
     """
 
-    def __init__(self, limit: int = QUEUE_SIZE) -> None:
+    def __init__(self, limit: int = QUEUE_SIZE, max_bytes: int = sys.maxsize) -> None:
         MessageQueue(limit)  # raises ValueError now, and not for the first listener
         self._limit = limit
+        self._max_bytes = max_bytes
 
     def create(self, listener: Listener | None = None) -> Connection:
-        return Connection(Listener() if listener is None else listener, MessageQueue(self._limit))
+        queue = MessageQueue(self._limit, max_bytes=self._max_bytes)
+        return Connection(Listener() if listener is None else listener, queue)

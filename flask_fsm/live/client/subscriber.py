@@ -54,7 +54,7 @@ class Replayed(Delivered):
 class DirectMessage:
     """A frame for this client only; `state` is the run and the rev that a state frame shows."""
 
-    __slots__ = ("body", "gap", "kind", "ref", "state")
+    __slots__ = ("body", "gap", "kind", "ref", "size", "state")
 
     latest: ClassVar[None] = None
 
@@ -70,6 +70,7 @@ class DirectMessage:
         self.body: str = body
         self.ref: Any = ref
         self.gap: bool = gap
+        self.size: int = len(body)
         self.state: tuple[str, int] | None = state
 
 
@@ -88,24 +89,27 @@ class SwitchFlow:
 class ClientQueue(MessageQueue):
     """A queue that reports its overflow to the engine, instead of raising at the sender."""
 
-    __slots__ = ("_size", "overflown")
+    __slots__ = ("_size", "_size_in_bytes", "overflown")
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
+    def __init__(self, limit: int, max_bytes: int) -> None:
+        super().__init__(limit, max_bytes=max_bytes)
         self._size = limit
+        self._size_in_bytes = max_bytes
         self.overflown: bool = False
         """Whether the client was too slow, so that messages are lost and it must be cut."""
 
     def lift_limit(self) -> bool:
         """Accept any number of messages; if the queue is already full, return False instead."""
-        if len(self._waiting) >= self._size:
+        if len(self._waiting) >= self._size or self._bytes >= self._size_in_bytes:
             return False
         self.limit: int = sys.maxsize
+        self.max_bytes: int = sys.maxsize
         return True
 
     def restore_limit(self) -> None:
         """Limit the queue again, with some room beyond the messages that wait now."""
         self.limit = max(self._size, len(self._waiting) + self._size // 2)
+        self.max_bytes = max(self._size_in_bytes, self._bytes + self._size_in_bytes // 2)
 
     def push(self, message: Any) -> None:
         if self.overflown:
@@ -145,6 +149,7 @@ class Subscriber:
         "_last_state",
         "_numbered",
         "_pending",
+        "_pending_bytes",
         "_position_texts",
         "_positions",
         "_priority",
@@ -157,11 +162,11 @@ class Subscriber:
         "queue",
     )
 
-    def __init__(self, limit: int, *, ids: bool) -> None:
+    def __init__(self, limit: int, max_bytes: int = sys.maxsize, *, ids: bool) -> None:
         self.id: str = secrets.token_urlsafe(16)
         self.flow_channel: str = self.id
         """The channel of the flow, or this client's id if the flow is its connection's own."""
-        self.queue: ClientQueue = ClientQueue(limit)
+        self.queue: ClientQueue = ClientQueue(limit, max_bytes)
         self.listener: Listener = Listener(self.id)
         self.listener.start()
         self._channels: list[LiveChannel] = []
@@ -172,6 +177,7 @@ class Subscriber:
         self._silent: list[LiveChannel] = []
         # Replies that were published on the flow's channel and have not been delivered yet.
         self._pending: deque[tuple[str, Envelope]] = deque()
+        self._pending_bytes = 0
         self._numbered = 0
         self._answered = 0
         # Sent before the queue, which messages may enter while the client is still joining.
@@ -271,9 +277,15 @@ class Subscriber:
         self._numbered += 1
         numbered = reply._replace(number=self._numbered)
         self._pending.append((channel, numbered))
-        if len(self._pending) > self.queue.limit:
+        self._pending_bytes += len(reply.body)
+        if len(self._pending) > self.queue.limit or self._pending_bytes > self.queue.max_bytes:
             self.queue.overflow()
         return numbered
+
+    def _next_pending(self) -> tuple[str, Envelope]:
+        channel, reply = self._pending.popleft()
+        self._pending_bytes -= len(reply.body)
+        return channel, reply
 
     @property
     def has_pending_replies(self) -> bool:
@@ -283,7 +295,7 @@ class Subscriber:
     def _requeue_replies(self) -> None:
         """Put the replies that the channel has lost before all that is queued."""
         while self._pending:
-            _, reply = self._pending.popleft()
+            _, reply = self._next_pending()
             self._answered = reply.number
             self._priority.append(reply)
 
@@ -372,7 +384,7 @@ class Subscriber:
                 return None  # already sent, when the channel seemed to have lost it
             self._answered = number
             while self._pending and self._pending[0][1].number <= number:
-                channel, reply = self._pending.popleft()
+                channel, reply = self._next_pending()
                 if channel != message.channel:  # of a run that has begun meanwhile
                     self._priority.append(reply)
         if kind is REPLY:

@@ -27,6 +27,8 @@ __all__ = ["connect", "find_endpoint", "requested_groups", "select_engine"]
 
 log: Final = logging.getLogger("flask_fsm")
 MAX_GROUPS: Final = 16
+# Characters of a connection's headers and query, which are kept as long as it is open.
+MAX_HEADERS: Final = 32_768
 
 
 def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Service]:
@@ -105,6 +107,18 @@ def requested_groups(service: Service) -> dict[str, dict[str, Any]]:
     return groups
 
 
+def _check_headers() -> None:
+    """Raise Problem if the headers of this request are too large to be kept."""
+    kept = sum(
+        len(value)
+        for name, value in request.environ.items()
+        if isinstance(value, str) and (name.startswith("HTTP_") or name == "QUERY_STRING")
+    )
+    if kept > MAX_HEADERS:
+        text = f"The headers and the query of a connection may have {MAX_HEADERS} characters."
+        raise Problem.of(431, Code.TOO_LARGE, text)
+
+
 def connect(
     state: AppState,
     bound: Bound,
@@ -117,11 +131,12 @@ def connect(
 
     `make` builds the transport, `since` is the id after which missed messages are replayed.
     """
+    _check_headers()
     groups = requested_groups(service)
     config = service.config
     # A connection's own flow ends with it, but messages of its groups can be replayed.
     ids = bound.machine.scope == "subject" or bool(groups)
-    subscriber = Subscriber(config.queue_size, ids=ids)
+    subscriber = Subscriber(config.queue_size, config.queue_bytes, ids=ids)
     membership = Membership(
         service.channels,
         {service.group_channel(name): info for name, info in groups.items()},

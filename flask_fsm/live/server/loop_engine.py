@@ -21,7 +21,7 @@ from typing import Final
 from .engine import RECEIVE, Engine, Waker
 from .leadership import Leadership, LeadershipLost
 from .lifecycle import Lifecycle
-from .transport import CHUNK, Transport
+from .transport import CHUNK, MAX_UNWRITTEN, Transport
 
 __all__ = ["LoopEngine"]
 
@@ -269,14 +269,15 @@ class LoopConnection:
             self._flush()
         if self.closed or (transport.ended and self._close_if_due()):
             return
-        events = (WRITE if self._pending else 0) | (
-            READ if transport.reading or transport.ended else 0
-        )
+        unwritten = len(self._pending)
+        may_read = transport.ended or (transport.reading and unwritten < MAX_UNWRITTEN)
+        events = (WRITE if unwritten else 0) | (READ if may_read else 0)
         if events != self._events:
             before, self._events = self._events, events
             self._engine.watch(self, before, events)
         if (
             not events & READ
+            and unwritten < MAX_UNWRITTEN
             and transport.throttled_until
             and not (self._unthrottling or self._busy or transport.jobs)
         ):

@@ -17,7 +17,7 @@ from typing import Any, Final
 from .engine import RECEIVE, Engine, Waker
 from .gunicorn import threads
 from .lifecycle import Lifecycle
-from .transport import Transport
+from .transport import MAX_UNWRITTEN, Transport
 
 __all__ = ["ThreadEngine"]
 
@@ -129,13 +129,14 @@ class ThreadConnection:
             # The server closes its own TLS and gevent sockets.
 
     def _wanted(self) -> int:
-        reading = self._transport.reading or self._transport.ended
+        transport, unwritten = self._transport, len(self._pending)
+        reading = transport.ended or (transport.reading and unwritten < MAX_UNWRITTEN)
         return (READ if reading else 0) | (WRITE if self._pending else 0)
 
     def _until(self, wanted: int) -> float:
         if self._transport.jobs or self._transport.has_unparsed:
             return 0.0
-        return self._life.next_at(bool(wanted & READ))
+        return self._life.next_at(bool(wanted & READ) or len(self._pending) >= MAX_UNWRITTEN)
 
     def _has_decrypted(self) -> bool:
         """Return whether TLS holds bytes that the selector does not see."""

@@ -22,6 +22,7 @@ from .handoff import end_silence
 
 __all__ = [
     "CHUNK",
+    "MAX_UNWRITTEN",
     "GroupPresence",
     "JobHandler",
     "OutputQueue",
@@ -35,6 +36,9 @@ __all__ = [
 BACKLOG: Final = 8
 # Bytes that are taken from the queue at once. If fewer come, nothing more waits.
 CHUNK: Final = 65_536
+# While this many bytes wait to be written, no more are read: a client could otherwise send pings
+# without end, and read none of the answers.
+MAX_UNWRITTEN: Final = 4 * CHUNK
 REASONS: Final[dict[int, str]] = {
     CloseCode.SERVICE_RESTART: "The server is restarting: reconnect.",
     CloseCode.TRY_AGAIN_LATER: "The client is too slow: reconnect.",
