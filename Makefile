@@ -120,10 +120,11 @@ fuzz: $(VENV)/test ## feed random texts to the decoders (INPUTS=200000)
 	$(BIN)/python -m tests.fuzz.fuzz_tokens --inputs $(INPUTS)
 	FSM_FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest tests/fuzz/test_decoders.py -n 2
 
-# A catalogue that is new is made by: pybabel init -i $(POT) -d $(TRANSLATIONS) -D flask_fsm -l LANGUAGE
+# To begin a language: pybabel init -i $(POT) -d $(TRANSLATIONS) -D flask_fsm -l LANGUAGE
 translations: $(VENV)/test ## extract the texts for visitors, and update and compile the catalogues
 	$(BIN)/pybabel --quiet extract --mapping pyproject.toml --keywords fsm_gettext \
-		--add-location file --project Flask-FSM --output $(POT) flask_fsm
+		--add-location file --project flask_fsm --copyright-holder 'the authors of flask_fsm' \
+		--output $(POT) flask_fsm
 	$(BIN)/pybabel --quiet update --input-file $(POT) --output-dir $(TRANSLATIONS) --domain flask_fsm \
 		--no-fuzzy-matching --ignore-obsolete
 	$(BIN)/pybabel --quiet compile --directory $(TRANSLATIONS) --domain flask_fsm

@@ -17,6 +17,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ..errors import InvalidData, SnapshotError
+from ..texts import _
 
 __all__ = ["PageData", "as_dict", "copy_answers", "dump_answers", "load_answers"]
 
@@ -127,7 +128,7 @@ def _refused(field: str, why: str) -> InvalidData:
 
 def _not_finite(field: str) -> InvalidData:
     """Return the error of NaN or infinity, which a visitor can type where a number is asked."""
-    return InvalidData("Enter a finite number.", field=_top_field(field))
+    return InvalidData(_("Enter a finite number."), field=_top_field(field))
 
 
 def _top_field(field: str) -> str:

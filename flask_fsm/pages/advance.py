@@ -28,14 +28,14 @@ from ..errors import (
 from ..runtime.app_state import unwrap
 from ..runtime.stored_flow import error_of_reading
 from ..runtime.transaction import TRANSACTION, Transaction
-from ..texts import join_texts
+from ..texts import _, join_texts
 from .decisions import PageRequest
 from .mistakes import was_sent
 from .submission import csrf_field
 
 __all__ = ["WTForm", "advance", "own_answers"]
 
-TOO_LARGE: Final = "This is more than can be stored here. Make it shorter, then send it again."
+TOO_LARGE: Final = _("This is more than can be stored here. Make it shorter, then send it again.")
 
 
 # Written out, since a name that is imported from an optional package may be unknown to type
@@ -250,7 +250,7 @@ def add_form_errors(
     if isinstance(error, ValidationFailed):
         messages, fields = list(error.messages), error.fields
     elif isinstance(error, SnapshotTooLarge):  # its own text is for the developer
-        messages, fields = [TOO_LARGE], {}
+        messages, fields = [str(TOO_LARGE)], {}
     else:
         messages, fields = [reason.text for reason in error.reasons], {}
     for path, texts in fields.items():

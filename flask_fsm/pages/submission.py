@@ -22,6 +22,7 @@ from ..errors import Code, FSMError, InvalidToken
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import TokenContent, Tokens
 from ..stores.base import StoredReply, SubmissionQuery, root_id
+from ..texts import _
 from .urls import FlowURLs
 
 __all__ = [
@@ -261,8 +262,11 @@ def _check_encoding(request: Request, body: IO[bytes]) -> None:
 
 def _invalid_body(request: Request) -> FSMError:
     return FSMError(
-        f"The body of this request is incomplete or not UTF-8: it can't be read as "
-        f"{request.mimetype}. Nothing was changed; send it again from its page.",
+        _(
+            "The body of this request is incomplete or not UTF-8: it can't be read as %(type)s. "
+            "Nothing was changed; send it again from its page.",
+            type=request.mimetype,
+        ),
         code=Code.BAD_BODY,
         status=400,
     )

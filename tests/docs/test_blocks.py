@@ -32,6 +32,7 @@ import gunicorn.config
 import jinja2
 import pytest
 import sqlalchemy
+from babel.messages.frontend import CommandLineInterface
 
 from flask_fsm.cli import fsm as commands
 
@@ -199,6 +200,8 @@ def check_command(line: str, where: str) -> None:
             commands.commands[name].make_context(name, options).close()
         case ["export", *settings]:
             assert all(re.match(r"FLASK_[A-Z_]+=", setting) for setting in settings), where
+        case ["pybabel", name, *_]:
+            assert name in CommandLineInterface.commands, where
         case ["gunicorn", *options, application]:
             gunicorn.config.Config().parser().parse_args(options)
             assert application == "app:app", where
