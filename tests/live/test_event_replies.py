@@ -150,6 +150,14 @@ def shop(tmp_path: Path) -> Flask:
             flow.transition("b", reply="first")
             flow.transmit("second")
 
+    @machine.states["a"].event("undo")
+    def undo(flow: Flow, data: Any) -> None:
+        with fsm.transaction() as session:
+            flow.transmit("before")
+            flow.transition("b", reply="gone")
+            session.rollback()
+            flow.transmit(flow.current)
+
     @machine.states["a"].event("look")
     def look(flow: Flow, data: Any) -> None:
         with fsm.transaction():
@@ -168,6 +176,13 @@ def test_what_was_rolled_back_is_not_told(shop: Flask) -> None:
     assert answer.get_json() == {"status": 202, "data": None}
     with talking(shop, "shop") as talk:
         assert talk.ask("pay") == [{"status": 202, "data": None, "ref": 1}]
+
+
+def test_a_move_that_the_handler_rolls_back_is_not_told(shop: Flask) -> None:
+    """session.rollback() withdraws it, and what was sent before; what follows is told."""
+    with talking(shop, "shop") as talk:
+        assert [frame["data"] for frame in talk.ask("undo")] == ["a"]
+        assert [frame["data"] for frame in talk.ask("order")] == ["first", "second"]
 
 
 @pytest.mark.parametrize(

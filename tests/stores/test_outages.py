@@ -546,7 +546,7 @@ def test_a_refusal_of_sqlite_that_quotes_the_row_reaches_no_log(
             "CREATE TRIGGER t BEFORE INSERT ON fsm_flow BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
     admin.dispose()
-    assert visitor.send("a", {"town": ANSWER}).status_code in (409, 500)
+    assert visitor.send("a", {"town": ANSWER}).status_code == 500
     assert ANSWER not in caplog.text
     assert SUBJECT not in caplog.text
 
@@ -585,3 +585,65 @@ def test_a_damaged_answer_reaches_no_log(
             client.hset(key, "text", text.replace(b'"Ghent"', damage.encode()))
     assert visitor.open("b").status_code == 303
     assert_private(caplog)
+
+
+@pytest.mark.parametrize("full", ["in the step", "in the app's row"])
+def test_a_full_database_in_a_transaction_is_503_with_the_form(
+    fresh_store: Fresh, full: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether the step finds out or the commit of the app's row; neither is kept."""
+    engine = sa.create_engine(fresh_store("sqlite"))
+
+    class Base(orm.DeclarativeBase):
+        pass
+
+    class Letter(Base):
+        __tablename__ = "letter"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+        text: orm.Mapped[str]
+
+    Base.metadata.create_all(engine)
+    big = ANSWER + noise(BIG)
+
+    def ordered(fsm: Any) -> Any:
+        with orm.Session(engine) as session, fsm.transaction(session):
+            answer = fsm.advance("b", data={"town": big if full == "in the step" else ANSWER})
+            session.add(Letter(text=ANSWER if full == "in the step" else big))
+        return answer
+
+    app = app_on(engine, ordered=ordered)
+    visitor = Visitor(app)
+    token = visitor.token("a")
+
+    @sa.event.listens_for(engine, "checkout")
+    def limit(connection: Any, *_: Any) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + extra}")
+
+    extra = 0
+    assert_busy(visitor.post("a", {"town": ANSWER}, token))
+    assert_private(caplog)
+    extra = 1_000
+    assert visitor.post("a", {"town": ANSWER}, token).location == "/b"
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM letter").scalar() == 1
+    engine.dispose()
+
+
+def test_a_refusal_in_a_transaction_that_quotes_the_row_reaches_no_log(
+    fresh_store: Fresh, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The step's statement runs in the app's session, on the app's engine."""
+    engine = sa.create_engine(fresh_store("postgres"))
+
+    def ordered(fsm: Any) -> Any:
+        with orm.Session(engine) as session, fsm.transaction(session):
+            return fsm.advance("b", data={"town": ANSWER})
+
+    visitor = Visitor(app_on(engine, ordered=ordered))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE fsm_flow ADD CHECK (record = '')")
+    assert visitor.send("a", {"town": ANSWER}).status_code == 500
+    assert ANSWER not in caplog.text
+    assert SUBJECT not in caplog.text
+    engine.dispose()

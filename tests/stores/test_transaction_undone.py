@@ -398,3 +398,43 @@ def test_a_session_without_autobegin_can_be_used(plain: Till) -> None:
     plain.ordered = ordered
     assert Buyer(plain.app).order().location == "/pay"
     assert (plain.orders(), plain.logged(), plain.hooks) == (1, 1, [1])
+
+
+def test_removing_the_scoped_session_in_the_block_undoes_the_step(till: Till) -> None:
+    """As Flask-SQLAlchemy does at the end of each app context."""
+    till.after = lambda session: till.session.remove()
+    buyer = Buyer(till.app)
+    assert buyer.order().status_code == 500
+    assert (till.orders(), till.logged(), till.hooks) == (0, 0, [])
+    assert buyer.see("cart")["rev"] == 0
+
+
+@pytest.mark.parametrize("mode", ["create_savepoint", "conditional_savepoint"])
+@pytest.mark.parametrize("undone", [False, True])
+def test_a_session_in_a_transaction_of_a_test_suite_can_be_used(
+    plain: Till, mode: Any, undone: bool
+) -> None:
+    """Suites bind the session to a connection, and roll everything back at the end of a test."""
+    seen: list[Any] = []
+
+    def ordered(page: str) -> Any:
+        with plain.engine.connect() as connection, connection.begin() as outer:
+            if connection.dialect.name == "sqlite":  # whose driver begins too late for savepoints
+                connection.exec_driver_sql("BEGIN")
+            session = orm.Session(connection, join_transaction_mode=mode)
+            with plain.fsm.transaction(session):
+                session.add(Order(item="lamp"))
+                plain.fsm.transition("pay", {})
+                if undone:
+                    session.rollback()
+            seen.append((plain.fsm.current, len(plain.hooks)))
+            session.close()
+            if outer.is_active:
+                outer.rollback()
+        return "done"
+
+    plain.hooks = []
+    plain.ordered = ordered
+    assert Buyer(plain.app).order().text == "done"
+    assert seen == [("cart", 0) if undone else ("pay", 1)]
+    assert (plain.orders(), plain.logged()) == (0, 0)

@@ -29,6 +29,7 @@ from .errors import translated_sql
 from .fast_sql import FastSQL
 from .funnel_sql import count
 from .statements import (
+    SKIPS_DUPLICATES,
     Statements,
     address_values,
     record_values,
@@ -250,6 +251,8 @@ class SQLRecords:
         try:
             taken = connection.execute(insert, values).rowcount != 1
         except exc.IntegrityError:
+            if connection.dialect.name in SKIPS_DUPLICATES:
+                raise  # a constraint that somebody has added
             taken = True
         if taken:
             raise lost_race()

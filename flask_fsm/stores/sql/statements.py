@@ -13,6 +13,7 @@ from ..records.model import Address, Record
 
 __all__ = [
     "RECORD",
+    "SKIPS_DUPLICATES",
     "Statements",
     "address_values",
     "record_values",
@@ -22,6 +23,8 @@ __all__ = [
 ]
 
 HASH: Final = sa.String(64)
+SKIPS_DUPLICATES: Final = ("postgresql", "sqlite")
+"""Databases on which the insertion of a record that is there does nothing."""
 NAME: Final = sa.String(255)
 # The columns of a Record, in its order.
 RECORD: Final = (
@@ -145,7 +148,10 @@ class Statements:
         )
 
     def insert(self, dialect: str) -> Any:
-        """Return the statement that inserts a record unless its address is taken."""
+        """Return the statement that inserts a record unless its address is taken.
+
+        That is an IntegrityError, except on databases in SKIPS_DUPLICATES.
+        """
         if dialect not in self._inserts:
             insert: Any
             # A failed INSERT would end the caller's transaction on PostgreSQL.
