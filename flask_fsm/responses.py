@@ -6,8 +6,8 @@ A success says where the flow continues; a refusal is a page or a problem docume
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from flask import Flask, Request, Response, current_app, jsonify, render_template, request
@@ -238,6 +238,8 @@ class RefusalContext:
     start_url: str | None = None
     submitted: Sequence[tuple[str, str]] = ()
     omitted: Sequence[str] = ()
+    labels: Mapping[str | tuple[str, str], str] = field(default_factory=dict)
+    """The labels of fields by name, and those of chosen values by name and value."""
     unshown: int = 0
     """How many fields are neither in `submitted` nor in `omitted`, since they are too many."""
     resubmit: ResubmitForm | None = None
@@ -330,6 +332,7 @@ class Refusal(HTTPException):
                 start_url=where.start_url,
                 typed=where.submitted,
                 omitted=where.omitted,
+                labels=where.labels,
                 unshown=where.unshown,
                 resend=where.resubmit,
                 obstacle=where.obstacle,

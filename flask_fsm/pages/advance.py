@@ -62,6 +62,9 @@ def advance(
         data = own_answers(page_request, data, to)
     elif form is not None:
         data = answers_of(form)
+    if form is not None:
+        state, name = page_request.state, page_request.bound.name
+        state.forms[name, page_request.source] = type(form)
     try:
         target = _target(page_request, to, data)
         page = page_request.bound.pages.get(target)

@@ -21,6 +21,7 @@ from ..errors import (
 from ..responses import Obstacle, RefusalContext, ResubmitForm, preferred_format
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token
+from .labels import field_labels
 from .redaction import SubmittedFields, shown_fields
 from .resend import identical_form, renewed_form
 from .submission import SAFE_METHODS
@@ -64,6 +65,9 @@ def refusal_context(
         machine=work.bound.name,
         submitted=typed.fields,
         omitted=typed.omitted,
+        labels=field_labels(
+            work.state.forms.get((work.bound.name, page or "")), typed.fields, typed.omitted
+        ),
         unshown=typed.unshown,
         resubmit=again if isinstance(again, ResubmitForm) else None,
         obstacle=None if isinstance(again, ResubmitForm) else again,

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from flask import Flask, request
 from werkzeug.test import TestResponse
+from wtforms import FieldList, FormField, RadioField, SelectField, StringField
+from wtforms import Form as WTForm
+from wtforms.fields.choices import SelectChoice
 
 from flask_fsm import FlaskFSM, Machine, Transition
 from flask_fsm.testing import frozen_clock
@@ -190,3 +193,101 @@ def test_a_form_without_its_cookie_says_that_cookies_are_needed(
         assert "cookies" in said
         title = heading(gone) if asking == "html" else gone.json["title"]
         assert title == "Cookies are needed"
+
+
+# -- the labels of fields -------------------------------------------------------------------
+
+
+class Parcel(WTForm):
+    """The inner form of an order."""
+
+    weight = StringField("Weight in kg")
+    insured = StringField()
+
+
+class Order(WTForm):
+    """A form with labels that differ from the names of its fields."""
+
+    city = StringField("Town")
+    country = SelectField("Country", choices=[SelectChoice("AT", "Austria"), SelectChoice("DE")])
+    speed = RadioField(choices={"1": "By <air>", "Slow": {"2": "By sea"}})
+    shop = SelectField("Shop", choices=lambda: [SelectChoice("s1", "The shop of this visitor")])
+    vat = StringField(label="VAT number of your GmbH")
+    parcel = FormField(Parcel, "Parcel")
+    notes = FieldList(StringField("Note"), "Notes", min_entries=1)
+    pin = StringField("Your secret number")
+    items = StringField()
+
+
+def order_app() -> Visitor:
+    """A visitor of an app whose first page has the form, with the prefix of some forms."""
+    app = flask_app(config_for("session"))
+    fsm = FlaskFSM(app, Machine("m", [("a", "b"), ("b", "c")]))
+
+    @app.route("/a", methods=["GET", "POST"])
+    @fsm.check()
+    def a() -> object:
+        form = Order(request.form, prefix=request.args.get("prefix", ""))
+        if request.method == "POST" and (answer := fsm.advance(form=form)):
+            return answer
+        return show("a", fsm)
+
+    for page in "bc":
+        app.add_url_rule(f"/{page}", page, fsm.check()(lambda page=page: show(page, fsm)))
+    return Visitor(app)
+
+
+ORDER = {
+    "city": "Vienna",
+    "country": "AT",
+    "speed": "1",
+    "shop": "s1",
+    "vat": "U1",
+    "parcel-weight": "3",
+    "parcel-insured": "no",
+    "notes-0": "Ring twice",
+    "pin": "4711",
+    "items": "two",
+    "own_field": "mine",
+}
+
+
+def typed_on(response: TestResponse) -> dict[str, str]:
+    """The labels and values of what was typed, as a page shows them."""
+    return dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", response.text, re.DOTALL))
+
+
+@pytest.mark.parametrize("prefix", ["", "order-"])
+def test_a_conflict_page_shows_the_labels_of_the_form_and_of_its_choices(prefix: str) -> None:
+    """Town: Vienna and Country: Austria, not City and AT; a name only where there is no label."""
+    visitor = order_app()
+    sent = {prefix + name: value for name, value in ORDER.items()}
+    stale = visitor.token("a")
+    assert visitor.post(f"a?prefix={prefix}", sent, stale).location == "/b"
+    conflict = visitor.post(f"a?prefix={prefix}", {**sent, f"{prefix}city": "Graz"}, stale)
+    assert conflict.status_code == 409
+    shown = {
+        name: value for name, value in typed_on(conflict).items() if not name.startswith("Order")
+    }
+    assert shown == {
+        "Town": "Graz",
+        "Country": "Austria",
+        "VAT number of your GmbH": "U1",
+        "Shop": "s1",  # its choices may be of one visitor only
+        "Weight in kg": "3",
+        "Note": "Ring twice",
+        **({} if prefix else {"Speed": "By &lt;air&gt;", "Parcel-insured": "no", "Items": "two"}),
+        **({} if prefix else {"Own field": "mine"}),
+    }
+    assert "again: Your secret number." in words(conflict)
+    assert "4711" not in conflict.text
+
+
+def test_a_page_whose_form_is_not_of_wtforms_shows_the_names_of_its_fields(
+    visitor: Visitor,
+) -> None:
+    """Nothing is known of it but the names, which are shown as words."""
+    stale = visitor.token("cart")
+    visitor.post("cart", {"item_name": "a lamp"}, stale)
+    conflict = visitor.post("cart", {"item_name": "a rug"}, stale)
+    assert typed_on(conflict) == {"Item name": "a rug"}

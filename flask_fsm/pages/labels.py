@@ -1,0 +1,111 @@
+"""Labels: how a page's WTForms form calls its fields and choices, for the page of a refusal.
+
+A form that is refused as out of date never reaches its view, which alone knows its class. So the
+class that a view last passed to `advance()` counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from ..texts import as_text, is_text
+
+__all__ = ["field_labels"]
+
+# What WTForms puts between the names of a form and its fields, and around the number of an entry.
+_PARTS: Final = re.compile(r"[-_;:/.](?=\d)|(?<=\d)[-_;:/.]|[-;:/.]")
+
+
+def field_labels(
+    form: type | None, typed: Iterable[tuple[str, str]], omitted: Iterable[str]
+) -> dict[str | tuple[str, str], str]:
+    """Return the labels of fields by name, and those of their chosen values by name and value.
+
+    Only what the class of the form says counts: a choice of one form may be for its visitor alone.
+    """
+    labels: dict[str | tuple[str, str], str] = {}
+    if form is None:
+        return labels
+    for name, value in (*typed, *((name, "") for name in omitted)):
+        field = _field(form, name)
+        label = None if field is None else _label(field)
+        if label:
+            labels[name] = label
+        chosen = None if field is None else _choice(field, value)
+        if chosen:
+            labels[name, value] = chosen
+    return labels
+
+
+def _field(form: type, name: str) -> Any:
+    """Find a field by its name in the HTML, which has prefixes of forms and numbers of entries."""
+    fields = _fields(form)
+    if name in fields:
+        return fields[name]
+    parts = _PARTS.split(name)
+    for start, part in enumerate(parts):  # before it may stand the prefix of a form
+        field, rest = fields.get(part), parts[start + 1 :]
+        while field is not None and rest:
+            inner = _inner(field)
+            if isinstance(inner, type):
+                field = _fields(inner).get(rest.pop(0))
+            else:  # of a list, whose entries have numbers
+                field = inner if rest.pop(0).isdigit() else None
+        if field is not None:
+            return field
+    return None
+
+
+def _fields(form: type) -> dict[str, Any]:
+    from wtforms.fields.core import UnboundField
+
+    found = ((name, getattr(form, name, None)) for name in dir(form) if not name.startswith("_"))
+    return {field.name or name: field for name, field in found if isinstance(field, UnboundField)}
+
+
+def _inner(field: Any) -> Any:
+    """Return the form of a FormField, or the field of a FieldList; None of any other field."""
+    from wtforms import FieldList, FormField
+
+    for kind, option in ((FormField, "form_class"), (FieldList, "unbound_field")):
+        if isinstance(field.field_class, type) and issubclass(field.field_class, kind):
+            return field.kwargs.get(option, field.args[0] if field.args else None)
+    return None
+
+
+def _label(field: Any) -> str | None:
+    """Return the label that a definition gives its field, or None."""
+    position = 0 if _inner(field) is None else 1
+    given = field.args[position] if len(field.args) > position else None
+    label = field.kwargs.get("label", given)
+    return as_text(label) if is_text(label) else None
+
+
+def _choice(field: Any, value: str) -> str | None:
+    """Return the label of a value of a field with choices, or None."""
+    from wtforms import RadioField, SelectField, SelectMultipleField
+
+    kinds = (RadioField, SelectField, SelectMultipleField)
+    if not (isinstance(field.field_class, type) and issubclass(field.field_class, kinds)):
+        return None
+    choices = field.kwargs.get("choices", field.args[3] if len(field.args) > 3 else None)
+    labels = (label for offered, label in _choices(choices) if str(offered) == value)
+    return next((as_text(label) for label in labels if is_text(label)), None)
+
+
+def _choices(choices: Any) -> Iterator[tuple[Any, Any]]:
+    """Iterate over the values and labels of choices, in groups or not; a function is not called."""
+    if isinstance(choices, Mapping):
+        for value, label in choices.items():
+            if is_text(label):
+                yield value, label
+            else:  # the choices of a group
+                yield from _choices(label)
+    elif isinstance(choices, (list, tuple)):
+        for choice in choices:
+            if isinstance(choice, (list, tuple)):
+                yield tuple(choice[:2]) if len(choice) > 1 else (choice, None)
+            else:  # a SelectChoice, or a value that is its own label
+                yield getattr(choice, "value", choice), getattr(choice, "label", None)
