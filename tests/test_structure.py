@@ -50,6 +50,7 @@ SEQUENCES = {
     "ways[0]": "the first of many",
     "sources[0]": "the first of many",
     "states[0]": "the first of many",
+    "entries[-1]": "the last of many",
 }
 
 

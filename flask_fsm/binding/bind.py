@@ -17,6 +17,7 @@ from typing import Any
 from flask import Flask
 
 from ..core.machine import Edge, Machine
+from ..core.names import plain
 from ..core.rules import is_async
 from ..errors import Code, DefinitionError, UnknownState
 from .bound_machine import FLOW_ARGUMENT, Bound, Page, newest, resolve
@@ -66,7 +67,7 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
 def _machine_of(declaration: Declaration, found: Found) -> Machine:
     """Build a machine from the `accept` and `to` of the decorators."""
     own = {endpoint: check for endpoint, check in found if check.required is None}
-    states = {(check.state or endpoint): endpoint for endpoint, check in own.items()}
+    states = {plain(check.state or endpoint): endpoint for endpoint, check in own.items()}
 
     def full(name: str, endpoint: str) -> str:
         dotted = f"{endpoint.rpartition('.')[0]}.{name}"
@@ -74,7 +75,7 @@ def _machine_of(declaration: Declaration, found: Found) -> Machine:
 
     edges: dict[tuple[str, str], None] = {}
     for endpoint, check in own.items():
-        here = check.state or endpoint
+        here = plain(check.state or endpoint)
         for target in check.to or ():
             edges[here, full(target, endpoint)] = None
         for source in check.accept or ():

@@ -14,6 +14,7 @@ from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from ..core.answers import dump_answers, load_answers
 from ..core.machine import Machine
+from ..core.names import plain
 from ..core.path import Node, nodes_back
 from ..core.reasons import reason_unknown
 from ..core.snapshot import Snapshot
@@ -197,6 +198,8 @@ class Bound:
 
 def resolve(machine: Machine, name: str, endpoint: str | None) -> str:
     """Return the state that `name` means in a view: one of its blueprint, or `name` itself."""
+    if type(name) is not str:
+        name = plain(name)
     if endpoint is not None and "." not in name:
         dotted = f"{endpoint.rpartition('.')[0]}.{name}"
         if dotted in machine.states:

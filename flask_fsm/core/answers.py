@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from ..errors import InvalidData, SnapshotError
 from ..texts import _
@@ -25,18 +26,61 @@ MAX_DEPTH: Final = 32
 TAG: Final = "$"
 MICROSECOND: Final = timedelta(microseconds=1)
 
+FOLD: Final = "~1"
+T = TypeVar("T", datetime, time)
+
+
+def _write_time(value: datetime | time) -> str:
+    """Write a datetime or a time: as ISO, with the name of its zone, and `~1` for its fold.
+
+    Raises TypeError if its zone would be read back differently.
+    """
+    zone, fold = value.tzinfo, FOLD if value.fold else ""
+    if zone is None:
+        return value.isoformat() + fold
+    # A zone of the standard library can have a name of its own, which ISO has no place for.
+    if type(zone) is timezone and repr(zone) == repr(timezone(zone.utcoffset(None))):
+        return value.isoformat() + fold
+    if type(zone) is ZoneInfo and zone is _zone(zone.key):
+        return f"{value.replace(tzinfo=None).isoformat()}[{zone.key}]{fold}"
+    raise TypeError(f"its time zone {zone!r} would be read back differently")
+
+
+def _read_time(kind: type[T], text: str) -> T:
+    """Read what `_write_time` has written of a `kind`."""
+    plain, fold, rest = text.partition(FOLD)
+    iso, bracket, key = plain.partition("[")
+    value = kind.fromisoformat(iso)
+    if bracket:
+        zone = _zone(key[:-1])
+        if value.tzinfo is not None or not key.endswith("]") or zone is None:
+            raise ValueError(f"there is no time zone {key[:-1]!r}")
+        value = value.replace(tzinfo=zone)
+    if rest:
+        raise ValueError("there is extra data after its end")
+    return value.replace(fold=1) if fold else value
+
+
+def _zone(key: str | None) -> ZoneInfo | None:
+    """Return the time zone with this key, or None if there is none."""
+    try:
+        return None if key is None else ZoneInfo(key)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 _WRITE: Final[dict[type, tuple[str, Callable[[Any], str]]]] = {
-    datetime: ("datetime", datetime.isoformat),
+    datetime: ("datetime", _write_time),
     date: ("date", date.isoformat),
-    time: ("time", time.isoformat),
+    time: ("time", _write_time),
     timedelta: ("timedelta", lambda value: str(value // MICROSECOND)),
     Decimal: ("decimal", str),
     UUID: ("uuid", str),
 }
 _READ: Final[dict[str, Callable[[str], Any]]] = {
-    "datetime": datetime.fromisoformat,
+    "datetime": lambda text: _read_time(datetime, text),
     "date": date.fromisoformat,
-    "time": time.fromisoformat,
+    "time": lambda text: _read_time(time, text),
     "timedelta": lambda text: timedelta(microseconds=int(text)),
     "decimal": Decimal,
     "uuid": UUID,
@@ -108,7 +152,10 @@ def _plain(value: Any, field: str, depth: int) -> Any:
         if kind is Decimal and not value.is_finite():
             raise _not_finite(field)
         name, write = _WRITE[kind]
-        return {TAG: [name, write(value)]}
+        try:
+            return {TAG: [name, write(value)]}
+        except TypeError as error:
+            raise _refused(field, str(error)) from error
     raise _refused(field, f"a {kind.__module__}.{kind.__qualname__} can't be stored")
 
 

@@ -7,11 +7,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, Self
 
 from ..errors import RuleError, UnknownState
 from .event import Handler
 from .migration import Migration
+from .names import plain
 from .path import Node, nodes_back
 from .rules import RuleOwner
 from .state import Edge, State, Transition
@@ -83,6 +84,21 @@ class Definition(RuleOwner):
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{self!r} is immutable: define another machine.")
 
+    def __copy__(self) -> Self:
+        """Return the machine itself, which is immutable once it is in use."""
+        if not self._sealed:
+            raise TypeError(
+                f"{self!r} can't be copied before its first use: make each machine by a function, "
+                f"or by Machine.from_dict(machine.to_dict(), rules=...)."
+            )
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} can't be pickled, since its rules are functions: import the machine where "
+            f"it is needed, or store machine.to_dict()."
+        )
+
     def __repr__(self) -> str:
         return f"Machine({self.name!r}, {len(self.states)} states, {len(self.edges)} edges)"
 
@@ -136,7 +152,7 @@ class Definition(RuleOwner):
             UnknownState: There is no such edge.
         """
         try:
-            return self.ways[source][target].transition
+            return self.ways[plain(source)][plain(target)].transition
         except KeyError:
             raise UnknownState(
                 f"Machine {self.name!r} has no edge {source!r} -> {target!r}.",
@@ -151,9 +167,9 @@ class Definition(RuleOwner):
             RuleError: The function given as `complete` raised an exception.
         """
         if self.completion is None:
-            return state in self.finals
+            return state in self.finals or plain(state) in self.finals
         try:
-            return bool(self.completion(state))
+            return bool(self.completion(plain(state)))
         except Exception as error:
             raise RuleError(
                 f"Machine {self.name!r}: complete({state!r}) raised {error!r}.", target=state

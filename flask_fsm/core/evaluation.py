@@ -11,6 +11,7 @@ from ..errors import Code, FlowFinished, FSMError, GuardRefused, Reason, StaleFl
 from ..texts import _, as_text, join_texts
 from .answers import as_dict, copy_answers
 from .flow_base import FlowBase, Result
+from .names import plain
 from .path import Node
 from .reasons import (
     add_context,
@@ -174,6 +175,7 @@ def reasons_against(
 ) -> list[Reason]:
     """Return every reason why `to` can't be taken now; a rule may ask too."""
     machine = flow.machine
+    to, source = plain(to), plain(source)
     if flow.finished:
         text = _("This run has ended at %(state)s.", state=repr(flow.current))
         return [Reason(FlowFinished.default_code, str(text))]

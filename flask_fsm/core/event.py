@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from ..errors import DefinitionError
-from .names import is_name
+from .names import is_name, plain
 
 __all__ = ["SAME", "Event", "EventStatus", "Handler", "check_status"]
 
@@ -52,7 +52,7 @@ class Event:
                 f"The handler of event {name!r} is {handler!r}, which is not callable."
             )
         check_arguments(name, handler)
-        self.name: str = name
+        self.name: str = plain(name)
         self.handler: Handler = handler
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ whether the page it leaves can be edited later.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any, Final
 
 from ..errors import (
@@ -20,7 +21,6 @@ from ..errors import (
     ValidationFailed,
 )
 from .answers import dump_answers, load_answers
-from .definition import Definition
 from .evaluation import (
     judge,
     node_to_edit,
@@ -32,9 +32,10 @@ from .evaluation import (
 from .event import SAME, EventStatus, check_status
 from .flow_base import Clock, FlowBase, Result, Sent
 from .history import LogItem
+from .names import plain
 from .path import Node, cut_path, drop_draft, leave_node
 from .progress import Progress, progress_of
-from .reasons import error_of, error_of_edge, error_of_event, error_of_move, reason_to_skip
+from .reasons import edge_by_name, error_of, error_of_event, error_of_move, reason_to_skip
 from .snapshot import NO_DRAFTS, Snapshot, blank, successor
 
 __all__ = ["Clock", "Flow", "Progress", "Result", "blank", "successor"]
@@ -60,21 +61,15 @@ class Flow(FlowBase):
         SnapshotError: `snapshot` does not belong to this machine.
     """
 
-    __slots__ = ("_last", "_sent")
+    __slots__ = ()
 
-    def __init__(
-        self,
-        machine: Definition,
-        snapshot: Snapshot | None = None,
-        *,
-        subject: str | None = None,
-        context: dict[str, Any] | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        super().__init__(machine, snapshot, subject=subject, context=context, clock=clock)
-        self._last: Result | None = None
-        # While an event is handled: what its handler has sent so far.
-        self._sent: list[Sent] | None = None
+    def __copy__(self) -> Flow:
+        """Return a plain flow at the same snapshot. It moves apart, and nothing of it is stored."""
+        return Flow(self.machine, self._now, context=self._context, clock=self.clock)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Flow:
+        context = deepcopy(self._context, memo)
+        return Flow(self.machine, self._now, context=context, clock=self.clock)
 
     # -- deciding -----------------------------------------------------------------------
 
@@ -131,7 +126,8 @@ class Flow(FlowBase):
         try:
             edge = machine.ways[here][target]
         except (KeyError, TypeError):  # TypeError: `target` is a dict, such as misplaced answers
-            raise error_of_edge(self, here, target) from None
+            edge = edge_by_name(self, here, target)
+            target = edge.target
         if machine.tracks_edges:
             if node is not tip:
                 taken = self.taken_before(node)
@@ -183,7 +179,7 @@ class Flow(FlowBase):
             drafts = NO_DRAFTS
         # Made without the constructors of the classes, which take two to three times as long.
         tip = _new_object(Node)
-        tip.parent, tip.state, tip.args = parent, target, args
+        tip.parent, tip.state, tip.args = parent, edge.target, args
         tip.answers, tip.depth, tip.barrier = None, depth, barrier
         tip.closed = False
         log = _new_tuple(LogItem, (log, edge, now, rev))
@@ -223,7 +219,7 @@ class Flow(FlowBase):
 
     def has_not_skipped(self, to: str, *, source: str | None = None) -> bool:
         """Return whether every edge declared before the one to `to` was taken in this run."""
-        edge = self.machine.ways.get(source or self.current, {}).get(to)
+        edge = self.machine.ways.get(plain(source) or self.current, {}).get(plain(to))
         if edge is None:
             return False
         before = (1 << edge.number) - 1
@@ -341,6 +337,8 @@ class Flow(FlowBase):
         """
         outer, self._sent = self._sent, []
         try:
+            if type(event) is not str:
+                event = plain(event)
             handler = self.machine.handlers[self.current].get(event)
             if handler is None:
                 self.transition(self.target_of(event))

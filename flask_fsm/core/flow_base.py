@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import Code, FSMError, SnapshotError
 from .answers import PageData, load_answers
 from .definition import Definition
 from .history import Entry, History, LogItem, entry_of
+from .names import plain
 from .path import Node, Path, data_before, nodes_back
 from .snapshot import Snapshot, blank
 from .state import Edge
@@ -30,8 +31,10 @@ class FlowBase:
         "_data",
         "_given",
         "_judged",
+        "_last",
         "_now",
         "_on_path",
+        "_sent",
         "clock",
         "machine",
     )
@@ -64,6 +67,9 @@ class FlowBase:
         # While rules judge a transition: the node that is left, and the data that was passed.
         self._judged: Node | None = None
         self._given: Mapping[str, Any] | None = None
+        self._last: Result | None = None
+        # While an event is handled: what its handler has sent so far.
+        self._sent: list[Sent] | None = None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -150,6 +156,7 @@ class FlowBase:
 
     def _full_name(self, page: str) -> str:
         """Return the name of the state that `page` means."""
+        page = plain(page)
         states = self.machine.states
         if self.machine.dotted and page not in states and "." not in page:
             for blueprint in self.blueprints:
@@ -184,6 +191,12 @@ class FlowBase:
     def events(self) -> tuple[str, ...]:
         """The events that a client may send now."""
         return self.machine.events_of(self.current, self.finished)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} can't be pickled, since its machine has functions: pickle flow.snapshot, "
+            f"or store flow.snapshot.encode(machine), and go on with machine.flow(snapshot)."
+        )
 
     def __repr__(self) -> str:
         return f"Flow({self.machine.name!r}, {self.current!r}, rev={self.rev})"

@@ -29,6 +29,7 @@ __all__ = [
     "Log",
     "LogItem",
     "Packed",
+    "archived",
     "entered_at",
     "entries_of",
     "entry_of",
@@ -302,5 +303,24 @@ class History(Sequence[Entry]):
 
     __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
+    def __copy__(self) -> History:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> History:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _history_of, (tuple(self.entries),)
+
     def __repr__(self) -> str:
         return f"History({self.entries!r})"
+
+
+def archived(entries: Sequence[Entry]) -> Log:
+    """Return a log of these entries, without a machine."""
+    return Archive(lambda: entries, entries[-1].at) if entries else None
+
+
+def _history_of(entries: Sequence[Entry]) -> History:
+    """Return a pickled history."""
+    return History(archived(entries))

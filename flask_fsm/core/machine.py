@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, TypeVar
 
 from ..errors import Code, DefinitionError, DuplicateEvent, DuplicateState, UnknownState
 from .definition import Definition
@@ -12,7 +12,7 @@ from .flow import Clock, Flow
 from .graph import collect_states, expand_edges, list_transitions
 from .lint import graph_faults
 from .migration import Renamed
-from .names import as_tuple, is_name, name_faults
+from .names import Named, as_tuple, is_name, name_faults, plain
 from .path import root
 from .rules import (
     Function,
@@ -30,6 +30,13 @@ from .state import Back, Edge, State, Transition, TransitionLike
 __all__ = ["Back", "Edge", "Machine", "MachineOptions", "State", "Transition", "TransitionLike"]
 
 M = TypeVar("M", bound=Callable[[str], str | None] | Mapping[str, str | None])
+
+
+# What register_state changes, beside the states.
+DERIVED: Final = (
+    *("_faults", "_out", "digest", "edges", "events", "finals", "initial", "names", "numbers"),
+    *("root", "ways"),
+)
 
 
 class _Arguments(NamedTuple):
@@ -86,11 +93,13 @@ class Machine(Definition):
         DefinitionError: The definition has faults; `faults` lists all of them.
     """
 
-    __slots__ = ("_compiled", "_faults", "_given")
+    __slots__ = ("_compiled", "_faults", "_given", "_is_growing", "_known")
 
     _compiled: bool
     _faults: list[DefinitionError]
     _given: _Arguments
+    _is_growing: bool
+    _known: dict[str, State]
 
     def __init__(
         self,
@@ -109,6 +118,7 @@ class Machine(Definition):
         free_args: str | Iterable[str] = (),
     ) -> None:
         faults = self._init_rules()
+        name, initial, many = plain(name), plain(initial), plain(many)
         if not is_name(name):
             faults.append(DefinitionError(f"{name!r} is not a valid machine name."))
         if reset not in ("auto", "manual"):
@@ -160,6 +170,7 @@ class Machine(Definition):
             completion=complete,
             free_args=free,
             _compiled=False,
+            _is_growing=False,
             tracks_edges=ordered or not repeat,
         )
         self._define(_Arguments(listed, named, initial, finals), faults, bool(malformed))
@@ -169,7 +180,7 @@ class Machine(Definition):
     def _define(self, given: _Arguments, faults: list[DefinitionError], malformed: bool) -> None:
         """Make states and edges from the arguments, and keep the faults found."""
         listed, named, initial, finals = given
-        known = collect_states(named, listed, initial, faults)
+        known = Named(collect_states(named, listed, initial, faults))
         edges = expand_edges(known, listed, finals, faults)
         first = initial if initial is not None else next(iter(known), None)
         if finals is None:
@@ -191,6 +202,7 @@ class Machine(Definition):
             faults += graph_faults(tuple(known), pairs, first, finals)
         self._set(
             states=MappingProxyType(known),
+            _known=known,
             transitions=listed,
             initial=first,
             finals=frozenset(finals),
@@ -227,9 +239,23 @@ class Machine(Definition):
             raise DuplicateState(
                 f"Machine {self.name!r} already has a state {state.name!r}.", target=state.name
             )
-        states = (*self.states.values(), state)
-        self._define(self._given._replace(states=states), [], False)
+        self._known[state.name] = state
+        # Made again when it is next read: a machine may get thousands of states.
+        if not self._is_growing:
+            self._set(_is_growing=True)
+            for name in DERIVED:
+                object.__delattr__(self, name)
         return state
+
+    if not TYPE_CHECKING:  # a checker would accept any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Make what depends on all states, after `register_state` has added some."""
+            if name not in DERIVED or not self._is_growing:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._set(_is_growing=False)
+            self._define(self._given._replace(states=tuple(self._known.values())), [], False)
+            return getattr(self, name)
 
     def seal(self, wrap: Wrap = refuse_async) -> Machine:
         """End the registration of rules, fix their order, and return this machine."""

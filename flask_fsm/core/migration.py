@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from ..errors import Code, SnapshotError
+from .names import plain
 
 __all__ = ["Migration", "Renamed", "StoredPage", "cut_back", "migrate_path"]
 
@@ -21,7 +22,7 @@ class Renamed:
     __slots__ = ("names",)
 
     def __init__(self, names: Mapping[str, str | None]) -> None:
-        self.names: dict[str, str | None] = dict(names)
+        self.names: dict[str, str | None] = {plain(old): plain(new) for old, new in names.items()}
 
     def __call__(self, name: str) -> str | None:
         return self.names.get(name, name)
@@ -102,7 +103,7 @@ def cut_back(
 
 def _new_name(migration: Migration, name: str, machine: str) -> str | None:
     try:
-        return migration(name)
+        new: str | None = plain(migration(name))
     except Exception as error:
         raise SnapshotError(
             f"The migrate() function of machine {machine!r} raised {error!r} for the state "
@@ -110,3 +111,4 @@ def _new_name(migration: Migration, name: str, machine: str) -> str | None:
             source=name,
             code=Code.DEFINITION,
         ) from error
+    return new

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ..errors import DefinitionError
 
-__all__ = ["as_tuple", "is_name", "name_faults"]
+__all__ = ["Named", "as_tuple", "is_name", "name_faults", "plain"]
 
 LONGEST: Final = 255
 FORBIDDEN: Final = re.compile("[\x00\ud800-\udfff]")
+
+
+V = TypeVar("V")
+
+
+def plain(name: Any) -> Any:
+    """Return a name as an exact `str`, also if it is a member of a `(str, Enum)`."""
+    return str.__str__(name) if type(name) is not str and isinstance(name, str) else name
+
+
+class Named(dict[str, V]):
+    """Values by name, found by members of a `(str, Enum)` too, which hash otherwise than texts."""
+
+    def __missing__(self, name: object) -> V:
+        exact = plain(name)
+        if exact is name:
+            raise KeyError(name)
+        found: V = self[exact]
+        return found
 
 
 def is_name(name: object) -> bool:
@@ -33,9 +52,9 @@ def name_faults(where: str, *names: object) -> list[DefinitionError]:
 def as_tuple(where: str, given: Any, faults: list[DefinitionError]) -> tuple[Any, ...]:
     """Return names as a tuple; a single name may be given alone. A non-iterable is a fault."""
     if isinstance(given, str):
-        return (given,)
+        return (plain(given),)
     try:
-        return tuple(given)
+        return tuple(map(plain, given))
     except TypeError:
         faults.append(DefinitionError(f"{where} must be a list, not {given!r}."))
         return ()

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 from .answers import load_answers
 
 __all__ = [
     "Node",
+    "Page",
     "Path",
     "cut_path",
     "data_before",
     "drop_draft",
     "leave_node",
+    "linked",
     "nodes_back",
+    "pages_of",
     "root",
 ]
 
@@ -58,6 +61,34 @@ def nodes_back(tip: Node) -> Iterator[Node]:
     while node is not None:
         yield node
         node = node.parent
+
+
+class Page(NamedTuple):
+    """A node without its parent, as a snapshot is compared and pickled."""
+
+    state: str
+    args: str | None
+    answers: str | None
+    depth: int
+    barrier: int
+    closed: bool
+
+
+def pages_of(tip: Node) -> tuple[Page, ...]:
+    """Return the pages of a path, the last one first."""
+    return tuple(
+        Page(node.state, node.args, node.answers, node.depth, node.barrier, node.closed)
+        for node in nodes_back(tip)
+    )
+
+
+def linked(pages: Sequence[Page]) -> Node:
+    """Return the last node of the path whose pages `pages_of` has returned."""
+    node: Node | None = None
+    for page in reversed(pages):
+        node = Node(node, *page)
+    assert node is not None
+    return node
 
 
 def cut_path(
@@ -149,6 +180,15 @@ class Path(Sequence[str]):
     def __hash__(self) -> int:
         return hash(tuple(self))
 
+    def __copy__(self) -> Path:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Path:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _path_of, (pages_of(self._tip),)
+
     def __repr__(self) -> str:
         return f"Path({' -> '.join(self)})"
 
@@ -168,3 +208,8 @@ class Path(Sequence[str]):
             if node.state == state:
                 return load_answers(node.args) if node.args else {}
         raise KeyError(f"The page {state!r} is not on this path: {' -> '.join(self)}.")
+
+
+def _path_of(pages: Sequence[Page]) -> Path:
+    """Return a pickled path."""
+    return Path(linked(pages))

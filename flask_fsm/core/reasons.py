@@ -21,12 +21,14 @@ from ..errors import (
 from ..texts import _
 from .definition import Definition
 from .flow_base import FlowBase
+from .names import plain
 from .path import Node
 from .state import Edge
 
 __all__ = [
     "add_context",
     "allowed_states",
+    "edge_by_name",
     "error_context",
     "error_of",
     "error_of_edge",
@@ -109,6 +111,18 @@ def error_of_move(flow: FlowBase, target: str) -> FSMError:
         source=flow.current,
         target=target,
     )
+
+
+def edge_by_name(flow: FlowBase, here: str, target: str) -> Edge:
+    """Return the edge to a `target` that is named by a member of a `(str, Enum)`.
+
+    Raises InvalidTransition if there is no such edge, UnknownTarget if there is no such state.
+    """
+    exact = plain(target)
+    edge = flow.machine.ways[here].get(exact)
+    if edge is None:
+        raise error_of_edge(flow, here, exact) from None
+    return edge
 
 
 def error_of_edge(flow: FlowBase, here: str, target: str) -> FSMError:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar, overload
+from copy import copy
+from typing import Any, NamedTuple, Self, TypeVar, overload
 
 from ..errors import DefinitionError
 
@@ -57,6 +58,20 @@ class RuleOwner:
 
     _rules: dict[str, list[Rule]]
     _sealed: bool
+
+    def __copy__(self) -> Self:
+        """Return a copy with the same functions, on which rules can be registered apart."""
+        new = object.__new__(type(self))
+        for kind in type(self).__mro__:
+            for name in getattr(kind, "__slots__", ()):
+                value = getattr(self, name)
+                if isinstance(value, dict):
+                    value = {key: list(v) if type(v) is list else v for key, v in value.items()}
+                object.__setattr__(new, name, value)
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy(self)
 
     def _init_rules(
         self,

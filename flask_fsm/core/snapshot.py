@@ -10,8 +10,17 @@ from .answers import load_answers
 from .codec import decode, encode
 from .definition import Definition
 from .fields import Fields, Receipt
-from .history import Archive, Checkpoint, Entry, History, entered_at, new_entries_of, pack
-from .path import Node, Path, data_before, nodes_back
+from .history import (
+    Archive,
+    Checkpoint,
+    Entry,
+    History,
+    archived,
+    entered_at,
+    new_entries_of,
+    pack,
+)
+from .path import Node, Page, Path, data_before, linked, pages_of
 
 __all__ = ["NAMELESS", "NO_DRAFTS", "Receipt", "Snapshot", "blank", "successor"]
 
@@ -81,16 +90,12 @@ class Snapshot(Fields):
         return hash((self.id, self.rev))
 
     def _comparable(self) -> tuple[Any, ...]:
-        pages = [
-            (node.state, node.args, node.answers, node.depth, node.barrier, node.closed)
-            for node in nodes_back(self.tip)
-        ]
         return (
             self.id,
             self.subject,
             self.rev,
-            pages,
-            self.history.entries,
+            pages_of(self.tip),
+            tuple(self.history.entries),
             self.draft_texts,
             self.started,
             self.updated,
@@ -98,6 +103,16 @@ class Snapshot(Fields):
             self.finished,
             self.receipt,
         )
+
+    def __copy__(self) -> Snapshot:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Snapshot:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without the machine, which is passed to `machine.flow(snapshot)` again."""
+        return _restored, (type(self), *self._comparable())
 
     def __repr__(self) -> str:
         return (
@@ -192,6 +207,19 @@ class CutBack(Snapshot):
 
     __slots__ = ()
     cut_back = True
+
+
+def _restored(
+    kind: type[Snapshot],
+    id: str,
+    subject: str | None,
+    rev: int,
+    pages: Sequence[Page],
+    entries: Sequence[Entry],
+    *rest: Any,
+) -> Snapshot:
+    """Return a pickled snapshot."""
+    return kind(id, subject, rev, linked(pages), archived(entries), *rest)
 
 
 def blank(

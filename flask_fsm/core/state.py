@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from ..errors import DefinitionError, DuplicateEvent
 from .event import Event, Handler
-from .names import as_tuple, is_name, name_faults
+from .names import as_tuple, is_name, name_faults, plain
 from .rules import Function, Functions, RuleOwner
 
 __all__ = ["ANY", "BACK_POLICIES", "Back", "Edge", "State", "Transition", "TransitionLike"]
@@ -53,7 +53,7 @@ class State(RuleOwner):
         validators: Functions = (),
         hooks: Functions = (),
     ) -> None:
-        self.name: str = name
+        self.name: str = plain(name)
         faults = name_faults("", name)
         self.targets: tuple[str, ...] | None = None
         if targets is not None:
@@ -98,6 +98,7 @@ class State(RuleOwner):
                 f"in use. Register events where the machine is defined, or before the first flow "
                 f"or request."
             )
+        name = plain(name)
         if not is_name(name):
             raise DefinitionError(f"{self!r}: {name!r} is not a valid event name.")
         if name in self.events:
@@ -157,10 +158,12 @@ class Transition(RuleOwner):
         pre_transition: Functions = (),
     ) -> None:
         faults: list[DefinitionError] = []
-        where = f"edge {source!r} -> {target!r}"
         alone = isinstance(source, str) or not isinstance(source, Iterable)
-        sources: tuple[Any, ...] = (source,) if alone else tuple(source)
-        self.source: str | tuple[str, ...] = sources[0] if alone else sources
+        sources: tuple[Any, ...] = tuple(map(plain, (source,) if alone else source))
+        target, event = plain(target), plain(event)
+        named = sources[0] if alone else sources
+        where = f"edge {named!r} -> {target!r}"
+        self.source: str | tuple[str, ...] = named
         self.target: str = target
         if not sources:
             faults.append(DefinitionError(f"{where} must have at least one source."))

@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from ..binding.bound_machine import Bound
 from ..binding.declaration import CHECK_ATTRIBUTE, Check
+from ..core.names import plain
 from ..errors import (
     Code,
     DefinitionError,
@@ -50,7 +51,7 @@ def names(given: Iterable[str] | None) -> tuple[str, ...] | None:
     """Read a list of names, or a single one."""
     if given is None:
         return None
-    return (given,) if isinstance(given, str) else tuple(given)
+    return (plain(given),) if isinstance(given, str) else tuple(map(plain, given))
 
 
 def guarded(check: Check) -> Callable[[View], View]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from datetime import date, datetime, timezone
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -191,3 +193,35 @@ def test_half_a_surrogate_pair_can_be_stored() -> None:
     text = dump_answers({"a": "\ud800é"})
     assert text.isascii()
     assert load_answers(text) == {"a": "\ud800é"}
+
+
+class OwnZone(tzinfo):
+    """A zone that no text names."""
+
+    def utcoffset(self, when: datetime | None) -> timedelta:
+        return timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [timezone(timedelta(hours=1), "CET"), OwnZone(), ZoneInfo.no_cache("Europe/Vienna")],
+)
+@pytest.mark.parametrize("value", [datetime(2026, 1, 1), time(12)])
+def test_a_time_zone_that_would_be_read_back_differently_is_refused(
+    zone: tzinfo, value: Any
+) -> None:
+    """The error names the field and the zone."""
+    flow = Machine("m", [("a", "b")]).flow()
+    with pytest.raises(InvalidData, match="would be read back differently") as caught:
+        flow.transition("b", {"when": value.replace(tzinfo=zone)})
+    assert list(caught.value.fields) == ["when"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[Mars/Olympus]", "[]", "[", "[../etc]", "[Europe]", "+01:00[Europe/Vienna]", "~1~1", "~1x"],
+)
+def test_a_stored_time_in_a_zone_that_is_not_known_is_a_snapshot_error(text: str) -> None:
+    """As any other text that can't be read."""
+    with pytest.raises(SnapshotError):
+        load_answers(f'{{"when":{{"$":["datetime","2026-10-25T02:30:00{text}"]}}}}')

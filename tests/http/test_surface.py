@@ -6,8 +6,10 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy, deepcopy
 from datetime import date, datetime
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -821,3 +823,72 @@ def test_a_run_without_an_untaken_way_on_ends() -> None:
     assert visitor.open("index").text == "index 0"
     assert visitor.post("index").location == "/a"
     assert visitor.open("a").text == "a 1"
+
+
+class Names(str, Enum):  # noqa: UP042
+    """Members hash by their names, and not as their values do."""
+
+    A = "a"
+    B = "b"
+    C = "c"
+
+
+def test_names_given_as_members_of_an_enumeration_are_plain_texts() -> None:
+    """In decorators, calls, URLs, JSON and the session."""
+    app = new_app()
+    fsm = FlaskFSM(app, Machine("m", [(Names.A, Names.B), (Names.B, Names.C)]))
+    told: list[Any] = []
+
+    @app.route("/a", methods=["GET", "POST"])
+    @fsm.check(to=Names.B, state=Names.A)
+    def first() -> object:
+        if request.method == "GET":
+            return "a"
+        told.append((fsm.can_transition(Names.B), fsm.has_not_skipped(Names.B), fsm.current))
+        return fsm.advance(Names.B, data={"x": 1})
+
+    @app.route("/b", methods=["GET", "POST"], endpoint="b")
+    @fsm.check(accept=[Names.A], to=[Names.C])
+    def second() -> object:
+        told.append((fsm.answers(Names.A), fsm.complete(Names.C), fsm.url_for(Names.A)))
+        if request.method == "POST":
+            fsm.transition(Names.C)
+        return {"current": fsm.current, "history": [list(entry) for entry in fsm.history]}
+
+    @app.route("/extra")
+    @fsm.requires(Names.C)
+    def extra() -> str:
+        return fsm.current
+
+    add_pages(app, fsm, "c")
+    visitor = Visitor(app)
+    assert visitor.open("extra").status_code == 409
+    response = visitor.post("a", asking="json")
+    assert response.json == {"state": "b", "rev": 1, "location": "/b"}
+    body = visitor.open("b").get_data(as_text=True)
+    assert "Names" not in body
+    assert visitor.post("b").json is not None
+    assert visitor.open("extra").text == "c"
+    assert told[0] == (True, True, "a")
+    assert told[1] == ({"x": 1}, True, "/a")
+
+
+def test_a_copy_of_the_flow_of_a_request_stores_nothing() -> None:
+    """To try what would be: the flow itself stays where it is."""
+    app = new_app()
+    fsm = FlaskFSM(app, LINE)
+    seen: list[Any] = []
+
+    @app.route("/a", methods=["GET", "POST"])
+    @fsm.check()
+    def a() -> object:
+        for duplicate in (copy, deepcopy):
+            other = duplicate(fsm.flow)
+            other.transition("b", {"x": 1})
+            seen.append((other.current, other.rev, fsm.current, fsm.flow.is_on_path("b")))
+        return "a"
+
+    add_pages(app, fsm, "b", "c", "d")
+    assert Visitor(app).open("a").text == "a"
+    assert seen == [("b", 1, "a", False)] * 2
+    assert Visitor(app).open("b").location == "/a"
