@@ -14,12 +14,13 @@ import signal
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from .clients import LOOPBACK
+from .clients import LOOPBACK, PATIENCE
 from .processes import Child, Server, package
 
 REDIS_VARIABLE = "FSM_TEST_REDIS_URL"
@@ -93,6 +94,77 @@ class Valkey(Server):
                 return connection.makefile("rb").readline().strip()
         except OSError:
             return b""
+
+
+class ValkeyCluster:
+    """Three primaries of Valkey with a replica each, which share the slots among them.
+
+    A primary that is silent for `node_timeout` milliseconds is replaced by its replica.
+    """
+
+    PRIMARIES = 3
+    SLOTS = 16_384
+
+    def __init__(self, node_timeout: int = 1_000) -> None:
+        self.nodes = [
+            Valkey(
+                cluster_enabled="yes",
+                cluster_config_file="nodes.conf",
+                cluster_node_timeout=node_timeout,
+                cluster_replica_validity_factor=0,
+                databases=1,
+            )
+            for _ in range(2 * self.PRIMARIES)
+        ]
+
+    def __enter__(self) -> Self:
+        for node in self.nodes:
+            node.start()
+        first = self.nodes[0]
+        for node in self.nodes[1:]:
+            node.ask(f"CLUSTER MEET {LOOPBACK} {first.port}".encode())
+        share = -(-self.SLOTS // self.PRIMARIES)
+        for number, node in enumerate(self.nodes[: self.PRIMARIES]):
+            last = min((number + 1) * share, self.SLOTS) - 1
+            node.ask(f"CLUSTER ADDSLOTSRANGE {number * share} {last}".encode())
+        for number, node in enumerate(self.nodes[self.PRIMARIES :]):
+            name = self._bulk(self.nodes[number], "CLUSTER MYID").strip()
+            self._until(lambda node=node, name=name: name in self._bulk(node, "CLUSTER NODES"))
+            node.ask(f"CLUSTER REPLICATE {name}".encode())
+        for node in self.nodes:
+            self._until(lambda node=node: "cluster_state:ok" in self._bulk(node, "CLUSTER INFO"))
+        for node in self.nodes[self.PRIMARIES :]:
+            self._until(lambda node=node: "master_link_status:up" in self._bulk(node, "INFO"))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for node in self.nodes:
+            if node.running:
+                node.stop()
+
+    def client(self, **options: Any) -> Any:
+        """Return a client of redis-py, which finds the nodes from any that lives."""
+        from redis.cluster import ClusterNode, RedisCluster
+
+        living = [ClusterNode(LOOPBACK, node.port) for node in self.nodes if node.running]
+        return RedisCluster(startup_nodes=living, **options)
+
+    @staticmethod
+    def _bulk(node: Valkey, command: str) -> str:
+        import redis
+
+        with contextlib.closing(redis.Redis(LOOPBACK, node.port)) as client:
+            client.response_callbacks.clear()
+            answer = client.execute_command(*command.split())
+            return answer.decode() if isinstance(answer, bytes) else str(answer)
+
+    @staticmethod
+    def _until(holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not holds():
+            if time.monotonic() > deadline:
+                raise RuntimeError("The cluster was not ready in time.")
+            time.sleep(0.02)
 
 
 class RedisDatabases:
