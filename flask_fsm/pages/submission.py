@@ -41,6 +41,8 @@ __all__ = [
 
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 TOKEN_HEADER: Final = "X-FSM-Token"  # noqa: S105
+SIGNATURE: Final = 43
+"""Number of characters of the signature at the end of a token."""
 CHUNK: Final = 1 << 16
 """Number of bytes that are read at once; a body of more is kept in a file."""
 MULTIPART: Final = "multipart/form-data"
@@ -60,7 +62,7 @@ class Submission:
     A page that several machines guard has a token of each.
     """
 
-    __slots__ = ("_request", "_token_field", "content", "contents", "receipt", "to")
+    __slots__ = ("_request", "_texts", "_token_field", "content", "contents", "receipt", "to")
 
     def __init__(self, config: Config, request: Request, tokens: Callable[[], Tokens]) -> None:
         self._request = request
@@ -73,6 +75,7 @@ class Submission:
                 f"send the header {TOKEN_HEADER}.",
                 code=Code.NO_TOKEN,
             )
+        self._texts = texts
         self.contents: list[TokenContent] = [tokens().read(text) for text in texts]
         self.content: TokenContent | None = None
         """The content of the token that counts for this flow; None if no token was sent."""
@@ -85,12 +88,14 @@ class Submission:
         """Select the token that was made for the flow `id`, whose id was `previous_id` before."""
         if not self.contents:
             return
-        self.content = self.contents[0]
-        for content in self.contents if len(self.contents) > 1 else ():
-            if root_id(content.flow) in (root_id(id), root_id(previous_id or id)):
-                self.content = content
-                break
-        self.receipt = Receipt(self.content.nonce, _digest(self._request, self._token_field))
+        self.content, text = self.contents[0], self._texts[0]
+        if len(self.contents) > 1:
+            for content, other in zip(self.contents, self._texts, strict=True):
+                if root_id(content.flow) in (root_id(id), root_id(previous_id or id)):
+                    self.content, text = content, other
+                    break
+        digest = _digest(self._request, self._token_field, text)
+        self.receipt = Receipt(self.content.nonce, digest)
 
 
 class EarlierReply(NamedTuple):
@@ -272,8 +277,12 @@ def _invalid_body(request: Request) -> FSMError:
     )
 
 
-def _digest(request: Request, token_field: str) -> str:
-    """Digest path, query, fields but the token, and the contents of files."""
+def _digest(request: Request, token_field: str, token: str) -> str:
+    """Digest path, query, fields but the token, and the contents of files.
+
+    The token's signature is the key: without it, nobody who reads the store can find out by trying
+    which password was in the form.
+    """
     parts = [request.path, request.query_string.decode("latin-1")]
     form, files = request.form, request.files
     if form or files:
@@ -286,7 +295,8 @@ def _digest(request: Request, token_field: str) -> str:
         parts.append(_digest_of(request.stream))
     # With its length before it, no part can pass for the end of another.
     text = "".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass")
-    return urlsafe_b64encode(hashlib.blake2b(text, digest_size=12).digest()).decode()
+    keyed = hashlib.blake2b(text, digest_size=12, key=token[-SIGNATURE:].encode())
+    return urlsafe_b64encode(keyed.digest()).decode()
 
 
 def _digest_of(stream: IO[bytes]) -> str:

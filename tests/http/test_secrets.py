@@ -101,6 +101,21 @@ def test_no_password_field_is_shown_on_a_conflict_page_whatever_its_name() -> No
         assert (value in late.text) == (name in SHOWN), name
 
 
+def test_the_receipt_of_a_form_does_not_tell_which_password_was_in_it() -> None:
+    """What is kept to recognise a double click differs for the same form: nobody can try it out."""
+    receipts = set()
+    for _ in range(2):
+        visitor, fsm = account_site()
+        token = token_in(visitor.open("account").text)
+        data = {**SENT, "fsm_token": token}
+        assert visitor.client.post("/account", data=data).location == "/next"
+        assert visitor.client.post("/account", data=data).location == "/next"
+        with visitor.client:
+            visitor.open("next")
+            receipts.add(fsm.flow.snapshot.receipt.digest)
+    assert len(receipts) == 2
+
+
 SECRET_NAMES = """
 pass1 pass_1 Pass2 userPass passwort Passwort2 neuesPasswort kennwort cvv2 CVV2Code cvc_1 apikey
 api_key apiKey APIKey api-key X-API-Key x.api.key userPIN2 pin1 pinCode user[password] account-pw
