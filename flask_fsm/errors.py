@@ -114,8 +114,8 @@ class FSMError(Exception):
         status: int | None = None,
     ) -> None:
         self._english = message.in_english() if isinstance(message, OwnText) else None
-        self.message = message = as_text(message)
-        super().__init__(self._english or message)
+        self.message: str = as_text(message)
+        super().__init__(self._english or self.message)
         self.flow = flow
         self.source = source
         self.target = target
@@ -123,7 +123,7 @@ class FSMError(Exception):
         self.code: str = code or self.default_code
         self.reasons: tuple[Reason, ...] = tuple(
             Reason(code, as_text(text)) for code, text in reasons
-        ) or (Reason(self.code, message),)
+        ) or (Reason(self.code, self.message),)
         if status is not None:
             self.status = status
 

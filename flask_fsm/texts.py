@@ -51,8 +51,8 @@ class OwnText:
     __slots__ = ("english", "values")
 
     def __init__(self, english: str, /, **values: object) -> None:
-        self.english = english
-        self.values = values
+        self.english: str = english
+        self.values: dict[str, object] = values
 
     def __str__(self) -> str:
         return translate(self.english, **self.values)

@@ -49,9 +49,9 @@ class ChannelLog:
 
     def __init__(self) -> None:
         self.epoch: str = new_epoch()
-        self.offset = 0
+        self.offset: int = 0
         self.messages: deque[str] = deque()
-        self.bytes = 0
+        self.bytes: int = 0
         """What the messages take in memory."""
         self.runs: Runs = Runs()
         # By id, since a receiver need not be hashable. The dict is replaced, never changed.

@@ -222,7 +222,7 @@ class Edge:
         self.event: str | None = transition.event
         self.visit: bool = transition.visit
         self.once: bool = transition.once
-        self.back = transition.back
+        self.back: Back = transition.back
         self.transition: Transition = transition
         self.number: int = number
         self.code: int = 0

@@ -93,7 +93,7 @@ class _Chart:
 
     def __init__(self) -> None:
         self.parts: list[str] = []
-        self.y = MARGIN - 12
+        self.y: int = MARGIN - 12
 
     def down(self, distance: int) -> None:
         self.y += distance

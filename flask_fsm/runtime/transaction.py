@@ -44,10 +44,10 @@ class Step:
         undo: Callable[[], None],
         moves: bool,
     ) -> None:
-        self.scopes = scopes
-        self.notify = notify
+        self.scopes: tuple[object, ...] = scopes
+        self.notify: Callable[[], None] = notify
         self._undo = undo
-        self.moves = moves
+        self.moves: bool = moves
         self.answer: Response | None = None
         """The response that tells of the step, for the view to return."""
 
@@ -63,8 +63,8 @@ class Transaction:
 
     def __init__(self, caller: CallerTransaction) -> None:
         self._caller = caller
-        self.session = caller.session
-        self.failed = False
+        self.session: Any = caller.session
+        self.failed: bool = False
         """Whether a part of it has failed, so that it must not be committed."""
         self._open: list[Step] = []
         self._committed: list[Step] = []

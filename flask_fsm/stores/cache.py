@@ -32,11 +32,11 @@ class Waiting:
     __slots__ = ("bell", "form", "patient", "thread")
 
     def __init__(self, form: str) -> None:
-        self.thread = threading.get_ident()
-        self.form = form
-        self.patient = False
+        self.thread: int = threading.get_ident()
+        self.form: str = form
+        self.patient: bool = False
         """Whether it is one of those that wait for longer than GRACE."""
-        self.bell = threading.Lock()
+        self.bell: threading.Lock = threading.Lock()
         self.bell.acquire()
 
 

@@ -43,7 +43,7 @@ class CallerSession:
                 f"transaction() takes an SQLAlchemy session, or None to open a new one; not "
                 f"{session!r}."
             )
-        self.session = session
+        self.session: Session | scoped_session[Any] = session
         self.ended: Callable[[object, bool], None] = lambda scope, committed: None
         self._engine = engine
         self._watched: list[Session] = []
