@@ -23,7 +23,7 @@ from sqlalchemy import orm
 
 from flask_fsm import FlaskFSM, Machine, Transition
 
-from ..apps import SECRET, Visitor, flask_app, show
+from ..apps import SECRET, Visitor, flask_app, show, token_in
 from ..clients import LOOPBACK
 from ..store_servers import Postgres, Valkey
 
@@ -647,3 +647,79 @@ def test_a_refusal_in_a_transaction_that_quotes_the_row_reaches_no_log(
     assert ANSWER not in caplog.text
     assert SUBJECT not in caplog.text
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "redis"])
+def test_every_kind_of_write_is_503_on_a_server_that_only_reads(
+    fresh_store: Fresh, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first step of a run, a later one, a lease, a reset, a login, a flow of several."""
+    with contextlib.ExitStack() as stack:
+        if kind == "redis":
+            server = stack.enter_context(Valkey())
+            url = writable = server.url
+        elif kind == "postgres":
+            writable = fresh_store(kind)
+            url = writable + "?options=-c%20default_transaction_read_only%3Don"
+        else:
+            writable = fresh_store(kind)
+            path = writable.removeprefix("sqlite:///")
+            url = f"sqlite:///file:{path}?mode=ro&uri=true"
+        user: list[str] = []
+
+        def app_of(store: str, *, init: bool) -> Flask:
+            engine: Any = store
+            if "mode=ro" in store:  # our own engine would switch it to write-ahead logging
+                engine = sa.create_engine(store)
+                stack.callback(engine.dispose)
+            app = flask_app({"SECRET_KEY": SECRET})
+            fsm = FlaskFSM(app, Machine("m", [Transition("a", "b"), ("b", "c")]), store=engine)
+            fsm.subject(lambda: user[0] if user else None)
+            leased = fsm.add(Machine("leased", [Transition("p", "q", once=True)]))
+            several = fsm.add(Machine("several", [("x", "y")], many=True))
+
+            def view(views: Any, to: str | None) -> Callable[[], Any]:
+                def page() -> Any:
+                    if request.method != "POST":
+                        return show("page", views)
+                    if request.form.get("reset"):
+                        views.reset()
+                        return "reset"
+                    return views.advance(to, data={"town": request.form.get("town")})
+
+                return page
+
+            for views, pages in ((fsm, "abc"), (leased, "pq"), (several, "xy")):
+                for page, to in zip(pages, [*pages[1:], None], strict=True):
+                    guard = views.check()(view(views, to))
+                    app.add_url_rule(f"/{page}", page, guard, methods=["GET", "POST"])
+            if init:
+                with app.app_context():
+                    fsm.init_db()
+            return app
+
+        before = Visitor(app_of(writable, init=True))
+        assert before.send("a", {"town": "Ghent"}).location == "/b"
+        if kind == "redis":
+            with redis.Redis(LOOPBACK, server.port) as client:
+                client.execute_command("REPLICAOF", LOOPBACK, 1)
+        app = app_of(url, init=False)
+        answers = {}
+        fresh = Visitor(app)
+        answers["first"] = fresh.send("a", {"town": ANSWER})
+        known = Visitor(app)
+        known.cookie = before.cookie
+        answers["later"] = known.send("b", {"town": ANSWER})
+        answers["reset"] = known.post("b", {"reset": "1", "town": ANSWER}, known.token("b"))
+        answers["lease"] = fresh.send("p", {"town": ANSWER})
+        page = fresh.open("x", follow_redirects=True)
+        token = token_in(page.text)
+        answers["several"] = fresh.post(page.request.full_path[1:], {"town": ANSWER}, token)
+        assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(
+            answers, 503
+        )
+        for answer in answers.values():
+            assert_busy(answer)
+        user.append(SUBJECT)
+        assert known.open("b").status_code == 503
+        assert_private(caplog)
