@@ -35,6 +35,9 @@ SQLITE_CONSTRAINT: Final = 19
 def sqlstate(error: object) -> str | None:
     """Return the SQLSTATE of a driver's error, if it has one."""
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if state is None and isinstance(error, Exception) and error.args:
+        fields = error.args[0]  # of pg8000
+        state = fields.get("C") if isinstance(fields, dict) else None
     return state if isinstance(state, str) else None
 
 
@@ -89,6 +92,7 @@ def redact(error: exc.StatementError) -> None:
         return
     kind, text = type(driver), _loggable(error)
     driver.args = (text,)
+    driver.__cause__, driver.__suppress_context__ = None, True  # a driver's may quote the same
     error.args = (f"({kind.__module__}.{kind.__qualname__}) {text}",)
 
 
