@@ -17,6 +17,13 @@ function say(text) {
   log.children[30]?.remove();
 }
 
+/** Says what has become of an event that got no answer, or was refused. */
+function outcomeOf({ reason, message }) {
+  if (["connection_lost", "timeout"].includes(reason)) return message; // says that it is not known
+  if (["not_sent", "closed"].includes(reason)) return `The event was not sent. ${message}`;
+  return `The event was refused. ${message}`;
+}
+
 function show() {
   if (flow.state) {
     document.getElementById("state").textContent = flow.state;
@@ -66,7 +73,7 @@ form.addEventListener("submit", async (event) => {
     const { rev } = await sent;
     if (rev !== undefined) own.add(rev);
   } catch (error) {
-    say(`The event was refused. ${error.message}`);
+    say(outcomeOf(error));
   } finally {
     sending.delete(sent);
   }

@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Locator,
+    Page,
+    WebSocketRoute,
+    expect,
+)
 
 from ..example.visitor import PARCEL
 from .conftest import InOneWorker, Site
@@ -232,6 +239,46 @@ def test_windows_come_back_after_a_restart(
     button(two, "Change to yellow").click()
     expect_light(one, "yellow")
     expect(said(one).first).to_contain_text("Another window changed the light to yellow.")
+
+
+def test_an_event_whose_answer_is_lost_is_not_said_to_be_refused(page: Page) -> None:
+    """The light has changed, and the window can't know it: it says so, and then shows it."""
+    cut = []
+
+    def handle(window: WebSocketRoute) -> None:
+        server = window.connect_to_server()
+
+        def forward(message: str | bytes) -> None:
+            server.send(message)
+            if "change_to_green" in str(message) and not cut:
+                cut.append(message)
+                window.close(code=1013)
+
+        window.on_message(forward)
+
+    page.route_web_socket("**/light/ws**", handle)
+    look_at_light(page)
+    button(page, "Change to green").click()
+    outcome = said(page).filter(has_text="may or may not have been handled")
+    expect(outcome).to_have_count(1)
+    expect(said(page).filter(has_text="Connected again.")).to_have_count(1)
+    expect_light(page, "green")
+    expect(said(page).filter(has_text="refused")).to_have_count(0)
+
+
+def test_an_event_that_could_not_be_sent_is_not_said_to_be_refused(page: Page) -> None:
+    """What never left the window is said not to have been sent."""
+    look_at_light(page)
+    page.evaluate(
+        """async () => {
+            const { Flow } = await import("/fsm/static/fsm.js");
+            Flow.prototype.send = async () => {
+                throw Object.assign(new Error("in time"), { reason: "not_sent" });
+            };
+        }"""
+    )
+    button(page, "Change to green").click()
+    expect(said(page).first).to_contain_text("The event was not sent.")
 
 
 # -- the checkout in two tabs -------------------------------------------------------------------

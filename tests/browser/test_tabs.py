@@ -157,7 +157,7 @@ def test_a_password_is_never_shown(page: Page, site: Site) -> None:
     # Without the password it would be another form.
     expect(button(stale, "Send again")).to_have_count(0)
     expect(stale.get_by_role("main")).to_contain_text(
-        "enter or choose them again: password, again."
+        "enter or choose them again: Password, Repeat the password."
     )
     with stale.context.expect_page() as opened:
         stale.get_by_role("link", name="in a new tab").click()

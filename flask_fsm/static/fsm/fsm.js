@@ -64,6 +64,8 @@ const STRIKES = 2;
 const UPGRADE_REQUIRED = 426, NOT_IMPLEMENTED = 501;
 /** HTTP statuses that are final. Others may be temporary, or those of a proxy. */
 const REFUSALS = new Set([400, 401, 403, 404, 410]);
+/** What is to be said of an event that was sent and got no answer. */
+const UNKNOWN = "The event may or may not have been handled.";
 /** Milliseconds after which an unanswered event or an unopened connection fails. */
 const PATIENCE = 10_000;
 
@@ -258,7 +260,7 @@ export class Flow {
       const text = JSON.stringify({ event, data, ref, rev });
       if (this.#end.signal.aborted) throw new FSMError("closed", "The connection has ended.");
       const timer = setTimeout(() => item.settle(item.sent
-        ? new FSMError("timeout", "The event was not answered in time.")
+        ? new FSMError("timeout", `The event was not answered in time. ${UNKNOWN}`)
         : new FSMError("not_sent", "The event could not be sent in time.")), timeout);
       const over = new AbortController();
       /** @type {Item["settle"]} */
@@ -359,7 +361,9 @@ export class Flow {
     this.connected = false;
     line?.close();
     // Events that were posted may still be answered.
-    if (line?.kind === "websocket") this.#fail("connection_lost", "The connection was lost.", true);
+    if (line?.kind === "websocket") {
+      this.#fail("connection_lost", `The connection was lost. ${UNKNOWN}`, true);
+    }
     if (connected) this.#emit("close", { code, reason, final: false });
     if (line?.kind === "sse") this.#strikes = STRIKES - 1; // another network may allow it
     else if (line && !line.heard && !CROWDED.has(code)) await this.#askWhy();
@@ -392,7 +396,7 @@ export class Flow {
     clearTimeout(this.#timer);
     this.#line?.close();
     const message = reason || `The server has ended the connection for good (${code}).`;
-    this.#fail("connection_lost", message, true);
+    this.#fail("connection_lost", `${message} ${UNKNOWN}`, true);
     this.#fail("closed", message, false);
     if (isFinal(code)) this.#emit("error", new FSMError("closed", message, { code }));
     this.#emit("close", { code, reason, final: true });
@@ -435,7 +439,7 @@ export class Flow {
   /** @param {Item} item @param {Answer} answer; what all clients get comes by the stream, too */
   #answered(item, { status, body }) {
     if (typeof body?.status !== "number") {
-      return item.settle(new FSMError("connection_lost", "The answer was lost."));
+      return item.settle(new FSMError("connection_lost", `The answer was lost. ${UNKNOWN}`));
     }
     const frames = (Array.isArray(body.frames) ? body.frames : [body]).filter(Boolean);
     for (const frame of frames) {
