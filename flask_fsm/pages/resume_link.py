@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from base64 import urlsafe_b64encode
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from flask import (
@@ -20,10 +21,12 @@ from flask import (
 from flask.typing import ResponseReturnValue
 from itsdangerous import BadData, URLSafeSerializer
 
+from ..binding.bound_machine import Bound, newest
+from ..core.snapshot import Snapshot
 from ..errors import Code, FlowGone, NotFound
 from ..responses import Refusal, RefusalContext, no_store
 from ..runtime.app_state import app_state, secret_keys
-from ..runtime.link import follow_link, link_target
+from ..runtime.link import LinkedFlow, find_linked, follow_link, has_followed, link_target
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.origin import is_own_form
 from ..texts import _
@@ -34,6 +37,9 @@ __all__ = ["resume", "resume_link"]
 
 SALT: Final = "flask_fsm.resume"
 NONCE_KEY: Final = "_fsmlink"
+CHOICE_FIELD: Final = "keep"
+LINKED: Final = "linked"
+OWN: Final = "own"
 
 
 def _links(machine: str) -> URLSafeSerializer:
@@ -50,9 +56,12 @@ def resume_link(work: UnitOfWork, expires: float) -> str:
 
 
 def resume(machine: str, link: str) -> ResponseReturnValue:
-    """Ask whether the flow is to continue here; on a POST from this site, continue it."""
+    """Ask whether the flow is to continue here; on a POST from this site, continue it.
+
+    If the visitor has begun another flow, the page asks which of the two is to be kept.
+    """
     after_this_request(no_store)
-    after_this_request(_unframed)
+    after_this_request(_protected)
     state = app_state()
     bound = state.bound.get(machine)
     if bound is None:
@@ -63,21 +72,62 @@ def resume(machine: str, link: str) -> ResponseReturnValue:
         raise NotFound(_("There is no such page.")) from None
     work = UnitOfWork(state, bound, {})
     urls = FlowURLs(work)
+    confirmed = request.method == "POST" and is_own_form(request)
     try:
         if until < state.clock():
             raise FlowGone(_("This link has expired."), code=Code.LINK_EXPIRED)
-        confirmed = request.method == "POST" and is_own_form(request)
-        follow_link(work, owner, key, id_digest, _new_id(link), confirmed=confirmed)
+        new_id = _new_id(link)  # also before it is needed: the session then has its nonce
+        if confirmed and has_followed(work, new_id):
+            return _to_current_page(urls)
+        linked = find_linked(work, owner, key, id_digest)
+        kept = _kept(bound, linked) if confirmed else None
+        if kept == LINKED:
+            follow_link(work, linked, new_id)
     except FlowGone as error:
         raise Refusal.of(error, RefusalContext(machine, start_url=urls.start_url())) from error
-    if confirmed:
-        return redirect(urls.current_url() or "/", 303)
-    return render_template("fsm/resume.html", machine=machine, fields=_csrf_fields())
+    if kept is not None:
+        return _to_current_page(urls)
+    page = render_template(
+        "fsm/resume.html",
+        machine=machine,
+        fields=_csrf_fields(),
+        linked=_described(linked.snapshot),
+        own=None if linked.own is None else _described(linked.own),
+        replaceable=_kept(bound, linked, LINKED) == LINKED,
+    )
+    return page, 409 if confirmed else 200
 
 
-def _unframed(response: Response) -> Response:
-    """Forbid frames of other sites, which could trick a visitor into clicking (clickjacking)."""
+def _kept(bound: Bound, linked: LinkedFlow, choice: str | None = None) -> str | None:
+    """Return which flow is kept; None if the visitor has to choose.
+
+    If the app has a function for `on_login_conflict`, that can refuse the flow of a link.
+    """
+    if linked.own is None:
+        return LINKED
+    choice = choice or request.form.get(CHOICE_FIELD)
+    if bound.choose is not newest:
+        if bound.choose(linked.snapshot, linked.own) is linked.own:
+            return OWN
+        return OWN if choice == OWN else LINKED
+    return choice if choice in (OWN, LINKED) else None
+
+
+def _to_current_page(urls: FlowURLs) -> ResponseReturnValue:
+    return redirect(urls.current_url() or "/", 303)
+
+
+def _described(snapshot: Snapshot) -> dict[str, str]:
+    """Return what the page says of a flow: no answers, since anyone may have sent the link."""
+    changed = datetime.fromtimestamp(snapshot.updated, UTC)
+    page = snapshot.state.rpartition(".")[2].replace("_", " ").capitalize()
+    return {"page": page, "changed": f"{changed:%Y-%m-%d %H:%M} UTC"}
+
+
+def _protected(response: Response) -> Response:
+    """Forbid frames of other sites (clickjacking), and telling other sites the link."""
     response.headers["X-Frame-Options"] = "DENY"
+    response.headers["Referrer-Policy"] = "no-referrer"
     return response
 
 

@@ -242,7 +242,7 @@ def test_the_other_browser_leaves_what_it_had(members: Callable[..., Members], k
     shop = members(kind)
     laptop, phone = shop.visitor().walk("cart", "address"), shop.visitor().walk("cart")
     token = phone.token("address")
-    confirmed(phone, link_of(laptop), "/delivery")
+    confirmed(phone, link_of(laptop), "/delivery", data={"keep": "linked"})
     assert phone.see("delivery")["rev"] == 2
     response = phone.post("address", ANSWERS["address"], token, "json")
     assert_refused(response, "json", 409)
@@ -272,6 +272,115 @@ def test_a_link_may_be_opened_where_the_flow_is(members: Callable[..., Members],
     confirmed(laptop, link_of(laptop), "/address")
     laptop.walk("address")
     assert laptop.see("delivery")["rev"] == 2
+
+
+# -- a link that a stranger sent -------------------------------------------------------------
+
+
+def own_flow(shop: Members, who: str) -> Visitor:
+    """A visitor, or a member, who is at the address."""
+    return (shop.visitor() if who == "visitor" else shop.member("bob")).walk("cart")
+
+
+on_whose = pytest.mark.parametrize("who", ["visitor", "member"])
+
+
+@on_whose
+@on_fast
+def test_the_page_of_a_link_says_what_it_would_end_and_begin(
+    members: Callable[..., Members], kind: str, who: str
+) -> None:
+    """It names the pages and the times of both flows, but no answers, and tells nobody the link."""
+    shop = members(kind)
+    victim = own_flow(shop, who)
+    shop.clock.tick(3600)
+    link = link_of(shop.visitor().walk("cart", "address"))
+    page = victim.open(link)
+    assert_asks(page)
+    assert "at the page “Delivery”, last changed on 2027-01-15 09:00 UTC" in page.text
+    assert "at the page “Address”, last changed on 2027-01-15 08:00 UTC" in page.text
+    assert "If you did not ask for this link, do not use it" in page.text
+    assert "Elm Street" not in page.text
+    assert page.headers["Referrer-Policy"] == "no-referrer"
+    assert victim.see("address")["rev"] == 1
+
+
+@on_whose
+@on_fast
+def test_a_link_replaces_no_flow_unless_the_visitor_says_so(
+    members: Callable[..., Members], kind: str, who: str
+) -> None:
+    """A click on a confirmation that does not choose asks again; both flows stay as they are."""
+    shop = members(kind)
+    victim, stranger = own_flow(shop, who), shop.visitor().walk("cart", "address")
+    link = link_of(stranger)
+    for data in ({}, {"keep": "both"}):
+        asked = victim.post(link, data)
+        assert asked.status_code == 409
+        assert 'value="linked"' in asked.text
+        assert victim.see("address")["rev"] == 1
+    kept = victim.post(link, {"keep": "own"})
+    assert (kept.status_code, kept.location) == (303, "/address")
+    assert (victim.see("address")["rev"], stranger.see("delivery")["rev"]) == (1, 2)
+    confirmed(shop.visitor(), link, "/delivery")
+
+
+@on_whose
+@on_memory
+def test_an_app_may_forbid_that_a_link_replaces_a_flow(
+    members: Callable[..., Members], kind: str, who: str
+) -> None:
+    """`on_login_conflict` decides: if it keeps the user's flow, the link is not taken."""
+    shop = members(kind)
+    shop.fsm.on_login_conflict(lambda session, users: users)
+    victim = own_flow(shop, who)
+    link = link_of(shop.visitor().walk("cart", "address"))
+    page = victim.open(link)
+    assert "It is kept, so the link" in page.text
+    assert 'value="linked"' not in page.text
+    response = victim.post(link, {"keep": "linked"})
+    assert (response.status_code, response.location) == (303, "/address")
+    assert victim.see("address")["rev"] == 1
+
+
+@on_memory
+def test_an_app_may_let_a_link_replace_a_flow(members: Callable[..., Members], kind: str) -> None:
+    """If `on_login_conflict` keeps the session's flow, the one of the link is; unless refused."""
+    shop = members(kind)
+    shop.fsm.on_login_conflict(lambda session, users: session)
+    bob = shop.member("bob").walk("cart")
+    link = link_of(shop.visitor().walk("cart", "address"))
+    assert bob.post(link, {"keep": "own"}).location == "/address"
+    confirmed(bob, link, "/delivery")
+
+
+@on_memory
+def test_a_finished_flow_is_nothing_that_a_link_would_end(
+    members: Callable[..., Members], kind: str
+) -> None:
+    """Nor is a page that was only opened: the link asks as on a device that has nothing."""
+    shop = members(kind)
+    done, fresh = shop.visitor().walk(*TO_REVIEW, "review"), shop.visitor()
+    fresh.open("cart")
+    for phone in (done, fresh):
+        confirmed(phone, link_of(shop.visitor().walk("cart")), "/address")
+
+
+@on_memory
+def test_a_link_replaces_no_order_of_the_same_number(address: Store, kind: str) -> None:
+    """With a flow for each order of a visitor, the own one of the same number is asked about."""
+    shop = linking(Many(address(kind), "order_id"))
+    shop.app.add_url_rule("/<order_id>/link", "l", lambda order_id: shop.fsm.resume_link())
+    victim, stranger = shop.browser(), shop.browser()
+    victim.began("7")
+    stranger.began("7")
+    stranger.go("7", "ship")
+    link = urlsplit(stranger.open("7/link").text).path.lstrip("/")
+    assert victim.post(link).status_code == 409
+    assert victim.see("7/ship")["rev"] == 1
+    assert victim.post(link, {"keep": "own"}).location == "/7/ship"
+    assert victim.post(link, {"keep": "linked"}).location == "/7/pay"
+    assert victim.see("7/pay")["rev"] == 2
 
 
 # -- once, and for a time -------------------------------------------------------------------
@@ -569,7 +678,7 @@ def test_a_user_who_confirms_a_link_goes_on_with_what_it_leads_to(
     laptop, phone = shop.visitor().walk("cart", "address"), shop.member("ann")
     shop.clock.tick(60)
     phone.walk("cart")
-    confirmed(phone, link_of(laptop), "/delivery")
+    confirmed(phone, link_of(laptop), "/delivery", data={"keep": "linked"})
     assert phone.see("delivery")["rev"] == 2
 
 
