@@ -39,7 +39,11 @@ from .errors import (
     ValidationFailed,
 )
 from .extension import FlaskFSM
+from .pages.api import MachineViews
+from .pages.flow_reports import FlowSummary
+from .reports.funnel import Funnel, LogEntry
 from .responses import Refusal
+from .security.tokens import Token
 
 __all__ = [
     "Code",
@@ -58,12 +62,16 @@ __all__ = [
     "FlowBusy",
     "FlowFinished",
     "FlowGone",
+    "FlowSummary",
+    "Funnel",
     "GuardRefused",
     "History",
     "InvalidData",
     "InvalidToken",
     "InvalidTransition",
+    "LogEntry",
     "Machine",
+    "MachineViews",
     "MissingArguments",
     "NotAPage",
     "NotFound",
@@ -80,6 +88,7 @@ __all__ = [
     "StaleFlow",
     "State",
     "StoreUnavailable",
+    "Token",
     "Transition",
     "UnknownState",
     "UnknownTarget",

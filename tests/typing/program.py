@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, assert_type
 
@@ -15,13 +16,18 @@ from wtforms.validators import DataRequired
 from flask_fsm import (
     Code,
     Entry,
+    EventStatus,
     FlaskFSM,
     Flow,
     FSMError,
     Machine,
+    MachineViews,
+    Progress,
+    Refusal,
     Result,
     Snapshot,
     State,
+    Token,
     Transition,
     ValidationFailed,
     hook,
@@ -88,6 +94,29 @@ def walk() -> str:
     return text
 
 
+@review.event("change")
+def change(flow: Flow, data: Any) -> None:
+    flow.transmit({"seen": data}, status=EventStatus.NewContent)
+    flow.transition("done", data={"by": "event"}, status=EventStatus.OK)
+
+
+async def is_open(flow: Flow) -> bool:
+    """The shop is closed."""
+    return bool(flow.context.get("open"))
+
+
+async def check_address(flow: Flow, data: Mapping[str, Any]) -> None:
+    if not data:
+        raise ValidationFailed("Where to?")
+
+
+opening = Transition("address", "payment", when=[is_open], validators=[check_address])
+renamed = checkout.migrate({"delivery": "address", "extras": None})
+assert_type(renamed, dict[str, str | None])
+again = Machine.from_dict(checkout.to_dict(), rules=[has_paid, within_limit, in_stock, note])
+assert_type(again, Machine)
+
+
 # -- an app ----------------------------------------------------------------------------------
 
 
@@ -97,6 +126,9 @@ class AddressForm(Form):
 
 fsm = FlaskFSM(checkout)
 signup = fsm.add(Machine("signup", [("name", "welcome")]))
+assert_type(signup, MachineViews)
+listed = FlaskFSM([("a", "b"), opening], repeat=False, ordered=True, free_args=("lang",))
+decorated = FlaskFSM(Flask(__name__), repeat=False, final=["b"])
 pages = Blueprint("pages", __name__)
 
 
@@ -105,8 +137,18 @@ def customer() -> str | None:
     return request.headers.get("X-Customer")
 
 
+@fsm.on_login_conflict
+def keep(session: Snapshot, users: Snapshot) -> Snapshot:
+    return max(session, users, key=lambda snapshot: snapshot.updated)
+
+
+@fsm.live.authorize
+def may_join(group_id: str) -> bool:
+    return group_id.startswith("public")
+
+
 @pages.route("/cart", methods=["GET", "POST"])
-@fsm.check(to=["address"], state="cart")
+@fsm.check(to=["address"], state="cart", free=["lang"])
 def cart() -> ResponseReturnValue:
     if request.method == "POST":
         return fsm.advance(data={"item": request.form["item"]})
@@ -141,6 +183,7 @@ def upload() -> tuple[str, int]:
     assert_type(fsm.can_transition("done"), bool)
     assert_type([reason.text for reason in fsm.why_not("done")], list[str])
     assert_type(fsm.url_for("cart", url_args={"state": "new"}), str)
+    assert_type(fsm.token(), Token)
     assert_type(fsm.token().value, str)
     with fsm.transaction():
         fsm.reset()
@@ -162,6 +205,33 @@ def create_app() -> Flask:
         assert facts["result"]
 
     return app
+
+
+@pages.app_errorhandler(409)
+def conflict(error: Exception) -> ResponseReturnValue:
+    if isinstance(error, Refusal):
+        return {"why": error.error.code, "to": list(error.error.allowed)}, 409
+    return "conflict", 409
+
+
+@pages.get("/orders")
+def orders() -> ResponseReturnValue:
+    progress = fsm.progress()
+    assert_type(progress, Progress)
+    assert_type(progress.ahead, tuple[str, ...])
+    assert_type([flow.url for flow in fsm.flows()], list[str | None])
+    assert_type(fsm.resume_link(expires=timedelta(hours=1)), str)
+    assert_type(fsm.answers("cart"), dict[str, Any] | None)
+    for entry in fsm.history:
+        assert_type((entry.source, entry.target, entry.rev), tuple[str, str, int])
+    return render_template("orders.html", funnel=fsm.funnel(since=0.0), log=list(fsm.log()))
+
+
+@pages.get("/async")
+@fsm.requires("cart")
+async def later() -> str:
+    fsm.live.channel("news").broadcast(Message("news", {"text": "Hello"}))
+    return fsm.url_for()
 
 
 # -- messages and tests ----------------------------------------------------------------------
