@@ -22,6 +22,7 @@ from ..core.rules import is_async
 from ..errors import Code, DefinitionError, UnknownState
 from .bound_machine import FLOW_ARGUMENT, Bound, Page, newest, resolve
 from .declaration import Check, Declaration, Declarations, Subject, checks_of
+from .narrowing import narrowing_faults
 
 __all__ = ["bind"]
 
@@ -51,7 +52,12 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
             if check.declaration is declaration
         ]
         subject = declarations.subject_of(declaration)
-        one = _bind_one(app, declaration.machine or _machine_of(declaration, found), found, faults)
+        try:
+            machine = declaration.machine or _machine_of(declaration, found)
+            one = _bind_one(app, machine, found, faults)
+        except DefinitionError as error:  # of the machine itself, which its views can't mend
+            faults.append(error)
+            continue
         faults += _missing_support(one, subject, has_record_store)
         bound[name] = replace(
             one,
@@ -92,6 +98,7 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
     states: dict[str, str] = {}
     accepted: dict[str, set[str]] = {}
     leading: dict[str, set[str]] = {}
+    misnamed: set[str] = set()  # the states whose accept or to has a fault
     free: dict[str, frozenset[str]] = dict.fromkeys(machine.states, frozenset(machine.free_args))
     for endpoint, check in found:
         if check.required is not None:
@@ -124,6 +131,7 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
                 continue
             full = {resolve(machine, name, endpoint) for name in listed}
             narrowed[state] = narrowed.get(state, full) & full
+            before = len(faults)
             for name in sorted(full):
                 edge = (name, state) if label == "accept" else (state, name)
                 if name not in machine.states:
@@ -134,6 +142,8 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
                         f"{label} names {name!r}, but the machine has no edge "
                         f"{edge[0]!r} -> {edge[1]!r}.",
                     )
+            if len(faults) > before:
+                misnamed.add(state)
         free[state] |= set(check.free)
         for name in sorted(set(check.free) - _arguments(app, endpoint)):
             fault(endpoint, f"free names {name!r}, which its route does not have.")
@@ -151,6 +161,9 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
             edge.source in accepted.get(edge.target, (edge.source,))
         )
 
+    faults += narrowing_faults(
+        machine, lambda edge: keep(edge) or bool({edge.source, edge.target} & misnamed)
+    )
     narrowed_machine = machine.restricted(keep, functools.partial(_run_on, app))
     guarded: dict[int, tuple[str, ...]] = {}
     for endpoint, check in found:

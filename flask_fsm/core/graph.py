@@ -14,7 +14,7 @@ from ..errors import (
 )
 from .state import ANY, BACK_POLICIES, Edge, State, Transition
 
-__all__ = ["collect_states", "expand_edges", "list_transitions"]
+__all__ = ["collect_states", "expand_edges", "list_transitions", "pairs_with_unknown"]
 
 
 def list_transitions(given: Any, faults: list[DefinitionError]) -> tuple[Transition, ...]:
@@ -160,6 +160,22 @@ def expand_edges(
                     if (state.name, target) not in edges:
                         add_edge(state.name, Transition(state.name, target))
     return list(edges.values())
+
+
+def pairs_with_unknown(
+    known: Mapping[str, State], transitions: Sequence[Transition]
+) -> list[tuple[str, str]]:
+    """Return source and target of each edge that names a state that is not known."""
+    pairs = [
+        (source, transition.target)
+        for transition in transitions
+        for source in (
+            (transition.source,) if isinstance(transition.source, str) else transition.source
+        )
+        if source != ANY
+    ]
+    pairs += [(state.name, target) for state in known.values() for target in state.targets or ()]
+    return [(one, other) for one, other in pairs if one not in known or other not in known]
 
 
 def _is_closed(state: State) -> bool:

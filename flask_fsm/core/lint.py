@@ -26,14 +26,21 @@ def graph_faults(
     initial: str,
     finals: Iterable[str],
 ) -> list[DefinitionError]:
-    """Return a fault for each unreachable state, final state with an edge out, and dead end."""
+    """Return a fault for each unreachable state, final state with an edge out, and dead end.
+
+    Edges may name a state that is not among `states`, which is another fault: as it may stand for
+    any of them, it counts as reached, and as leading to an end.
+    """
+    known = set(states)
+    unknown: set[str] = set()
     ahead: dict[str, list[str]] = {}
     predecessors: dict[str, list[str]] = {}
     for source, target in edges:
         ahead.setdefault(source, []).append(target)
         predecessors.setdefault(target, []).append(source)
+        unknown |= {source, target} - known
     faults: list[DefinitionError] = []
-    reachable = _reached([initial], ahead)
+    reachable = _reached([initial, *unknown], ahead) if initial in known else known
     faults += [
         Unreachable(
             f"state {state!r} can't be reached from the initial state {initial!r}: add an edge "
@@ -43,7 +50,7 @@ def graph_faults(
         for state in states
         if state not in reachable
     ]
-    ends = list(finals)
+    ends = [state for state in finals if state in known]
     faults += [
         DefinitionError(
             f"state {state!r} is final but has an edge to {ahead[state][0]!r}: remove the edge, "
@@ -56,7 +63,7 @@ def graph_faults(
         if state in ahead
     ]
     if ends:
-        finishing = _reached(ends, predecessors)
+        finishing = _reached([*ends, *unknown], predecessors)
         faults += [
             DefinitionError(
                 f"no final state can be reached from state {state!r}: add an edge, or list it in "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, Ty
 from ..errors import Code, DefinitionError, DuplicateEvent, DuplicateState, UnknownState
 from .definition import Definition
 from .flow import Clock, Flow
-from .graph import collect_states, expand_edges, list_transitions
+from .graph import collect_states, expand_edges, list_transitions, pairs_with_unknown
 from .lint import graph_faults
 from .migration import Renamed
 from .names import Named, as_tuple, is_name, name_faults, plain
@@ -177,14 +177,20 @@ class Machine(Definition):
         if any(fault.code != Code.NO_INITIAL for fault in self._faults):
             raise DefinitionError.of(f"Machine {name!r}", self._faults)
 
+    @property
+    def names_its_ends(self) -> bool:
+        """Whether the ends were named, by `final` or `complete`."""
+        return self._given.finals is not None or self.completion is not None
+
     def _define(self, given: _Arguments, faults: list[DefinitionError], malformed: bool) -> None:
         """Make states and edges from the arguments, and keep the faults found."""
         listed, named, initial, finals = given
         known = Named(collect_states(named, listed, initial, faults))
         edges = expand_edges(known, listed, finals, faults)
         first = initial if initial is not None else next(iter(known), None)
+        unknown = pairs_with_unknown(known, listed)
         if finals is None:
-            sources = {edge.source for edge in edges}
+            sources = {edge.source for edge in edges} | {source for source, _ in unknown}
             finals = tuple(state for state in known if state not in sources)
         for what, state in [("initial", first), *(("final", state) for state in finals)]:
             if state is not None and state not in known:
@@ -197,8 +203,8 @@ class Machine(Definition):
                     "there is no initial state: list transitions or states.", code=Code.NO_INITIAL
                 )
             )
-        elif not any(isinstance(fault, UnknownState) for fault in faults):
-            pairs = [(edge.source, edge.target) for edge in edges]
+        else:
+            pairs = [*((edge.source, edge.target) for edge in edges), *unknown]
             faults += graph_faults(tuple(known), pairs, first, finals)
         self._set(
             states=MappingProxyType(known),
@@ -277,7 +283,15 @@ class Machine(Definition):
 
     def _check(self) -> None:
         """Raise DefinitionError if the definition, now complete, has faults."""
-        faults = self._faults or [
+        faults = [
+            *self._faults,
+            *self._duplicate_events(),
+        ]
+        if faults:
+            raise DefinitionError.of(f"Machine {self.name!r}", faults)
+
+    def _duplicate_events(self) -> list[DefinitionError]:
+        return [
             DuplicateEvent(
                 f"event {edge.event!r} of state {edge.source!r} has a handler, and an edge to "
                 f"{edge.target!r}: rename one of them.",
@@ -287,8 +301,6 @@ class Machine(Definition):
             for edge in self.edges
             if edge.event in self.states[edge.source].events
         ]
-        if faults:
-            raise DefinitionError.of(f"Machine {self.name!r}", faults)
 
     def _compile(self, wrap: Wrap) -> None:
         self._check()

@@ -6,6 +6,7 @@ its store finds when it loads the flow (stores/session, stores/records/mapper).
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Final
 from flask import Flask, Response, current_app
 
 from ..binding.bound_machine import Bound
+from ..binding.narrowing import unintended_ends
 from ..config import Config
 from ..core.flow import Clock
 from ..errors import ConfigError
@@ -27,6 +29,7 @@ from .listeners import CommitListener
 __all__ = ["EXTENSION", "AppState", "app_state", "secret_keys", "unwrap"]
 
 EXTENSION: Final = "fsm"
+log: Final = logging.getLogger("flask_fsm")
 
 
 @dataclass
@@ -106,7 +109,11 @@ class AppState:
         if self._bound is None:
             with self.set_up_lock:
                 if self._bound is None:
-                    self._bound = self.bind()
+                    bound = self.bind()
+                    for one in bound.values():
+                        for text in unintended_ends(current_app, one):
+                            log.warning("%s", text)
+                    self._bound = bound
 
     def tokens(self, app: Flask) -> Tokens:
         """Return a signer for SECRET_KEY, which also verifies with SECRET_KEY_FALLBACKS."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -365,3 +366,64 @@ def test_a_narrowed_machine_has_fewer_edges_and_the_same_rules() -> None:
     assert edges(narrow) == {("a", "b"), ("a", "c"), ("b", "c"), ("help", "a")}
     assert narrow.ways["a"]["b"].guards == (paid,)
     assert narrow.digest != machine.digest
+
+
+# -- all faults at once ---------------------------------------------------------------------------
+
+
+def faults_of(*arguments: Any, **options: Any) -> list[tuple[str, str | None]]:
+    """The faults of a definition, by their codes and what they are about."""
+    with pytest.raises(DefinitionError) as caught:
+        Machine("m", *arguments, **options)
+    return [(fault.code, fault.target or fault.source) for fault in caught.value.faults]
+
+
+def test_unknown_names_hide_no_fault_of_the_graph() -> None:
+    """What can't be reached, and what leads to no end, is named beside them."""
+    edges = [
+        ("a", "b"),
+        ("b", "nowhere"),
+        ("c", "d"),
+        ("a", "x"),
+        ("x", "y"),
+        ("y", "x"),
+    ]
+    states = ["a", "b", "c", "d", "x", "y"]
+    assert faults_of(edges, states=states, final=["d"]) == [
+        ("unknown_state", "nowhere"),
+        ("unreachable", "c"),
+        ("unreachable", "d"),
+        ("dead_end", "x"),
+        ("dead_end", "y"),
+    ]
+
+
+def test_what_an_unknown_name_might_lead_to_is_no_fault_of_its_own() -> None:
+    """A typo is one fault, and not three."""
+    states = ["a", "b", "c", "d"]
+    edges = [("a", "typo"), ("typo", "c"), ("a", "b"), ("b", "d"), ("c", "d")]
+    assert faults_of(edges, states=states) == [("unknown_state", "typo")] * 2
+    assert faults_of([("a", "typo")], states=["a"]) == [("unknown_state", "typo")]
+
+
+def test_an_unknown_initial_or_final_state_hides_no_other_fault() -> None:
+    """An end that is not there ends nothing."""
+    assert faults_of([("a", "b"), ("c", "d")], initial="nowhere") == [("unknown_state", None)]
+    found = faults_of([("a", "b"), ("c", "b")], initial="a", final=["b", "nowhere"])
+    assert found == [("unknown_state", None), ("unreachable", "c")]
+
+
+def test_unknown_targets_of_states_hide_no_fault_of_the_graph() -> None:
+    """As those of transitions."""
+    found = faults_of(states=[State("a", "typo"), State("b", "c"), State("c", [])], final=["c"])
+    assert found == [("unknown_state", "typo"), ("unreachable", "b"), ("unreachable", "c")]
+
+
+def test_faults_of_events_and_of_the_graph_are_named_together() -> None:
+    """Both are found when a machine that was built by register_state is first used."""
+    machine = Machine("m", [Transition("a", "b", event="go")])
+    machine.states["a"].event("go")(lambda flow, data: None)
+    machine.register_state(State("lonely", "b"))
+    with pytest.raises(DefinitionError) as caught:
+        machine.flow()
+    assert {fault.code for fault in caught.value.faults} == {"unreachable", "duplicate_event"}

@@ -159,14 +159,13 @@ def test_the_faults_of_two_machines_are_in_one_error() -> None:
 def test_accept_and_to_narrow_and_never_widen() -> None:
     """An edge left out by either side is closed: to a POST, and to why_not."""
     app = new_app()
-    fsm = FlaskFSM(
-        app, Machine("narrow", [("a", "b"), ("a", "c"), ("a", "d"), ("b", "d"), ("c", "d")])
-    )
+    edges = [("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]
+    fsm = FlaskFSM(app, Machine("narrow", edges))
     for name, check in {
         "a": {"to": ["b", "c"]},
-        "b": {},
-        "c": {"accept": []},
-        "d": {"accept": ["b"]},
+        "b": {"to": "c"},
+        "c": {"accept": ["b"]},
+        "d": {"accept": ["b", "c"]},
     }.items():
         from flask import request
 
@@ -182,7 +181,8 @@ def test_accept_and_to_narrow_and_never_widen() -> None:
     assert client.post("/a", data={"to": "c"}).status_code == 409
     assert client.post("/a", data={"to": "d"}).status_code == 409
     assert client.post("/a").location == "/b"
-    assert client.post("/b").location == "/d"
+    assert client.post("/b", data={"to": "d"}).status_code == 409
+    assert client.post("/b").location == "/c"
 
 
 def test_faults_of_a_machine_built_from_decorators_are_told_too() -> None:
@@ -207,3 +207,109 @@ def test_rules_registered_after_the_first_request_are_an_error() -> None:
     app.test_client().get("/a")
     with pytest.raises(DefinitionError, match="already in use"):
         machine.states["b"].validator(lambda flow, data: None)
+
+
+# -- what accept and to leave out -----------------------------------------------------------------
+
+BRANCH = [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")]
+
+
+@pytest.mark.parametrize(
+    ("checks", "told"),
+    [
+        ({"a": {"to": ["b"]}}, ["state 'c' can't be reached any more", "'a' -> 'c'"]),
+        ({"c": {"accept": []}}, ["state 'c' can't be reached any more", "'a' -> 'c'"]),
+        ({"a": {"to": []}}, ["'b'", "'c'", "'d'"]),
+        ({"d": {"accept": ["b"]}}, ["no final state can be reached any more from 'c'"]),
+        ({"c": {"to": []}}, ["no final state can be reached any more from 'c'", "'c' -> 'd'"]),
+        ({"d": {"accept": []}}, ["state 'd' can't be reached any more", "from 'a'", "from 'b'"]),
+    ],
+)
+def test_a_page_or_an_end_that_accept_and_to_have_cut_off_is_a_fault(
+    checks: dict[str, dict[str, Any]], told: list[str]
+) -> None:
+    """The message names the state and the edges that are left out."""
+    app = new_app()
+    fsm = FlaskFSM(app, Machine("branch", BRANCH))
+    for name in "abcd":
+        guarded(app, fsm, name, **checks.get(name, {}))
+    error = fault_of(app, "/a")
+    assert all(text in str(error) for text in told), str(error)
+    assert {fault.code for fault in error.faults} <= {"unreachable", "dead_end"}
+
+
+def test_two_narrowings_that_only_together_cut_a_page_off_are_a_fault() -> None:
+    """Each alone leaves a way."""
+    app = new_app()
+    fsm = FlaskFSM(app, Machine("m", [("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")]))
+    checks: dict[str, dict[str, Any]] = {"a": {"to": ["b"]}, "c": {"accept": ["a"]}}
+    for name in "abcd":
+        guarded(app, fsm, name, **checks.get(name, {}))
+    assert "state 'c' can't be reached any more" in str(fault_of(app, "/a"))
+
+
+def test_an_edge_that_is_left_out_and_not_needed_is_no_fault() -> None:
+    """Narrowing is what accept and to are for."""
+    app = new_app()
+    fsm = FlaskFSM(app, Machine("m", [("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")]))
+    for name in "abcd":
+        guarded(app, fsm, name, **({"to": ["b"]} if name == "a" else {}))
+    assert app.test_client().get("/a").status_code == 200
+
+
+def test_the_faults_of_a_machine_hide_none_of_another() -> None:
+    """Of one built from decorators, and of one that grows by register_state."""
+    app = new_app()
+    growing = Machine("growing")
+    growing.register_state(State("x", ["gone"]))
+    fsm = FlaskFSM(app)
+    other = fsm.add(growing)
+    third = fsm.add(Machine("three", [("p", "q")]))
+    guarded(app, fsm, "a", to=["b"])
+    guarded(app, fsm, "b", accept=["typo"])
+    guarded(app, other, "x")
+    guarded(app, third, "p", to=["elsewhere"])
+    error = fault_of(app, "/a")
+    for text in ("typo", "gone", "elsewhere"):
+        assert text in str(error), text
+
+
+# -- ends that nobody has named -------------------------------------------------------------------
+
+
+def forgetful(**options: Any) -> Flask:
+    """An app whose page c takes forms, and leads nowhere."""
+    app = new_app()
+    fsm = FlaskFSM(app, Machine("shop", [("a", "b"), ("b", "c")], **options))
+    for name in "abc":
+        view = fsm.check(state=name)(lambda: "a page")
+        app.add_url_rule(f"/{name}", name, view, methods=["GET", "POST"])
+    return app
+
+
+def test_an_end_whose_view_takes_posts_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A forgotten edge made it an end, and each POST would be a 410."""
+    client = forgetful().test_client()
+    for _ in range(2):
+        assert client.get("/a").status_code == 200
+    assert caplog.text.count("takes POSTs, but no edge leads out of 'c'") == 1
+    assert "'shop'" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{"final": ["c"]}, {"complete": lambda state: state == "c"}])
+def test_an_end_that_was_named_is_told_nothing(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is what the developer wants."""
+    assert forgetful(**options).test_client().get("/a").status_code == 200
+    assert "takes POSTs" not in caplog.text
+
+
+def test_an_end_that_shows_a_page_only_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """No form is lost there."""
+    app = new_app()
+    fsm = FlaskFSM(app, Machine("line", LINE))
+    for name in "abcd":
+        guarded(app, fsm, name)
+    assert app.test_client().get("/a").status_code == 200
+    assert "takes POSTs" not in caplog.text
