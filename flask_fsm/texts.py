@@ -87,6 +87,8 @@ def translate(english: str, /, **values: object) -> str:
 
 
 def _fill(text: str, values: Mapping[str, object]) -> str:
+    if any(isinstance(value, Markup) for value in values.values()):
+        return escape(text) % values
     return text % values if values else text
 
 

@@ -33,6 +33,7 @@ from flask_fsm.live.client.session import ClientSession
 from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.sse import event_bytes
 from flask_fsm.runtime.app_state import app_state, unwrap
+from flask_fsm.texts import OwnText
 
 from ..apps import SECRET
 
@@ -289,6 +290,14 @@ def test_markup_of_the_app_stays_markup_and_other_texts_are_escaped(site: Site) 
     site.guard = lambda: (_ for _ in ()).throw(GuardRefused(BOLD))
     assert "It is <b>far</b> too late." in site.post().text
     assert site.post(asking="json").json["detail"] == "It is <b>far</b> too late."
+
+
+def test_markup_that_is_put_into_a_text_of_the_package_stays_markup() -> None:
+    """And what it is put into is escaped, with the other values."""
+    text = OwnText("%(a)s < %(b)s", a=Markup("<b>a</b>"), b="<i>")
+    assert str(text) == Markup("<b>a</b> &lt; &lt;i&gt;")
+    assert isinstance(str(text), Markup)
+    assert str(OwnText("%(a)s", a="<i>")) == "<i>"
 
 
 def test_what_a_lazy_text_was_filled_with_is_escaped(site: Site) -> None:
