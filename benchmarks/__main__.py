@@ -43,6 +43,10 @@ def main() -> None:
             "What a stranger notices of it, on gunicorn's gthread with eight threads. The 99th "
             "percentiles are to stay under 50 and 100 ms:",
             tables("one_visitor", options.quick),
+            "### A refused form",
+            "Beside a plain view that only reads the same body. Where no view of ours runs, the "
+            "ratios are to stay under 2; a validator refuses after the view has copied it all:",
+            tables("refusals", options.quick),
             "### Stores on a server",
             tables("stores", options.quick),
             "### The cookie",

@@ -23,6 +23,7 @@ from ..texts import _
 __all__ = ["PageData", "as_dict", "copy_answers", "dump_answers", "load_answers"]
 
 MAX_DEPTH: Final = 32
+_NESTED: Final = frozenset((dict, list))
 TAG: Final = "$"
 MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -195,11 +196,15 @@ def as_dict(data: object) -> dict[str, Any]:
 def copy_answers(value: Any, depth: int = 0) -> Any:
     """Return a copy of `value` that shares no list or dict with it; of others, none is stored."""
     kind = type(value)
-    if depth > MAX_DEPTH or (kind is not dict and kind is not list):
+    if depth > MAX_DEPTH or kind not in _NESTED:
         return value
+    # Most items are not nested, and need no call.
     if kind is list:
-        return [copy_answers(item, depth + 1) for item in value]
-    return {key: copy_answers(item, depth + 1) for key, item in value.items()}
+        return [copy_answers(i, depth + 1) if type(i) in _NESTED else i for i in value]
+    return {
+        key: copy_answers(item, depth + 1) if type(item) in _NESTED else item
+        for key, item in value.items()
+    }
 
 
 def dump_answers(data: Mapping[str, Any]) -> str:

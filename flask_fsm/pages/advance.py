@@ -227,10 +227,7 @@ def own_answers(page_request: PageRequest, data: object, to: str | None) -> dict
     """
     config, submission = page_request.state.config, page_request.submission
     if isinstance(data, MultiDict):
-        plain = {
-            name: values if len(values) > 1 else values[0]
-            for name, values in data.to_dict(flat=False).items()
-        }
+        plain = {name: values if len(values) > 1 else values[0] for name, values in data.lists()}
     else:
         if not isinstance(data, Mapping) and was_sent(page_request.request, data):
             raise InvalidData("Send an object of fields and values.")

@@ -257,6 +257,7 @@ class PageRequest:
             raise self._stale(Code.OTHER_PAGE)
         elif not flow.is_open(page):
             raise self._not_open(page)
+        submission.make_receipt()
         if self._is_once(page):
             work.acquire_lease()
         return None

@@ -47,6 +47,9 @@ def shown_fields(config: Config) -> SubmittedFields:
     sent = list(islice(answers, MAX_FIELDS + 1))
     if len(sent) > MAX_FIELDS or _length(sent) > MAX_LENGTH:
         return SubmittedFields([], [], too_large=True)
+    # The contents of nested values are unknown.
+    nested = {name for name, value in sent if isinstance(value, (dict, list))}
+    sent = [(name, "" if name in nested else value) for name, value in sent]
     passwords = password_names()
     secret = {name for name in dict(sent) if _is_secret(config, passwords, name)}
     secret_values = SecretValues(_text(value) for name, value in sent if name in secret)
@@ -54,11 +57,13 @@ def shown_fields(config: Config) -> SubmittedFields:
     omitted = [name or "" for name, file in request.files.items(multi=True) if file.filename]
     for name, value in sent:
         text = _text(value)
-        if text and (
-            isinstance(value, (dict, list))  # its contents are unknown
-            or name in secret
-            or text in secret_values  # a password typed again, under whatever name
-            or _holds_card_number(text)
+        if name in nested or (
+            text
+            and (
+                name in secret
+                or text in secret_values  # a password typed again, under whatever name
+                or _holds_card_number(text)
+            )
         ):
             omitted.append(name)
         else:

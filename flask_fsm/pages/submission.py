@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
@@ -62,7 +63,16 @@ class Submission:
     A page that several machines guard has a token of each.
     """
 
-    __slots__ = ("_request", "_texts", "_token_field", "content", "contents", "receipt", "to")
+    __slots__ = (
+        "_request",
+        "_text",
+        "_texts",
+        "_token_field",
+        "content",
+        "contents",
+        "receipt",
+        "to",
+    )
 
     def __init__(self, config: Config, request: Request, tokens: Callable[[], Tokens]) -> None:
         self._request = request
@@ -76,11 +86,12 @@ class Submission:
                 code=Code.NO_TOKEN,
             )
         self._texts = texts
+        self._text = ""
         self.contents: list[TokenContent] = [tokens().read(text) for text in texts]
         self.content: TokenContent | None = None
         """The content of the token that counts for this flow; None if no token was sent."""
         self.receipt: Receipt | None = None
-        """How this submission is recognised if it is sent again; None without a token."""
+        """How this submission is recognised if it is sent again; None until it is made."""
         self.to: Any = to
         """The state that the client names as its target, as sent; None if it names none."""
 
@@ -88,14 +99,22 @@ class Submission:
         """Select the token that was made for the flow `id`, whose id was `previous_id` before."""
         if not self.contents:
             return
-        self.content, text = self.contents[0], self._texts[0]
+        self.content, self._text = self.contents[0], self._texts[0]
         if len(self.contents) > 1:
-            for content, other in zip(self.contents, self._texts, strict=True):
+            for content, text in zip(self.contents, self._texts, strict=True):
                 if root_id(content.flow) in (root_id(id), root_id(previous_id or id)):
-                    self.content, text = content, other
+                    self.content, self._text = content, text
                     break
-        digest = _digest(self._request, self._token_field, text)
-        self.receipt = Receipt(self.content.nonce, digest)
+
+    def make_receipt(self) -> Receipt | None:
+        """Return the receipt, made of the whole body the first time; None without a token.
+
+        Not each refused form needs one, but it must be made before the view uses up the body.
+        """
+        if self.receipt is None and self.content is not None:
+            digest = _digest(self._request, self._token_field, self._text)
+            self.receipt = Receipt(self.content.nonce, digest)
+        return self.receipt
 
 
 class EarlierReply(NamedTuple):
@@ -114,10 +133,9 @@ def earlier_reply(submission: Submission | None, work: UnitOfWork) -> EarlierRep
     answer and the replay after a lost race are all recognised here, by the token and a digest of
     the body, and get the stored reply instead of a second effect.
     """
-    if submission is None or submission.receipt is None or not work.is_known:
+    if submission is None or submission.content is None or not work.is_known:
         return None
-    receipt, content, stored = submission.receipt, submission.content, work.persisted
-    assert content is not None
+    content, stored = submission.content, work.persisted
     missing = work.missing_reason
     if missing is None and content.flow == stored.id and content.rev == stored.rev:
         return None  # a token as new as the flow itself has had no effect yet
@@ -130,14 +148,15 @@ def earlier_reply(submission: Submission | None, work: UnitOfWork) -> EarlierRep
             rev = max(rev, version.rev - 1)  # of a run that was reset, only the reset counts
         current = content.flow in (id, previous_id)
         found = work.state.store.stored_reply(
-            work.locator, SubmissionQuery(id, content.flow, rev, receipt.nonce, version, current)
+            work.locator, SubmissionQuery(id, content.flow, rev, content.nonce, version, current)
         )
-    if found is not None:
-        return EarlierReply(found.location, found.digest != receipt.digest)
-    if stored.receipt is not None and stored.receipt.nonce == receipt.nonce:
+    if found is None and stored.receipt is not None and stored.receipt.nonce == content.nonce:
         # Another process may have made the last commit: it led to the page that is current.
-        return EarlierReply(FlowURLs(work).url_of(stored), stored.receipt.digest != receipt.digest)
-    return None
+        found = StoredReply(stored.receipt.digest, FlowURLs(work).url_of(stored))
+    if found is None:
+        return None
+    receipt = submission.make_receipt()
+    return EarlierReply(found.location, receipt is None or found.digest != receipt.digest)
 
 
 def csrf_field() -> str:
@@ -203,7 +222,10 @@ def read_body(request: Request) -> None:
         if not request.form and not request.files and _is_lost(request):
             raise _invalid_body(request)
         return
-    body = _buffered(request)
+    # Forms without files, and JSON, are in memory as a whole when they are parsed.
+    in_memory = request.mimetype != MULTIPART and (is_form or request.is_json)
+    body = BytesIO(request.get_data()) if in_memory else _buffered(request)
+    request.stream = request.environ["wsgi.input"] = body
     try:
         if is_form:
             request.form_data_parser_class = partial(  # type: ignore[assignment]
@@ -235,7 +257,6 @@ def _buffered(request: Request) -> IO[bytes]:
         # A function of the app may have read the stream before; then Flask has the bytes, if any.
         body.write(request.get_data(cache=False))
     body.seek(0)
-    request.stream = request.environ["wsgi.input"] = body
     return body
 
 
@@ -250,7 +271,7 @@ def _check_encoding(request: Request, body: IO[bytes]) -> None:
     form = request.form
     body.seek(0)
     if request.mimetype != MULTIPART:
-        data = body.read()
+        data = request.get_data()
         if ESCAPED_BYTE.search(data):
             unquote_to_bytes(data).decode()
     elif altered := [
@@ -283,25 +304,27 @@ def _digest(request: Request, token_field: str, token: str) -> str:
     The token's signature is the key: without it, nobody who reads the store can find out by trying
     which password was in the form.
     """
-    parts = [request.path, request.query_string.decode("latin-1")]
     form, files = request.form, request.files
-    if form or files:
-        for name, value in form.items(multi=True):
-            if name != token_field:
-                parts += (name or "", value)  # a part of a multipart body may lack its name
-        for name, file in files.items(multi=True):
-            parts += (name or "", file.filename or "", _digest_of(file.stream))
-    else:
-        parts.append(_digest_of(request.stream))
-    # With its length before it, no part can pass for the end of another.
-    text = "".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass")
-    keyed = hashlib.blake2b(text, digest_size=12, key=token[-SIGNATURE:].encode())
+    fields = [(name, values) for name, values in form.lists() if name != token_field]
+    contents = [
+        (name, file.filename, _digest_of(file.stream)) for name, file in files.items(multi=True)
+    ]
+    rest = None if form or files else _digest_of(request.stream)
+    parts = [request.path, request.query_string.decode("latin-1"), contents, rest]
+    text = json.dumps([*parts, fields])
+    if r"\r\n" in text:  # browsers end lines so, scripts may not
+        lines = [(name, [value.replace("\r\n", "\n") for value in v]) for name, v in fields]
+        text = json.dumps([*parts, lines])
+    keyed = hashlib.blake2b(text.encode(), digest_size=12, key=token[-SIGNATURE:].encode())
     return urlsafe_b64encode(keyed.digest()).decode()
 
 
 def _digest_of(stream: IO[bytes]) -> str:
-    content = hashlib.blake2b(digest_size=16)
-    while chunk := stream.read(CHUNK):
-        content.update(chunk)
-    stream.seek(0)
+    content = hashlib.sha256()
+    if isinstance(stream, BytesIO):
+        content.update(stream.getvalue())
+    else:
+        while chunk := stream.read(CHUNK):
+            content.update(chunk)
+        stream.seek(0)
     return content.hexdigest()

@@ -238,6 +238,40 @@ def test_a_body_that_was_read_before_the_guard_still_tells_two_submissions_apart
     assert seen == [b"one"]
 
 
+def test_a_view_that_uses_the_body_up_is_recognised_when_it_is_sent_again() -> None:
+    """The view reads and closes what was uploaded; a double click counts once, another file not."""
+
+    def read() -> bytes:
+        with request.files["photo"].stream as photo:
+            content: bytes = photo.read()
+        request.stream.close()
+        return content
+
+    app, _, seen = pages(read)
+    visitor = Visitor(app)
+    token = visitor.request("GET", "/a").text
+
+    def post(content: bytes) -> TestResponse:
+        data = {"fsm_token": token, "photo": (io.BytesIO(content), "x.png")}
+        return visitor.request("POST", "/a", data=data)
+
+    assert post(b"one").location == "/b"
+    assert post(b"one").location == "/b"
+    assert post(b"two").status_code in (409, 410)
+    assert seen == [b"one"]
+
+
+def test_a_form_with_other_ends_of_lines_is_the_same_form() -> None:
+    """A script sends them as LF, and the browser that repeats its form as CRLF."""
+    app, _, seen = pages(lambda: request.form["words"])
+    visitor = Visitor(app)
+    token = visitor.request("GET", "/a").text
+    for words in ("one\ntwo", "one\r\ntwo"):
+        data = {"words": words, "fsm_token": token}
+        assert visitor.request("POST", "/a", data=data).location == "/b"
+    assert seen == ["one\ntwo"]
+
+
 class Endless(io.RawIOBase):
     """A body of `size` bytes that is nowhere as a whole."""
 
