@@ -11,6 +11,7 @@ from flask import (
     Blueprint,
     Flask,
     Response,
+    before_render_template,
     got_request_exception,
     has_request_context,
     request,
@@ -45,7 +46,13 @@ from .pages.advance import WTForm
 from .pages.api import MachineViews, delegated
 from .pages.decisions import page_requests
 from .pages.description import describe
-from .pages.guard import after_request, answer_error, check_session_cookie, mark_served
+from .pages.guard import (
+    after_request,
+    answer_error,
+    check_session_cookie,
+    mark_served,
+    remember_forms,
+)
 from .pages.resume_link import resume
 from .runtime.app_state import EXTENSION, AppState, app_state
 from .security.origin import add_cors_headers
@@ -174,6 +181,7 @@ class FlaskFSM:
         request_started.connect(mark_served, app)
         app.after_request(after_request)
         request_finished.connect(check_session_cookie, app)
+        before_render_template.connect(remember_forms, app)
         # A global and no context processor, so that imported macros have it as well.
         app.jinja_env.globals["fsm"] = LocalProxy(self._views_for_template)
         app.jinja_env.globals["fsm_gettext"] = translate

@@ -64,7 +64,7 @@ def advance(
         data = answers_of(form)
     if form is not None:
         state, name = page_request.state, page_request.bound.name
-        state.forms[name, page_request.source] = type(form)
+        state.forms[name, page_request.source] = (type(form),)
     try:
         target = _target(page_request, to, data)
         page = page_request.bound.pages.get(target)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from typing import Any, Final, TypeVar, cast
 
-from flask import Flask, Response, current_app, request, session
+from flask import Flask, Response, current_app, has_request_context, request, session
 from werkzeug.exceptions import HTTPException
 
 from ..binding.bound_machine import Bound
@@ -40,6 +41,7 @@ __all__ = [
     "guarded",
     "mark_served",
     "names",
+    "remember_forms",
 ]
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -180,6 +182,22 @@ def _state_of(check: Check, page_request: PageRequest) -> str:
             f"before the first request."
         )
     return state
+
+
+def remember_forms(app: Flask, context: Mapping[str, Any], **_: Any) -> None:
+    """Remember which forms a page renders: the page of a refusal shows the labels of their fields.
+
+    This receives Flask's signal `before_render_template`.
+    """
+    if "wtforms" not in sys.modules or not has_request_context():
+        return
+    from wtforms.form import BaseForm
+
+    for name, page_request in page_requests().of.items():
+        kinds = tuple({type(v): None for v in context.values() if isinstance(v, BaseForm)})
+        key = name, page_request.page or ""
+        if kinds and not {*page_request.state.forms.get(key, ())} & {*kinds}:
+            page_request.state.forms[key] = kinds
 
 
 # -- requests whose views are not guarded -----------------------------------------------

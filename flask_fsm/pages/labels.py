@@ -1,13 +1,13 @@
 """Labels: how a page's WTForms form calls its fields and choices, for the page of a refusal.
 
 A form that is refused as out of date never reaches its view, which alone knows its class. So the
-class that a view last passed to `advance()` counts.
+class counts that the page has rendered before, or passed to `advance()`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ..texts import as_text, is_text
@@ -19,17 +19,18 @@ _PARTS: Final = re.compile(r"[-_;:/.](?=\d)|(?<=\d)[-_;:/.]|[-;:/.]")
 
 
 def field_labels(
-    form: type | None, typed: Iterable[tuple[str, str]], omitted: Iterable[str]
+    forms: Sequence[type], typed: Iterable[tuple[str, str]], omitted: Iterable[str]
 ) -> dict[str | tuple[str, str], str]:
     """Return the labels of fields by name, and those of their chosen values by name and value.
 
     Only what the class of the form says counts: a choice of one form may be for its visitor alone.
     """
     labels: dict[str | tuple[str, str], str] = {}
-    if form is None:
+    if not forms:
         return labels
     for name, value in (*typed, *((name, "") for name in omitted)):
-        field = _field(form, name)
+        found = (_field(form, name) for form in forms)
+        field = next((field for field in found if field is not None), None)
         label = None if field is None else _label(field)
         if label:
             labels[name] = label

@@ -66,7 +66,7 @@ def refusal_context(
         submitted=typed.fields,
         omitted=typed.omitted,
         labels=field_labels(
-            work.state.forms.get((work.bound.name, page or "")), typed.fields, typed.omitted
+            work.state.forms.get((work.bound.name, page or ""), ()), typed.fields, typed.omitted
         ),
         unshown=typed.unshown,
         resubmit=again if isinstance(again, ResubmitForm) else None,

@@ -49,8 +49,9 @@ class AppState:
     """Called with each streamed response of the app."""
     live: Any = None
     """The live service of the app, if FSM_LIVE is on."""
-    forms: dict[tuple[str, str], type] = field(default_factory=dict)
-    """The class of the WTForms form of a machine's page that was last passed to `advance()`."""
+    forms: dict[tuple[str, str], tuple[type, ...]] = field(default_factory=dict)
+    """The classes of the WTForms forms of a machine's page: the one that was last passed to
+    `advance()`, before that those that the page has rendered."""
     outages: OutageLog = field(default_factory=OutageLog)
     """Logs that the store or the bus can't be reached."""
     _bound: dict[str, Bound] | None = None

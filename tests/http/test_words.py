@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Flask, request
+from flask import Flask, render_template_string, request
 from werkzeug.test import TestResponse
 from wtforms import FieldList, FormField, RadioField, SelectField, StringField
 from wtforms import Form as WTForm
@@ -230,7 +230,7 @@ def order_app() -> Visitor:
         form = Order(request.form, prefix=request.args.get("prefix", ""))
         if request.method == "POST" and (answer := fsm.advance(form=form)):
             return answer
-        return show("a", fsm)
+        return render_template_string("{{ fsm.token() }}{{ form.city.label }}", form=form)
 
     for page in "bc":
         app.add_url_rule(f"/{page}", page, fsm.check()(lambda page=page: show(page, fsm)))
@@ -281,6 +281,24 @@ def test_a_conflict_page_shows_the_labels_of_the_form_and_of_its_choices(prefix:
     }
     assert "again: Your secret number." in words(conflict)
     assert "4711" not in conflict.text
+
+
+def test_labels_are_known_as_soon_as_the_form_was_shown() -> None:
+    """No form of that page has been taken yet: it was only opened, and its cookie was lost."""
+    visitor = order_app()
+    token = visitor.token("a")
+    visitor.drop_cookie()
+    gone = visitor.post("a", {"city": "Vienna", "country": "AT"}, token)
+    assert gone.status_code == 410
+    assert typed_on(gone) == {"Town": "Vienna", "Country": "Austria"}
+
+
+def test_a_template_without_a_request_may_show_a_form() -> None:
+    """A mail or a report that a command renders is no page, and nothing is learned from it."""
+    app = order_app().app
+    with app.app_context():
+        assert render_template_string("{{ form.city.name }}", form=Order()) == "city"
+    assert app.extensions["fsm"].forms == {}
 
 
 def test_a_page_whose_form_is_not_of_wtforms_shows_the_names_of_its_fields(
