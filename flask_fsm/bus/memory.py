@@ -47,10 +47,10 @@ class Runs:
 class ChannelLog:
     """The receivers of a channel, and its last messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, replay_limit: int) -> None:
         self.epoch: str = new_epoch()
         self.offset: int = 0
-        self.messages: deque[str] = deque()
+        self.messages: deque[str] = deque(maxlen=replay_limit)
         self.bytes: int = 0
         """What the messages take in memory."""
         self.runs: Runs = Runs()
@@ -58,16 +58,12 @@ class ChannelLog:
         self.receivers: dict[int, Receiver] = {}
         self.delivery_lock: threading.Lock = threading.Lock()
 
-    def append(self, payload: str) -> None:
-        """Store a message as the newest one."""
-        self.offset += 1
-        self.messages.append(payload)
-        self.bytes += getsizeof(payload)
-
-    def shorten(self, messages: int, size: int) -> None:
-        """Drop the oldest messages, until that many are left and they take so many bytes."""
-        while len(self.messages) > messages or (self.bytes > size and self.messages):
+    def shorten(self, size: int) -> int:
+        """Drop the oldest messages until all take `size` bytes; return what that has freed."""
+        before = self.bytes
+        while self.bytes > size and self.messages:
             self.bytes -= getsizeof(self.messages.popleft())
+        return before - self.bytes
 
     @property
     def position(self) -> Position:
@@ -100,6 +96,7 @@ class MemoryBus:
     ) -> None:
         self._replay_limit = replay_limit
         self._replay_bytes = replay_bytes
+        self._most_bytes = replay_bytes * FULL_CHANNELS
         self._replay_time = replay_time
         self._bytes = 0
         """What all stored messages take in memory."""
@@ -147,29 +144,30 @@ class MemoryBus:
                 self._drop_idle()
                 if revision is not None and not channel.runs.admit(revision):
                     return
-                self._store(channel, payload)
+                messages, size = channel.messages, getsizeof(payload)
+                if len(messages) == self._replay_limit:
+                    size -= getsizeof(messages[0])  # the deque drops it
+                messages.append(payload)
+                channel.offset += 1
+                channel.bytes += size
+                self._bytes += size
+                if channel.bytes > self._replay_bytes or self._bytes > self._most_bytes:
+                    self._keep_less(channel)
                 position, receivers = channel.position, channel.receivers
             for key, receiver in receivers.items():
                 if key in channel.receivers:
                     deliver(name, receiver, position, payload)
 
-    def _store(self, channel: ChannelLog, payload: str) -> None:
-        before = channel.bytes
-        channel.append(payload)
-        channel.shorten(self._replay_limit, self._replay_bytes)
-        self._bytes += channel.bytes - before
-        if self._bytes > self._replay_bytes * FULL_CHANNELS:
-            self._keep_less(channel)
-
     def _keep_less(self, channel: ChannelLog) -> None:
-        """Drop the idle channels as far as necessary, and if that is not enough most of this."""
-        most = self._replay_bytes * FULL_CHANNELS
-        while self._idle and self._bytes > most:
+        """Drop the oldest messages of a channel if they take too much.
+
+        If all channels together keep too much, drop idle ones, and if need be most of this one.
+        """
+        self._bytes -= channel.shorten(self._replay_bytes)
+        while self._idle and self._bytes > self._most_bytes:
             self._drop(next(iter(self._idle)))
-        if self._bytes > most:
-            before = channel.bytes
-            channel.shorten(self._replay_limit, self._replay_bytes // FULL_CHANNELS)
-            self._bytes += channel.bytes - before
+        if self._bytes > self._most_bytes:
+            self._bytes -= channel.shorten(self._replay_bytes // FULL_CHANNELS)
 
     def _drop(self, name: str) -> None:
         del self._idle[name]
@@ -192,7 +190,7 @@ class MemoryBus:
             self._idle.pop(channel, None)
             found = self._channels.get(channel)
             if found is None:
-                found = self._channels[channel] = ChannelLog()
+                found = self._channels[channel] = ChannelLog(self._replay_limit)
             found.receivers = {**found.receivers, id(receiver): receiver}
             return found.position
 

@@ -15,7 +15,7 @@ from flask_fsm.live.channels.stream import SILENCE
 from flask_fsm.live.client.subscriber import Subscriber
 from flask_fsm.live.protocol.websocket import Boundary, WebSocket
 from flask_fsm.live.server.lifecycle import HEARTBEAT_SLOTS, first_heartbeat, next_heartbeat
-from flask_fsm.live.server.transport import BACKLOG, WebSocketTransport
+from flask_fsm.live.server.transport import BACKLOG, MAX_UNWRITTEN, WebSocketTransport
 
 from .rawsocket import framed
 
@@ -47,6 +47,18 @@ def test_the_next_heartbeat_is_one_period_later() -> None:
     time.sleep(max(first - time.monotonic(), 0) + 0.002)
     late = time.monotonic() - first
     assert first + 0.64 - 1e-6 <= next_heartbeat(0.64) <= first + 0.64 + late + 0.01 + 1e-6
+
+
+def test_silence_of_a_client_that_is_slow_to_read() -> None:
+    """A client that is sent a large message slowly is not read meanwhile, and not gone either."""
+    transport = transport_of()
+    transport.unwritten = MAX_UNWRITTEN
+    assert not transport.reading
+    for _ in range(3 * SILENCE):
+        assert transport.heartbeat()
+        assert not transport.ended
+    transport.unwritten = 0
+    assert transport.reading
 
 
 def test_silence_of_a_client_that_is_not_read() -> None:

@@ -93,11 +93,13 @@ class MessageQueue:
     def push(self, message: Message) -> None:
         """Append a message; raises QueueFull if there is no room for it."""
         key = message.latest
+        # Not of the payloads of the app's own messages, which may be any values.
+        size: int = getattr(message, "size", 0)
         with self._mutex:
             waiting = self._waiting
             if key is not None and self._is_half_full:
                 for old in self._keyed.pop(key, ()):
-                    self._bytes -= _size_of(waiting.pop(old))
+                    self._bytes -= getattr(waiting.pop(old), "size", 0)
             if len(waiting) >= self.limit or self._bytes >= self.max_bytes:
                 raise QueueFull(
                     f"The queue is full: {len(waiting)} messages wait, so their listener is too "
@@ -105,7 +107,7 @@ class MessageQueue:
                 )
             number = next(self._numbers)
             waiting[number] = message
-            self._bytes += _size_of(message)
+            self._bytes += size
             if key is not None:
                 self._keyed.setdefault(key, []).append(number)
         if self.notifier.waiters:
@@ -136,7 +138,7 @@ class MessageQueue:
             if not self._waiting:
                 return None
             _, message = self._waiting.popitem(last=False)
-            self._bytes -= _size_of(message)
+            self._bytes -= getattr(message, "size", 0)
             key = message.latest
             if key is not None:
                 numbers = self._keyed[key]
@@ -160,12 +162,6 @@ class MessageQueue:
             finally:
                 self.notifier.waiters.pop(waiter, None)
         return True
-
-
-def _size_of(message: Message) -> int:
-    # Not of the payloads of the app's own messages, which may be any values.
-    size: int = getattr(message, "size", 0)
-    return size
 
 
 class Listener:

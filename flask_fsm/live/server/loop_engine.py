@@ -269,8 +269,8 @@ class LoopConnection:
             self._flush()
         if self.closed or (transport.ended and self._close_if_due()):
             return
-        unwritten = len(self._pending)
-        may_read = transport.ended or (transport.reading and unwritten < MAX_UNWRITTEN)
+        transport.unwritten = unwritten = len(self._pending)
+        may_read = transport.reading or transport.ended
         events = (WRITE if unwritten else 0) | (READ if may_read else 0)
         if events != self._events:
             before, self._events = self._events, events

@@ -129,8 +129,9 @@ class ThreadConnection:
             # The server closes its own TLS and gevent sockets.
 
     def _wanted(self) -> int:
-        transport, unwritten = self._transport, len(self._pending)
-        reading = transport.ended or (transport.reading and unwritten < MAX_UNWRITTEN)
+        transport = self._transport
+        transport.unwritten = len(self._pending)
+        reading = transport.reading or transport.ended
         return (READ if reading else 0) | (WRITE if self._pending else 0)
 
     def _until(self, wanted: int) -> float:

@@ -137,6 +137,7 @@ class Transport:
         "session",
         "subscriber",
         "throttled_until",
+        "unwritten",
     )
 
     def __init__(
@@ -157,6 +158,8 @@ class Transport:
         """The close code that it ended with."""
         self.throttled_until: float = 0.0
         """Until when (by time.monotonic()) nothing is read, since the client has sent too much."""
+        self.unwritten: int = 0
+        """How many bytes the engine could not write yet, when it last waited for the socket."""
 
     # -- what the client sends ----------------------------------------------------------
 
@@ -174,6 +177,8 @@ class Transport:
     def reading(self) -> bool:
         """Whether more may be read from the client now."""
         if self.ended or len(self.jobs) >= BACKLOG or self.has_unparsed:
+            return False
+        if self.unwritten >= MAX_UNWRITTEN:
             return False
         return not (self.throttled_until and self.throttled)
 
