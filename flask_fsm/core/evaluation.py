@@ -48,9 +48,13 @@ def node_to_edit(flow: FlowBase, source: str, target: str | None) -> Node:
 
 
 def judge(
-    flow: FlowBase, edge: Edge, node: Node, data: Mapping[str, Any] | None
+    flow: FlowBase, edge: Edge, node: Node, data: Mapping[str, Any] | None, accepted: bool
 ) -> dict[str, Any] | None:
-    """Run pre_transition rules, guards and validators; return the data, with what rules added."""
+    """Run pre_transition rules, guards and validators; return the data, with what rules added.
+
+    Guards that have `accepted` already are asked again only if a pre_transition may have changed
+    what they see.
+    """
     given = {} if data is None else as_dict(data)
     shown = None if data is None else given
     if edge.pre_transitions:
@@ -59,10 +63,11 @@ def judge(
         for rule in edge.pre_transitions:
             _run_rule(flow, edge, node, "pre_transition", rule, given, shown)
             shown = given or shown
-    with flow.judged(node, shown):
-        reasons = _reasons_of_guards(flow, edge, edge.guards)
-    if reasons:
-        raise _refused(flow, edge, reasons)
+    if edge.pre_transitions or not accepted:
+        with flow.judged(node, shown):
+            reasons = _reasons_of_guards(flow, edge, edge.guards)
+        if reasons:
+            raise _refused(flow, edge, reasons)
     if edge.validators:
         _validate(flow, edge, node, given, shown is not None)
     return None if data is None and not given else given

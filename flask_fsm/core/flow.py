@@ -80,6 +80,7 @@ class Flow(FlowBase):
         *,
         source: str | None = None,
         args: str | None = None,
+        accepted: bool = False,
     ) -> Result:
         """Decide a transition without making it.
 
@@ -89,6 +90,8 @@ class Flow(FlowBase):
             source: The page to move from. By default the current one; another page of the path
                 makes this an edit.
             args: The URL arguments of the target, as JSON text. By default none.
+            accepted: Whether the guards have just accepted this, as `why_not` has asked them. By
+                default False.
 
         Returns:
             The result, for `apply` and then `run_hooks`.
@@ -103,7 +106,7 @@ class Flow(FlowBase):
             InvalidData: The data can't be stored.
             RuleError: A rule raised an exception that is not a refusal.
         """
-        return self._decide(target, data, source, args, 1)
+        return self._decide(target, data, source, args, 1, accepted)
 
     def _decide(
         self,
@@ -112,6 +115,7 @@ class Flow(FlowBase):
         source: str | None,
         args: str | None,
         advance: int,
+        accepted: bool = False,
     ) -> Result:
         machine = self.machine
         before = self._now
@@ -138,8 +142,8 @@ class Flow(FlowBase):
                     raise error_of(self, reason, here, target)
             taken |= bit
         if edge.has_rules:
-            data = judge(self, edge, node, data)
-        elif edge.guards:
+            data = judge(self, edge, node, data, accepted)
+        elif edge.guards and not accepted:
             self._judged = node
             self._given = data
             try:

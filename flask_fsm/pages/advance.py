@@ -66,7 +66,7 @@ def advance(
         state, name = page_request.state, page_request.bound.name
         state.forms[name, page_request.source] = (type(form),)
     try:
-        target = _target(page_request, to, data)
+        target, accepted = _target(page_request, to, data)
         page = page_request.bound.pages.get(target)
         if page is None:
             raise NotAPage(
@@ -77,7 +77,7 @@ def advance(
                 target=target,
                 allowed=allowed_states(page_request.flow),
             )
-        return _make_transition(page_request, page, data, fast_forward, url_args)
+        return _make_transition(page_request, page, data, fast_forward, url_args, accepted)
     except (GuardRefused, ValidationFailed, SnapshotTooLarge) as error:
         if form is None or not _is_for_visitor(error):
             raise
@@ -101,6 +101,7 @@ def _make_transition(
     data: Mapping[str, Any] | None,
     fast_forward: bool,
     url_args: Mapping[str, Any],
+    accepted: bool,
 ) -> Response:
     values = page.pick_args(url_args, page_request.request.view_args or {})
     extra = {name: value for name, value in url_args.items() if name not in page.arguments}
@@ -121,6 +122,7 @@ def _make_transition(
         page_request.source,
         page.args(values),
         fast_forward=fast_forward,
+        accepted=accepted,
         location=location,
     )
     response = page_request.success_response(location(page_request.flow))
@@ -131,8 +133,13 @@ def _make_transition(
     return response
 
 
-def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] | None) -> str:
-    """Return the target: as the view or the client names it, or the only open one."""
+def _target(
+    page_request: PageRequest, to: str | None, data: Mapping[str, Any] | None
+) -> tuple[str, bool]:
+    """Return the target, as the view or the client names it, or the only open one.
+
+    Return also whether its guards were asked for that, and have accepted.
+    """
     bound, source = page_request.bound, page_request.source
     if to is None and page_request.submission is not None:
         to = page_request.submission.to
@@ -145,10 +152,10 @@ def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] |
                 target=to,
                 allowed=allowed_states(page_request.flow),
             )
-        return state
+        return state, False
     ways = tuple(bound.machine.ways[source])
     if len(ways) == 1:
-        return ways[0]
+        return ways[0], False
     flow = page_request.flow
     context: dict[str, Any] = {
         "flow": flow.id,
@@ -169,7 +176,7 @@ def _target(page_request: PageRequest, to: str | None, data: Mapping[str, Any] |
         if not closed:
             open_ways.append(way)
     if len(open_ways) == 1:
-        return open_ways[0]
+        return open_ways[0], True
     if not open_ways:
         text = join_texts(" ", (reason.text for reason in reasons))
         raise GuardRefused(text, reasons=reasons, **context)

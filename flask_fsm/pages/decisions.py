@@ -324,12 +324,13 @@ class PageRequest:
         args: str | None,
         *,
         fast_forward: bool = False,
+        accepted: bool = False,
         location: Callable[[Flow], str | None] = lambda flow: None,
     ) -> Result:
         """Decide a transition, commit it, and return its result."""
 
         def decide(flow: Flow) -> list[Result]:
-            results = [flow.step(target, data, source=source, args=args)]
+            results = [flow.step(target, data, source=source, args=args, accepted=accepted)]
             flow.apply(results[0])
             if fast_forward:
                 results += flow.fast_forward_steps()

@@ -107,3 +107,42 @@ def test_a_rule_may_ask_whether_another_page_can_be_reached(store: str, kind: st
     visitor = shop(store, machine, lambda fsm: fsm.advance("b", data=typed()))
     assert visitor.send("a", {"x": "1"}).location == "/b"
     assert asked == [(True, True, 1)]
+
+
+@on_stores
+@pytest.mark.parametrize("more", [{}, {"validators": [lambda flow, data: None]}])
+def test_guards_are_asked_once_where_they_choose_the_page(store: str, more: dict[str, Any]) -> None:
+    """A view that names no target: the guards of its edges decide, and are not asked again."""
+    asked = {"b": 0, "c": 0}
+
+    def guard(name: str, answer: bool) -> Callable[[Any], bool]:
+        def ask(flow: Any) -> bool:
+            asked[name] += 1
+            return answer and flow.data["a"] == {"x": "1"}
+
+        return ask
+
+    edges = [
+        Transition("a", "b", when=guard("b", True), **more),
+        Transition("a", "c", when=guard("c", False), **more),
+    ]
+    visitor = shop(store, Machine("m", edges, final=["b", "c"]))
+    token = visitor.token("a")
+    assert visitor.post("a", {"x": "1"}, token).location == "/b"
+    assert asked == {"b": 1, "c": 1}
+
+
+@on_stores
+def test_a_guard_is_asked_again_about_what_a_pre_transition_has_added(store: str) -> None:
+    """It may not accept that."""
+    edges = [
+        Transition(
+            "a",
+            "b",
+            when=lambda flow: "more" not in flow.data["a"],
+            pre_transition=[lambda flow, data: data.update(more=1)],
+        ),
+        Transition("a", "c", when=lambda flow: False),
+    ]
+    visitor = shop(store, Machine("m", edges, final=["b", "c"]))
+    assert visitor.send("a", {"x": "1"}).status_code == 409
