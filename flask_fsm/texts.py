@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -24,6 +25,7 @@ __all__ = [
     "as_texts",
     "is_text",
     "join_texts",
+    "show_time",
     "translate",
     "without_empty",
 ]
@@ -74,16 +76,32 @@ def translate(english: str, /, **values: object) -> str:
 
     It is `fsm_gettext` in templates.
     """
-    babel = sys.modules.get("flask_babel")  # an app that uses it has imported it
-    app = None if babel is None else sys.modules["flask"].current_app
-    if not app or "babel" not in app.extensions:
+    babel = _flask_babel()
+    if babel is None:
         return _fill(english, values)
-    directories = app.extensions["babel"].translation_directories
+    directories = babel.current_app.extensions["babel"].translation_directories
     try:
         text = _domain((OWN_CATALOGUES, *directories)).gettext(english)
     except RuntimeError:  # outside of a request, the app can't select a language
         text = english
     return _fill(text, values)
+
+
+def show_time(moment: datetime) -> str:
+    """Return a time as visitors read it: in their language and time zone, by Flask-Babel."""
+    babel = _flask_babel()
+    if babel is None:
+        return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    shown: str = babel.format_datetime(moment, "long")
+    return shown
+
+
+def _flask_babel() -> Any:
+    """Return the module of Flask-Babel if the current app uses it, else None."""
+    babel = sys.modules.get("flask_babel")  # an app that uses it has imported it
+    if babel is None or not babel.current_app or "babel" not in babel.current_app.extensions:
+        return None
+    return babel
 
 
 def _fill(text: str, values: Mapping[str, object]) -> str:

@@ -29,7 +29,7 @@ from ..runtime.app_state import app_state, secret_keys
 from ..runtime.link import LinkedFlow, find_linked, follow_link, has_followed, link_target
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.origin import is_own_form
-from ..texts import _
+from ..texts import _, show_time
 from .submission import csrf_field
 from .urls import FlowURLs
 
@@ -121,7 +121,7 @@ def _described(snapshot: Snapshot) -> dict[str, str]:
     """Return what the page says of a flow: no answers, since anyone may have sent the link."""
     changed = datetime.fromtimestamp(snapshot.updated, UTC)
     page = snapshot.state.rpartition(".")[2].replace("_", " ").capitalize()
-    return {"page": page, "changed": f"{changed:%Y-%m-%d %H:%M} UTC"}
+    return {"page": page, "changed": show_time(changed)}
 
 
 def _protected(response: Response) -> Response:

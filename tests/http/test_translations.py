@@ -189,6 +189,28 @@ def test_visitors_of_one_app_read_each_their_own_language() -> None:
         assert f'<html lang="{language}">' in page
 
 
+@pytest.mark.parametrize(
+    ("language", "time"),
+    [("de", "30. November 2026"), ("fr", "30 novembre 2026"), (None, "2026-11-30")],
+)
+def test_a_time_is_shown_as_in_the_language_of_the_request(language: str | None, time: str) -> None:
+    """When the flow of a resume link was changed last."""
+    visitor, fsm = site(language, FSM_STORE_URL="memory://")
+    visitor.app.add_url_rule("/link", "link", lambda: fsm.resume_link())
+    app_state_of(visitor).clock = lambda: 1_796_029_500
+    visitor.client.get("/a")
+    assert visitor.client.post("/a").status_code == 303
+    other = visitor.app.test_client()
+    page = other.get(visitor.client.get("/link").text.removeprefix("http://localhost"))
+    assert page.status_code == 200
+    assert time in page.text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def app_state_of(visitor: Visitor) -> Any:
+    with visitor.app.app_context():
+        return app_state()
+
+
 def test_an_app_adds_a_language_and_changes_a_text(tmp_path: Path) -> None:
     """In a catalogue of this package's name, beside those of its own texts."""
     for language, text in {"it": "Questa pagina non c'è.", "de": "Keine Seite."}.items():
