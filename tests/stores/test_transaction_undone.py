@@ -66,10 +66,32 @@ def failed_statement(session: Any) -> None:
             session.rollback()  # SQLite forgives it
 
 
+def raw_rollback(session: Any) -> None:
+    """Roll back past the session, and go on; drivers then begin a transaction by themselves."""
+    session.connection().connection.rollback()
+    session.execute(sa.insert(Order).values(item="on"))
+    session.add(Order(item="and on"))
+    session.flush()
+
+
+def automatic_rollback(session: Any) -> None:
+    """Let SQLite roll back by itself, as it does on a full disk, swallow the error, and go on."""
+    if "sqlite" in str(session.get_bind().url):
+        session.execute(sa.text("INSERT INTO purchase (id, item) VALUES (77, 'x')"))
+        with pytest.raises(sa.exc.IntegrityError):
+            session.execute(sa.text("INSERT OR ROLLBACK INTO purchase (id, item) VALUES (77, 'x')"))
+    else:
+        session.connection().connection.rollback()
+    session.add(Order(item="on"))
+    session.flush()
+
+
 UNDOING: dict[str, Callable[[Till, Any], Any]] = {
     "rollback": then(lambda session: session.rollback()),
     "close": then(lambda session: session.close()),
     "raw rollback": then(lambda session: session.connection().connection.rollback()),
+    "raw rollback, and on": then(raw_rollback),
+    "automatic rollback": then(automatic_rollback),
     "failed statement": then(failed_statement),
     "savepoint": in_savepoint,
     "released savepoint": in_released_savepoint,

@@ -5,7 +5,7 @@ The app may end it, or a savepoint in it, at any time: by `rollback()`, `close()
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,9 +20,12 @@ from .errors import redact, translated_sql, translation
 
 __all__ = ["CallerSession"]
 
-# The states of a transaction in libpq: a statement is running; statements can be run.
+# The states of a transaction in libpq: there is none; a statement is running; statements can be
+# run; one has failed, so that COMMIT will roll back.
+NO_TRANSACTION: Final = 0
 ACTIVE: Final = 1
 IN_TRANSACTION: Final = 2
+FAILED: Final = 3
 
 
 class CallerSession:
@@ -46,9 +49,10 @@ class CallerSession:
         self.session: Session | scoped_session[Any] = session
         self.ended: Callable[[object, bool], None] = lambda scope, committed: None
         self._engine = engine
-        self._watched: list[Session] = []
+        self._watched: list[tuple[Session, Sequence[tuple[str, Callable[..., None]]]]] = []
         self._committed: SessionTransaction | None = None
         self._connection: sa.Connection | None = None
+        self._written = False
         current = self._current()
         begun = current.get_transaction()
         if begun is not None and (
@@ -61,6 +65,7 @@ class CallerSession:
                 "savepoint inside of it."
             )
         self.connection()
+        self._written = False
 
     def _current(self) -> Session:
         return self.session() if isinstance(self.session, scoped_session) else self.session
@@ -85,9 +90,11 @@ class CallerSession:
                 )
             acquire_write_lock(connection)
         self._connection = connection
-        if session not in self._watched:
-            self._watched.append(session)
-            for name, listener in self._listeners():
+        self._written = True
+        if all(session is not watched for watched, _ in self._watched):
+            listeners = self._listeners()
+            self._watched.append((session, listeners))
+            for name, listener in listeners:
                 event.listen(session, name, listener)
         return connection
 
@@ -105,7 +112,7 @@ class CallerSession:
 
         Errors of the app's own statements are raised unchanged.
         """
-        if self._is_lost():
+        if self._status() in (NO_TRANSACTION, FAILED):
             self.roll_back()
             return
         try:
@@ -144,8 +151,8 @@ class CallerSession:
 
     def close(self) -> None:
         """Stop observing the session."""
-        for session in self._watched:
-            for name, listener in self._listeners():
+        for session, listeners in self._watched:
+            for name, listener in listeners:
                 event.remove(session, name, listener)
         self._watched.clear()
 
@@ -163,8 +170,10 @@ class CallerSession:
 
     # -- what becomes of the transaction ------------------------------------------------
 
-    def _listeners(self) -> tuple[tuple[str, Callable[..., None]], ...]:
+    def _listeners(self) -> Sequence[tuple[str, Callable[..., None]]]:
         return (
+            ("do_orm_execute", lambda state: self._check(state.session, NO_TRANSACTION)),
+            ("before_flush", lambda session, *_: self._check(session, NO_TRANSACTION)),
             ("before_commit", self._before_commit),
             ("after_commit", self._after_commit),
             ("after_transaction_end", self._after_end),
@@ -172,12 +181,17 @@ class CallerSession:
 
     def _before_commit(self, session: Session) -> None:
         """Report a transaction of which a commit by the app will keep nothing."""
-        if not session.in_nested_transaction() and self._is_lost():
-            self.ended(session.get_transaction(), False)
+        if not session.in_nested_transaction():
+            self._check(session, NO_TRANSACTION, FAILED)
 
-    def _is_lost(self) -> bool:
-        """Return whether the database has rolled the transaction back, or will at its commit."""
-        return self._status() not in (None, IN_TRANSACTION)
+    def _check(self, session: Session, *lost: int) -> None:
+        """Report the transaction as rolled back if its state is one of these.
+
+        The database may do that by itself, and the driver then begins another one unasked.
+        """
+        if self._written and self._status() in lost:
+            self._written = False
+            self.ended(session.get_transaction(), False)
 
     def _status(self) -> int | None:
         """Return the state of the transaction in libpq's numbers; None if it is not known."""
@@ -186,7 +200,7 @@ class CallerSession:
             return None
         driver: Any = connection.connection.dbapi_connection
         if hasattr(driver, "in_transaction"):  # SQLite
-            return IN_TRANSACTION if driver.in_transaction else 0
+            return IN_TRANSACTION if driver.in_transaction else NO_TRANSACTION
         status = getattr(getattr(driver, "info", None), "transaction_status", None)
         return None if status is None else int(status)
 
