@@ -37,7 +37,7 @@ def app_on(
     store: Any, *, init: bool = True, ordered: Callable[[Any], Any] | None = None, **config: Any
 ) -> Flask:
     """Two pages, a and b, between which a visitor may go back and forth; flows have a subject."""
-    known = {"SECRET_KEY": SECRET, "FSM_STORE_TIMEOUT": 5, "FSM_MAX_SNAPSHOT_SIZE": 1_000_000}
+    known = {"SECRET_KEY": SECRET * 2, "FSM_STORE_TIMEOUT": 5, "FSM_MAX_SNAPSHOT_SIZE": 1_000_000}
     app = flask_app({**known, **config})
     machine = Machine("m", [Transition("a", "b"), Transition("b", "a"), ("b", "end")])
     fsm = FlaskFSM(app, machine, store=store)
@@ -53,8 +53,9 @@ def app_on(
 
         return view
 
-    for name, to in (("a", "b"), ("b", "a"), ("end", "a")):
+    for name, to in (("a", "b"), ("b", "a")):
         app.add_url_rule(f"/{name}", name, fsm.check()(page(name, to)), methods=["GET", "POST"])
+    app.add_url_rule("/end", "end", fsm.check()(page("end", "")))
     if init:
         with app.app_context():
             fsm.init_db()
@@ -71,7 +72,7 @@ def assert_busy(response: Any, town: str = ANSWER) -> None:
 
 def assert_private(caplog: pytest.LogCaptureFixture) -> None:
     """The log says something, but neither an answer nor a subject."""
-    assert caplog.text
+    assert [record for record in caplog.records if record.levelname in ("ERROR", "WARNING")]
     assert ANSWER not in caplog.text
     assert SUBJECT not in caplog.text
 
@@ -672,7 +673,7 @@ def test_every_kind_of_write_is_503_on_a_server_that_only_reads(
             if "mode=ro" in store:  # our own engine would switch it to write-ahead logging
                 engine = sa.create_engine(store)
                 stack.callback(engine.dispose)
-            app = flask_app({"SECRET_KEY": SECRET})
+            app = flask_app({"SECRET_KEY": SECRET * 2})
             fsm = FlaskFSM(app, Machine("m", [Transition("a", "b"), ("b", "c")]), store=engine)
             fsm.subject(lambda: user[0] if user else None)
             leased = fsm.add(Machine("leased", [Transition("p", "q", once=True)]))
@@ -692,7 +693,8 @@ def test_every_kind_of_write_is_503_on_a_server_that_only_reads(
             for views, pages in ((fsm, "abc"), (leased, "pq"), (several, "xy")):
                 for page, to in zip(pages, [*pages[1:], None], strict=True):
                     guard = views.check()(view(views, to))
-                    app.add_url_rule(f"/{page}", page, guard, methods=["GET", "POST"])
+                    methods = ["GET", "POST"] if to else ["GET"]
+                    app.add_url_rule(f"/{page}", page, guard, methods=methods)
             if init:
                 with app.app_context():
                     fsm.init_db()
