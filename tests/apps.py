@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 from flask_fsm import FlaskFSM, Machine, Transition, ValidationFailed, testing
 from flask_fsm.testing.html_forms import forms_in
 
-SECRET = "a key for tests"
+SECRET = "a key for all the tests"
 
 PAGE = """\
 {%- for text in get_flashed_messages(category_filter=["fsm"]) %}

@@ -8,7 +8,7 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -23,6 +23,14 @@ from ..errors import Code, DefinitionError, UnknownState
 from .bound_machine import FLOW_ARGUMENT, Bound, Page, newest, resolve
 from .declaration import Check, Declaration, Declarations, Subject, checks_of
 from .narrowing import narrowing_faults
+from .view_faults import (
+    async_fault,
+    bare_views,
+    is_async_view,
+    is_readable,
+    pages_without_get,
+    states_without_view,
+)
 
 __all__ = ["bind"]
 
@@ -41,7 +49,8 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
         DefinitionError: There are faults; it lists those of all machines.
     """
     views = {endpoint: tuple(checks_of(view)) for endpoint, view in app.view_functions.items()}
-    faults: list[DefinitionError] = []
+    bare = bare_views(app, declarations, views)
+    faults: list[DefinitionError] = list(bare.values())
     bound: dict[str, Bound] = {}
     for declaration in declarations:
         name = declaration.name
@@ -51,14 +60,18 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
             for check in checks
             if check.declaration is declaration
         ]
+        if declaration.machine is None and bare:
+            continue  # the views that are bare would define it
         subject = declarations.subject_of(declaration)
         try:
             machine = declaration.machine or _machine_of(declaration, found)
-            one = _bind_one(app, machine, found, faults)
+            one = _bind_one(app, machine, found, faults, bare.keys())
         except DefinitionError as error:  # of the machine itself, which its views can't mend
             faults.append(error)
             continue
         faults += _missing_support(one, subject, has_record_store)
+        faults += pages_without_get(app, one)
+        faults += states_without_view(one) if app.debug else ()  # else they are logged
         bound[name] = replace(
             one,
             subject_of=None if subject is None else functools.partial(subject.of_request, name),
@@ -91,7 +104,15 @@ def _machine_of(declaration: Declaration, found: Found) -> Machine:
     return Machine(declaration.name, edges, **options)
 
 
-def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[DefinitionError]) -> Bound:
+def _bind_one(
+    app: Flask,
+    machine: Machine,
+    found: Found,
+    faults: list[DefinitionError],
+    bare: Set[str],
+) -> Bound:
+    """Bind one machine, and add its faults; those of the endpoints in `bare` are known."""
+
     def fault(endpoint: str, text: str, kind: type[DefinitionError] = DefinitionError) -> None:
         faults.append(kind(f"view {endpoint!r}, machine {machine.name!r}: {text}"))
 
@@ -148,7 +169,7 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
         for name in sorted(set(check.free) - _arguments(app, endpoint)):
             fault(endpoint, f"free names {name!r}, which its route does not have.")
     for name, state_object in machine.states.items():
-        if name in app.view_functions and name not in states and state_object.guarded:
+        if name in app.view_functions.keys() - states.keys() - bare and state_object.guarded:
             fault(
                 name,
                 "it is a page but isn't guarded. Put @fsm.check() directly on the view (for a "
@@ -164,7 +185,15 @@ def _bind_one(app: Flask, machine: Machine, found: Found, faults: list[Definitio
     faults += narrowing_faults(
         machine, lambda edge: keep(edge) or bool({edge.source, edge.target} & misnamed)
     )
-    narrowed_machine = machine.restricted(keep, functools.partial(_run_on, app))
+    asyncs = [
+        view
+        for endpoint in dict.fromkeys(endpoint for endpoint, _ in found)
+        if is_async_view(view := app.view_functions[endpoint])
+    ]
+    narrowed_machine = machine.restricted(keep, functools.partial(_run_on, app, asyncs))
+    missing_extra = async_fault(app, asyncs)
+    if missing_extra is not None:
+        faults.append(missing_extra)
     guarded: dict[int, tuple[str, ...]] = {}
     for endpoint, check in found:
         guarded[id(check)] = (*guarded.get(id(check), ()), endpoint)
@@ -254,10 +283,13 @@ def _missing_support(
     return faults
 
 
-def _run_on(app: Flask, rule: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that runs an async rule as Flask runs async views."""
+def _run_on(
+    app: Flask, asyncs: list[Callable[..., Any]], rule: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return a function that runs an async rule as Flask runs async views; add it to `asyncs`."""
     if not is_async(rule):
         return rule
+    asyncs.append(rule)
     function = rule if inspect.iscoroutinefunction(rule) else getattr(rule, "__call__")  # noqa: B004, B009
 
     alone = threading.RLock() if _shares_threads() else nullcontext()
@@ -290,6 +322,14 @@ def _arguments(app: Flask, endpoint: str) -> frozenset[str]:
     return frozenset().union(*(rule.arguments for rule in app.url_map.iter_rules(endpoint)))
 
 
+def _by_blueprint(endpoints: Iterable[str]) -> dict[str, str]:
+    """Return the first endpoint of each blueprint by its name; nothing if there is only one."""
+    found: dict[str, str] = {}
+    for endpoint in endpoints:
+        found.setdefault(endpoint.rpartition(".")[0], endpoint)
+    return found if len(found) > 1 else {}
+
+
 def _pages(
     app: Flask,
     machine: Machine,
@@ -310,7 +350,7 @@ def _pages(
         readable = [
             endpoint
             for endpoint in sorted(endpoints, key=lambda endpoint: endpoint != state)
-            if any("GET" in (rule.methods or ()) for rule in app.url_map.iter_rules(endpoint))
+            if is_readable(app, endpoint)
         ]
         endpoint = (readable or endpoints)[0]
         rules = tuple(app.url_map.iter_rules(endpoint))
@@ -320,6 +360,12 @@ def _pages(
         )
         converters = {name: own for rule in rules for name, own in rule._converters.items()}
         pages[state] = Page(
-            state, endpoint, arguments, required, converters, free[state] & arguments
+            state,
+            endpoint,
+            arguments,
+            required,
+            converters,
+            free[state] & arguments,
+            _by_blueprint(readable),
         )
     return pages

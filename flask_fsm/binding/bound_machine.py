@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
-from flask import url_for
+from flask import has_request_context, request, url_for
 from werkzeug.routing import BaseConverter, BuildError
 from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
@@ -38,6 +38,8 @@ class Page:
     converters: Mapping[str, BaseConverter]
     free: frozenset[str] = frozenset()
     """Those that do not identify the page, so that a visitor may change them."""
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    """The page's endpoints by blueprint, where several blueprints show it; else none."""
 
     def pick_args(self, *sources: Mapping[str, Any]) -> dict[str, Any]:
         """Return this page's URL arguments, each from the first source that has it."""
@@ -105,10 +107,18 @@ class Page:
         """Return whether the URL arguments that a path has stored are all that a URL needs."""
         return not self.required or self.required <= self.values(args).keys()
 
+    def _endpoint_here(self) -> str:
+        """Return the endpoint in the blueprint of this request, if it has one."""
+        if self.endpoints and has_request_context():
+            for blueprint in request.blueprints or [""]:
+                if blueprint in self.endpoints:
+                    return self.endpoints[blueprint]
+        return self.endpoint
+
     def url(self, values: Mapping[str, Any]) -> str:
         """Return the page's URL; raises MissingArguments, which names those not in `values`."""
         try:
-            return url_for(self.endpoint, **values)
+            return url_for(self._endpoint_here(), **values)
         except BuildError as error:
             missing = sorted(name for name in self.arguments if values.get(name) is None)
             raise MissingArguments(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from ..core.machine import Machine, MachineOptions
+from ..core.rules import refuse_coroutine
 from ..core.snapshot import Snapshot
 from ..errors import Code, ConfigError, NotFound
 
@@ -20,6 +22,9 @@ __all__ = [
     "Declarations",
     "Subject",
     "checks_of",
+    "layers_of",
+    "mark_below",
+    "mark_of",
 ]
 
 DEFAULT_NAME: Final = "fsm"
@@ -27,6 +32,7 @@ DEFAULT_NAME: Final = "fsm"
 VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 # functools.wraps copies this attribute outwards; inner checks are found by `__wrapped__`.
 CHECK_ATTRIBUTE: Final = "__fsm_check__"
+MARK_ATTRIBUTE: Final = "__fsm_checked__"
 Choose = Callable[[Snapshot, Snapshot], Snapshot]
 
 
@@ -36,6 +42,7 @@ class Subject:
     __slots__ = ("_function", "arguments")
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        refuse_coroutine("subject()", function)
         self._function = function
         self.arguments: tuple[str, ...] = tuple(
             name
@@ -93,6 +100,11 @@ class Declaration:
         self.choose: Choose | None = None
         """Of two flows at a login, the one to keep: `(session's, subject's) -> one of both`."""
 
+    def set_login_choice(self, function: Choose) -> None:
+        """Set the function that chooses between two flows at a login."""
+        refuse_coroutine("on_login_conflict()", function)
+        self.choose = function
+
 
 class Declarations:
     """The machines of one extension, in order; the first one's subject is the default for all."""
@@ -130,13 +142,38 @@ class Check(NamedTuple):
     free: tuple[str, ...] = ()
 
 
+def layers_of(view: Callable[..., Any]) -> Iterator[Any]:
+    """Return a view and what its decorators wrap, from the outermost to the innermost."""
+    layer: Any = view
+    while layer is not None:
+        yield layer
+        layer = getattr(layer, "__wrapped__", None)
+
+
 def checks_of(view: Callable[..., Any]) -> Iterator[Check]:
     """Find the checks of a view, also between and below other decorators."""
     seen: list[Check] = []
-    layer: Any = view
-    while layer is not None:
+    for layer in layers_of(view):
         check = getattr(layer, "__dict__", {}).get(CHECK_ATTRIBUTE)
         if isinstance(check, Check) and not any(check is other for other in seen):
             seen.append(check)
-        layer = getattr(layer, "__wrapped__", None)
     return iter(seen)
+
+
+def mark_below(view: Callable[..., Any], check: Check) -> None:
+    """Mark what a guard wraps, by which it is recognised where Flask has registered it bare."""
+    for layer in layers_of(view):
+        with suppress(AttributeError, TypeError):  # not every callable takes attributes
+            setattr(layer, MARK_ATTRIBUTE, check)
+
+
+def mark_of(view: Callable[..., Any]) -> Check | None:
+    """Return the last check that was put around a view, or around what it wraps."""
+    return next(
+        (
+            check
+            for layer in layers_of(view)
+            if (check := getattr(layer, "__dict__", {}).get(MARK_ATTRIBUTE)) is not None
+        ),
+        None,
+    )

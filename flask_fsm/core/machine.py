@@ -21,6 +21,7 @@ from .rules import (
     compile_rules,
     end_registration,
     refuse_async,
+    refuse_coroutine,
     set_rules,
 )
 from .serialization import dump_machine, load_definition
@@ -141,6 +142,8 @@ class Machine(Definition):
             faults.append(  # type: ignore[unreachable]
                 DefinitionError(f"complete is {complete!r}, which is not callable.")
             )
+        elif complete is not None:
+            refuse_coroutine("complete=", complete)
         free = as_tuple("free_args", free_args, faults)
         faults += [
             DefinitionError(f"free_args: {each!r} is not the name of a URL argument.")
@@ -362,6 +365,7 @@ class Machine(Definition):
                 raise DefinitionError.of(repr(self), faults)
             self._set(migration=Renamed(names))
         elif callable(names):
+            refuse_coroutine("migrate()", names)
             self._set(migration=names)
         else:
             raise DefinitionError(

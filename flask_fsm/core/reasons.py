@@ -119,7 +119,7 @@ def edge_by_name(flow: FlowBase, here: str, target: str) -> Edge:
     Raises InvalidTransition if there is no such edge, UnknownTarget if there is no such state.
     """
     exact = plain(target)
-    edge = flow.machine.ways[here].get(exact)
+    edge = flow.machine.ways[here].get(exact) if isinstance(exact, str) else None
     if edge is None:
         raise error_of_edge(flow, here, exact) from None
     return edge

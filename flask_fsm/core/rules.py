@@ -307,6 +307,15 @@ def is_async(function: Function) -> bool:
     )
 
 
+def refuse_coroutine(what: str, function: Function) -> None:
+    """Raise DefinitionError for an async function where its result is not awaited."""
+    if is_async(function):
+        raise DefinitionError(
+            f"{what} got {rule_name(function)!r}, which is async, but its result is not awaited: "
+            f"define it with `def`."
+        )
+
+
 def refuse_async(function: Function) -> Function:
     """Return a sync rule; raise DefinitionError for an async one, which needs an app to run it."""
     if is_async(function):

@@ -82,7 +82,7 @@ class MachineViews(FlowReports):
             `function`, so that this works as a decorator.
 
         Raises:
-            DefinitionError: `function` can't be called.
+            DefinitionError: `function` can't be called, or is async.
         """
         if not callable(function):
             raise DefinitionError(f"subject() takes a function, not {function!r}.")
@@ -100,11 +100,11 @@ class MachineViews(FlowReports):
             `function`, so that this works as a decorator.
 
         Raises:
-            DefinitionError: `function` can't be called.
+            DefinitionError: `function` can't be called, or is async.
         """
         if not callable(function):
             raise DefinitionError(f"on_login_conflict() takes a function, not {function!r}.")
-        self.declaration.choose = function
+        self.declaration.set_login_choice(function)
         return function
 
     # -- decorators ---------------------------------------------------------------------

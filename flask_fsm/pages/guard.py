@@ -14,7 +14,7 @@ from flask import Flask, Response, current_app, has_request_context, request, se
 from werkzeug.exceptions import HTTPException
 
 from ..binding.bound_machine import Bound
-from ..binding.declaration import CHECK_ATTRIBUTE, Check
+from ..binding.declaration import CHECK_ATTRIBUTE, Check, mark_below
 from ..core.names import plain
 from ..errors import (
     Code,
@@ -68,6 +68,7 @@ def guarded(check: Check) -> Callable[[View], View]:
             return serve(check, work, args, kwargs)
 
         setattr(guard, CHECK_ATTRIBUTE, check)
+        mark_below(view, check)
         return cast(View, guard)
 
     return decorate

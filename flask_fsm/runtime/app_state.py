@@ -18,6 +18,7 @@ from flask import Flask, Response, current_app
 
 from ..binding.bound_machine import Bound
 from ..binding.narrowing import unintended_ends
+from ..binding.view_faults import states_without_view
 from ..config import Config
 from ..core.flow import Clock
 from ..errors import ConfigError
@@ -29,6 +30,8 @@ from .listeners import CommitListener
 __all__ = ["EXTENSION", "AppState", "app_state", "secret_keys", "unwrap"]
 
 EXTENSION: Final = "fsm"
+MIN_KEY: Final = 16
+"""Bytes of a secret key, below which a warning is logged."""
 log: Final = logging.getLogger("flask_fsm")
 
 
@@ -111,8 +114,13 @@ class AppState:
             with self.set_up_lock:
                 if self._bound is None:
                     bound = self.bind()
+                    if not current_app.debug:
+                        warn_of_short_keys(unwrap(current_app))
                     for one in bound.values():
-                        for text in unintended_ends(current_app, one):
+                        texts = list(unintended_ends(current_app, one))
+                        if not current_app.debug:  # there, these are faults
+                            texts += map(str, states_without_view(one))
+                        for text in texts:
                             log.warning("%s", text)
                     self._bound = bound
 
@@ -125,14 +133,42 @@ class AppState:
                     "SECRET_KEY is not set, so nothing can be signed. Set it before init_app, to "
                     "the output of: python -c 'import secrets; print(secrets.token_hex())'"
                 )
+            if not all(isinstance(key, (str, bytes)) for key in keys):
+                raise _error_of_fallbacks()
             self.signers = keys, Tokens(keys)
         return self.signers[1]
 
 
 def secret_keys(app: Flask) -> tuple[str | bytes, ...]:
     """Return the keys of an app, the newest last."""
-    keys = (*(app.config.get("SECRET_KEY_FALLBACKS") or ()), app.secret_key)
-    return tuple(key for key in keys if key)
+    fallbacks = app.config.get("SECRET_KEY_FALLBACKS") or ()
+    if not isinstance(fallbacks, (list, tuple, set, frozenset)):
+        raise _error_of_fallbacks()
+    return tuple(key for key in (*fallbacks, app.secret_key) if key)
+
+
+def _error_of_fallbacks() -> ConfigError:
+    return ConfigError(
+        "SECRET_KEY_FALLBACKS must be a list of keys, each a str or bytes. Of a single text, each "
+        "character would be a key: write ['the old key']."
+    )
+
+
+def warn_of_short_keys(app: Flask) -> None:
+    """Log the secret keys that are short enough to be guessed from a signature."""
+    keys = secret_keys(app)
+    short = [len(key.encode() if isinstance(key, str) else key) < MIN_KEY for key in keys]
+    for name, is_short in (
+        ("SECRET_KEY", short[-1:] == [True]),
+        ("SECRET_KEY_FALLBACKS", any(short[:-1])),
+    ):
+        if is_short:
+            log.warning(
+                "%s has a key of less than %d bytes, which can be guessed from a signature: use "
+                "the output of: python -c 'import secrets; print(secrets.token_hex())'",
+                name,
+                MIN_KEY,
+            )
 
 
 def app_state() -> AppState:

@@ -208,7 +208,7 @@ def test_two_machines_guard_a_page_and_the_view_reads_the_whole_body() -> None:
     two = one.add(Machine("two", [("a", "b")]))
     seen = []
 
-    @app.post("/a")
+    @app.route("/a", methods=["GET", "POST"])
     @one.check()
     @two.check()
     def a() -> Any:

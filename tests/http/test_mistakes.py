@@ -37,7 +37,7 @@ def make(
     app = Flask("mistaken")
     app.config.update(SECRET_KEY=SECRET, TESTING=testing, **options)
     app.debug = debug
-    machine = Machine("m", LINE)
+    machine = Machine("m", LINE, states=["a", "b", State("waiting", guarded=False), "done"])
     fsm = FlaskFSM(app, machine)
 
     @app.route("/a", methods=["GET", "POST"])

@@ -174,7 +174,7 @@ def test_a_move_at_the_end_of_a_stream_is_kept(store: str) -> None:
         fsm.transition("paid")
 
     app.add_url_rule(
-        "/cart", "cart", fsm.check()(lambda: stream_with_context(moving())), methods=["POST"]
+        "/cart", "cart", fsm.check()(lambda: stream_with_context(moving())), methods=["GET", "POST"]
     )
     add(app, fsm, lambda: fsm.current, "paid")
     visitor = Visitor(app)

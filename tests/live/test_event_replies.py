@@ -106,7 +106,7 @@ def test_what_a_hook_keeps_is_not_told() -> None:
 
     app, fsm = made_app(machine)
 
-    @app.post("/a", endpoint="a")
+    @app.route("/a", methods=["GET", "POST"], endpoint="a")
     @fsm.check()
     def a() -> Any:
         return fsm.advance("b", data={"x": 1})

@@ -246,7 +246,9 @@ def test_url_arguments_may_be_named_like_the_parameters_of_advance() -> None:
     names = ("to", "data", "form", "resume", "fast_forward", "url_args", "self", "state")
     values = {name: f"the-{name}" for name in names}
     rule = "/".join(f"<{name}>" for name in names)
-    app.add_url_rule("/a", "a", fsm.check()(page(fsm, "a", url_args=values)), methods=["POST"])
+    app.add_url_rule(
+        "/a", "a", fsm.check()(page(fsm, "a", url_args=values)), methods=["GET", "POST"]
+    )
 
     @app.get(f"/b/{rule}", endpoint="b")
     @fsm.check()
@@ -267,7 +269,7 @@ def test_url_args_that_are_no_mapping_are_an_error_that_says_so() -> None:
     """It is the developer's mistake: an argument of that name belongs into the mapping."""
     app = new_app()
     fsm = FlaskFSM(app, [("a", "b")])
-    app.add_url_rule("/a", "a", fsm.check()(page(fsm, "a", url_args="x")), methods=["POST"])
+    app.add_url_rule("/a", "a", fsm.check()(page(fsm, "a", url_args="x")), methods=["GET", "POST"])
     add(app, fsm, "b")
     with pytest.raises(TypeError, match="url_args= takes a mapping"):
         app.test_client().post("/a")
