@@ -230,6 +230,13 @@ def test_a_form_from_elsewhere_is_refused(app: Flask, root: str) -> None:
     assert visitor.open(later).location == root
 
 
+def test_a_browser_without_cookies_is_told_that_they_are_needed(app: Flask) -> None:
+    """Its first form is refused for a missing CSRF cookie, and not only as too old."""
+    refused = app.test_client().post("/checkout/", data={"ink": "1"})
+    assert refused.status_code == 400
+    assert "cookies" in refused.text
+
+
 def test_no_page_lets_a_script_in(app: Flask) -> None:
     """Pages, pages that refuse and files come with a policy that allows files of the app only."""
     client = app.test_client()
