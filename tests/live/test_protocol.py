@@ -292,9 +292,8 @@ def test_a_store_that_is_away(engine: str) -> None:
         assert reply.json["data"]["reason"] == "unavailable"
         assert "The handler of" not in site.log
         for endpoint in ("state", "events"):
-            known = site.log.count("StoreUnavailable")
             assert browser.get(f"/fsm/lab/{endpoint}").status == 503
-            assert site.log.count("StoreUnavailable") > known
+        assert "ConnectionError" in site.log  # at most once each second
         server.start()
         browser = site.browser()
         with lab(site, browser) as other:

@@ -40,7 +40,7 @@ class ThreadEngine(Engine):
         room = threads()
         if room is None:  # greenlets, or a server that starts a thread for each request
             return False
-        most = max(min(room - 1, self.limit) // 2, 1)
+        most = max((room - 1) // 2, 2)
         return sum(other.flow_key == flow for other in self.transports) >= most
 
     def serve(self, sock: Any, transport: Transport, first_bytes: bytes) -> None:
