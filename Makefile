@@ -108,7 +108,7 @@ check: $(VENV)/check ## ruff, mypy, pyright and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pyright tests/typing
+	$(BIN)/pyright tests/typed
 	$(BIN)/pyright --verifytypes flask_fsm --ignoreexternal
 	$(BIN)/lint-imports
 
