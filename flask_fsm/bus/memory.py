@@ -78,9 +78,10 @@ class Member(NamedTuple):
 
 
 class MemoryBus:
-    """Keeps `replay_limit` messages of each channel that has receivers, or `replay_bytes`.
+    """Keeps the last messages of each channel that has receivers.
 
-    It keeps them for another `replay_time` seconds (of `clock`) after the last receiver has left.
+    These are at most `replay_limit`, and take at most `replay_bytes`. They are kept for another
+    `replay_time` seconds (of `clock`) after the last receiver has left.
     Messages on a channel without receivers or stored messages are dropped.
     """
 
@@ -142,6 +143,8 @@ class MemoryBus:
         with channel.delivery_lock:
             with self._mutex:
                 self._drop_idle()
+                if self._channels.get(name) is not channel:
+                    return  # it has expired
                 if revision is not None and not channel.runs.admit(revision):
                     return
                 messages, size = channel.messages, getsizeof(payload)

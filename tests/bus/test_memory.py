@@ -113,3 +113,17 @@ def test_what_is_kept_for_all_channels_together_is_bounded() -> None:
     assert [payload for _, payload in bus.since("c199", Position(starts[199].epoch, 4)) or ()] == [
         "small"
     ]
+
+
+def test_messages_on_a_channel_whose_time_is_over_take_nothing_from_others(clock: Clock) -> None:
+    """They are dropped with it, and do not count towards what all channels may keep."""
+    bus = MemoryBus(replay_bytes=1_000, replay_time=300, clock=clock)
+    recorder = Recorder()
+    for number in range(100):
+        bus.subscribe(f"c{number}", recorder)
+        bus.unsubscribe(f"c{number}", recorder)
+        clock.now += 301
+        bus.publish(f"c{number}", "x" * 900)
+    start = bus.subscribe("c", recorder)
+    bus.publish("c", "x" * 900)
+    assert len(bus.since("c", start) or ()) == 1
