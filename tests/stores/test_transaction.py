@@ -16,7 +16,15 @@ from sqlalchemy import event, orm
 from werkzeug.test import TestResponse
 from wtforms import StringField
 
-from flask_fsm import ConfigError, FlaskFSM, Machine, Transition, ValidationFailed, signals
+from flask_fsm import (
+    ConfigError,
+    FlaskFSM,
+    Machine,
+    StoreUnavailable,
+    Transition,
+    ValidationFailed,
+    signals,
+)
 
 from ..apps import SECRET, Visitor, flask_app, show
 
@@ -272,6 +280,29 @@ def test_a_session_is_opened_where_none_is_given(plain: Till) -> None:
     assert (plain.orders(), plain.logged()) == (1, 1)
     assert isinstance(kept[0], orm.Session)
     assert not kept[0].in_transaction()
+
+
+def test_a_session_that_can_not_be_used_gives_its_connection_back(fresh_store: Fresh) -> None:
+    """If the database is locked when the block begins, also while the exception is handled."""
+    with closing(Till(fresh_store("sqlite"), FSM_STORE_TIMEOUT=0.1)) as till:
+        busy: list[int] = []
+
+        def ordered(page: str) -> Any:
+            pool = till.app.extensions["fsm"].store.records.engine.pool
+            try:
+                with till.fsm.transaction():
+                    raise AssertionError("The block must not begin.")
+            except StoreUnavailable:
+                busy.append(pool.checkedout())
+                raise
+
+        till.ordered = ordered  # type: ignore[method-assign]
+        buyer = Buyer(till.app)
+        token = buyer.token("cart")
+        with till.engine.connect() as other:
+            other.exec_driver_sql("BEGIN IMMEDIATE")
+            assert buyer.order(token=token).status_code == 503
+        assert busy == [0]
 
 
 def test_two_transitions_of_one_block_commit_together(plain: Till) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any, Final, TypeVar
 from weakref import finalize
 
@@ -160,14 +160,9 @@ class SQLRecords:
     @contextmanager
     def transaction(self, session: Any) -> Iterator[CallerSession]:
         """Take part in the transaction of a session, of a new one if it is None."""
-        opened = Session(self.engine) if session is None else session
-        caller = CallerSession(opened, self.engine)
-        try:
+        own = Session(self.engine) if session is None else nullcontext(session)
+        with own as opened, closing(CallerSession(opened, self.engine)) as caller:
             yield caller
-        finally:
-            caller.close()
-            if session is None:
-                opened.close()
 
     # -- the operations of a store ------------------------------------------------------
 
