@@ -15,7 +15,6 @@ from ..core.flow import Flow
 from ..core.reasons import allowed_states, reason_unknown
 from ..errors import (
     Code,
-    FSMError,
     GuardRefused,
     InvalidData,
     InvalidTransition,
@@ -79,20 +78,12 @@ def advance(
             )
         return _make_transition(page_request, page, data, fast_forward, url_args, accepted)
     except (GuardRefused, ValidationFailed, SnapshotTooLarge) as error:
-        if form is None or not _is_for_visitor(error):
+        is_mistake = isinstance(error, InvalidData) and error.status >= 500
+        if form is None or is_mistake:
             raise
         page_request.deny(error)
         add_form_errors(form, error)
         return None
-
-
-def _is_for_visitor(error: FSMError) -> bool:
-    """Return whether a rule has refused, or the visitor has typed what can't be stored."""
-    return isinstance(error, (GuardRefused, SnapshotTooLarge)) or (
-        isinstance(error, ValidationFailed)
-        and error.code in (ValidationFailed.default_code, InvalidData.default_code)
-        and error.status < 500
-    )
 
 
 def _make_transition(
@@ -234,7 +225,7 @@ def own_answers(page_request: PageRequest, data: object, to: str | None) -> dict
     """
     config, submission = page_request.state.config, page_request.submission
     if isinstance(data, MultiDict):
-        plain = {name: values if len(values) > 1 else values[0] for name, values in data.lists()}
+        plain = {name: values[0] if len(values) == 1 else values for name, values in data.lists()}
     else:
         if not isinstance(data, Mapping) and was_sent(page_request.request, data):
             raise InvalidData("Send an object of fields and values.")

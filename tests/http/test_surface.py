@@ -515,6 +515,18 @@ def test_messages_of_validators_go_into_the_errors_of_the_form() -> None:
     assert visitor.open("b").location == "/a"
 
 
+def test_a_refusal_with_a_code_of_the_app_goes_into_the_errors_of_the_form() -> None:
+    """Whichever rule it is from, and whatever its code."""
+
+    def refuse(flow: Any, data: dict[str, Any]) -> None:
+        raise ValidationFailed("This name is taken.", field="name", code="name_taken")
+
+    machine = Machine("m", [Transition("a", "b", pre_transition=[refuse])])
+    visitor, _, notes = order_app(machine)
+    assert visitor.post("a", ORDER).status_code == 422
+    assert list(notes[-1][0]["name"]) == ["This name is taken."]
+
+
 def test_reasons_of_guards_go_into_the_errors_of_the_form() -> None:
     """A guard that refuses has its sentence in the form's own errors."""
 
