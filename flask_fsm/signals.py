@@ -27,7 +27,7 @@ denied: Final = _signals.signal("fsm-denied")
 
 
 def emit(signal: NamedSignal, app: Any, **arguments: Any) -> None:
-    """Send `signal` to each receiver. Exceptions are logged, and keep no other from hearing."""
+    """Send `signal` to each receiver. Exceptions are logged, and do not affect the others."""
     if not signal.receivers or signal.is_muted:
         return
     for receiver in signal.receivers_for(app):

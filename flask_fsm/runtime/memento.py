@@ -22,7 +22,7 @@ class Restorable(Protocol):
     persisted: Snapshot
     lease: Lease | None
     flow: StoredFlow
-    unheard: list[Callable[[], None]]
+    notifications: list[Callable[[], None]]
 
 
 class Memento:
@@ -30,13 +30,13 @@ class Memento:
 
     __slots__ = (
         "_lease",
+        "_notification_count",
         "_persisted",
         "_previous",
         "_sent",
         "_sent_count",
         "_snapshot",
         "_text",
-        "_unheard_count",
         "_version",
         "_work",
     )
@@ -51,14 +51,14 @@ class Memento:
         self._snapshot = work.flow.snapshot
         self._sent = work.flow.sent
         self._sent_count = len(self._sent or ())
-        self._unheard_count = len(work.unheard)
+        self._notification_count = len(work.notifications)
 
     def restore(self) -> None:
         """Restore the state, and withdraw what has been sent since in the current event."""
         work = self._work
         if self._sent is not None:
             del self._sent[self._sent_count :]
-        del work.unheard[self._unheard_count :]
+        del work.notifications[self._notification_count :]
         work.session_flow.keep(self._text)
         work.session_flow.set_previous(self._previous)
         work.version, work.persisted, work.lease = self._version, self._persisted, self._lease

@@ -57,13 +57,13 @@ class UnitOfWork:
         "lease",
         "missing_reason",
         "needs_key",
+        "notifications",
         "persisted",
         "read_only",
         "sender",
         "session",
         "session_flow",
         "state",
-        "unheard",
         "url_args",
         "version",
     )
@@ -87,11 +87,11 @@ class UnitOfWork:
         self.lease: Lease | None = None
         """The lease on the flow that this request holds."""
         self.sender: Sender | None = sender
-        self.unheard: list[Callable[[], None]] = []
-        """Tells of each commit that hooks and listeners have not heard of, the oldest first."""
+        self.notifications: list[Callable[[], None]] = []
+        """What notifies of each commit that hooks and listeners do not know yet, oldest first."""
         self._is_notifying: bool = False
         self._submission: tuple[Receipt, Callable[[Flow], str | None]] | None = None
-        """What has made the commit that hooks hear of now; it makes their commits too."""
+        """The submission whose commit hooks are notified of; their own commits are part of it."""
         self.read_only: bool = False  # True while a page is only read, which moves no flow
         self.session_flow: SessionFlow
         """The flow's locator, and the text that the session carries for it."""
@@ -285,7 +285,7 @@ class UnitOfWork:
         self._rebase(committed)
         # After a transaction its answer has been made, so what hooks do then does not change that.
         submission = None if receipt is None or transaction is not None else (receipt, location)
-        self.unheard.append(lambda: self._tell(results, reply, submission))
+        self.notifications.append(lambda: self._announce(results, reply, submission))
         if transaction is None or memento is None:
             self._notify()
         else:
@@ -331,11 +331,11 @@ class UnitOfWork:
         self.flow.set_snapshot(fresh)
         self.remember()
 
-        def tell() -> None:
+        def announce() -> None:
             emit(reset, self.app, machine=self.bound.name, flow=self.flow, previous=previous)
             self._notify_listeners(lambda listener: listener.replaced(previous, self.flow))
 
-        self.unheard.append(tell)
+        self.notifications.append(announce)
         if transaction is None:
             self._notify()
         else:
@@ -357,21 +357,21 @@ class UnitOfWork:
     # -- notifying ----------------------------------------------------------------------
 
     def _notify(self) -> None:
-        """Tell hooks, signals and listeners of all commits, in the order of their revs.
+        """Notify hooks, signals and listeners of all commits, in the order of their revs.
 
-        A commit that a hook or a receiver makes meanwhile waits for its turn.
+        Of a commit that a hook or a receiver makes meanwhile they are notified after the others.
         """
         if self._is_notifying:
             return
         self._is_notifying = True
         try:
-            while self.unheard:
-                self.unheard.pop(0)()
+            while self.notifications:
+                self.notifications.pop(0)()
         finally:
             self._is_notifying = False
             self._submission = None
 
-    def _tell(
+    def _announce(
         self,
         results: Sequence[Result],
         reply: tuple[int, Any],

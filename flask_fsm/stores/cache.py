@@ -26,18 +26,19 @@ GRACE: Final = 0.2
 """Seconds for which any number may wait, since most requests are served in less."""
 
 
-class Waiting:
+class WaitingRequest:
     """A request that waits for the lock of a flow."""
 
-    __slots__ = ("bell", "form", "patient", "thread")
+    __slots__ = ("form", "thread", "waits_long", "wakeup")
 
     def __init__(self, form: str) -> None:
         self.thread: int = threading.get_ident()
         self.form: str = form
-        self.patient: bool = False
+        self.waits_long: bool = False
         """Whether it is one of those that wait for longer than GRACE."""
-        self.bell: threading.Lock = threading.Lock()
-        self.bell.acquire()
+        self.wakeup: threading.Lock = threading.Lock()
+        """Released to wake the request: it has got the lock, or has lost its place."""
+        self.wakeup.acquire()
 
 
 class CachedFlow:
@@ -61,8 +62,8 @@ class CachedFlow:
         self.users: int = 0
         self.holder: int = 0
         """The thread that holds the lock, or 0."""
-        self.waiting: tuple[Waiting, ...] = ()
-        """Who waits for the lock, in the order in which they get it."""
+        self.waiting: tuple[WaitingRequest, ...] = ()
+        """The requests that wait for the lock, in the order in which they get it."""
         self.ended: str = ""
         """Why the flow has ended for good, if it has: then this is a tombstone."""
         self.moved_to: str | None = None
@@ -255,27 +256,27 @@ class FlowCache:
             if not holder:
                 flow.holder = thread
                 return flow
-            me = Waiting(form)
+            me = WaitingRequest(form)
             flow.waiting += (me,)
         try:
-            called = me.bell.acquire(timeout=min(wait, GRACE))
-            if not called and wait > GRACE:
+            woken = me.wakeup.acquire(timeout=min(wait, GRACE))
+            if not woken and wait > GRACE:
                 self._wait_longer(id, flow, me)
-                called = me.bell.acquire(timeout=wait - GRACE)
+                woken = me.wakeup.acquire(timeout=wait - GRACE)
             if flow.holder != thread:
-                raise self._busy(id, wait, displaced=called)
+                raise self._busy(id, wait, displaced=woken)
         except BaseException:  # also what ends a greenlet, or comes from the handler of a signal
             self._leave(id, flow, me)
             raise
         return flow
 
-    def _wait_longer(self, id: str, flow: CachedFlow, me: Waiting) -> None:
+    def _wait_longer(self, id: str, flow: CachedFlow, me: WaitingRequest) -> None:
         """Make a request one of the MAX_WAITING of its flow, or raise FlowBusy."""
         with self._mutex:
-            patient = [each for each in flow.waiting if each.patient]
-            if len(patient) >= MAX_WAITING and flow.holder != me.thread:
+            others = [each for each in flow.waiting if each.waits_long]
+            if len(others) >= MAX_WAITING and flow.holder != me.thread:
                 # An impatient visitor clicks again, and sees the answer to the last click.
-                earlier = next((each for each in patient if me.form and each.form == me.form), None)
+                earlier = next((each for each in others if me.form and each.form == me.form), None)
                 if earlier is None:
                     raise FlowBusy(
                         _(
@@ -287,8 +288,8 @@ class FlowCache:
                         status=503,
                     )
                 flow.waiting = tuple(each for each in flow.waiting if each is not earlier)
-                earlier.bell.release()
-            me.patient = True
+                earlier.wakeup.release()
+            me.waits_long = True
 
     @staticmethod
     def _busy(id: str, wait: float, displaced: bool) -> FlowBusy:
@@ -310,8 +311,8 @@ class FlowCache:
             flow=id,
         )
 
-    def _leave(self, id: str, flow: CachedFlow, waiting: Waiting | None = None) -> None:
-        """Release the lock to the next one, or stop waiting for it."""
+    def _leave(self, id: str, flow: CachedFlow, waiting: WaitingRequest | None = None) -> None:
+        """Pass the lock on to the next request, or stop waiting for it."""
         with self._mutex:
             flow.users -= 1
             if waiting is not None and flow.holder != waiting.thread:
@@ -320,7 +321,7 @@ class FlowCache:
                 following, *others = flow.waiting
                 flow.waiting = tuple(others)
                 flow.holder = following.thread
-                following.bell.release()
+                following.wakeup.release()
             else:
                 flow.holder = 0
             if not flow.users and flow.snapshot is None and not flow.ended:
@@ -330,9 +331,9 @@ class FlowCache:
 class FlowLock:
     """The lock of a flow: while a request holds it, this process serves no other of that flow.
 
-    Entering raises FlowBusy after `wait` seconds, or after GRACE if MAX_WAITING others wait longer:
-    each of them takes a thread, which other visitors need. One of these with the same `form`, the
-    token of a form that was sent several times, gives up its place.
+    Entering raises FlowBusy after `wait` seconds; or already after GRACE if MAX_WAITING others wait
+    longer, since each takes a thread that other visitors need. If one of these has the same `form`
+    (the token of a form that was sent again), that one gives up its place and raises instead.
     """
 
     __slots__ = ("_cache", "_flow", "_form", "_id", "_wait")

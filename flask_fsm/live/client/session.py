@@ -98,7 +98,7 @@ class ClientSession:
         "_state",
         "_subject",
         "_synchronous",
-        "_unheard",
+        "_unnotified",
         "_url_args",
         "closing",
         "subscriber",
@@ -126,8 +126,8 @@ class ClientSession:
         self._own: ConnectionFlow | None = None
         self._ref: Any = None
         """The `ref` of the event that is being handled."""
-        self._unheard: list[Result] = []
-        """The transitions of the own flow of which hooks and receivers have not heard."""
+        self._unnotified: list[Result] = []
+        """The transitions of the own flow of which hooks and receivers are still to be notified."""
         self._subject: str | None = None
         self.closing: int = 0
         """The code to close with once everything queued is written, or 0."""
@@ -336,18 +336,18 @@ class ClientSession:
         # The frame first, as a hook may make another transition, whose frame comes after it.
         frame = state_frame(self._bound.machine, result.snapshot, status, reply)
         self.subscriber.send(frame, self._ref, kind=FrameKind.STATE)
-        self._unheard.append(result)
-        if len(self._unheard) > 1:  # made by a hook or a receiver, which hears of the other first
-            return
+        self._unnotified.append(result)
+        if len(self._unnotified) > 1:
+            return  # a hook or a receiver has made it, so the call below us goes on with it
         try:
-            for result in self._unheard:  # it grows meanwhile
+            for result in self._unnotified:  # it grows meanwhile
                 flow.run_hooks(result)
                 facts = {"machine": self._bound.name, "flow": flow, "result": result}
                 emit(transitioned, self._app, **facts)
                 if result.finished:
                     emit(finished, self._app, **facts)
         finally:
-            self._unheard.clear()
+            self._unnotified.clear()
 
     def transmitted(self, data: Any, status: int) -> None:
         """Send the data of a handler."""
