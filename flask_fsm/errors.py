@@ -245,7 +245,7 @@ class SkippedTransition(InvalidTransition):
 
 
 class NotAPage(InvalidTransition):
-    """A state without a page, named by a client (409) or by the app's code (500), is the target."""
+    """The target, named by a client (409) or by the app's code (500), is a state without a page."""
 
     default_code: ClassVar[str] = Code.NOT_A_PAGE
 
@@ -269,12 +269,12 @@ class GuardRefused(FSMError):
 class ValidationFailed(FSMError):
     """A validator refused the answers.
 
-    Raise it in a validator with a text or texts, with a mapping of fields to these, or with
-    `field=`. A text is a `str`, Markup, or a lazy translation. By default it says that the answers
-    were not accepted.
+    Raise it in a validator with a text or texts; to name fields, give a mapping of fields to these,
+    or `field=`. A text is a `str`, Markup, or a lazy translation. By default it says that the
+    answers were not accepted.
 
     Args:
-        message: What is wrong, or a mapping of each field to what is wrong with it.
+        message: What is wrong, as one text or several; or a mapping of each field to these.
         field: The name of the field that the text is about; default: the answers as a whole.
         messages: Texts about the answers as a whole.
         fields: Texts by the name of the field.
@@ -318,7 +318,7 @@ class ValidationFailed(FSMError):
 
 
 class InvalidData(ValidationFailed):
-    """A client (422) or the app's code (500) gives an answer that can't be stored; see `fields`."""
+    """An answer of a client (422) or of the app's code (500) can't be stored; see `fields`."""
 
     default_code: ClassVar[str] = Code.INVALID_DATA
 

@@ -93,9 +93,9 @@ _encode: Final = json.JSONEncoder(
 
 
 class PageData(dict[str, Any]):
-    """Data by page, where a name without a dot also means a page of one of some blueprints.
+    """Data by page, in which a page of one of the `blueprints` is also found by its short name.
 
-    Such a name is only looked up: what the dict contains are full names.
+    The dict itself contains full names only.
     """
 
     __slots__ = ("_blueprints",)
@@ -104,7 +104,7 @@ class PageData(dict[str, Any]):
         super().__init__(data)
         self._blueprints = blueprints
 
-    def _full_name(self, page: str) -> str:
+    def _full_name(self, page: Any) -> Any:
         if not super().__contains__(page) and isinstance(page, str) and "." not in page:
             for blueprint in self._blueprints:
                 full = f"{blueprint}.{page}"
@@ -119,7 +119,7 @@ class PageData(dict[str, Any]):
         return self[full]
 
     def __contains__(self, page: object) -> bool:
-        return super().__contains__(self._full_name(page) if isinstance(page, str) else page)
+        return super().__contains__(self._full_name(page))
 
     def get(self, page: str, default: Any = None) -> Any:
         """Return the data of a page, or `default`."""
@@ -194,7 +194,7 @@ def as_dict(data: object) -> dict[str, Any]:
 
 
 def copy_answers(value: Any, depth: int = 0) -> Any:
-    """Return a copy of `value` that shares no list or dict with it; of others, none is stored."""
+    """Return a copy of `value` that shares no list or dict with it; anything else is shared."""
     kind = type(value)
     if depth > MAX_DEPTH or kind not in _NESTED:
         return value

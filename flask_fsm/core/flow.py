@@ -90,8 +90,8 @@ class Flow(FlowBase):
             source: The page to move from. By default the current one; another page of the path
                 makes this an edit.
             args: The URL arguments of the target, as JSON text. By default none.
-            accepted: Whether the guards have just accepted this, as `why_not` has asked them. By
-                default False.
+            accepted: Whether `why_not` has just found that the guards accept this, so that they
+                need not be asked again. By default False.
 
         Returns:
             The result, for `apply` and then `run_hooks`.

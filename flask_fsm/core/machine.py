@@ -33,10 +33,22 @@ __all__ = ["Back", "Edge", "Machine", "MachineOptions", "State", "Transition", "
 M = TypeVar("M", bound=Callable[[str], str | None] | Mapping[str, str | None])
 
 
-# What register_state changes, beside the states.
-DERIVED: Final = (
-    *("_faults", "_out", "digest", "edges", "events", "finals", "initial", "names", "numbers"),
-    *("root", "ways"),
+# What follows from the states, so that register_state changes it too.
+DERIVED: Final = frozenset(
+    (
+        "_faults",
+        "_out",
+        "digest",
+        "dotted",
+        "edges",
+        "events",
+        "finals",
+        "initial",
+        "names",
+        "numbers",
+        "root",
+        "ways",
+    )
 )
 
 
@@ -286,10 +298,7 @@ class Machine(Definition):
 
     def _check(self) -> None:
         """Raise DefinitionError if the definition, now complete, has faults."""
-        faults = [
-            *self._faults,
-            *self._duplicate_events(),
-        ]
+        faults = [*self._faults, *self._duplicate_events()]
         if faults:
             raise DefinitionError.of(f"Machine {self.name!r}", faults)
 

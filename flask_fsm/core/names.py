@@ -11,8 +11,6 @@ __all__ = ["Named", "as_tuple", "is_name", "name_faults", "plain"]
 
 LONGEST: Final = 255
 FORBIDDEN: Final = re.compile("[\x00\ud800-\udfff]")
-
-
 V = TypeVar("V")
 
 
@@ -22,7 +20,7 @@ def plain(name: Any) -> Any:
 
 
 class Named(dict[str, V]):
-    """Values by name, found by members of a `(str, Enum)` too, which hash otherwise than texts."""
+    """Values by name, also found by a member of a `(str, Enum)`, which has a hash of its own."""
 
     def __missing__(self, name: object) -> V:
         exact = plain(name)

@@ -26,7 +26,10 @@ _encoder: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, defau
 
 
 def dump_reply(value: Any) -> str:
-    """Return a value as JSON, or raise TypeError; see `_plain` for what becomes a string."""
+    """Return a value as JSON, or raise TypeError.
+
+    Dates, Decimals, UUIDs and lazy translations become strings.
+    """
     try:
         return _encoder.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
