@@ -10,14 +10,13 @@ from uuid import UUID
 
 from ..core.machine import Machine, MachineOptions
 from ..core.rules import refuse_coroutine
-from ..core.snapshot import Snapshot
 from ..errors import Code, ConfigError, NotFound
+from ..stores.base import Choose
 
 __all__ = [
     "CHECK_ATTRIBUTE",
     "DEFAULT_NAME",
     "Check",
-    "Choose",
     "Declaration",
     "Declarations",
     "Subject",
@@ -33,7 +32,6 @@ VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWO
 # functools.wraps copies this attribute outwards; inner checks are found by `__wrapped__`.
 CHECK_ATTRIBUTE: Final = "__fsm_check__"
 MARK_ATTRIBUTE: Final = "__fsm_checked__"
-Choose = Callable[[Snapshot, Snapshot], Snapshot]
 
 
 class Subject:
