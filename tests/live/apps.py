@@ -68,9 +68,11 @@ def automata_light(name: str = "light") -> Machine:
 
 
 def jumping(name: str, targets: Mapping[str, list[str] | None]) -> Machine:
-    """States with these targets; in each, the event `jump` goes where its data says."""
+    """States with these targets; in each, the event `jump` goes where its data says, or raises."""
 
     def jump(flow: Flow, data: Any) -> None:
+        if data == "raise":
+            raise LookupError(SECRET)
         flow.transition(data)
 
     machine = Machine(name, scope="connection")

@@ -113,8 +113,9 @@ def test_a_handler_error_ends_nothing(site: Site) -> None:
     """After a handler that raises the same connection still works, with its state as it was."""
     with site.browser().websocket("anywhere") as client:
         client.receive()
-        assert client.ask("jump", [])["status"] == 405
-        assert client.ask("jump", {})["status"] == 405
+        assert client.ask("jump", "raise")["status"] == 405
+        assert client.ask("jump", [])["status"] == 400
+        assert client.ask("jump", {})["status"] == 400
         assert client.ask("jump", "b")["state"] == "b"
 
 

@@ -281,7 +281,7 @@ def test_the_server_ends_at_once(start: Start, engine: str) -> None:
 @pytest.mark.usefixtures("ctrl_c")
 def test_nobody_holds_up_the_end(start: Start, engine: str) -> None:
     """A client that does not answer the close frame, and one that reads nothing, change nothing."""
-    site = start(engine)
+    site = start(engine, FSM_QUEUE_BYTES=64 * MIB)
     with raw(site) as mute, raw(site, OPS) as stuck, joined(site, groups=["ops"]) as other:
         site.browser().get("/tell/0/400/20000")
         while (frame := other.receive()).get("type") != "message" or frame["data"][0] != 399:
