@@ -194,9 +194,12 @@ def _with_cache_control(response: Response, value: str) -> Response:
 
 
 Obstacle = Literal["too_large", "omitted", "csrf", "other_machine", "not_a_form", "cross_site"]
-"""Why the typed answers can't be sent again from a page: they are too many, some must not be in it,
-its CSRF token can't be renewed, the form has the token of another machine, too, a form can't send
-them, or another site has sent them."""
+"""Why what was typed can't be sent again from a page.
+
+`too_large`: it is too much to look at; `omitted`: the page must not show all of it; `csrf`: its
+CSRF token can't be renewed; `other_machine`: it has tokens of several machines; `not_a_form`: an
+HTML form can't send it; `cross_site`: another site has sent it.
+"""
 
 
 @dataclass(frozen=True)
@@ -241,10 +244,10 @@ class RefusalContext:
     labels: Mapping[str | tuple[str, str], str] = field(default_factory=dict)
     """The labels of fields by name, and those of chosen values by name and value."""
     unshown: int = 0
-    """How many fields are neither in `submitted` nor in `omitted`, since they are too many."""
+    """How many fields are neither in `submitted` nor in `omitted`, since there are too many."""
     resubmit: ResubmitForm | None = None
     obstacle: Obstacle | None = None
-    """Why there is no `resubmit` of a page that could be sent again; None for other pages."""
+    """Why there is no `resubmit`, although the page takes the form again; else None."""
 
 
 class Refusal(HTTPException):

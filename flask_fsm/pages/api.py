@@ -340,7 +340,7 @@ class MachineViews(FlowReports):
             to: The next page. By default what the request names in its field `to`, or the only open
                 edge.
             data: The answers to store for this page, and to give to its rules.
-            form: A WTForms form whose data is stored instead, but for its password fields. If a
+            form: A WTForms form whose data is stored instead, except for its password fields. If a
                 rule refuses, its messages go into `form.errors`.
             fast_forward: Whether to repeat, after an edit, the steps of the old path as far as
                 their rules allow it. By default the visitor repeats them.
@@ -394,8 +394,9 @@ class MachineViews(FlowReports):
         """Commit the block's transition and the changes of `session` together, or neither.
 
         The session is committed at the end of the block, and hooks run after that. If the block
-        raises, or makes no transition that still stands, the session is rolled back. A rollback
-        inside the block undoes the transition; its response, if returned all the same, becomes 500.
+        raises, or makes no transition that is still valid at its end, the session is rolled back. A
+        rollback inside the block undoes the transition; if the view still returns its response,
+        that becomes a 500.
 
         Args:
             session: An SQLAlchemy session of the database in which the flows are stored. By default
@@ -404,8 +405,8 @@ class MachineViews(FlowReports):
         Raises:
             ConfigError: The flows are not stored in that database, or `session` is inside
                 `with session.begin():`.
-            StoreUnavailable: The connection was lost, so that nothing was committed, or nobody
-                knows.
+            StoreUnavailable: The connection was lost. Nothing was committed; or, if it was lost
+                during the commit, the outcome is unknown.
         """
         store = self._page_request().state.require_record_store("fsm.transaction()")
         with transaction(store, session) as joined:
@@ -437,8 +438,8 @@ def delegated(
 ) -> Callable[[Callable[..., Any]], Callable[Concatenate[HasDefault, P], R]]:
     """Return a decorator that replaces a method by a call of the default machine's `method`.
 
-    The result has the signature and documentation of `method`. That it is a decorator keeps its
-    type declared, where that of an assigned attribute would only be inferred.
+    The result has the signature and documentation of `method`. A decorated method has a declared
+    type for type checkers; that of an assigned attribute would only be inferred.
     """
 
     @functools.wraps(method)

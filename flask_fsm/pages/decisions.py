@@ -399,11 +399,11 @@ class PageRequests:
     private: bool = False
     """Whether the response is kept out of caches."""
     view_answered: bool = False
-    """Whether the response is a view's own to a form that was sent to it."""
+    """Whether a view has answered a form with a response of its own."""
     has_body: bool = False
     """Whether the body of the request has been read."""
     streaming: bool = False
-    """Whether the headers have been sent, since the response is a stream."""
+    """Whether the response is a stream, whose headers have been sent."""
 
 
 def page_requests() -> PageRequests:
@@ -424,7 +424,7 @@ def keep_private(requests: PageRequests) -> None:
 
 
 def _limit_caching(response: Response) -> Response:
-    """Keep the response out of every cache; what a view answers to a form, out of shared ones."""
+    """Keep the response out of every cache; a view's own answer to a form only of shared ones."""
     requests = page_requests()
     if (
         not requests.view_answered

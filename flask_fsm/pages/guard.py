@@ -194,11 +194,11 @@ def remember_forms(app: Flask, context: Mapping[str, Any], **_: Any) -> None:
         return
     from wtforms.form import BaseForm
 
-    for name, page_request in page_requests().of.items():
-        kinds = tuple({type(v): None for v in context.values() if isinstance(v, BaseForm)})
-        key = name, page_request.page or ""
-        if kinds and not {*page_request.state.forms.get(key, ())} & {*kinds}:
-            page_request.state.forms[key] = kinds
+    kinds = tuple(dict.fromkeys(type(v) for v in context.values() if isinstance(v, BaseForm)))
+    for name, page_request in page_requests().of.items() if kinds else ():
+        forms, key = page_request.state.forms, (name, page_request.page or "")
+        if not {*forms.get(key, ())} & {*kinds}:
+            forms[key] = kinds
 
 
 # -- requests whose views are not guarded -----------------------------------------------
@@ -251,7 +251,7 @@ def after_request(response: Response) -> Response:
 def check_session_cookie(app: Flask, response: Response, **_: Any) -> None:
     """Report a session with a flow that browsers drop, because it has grown after the step.
 
-    A receiver of Flask's `request_finished`, since the cookie is made after all other functions.
+    This receives Flask's signal `request_finished`: the cookie is made after all other functions.
     """
     for header in response.headers.getlist("Set-Cookie"):
         if len(header) > COOKIE_LIMIT:
@@ -266,9 +266,10 @@ def _report_size(app: Flask, response: Response, size: int) -> None:
     if not names:
         return
     text = (
-        f"The session cookie takes {size} bytes, but browsers drop more than {COOKIE_LIMIT}, and "
-        f"with it the flow of {', '.join(map(repr, names))}: the session has grown since the step. "
-        f"Store less in it, or keep it on the server, for example with Flask-Session."
+        f"The session cookie takes {size} bytes, but browsers drop cookies of more than "
+        f"{COOKIE_LIMIT}, and with it the flow of {', '.join(map(repr, names))}: the session has "
+        f"grown since the step. Store less in it, or keep it on the server, for example with "
+        f"Flask-Session."
     )
     log.error("%s The request was %s %s.", text, request.method, request.endpoint)
     if app.debug:
@@ -282,7 +283,7 @@ def _report_size(app: Flask, response: Response, size: int) -> None:
 def _begin_stream(requests: PageRequests) -> None:
     """Before the headers are sent, name the flows of guarded pages in the session.
 
-    A template that is rendered after that can make a token whose flow is known.
+    So a template that is rendered later can make a token of a flow that the session knows.
     """
     for found in requests.of.values():
         if requests.private and found.work.loaded and not found.work.needs_key:

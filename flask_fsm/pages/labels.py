@@ -1,7 +1,7 @@
-"""Labels: how a page's WTForms form calls its fields and choices, for the page of a refusal.
+"""Labels of the fields and choices of a WTForms form, for the page of a refusal.
 
-A form that is refused as out of date never reaches its view, which alone knows its class. So the
-class counts that the page has rendered before, or passed to `advance()`.
+A form that is refused as out of date never reaches its view, which alone knows its class. So this
+uses the class that the page has rendered before, or has passed to `advance()`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def field_labels(
 ) -> dict[str | tuple[str, str], str]:
     """Return the labels of fields by name, and those of their chosen values by name and value.
 
-    Only what the class of the form says counts: a choice of one form may be for its visitor alone.
+    Only the class of a form is used: a choice that is set on one form may be for its visitor alone.
     """
     labels: dict[str | tuple[str, str], str] = {}
     if not forms:
@@ -46,13 +46,13 @@ def _field(form: type, name: str) -> Any:
     if name in fields:
         return fields[name]
     parts = _PARTS.split(name)
-    for start, part in enumerate(parts):  # before it may stand the prefix of a form
+    for start, part in enumerate(parts):  # a form's prefix may come before it
         field, rest = fields.get(part), parts[start + 1 :]
         while field is not None and rest:
             inner = _inner(field)
             if isinstance(inner, type):
                 field = _fields(inner).get(rest.pop(0))
-            else:  # of a list, whose entries have numbers
+            else:  # a list, whose entries have numbers
                 field = inner if rest.pop(0).isdigit() else None
         if field is not None:
             return field

@@ -1,4 +1,4 @@
-"""Mistakes: errors that the app's code causes, and not what the client has sent."""
+"""Mistakes: errors that are caused by the app's code, not by what the client has sent."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ REMEDIES: Final[dict[str, str]] = {
 def expose_mistake(error: FSMError, request: Request, page_request: PageRequest | None) -> bool:
     """Return whether an error is a mistake in the app's code; give it the status 500 and a remedy.
 
-    So is a target that the client has not named, if it is not a state or not a page, or if no edge
-    leads to it from the page that is served.
+    A target that the client has not named is one if it is not a state, if it has no page, or if no
+    edge leads to it from the page that is served.
     """
     if error.status < 500:
         if not _is_about_target(error, page_request) or _is_target_sent(error, request):
@@ -61,6 +61,5 @@ def was_sent(request: Request, value: object) -> bool:
         return False
     sent: list[object] = [text for _, text in request.values.items(multi=True)]
     sent += (request.view_args or {}).values()
-    sent += json_object(request).values()
-    sent.append(request.get_json(silent=True))
+    sent += (*json_object(request).values(), request.get_json(silent=True))
     return any(type(each) is type(value) and each == value for each in sent)

@@ -15,7 +15,7 @@ __all__ = ["STALE", "flash_notice", "notice_of", "notice_of_page", "tell_of_chan
 
 FLASH_CATEGORY: Final = "fsm"
 TOLD_KEY: Final = "_fsmtold_"
-"""Prefix of the session's keys with the digest of a definition whose change was told."""
+"""Prefix of the session's keys with the digest of the definition that a visitor was told of."""
 # Why a form conflicts with the flow, by the code of the refusal.
 STALE: Final = {
     Code.NOT_CURRENT: _("You have moved on from this page since it was opened."),

@@ -31,7 +31,7 @@ class SubmittedFields(NamedTuple):
     fields: list[tuple[str, str]]
     omitted: list[str]
     unshown: int = 0
-    """How many fields are not shown since they are too many."""
+    """How many fields are not shown since there are too many."""
     too_large: bool = False
     """Whether they are too many or too long to be looked at."""
 

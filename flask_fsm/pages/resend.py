@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from flask import current_app, request
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -16,8 +17,8 @@ from .urls import encoded_path
 
 __all__ = ["identical_form", "renewed_form"]
 
-# With this Flask-WTF signs its tokens.
-FLASK_WTF_SALT = "wtf-csrf-token"
+FLASK_WTF_SALT: Final = "wtf-csrf-token"
+"""The salt with which Flask-WTF signs its tokens."""
 
 
 def identical_form(config: Config, typed: SubmittedFields) -> ResubmitForm | Obstacle:

@@ -73,9 +73,9 @@ def is_secret_name(name: str) -> bool:
 
 
 def password_names() -> re.Pattern[str]:
-    """Return what matches the names of the password fields of all WTForms forms of the process.
+    """Return a pattern of the names of the password fields of all WTForms forms of the process.
 
-    Which form a submission belongs to only its view knows, which does not run if it is refused.
+    Only its view knows to which form a submission belongs, and does not run if that is refused.
     """
     names = set(_password_fields()) if "wtforms" in sys.modules else ()
     return re.compile(

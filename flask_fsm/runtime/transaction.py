@@ -49,10 +49,10 @@ class Step:
         self._undo = undo
         self.moves: bool = moves
         self.answer: Response | None = None
-        """The response that tells of the step, for the view to return."""
+        """The response to the step, for the view to return."""
 
     def undo(self) -> None:
-        """Undo it in memory; its response must not be sent any more."""
+        """Undo it in memory, and make sure that its response is not sent."""
         self._undo()
         if self.answer is not None:
             after_this_request(partial(_replaced, self.answer))
@@ -105,7 +105,7 @@ class Transaction:
                 step.undo()
 
     def keep_messages(self) -> None:
-        """Keep what a block without a transition sends: it is rolled back, but did not fail."""
+        """Keep the messages of a block without a transition, which is rolled back but did not fail."""
         self._committed += self._open
         self._open = []
 
@@ -141,7 +141,7 @@ def current_transaction() -> Transaction | None:
 def transaction(store: RecordStore, session: Any) -> Iterator[Any]:
     """Commit the transitions of the block with `session`, a new one of the store's if None.
 
-    The session is rolled back if the block raises, or makes no transition that still stands.
+    The session is rolled back if the block raises, or makes no transition that is still valid.
     """
     outer = current_transaction()
     if outer is not None:
