@@ -126,7 +126,7 @@ translations: $(VENV)/test ## extract the texts for visitors, and update and com
 		--add-location file --project flask_fsm --copyright-holder 'the authors of flask_fsm' \
 		--output $(POT) flask_fsm
 	$(BIN)/pybabel --quiet update --input-file $(POT) --output-dir $(TRANSLATIONS) --domain flask_fsm \
-		--no-fuzzy-matching --ignore-obsolete
+		--no-fuzzy-matching --ignore-obsolete --width 100
 	$(BIN)/pybabel --quiet compile --directory $(TRANSLATIONS) --domain flask_fsm
 
 bench: $(VENV)/benchmark ## print the ratios that stand in the README

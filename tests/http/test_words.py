@@ -159,7 +159,7 @@ def test_a_form_of_an_expired_run_says_that_time_has_passed(shop: Callable[..., 
         clock.tick(61)
         gone = visitor.post("address", ANSWERS["address"], token)
     assert (gone.status_code, heading(gone)) == (410, "This has expired")
-    assert "for so long" in words(gone)
+    assert "for a long time" in words(gone)
     assert "another tab" not in words(gone)
 
 
