@@ -105,7 +105,7 @@ class Transaction:
                 step.undo()
 
     def keep_messages(self) -> None:
-        """Keep the messages of a block without a transition, which is rolled back but did not fail."""
+        """Keep the messages of a block without a transition: it is rolled back but not failed."""
         self._committed += self._open
         self._open = []
 

@@ -186,9 +186,11 @@ def test_a_move_at_the_end_of_a_stream_is_kept(store: str) -> None:
 def test_a_refusal_names_no_flow(store: str) -> None:
     """Flask streams the pages of HTTP errors; a stranger's form stays 410 when it is sent again."""
     app = new_app(store)
-    fsm = FlaskFSM(app, [("cart", "paid")])
-    add(app, fsm, lambda: render_template("form.html"), "cart", "paid")
-    token = token_in(Visitor(app).open("cart").text)
-    stranger = Visitor(app)
+    fsm = FlaskFSM(app, [("cart", "pay"), ("pay", "paid")])
+    add(app, fsm, lambda: render_template("form.html"), "cart", "pay", "paid")
+    visitor, stranger = Visitor(app), Visitor(app)
+    visitor.post("cart", token=token_in(visitor.open("cart").text))
+    # Not the form of the first page, which the page of the refusal lets begin a new run.
+    token = token_in(visitor.open("pay").text)
     for _ in range(2):
-        assert stranger.post("cart", token=token).status_code == 410
+        assert stranger.post("pay", token=token).status_code == 410
