@@ -70,6 +70,7 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
             faults.append(error)
             continue
         faults += _missing_support(one, subject, has_record_store)
+        faults += _argument_faults(one, subject)
         faults += pages_without_get(app, one)
         faults += states_without_view(one) if app.debug else ()  # else they are logged
         bound[name] = replace(
@@ -104,6 +105,96 @@ def _machine_of(declaration: Declaration, found: Found) -> Machine:
     return Machine(declaration.name, edges, **options)
 
 
+class _Views:
+    """What the views of an app say of one machine; `add` takes in the checks one by one.
+
+    Args:
+        app: The app.
+        machine: The machine as it is defined.
+        faults: The faults, to which those of the checks are added.
+    """
+
+    def __init__(self, app: Flask, machine: Machine, faults: list[DefinitionError]) -> None:
+        self._app = app
+        self._machine = machine
+        self._faults = faults
+        self.states: dict[str, str] = {}
+        """The state that each endpoint shows."""
+        self.free: dict[str, frozenset[str]] = dict.fromkeys(
+            machine.states, frozenset(machine.free_args)
+        )
+        """The free URL arguments of each state."""
+        self._allowed: dict[str, dict[str, set[str]]] = {"accept": {}, "to": {}}
+        """By argument of `check` and by state, the states that all its views allow."""
+        self._misnamed: set[str] = set()
+        """The states whose `accept` or `to` has a fault."""
+
+    def fault(
+        self, endpoint: str, text: str, kind: type[DefinitionError] = DefinitionError
+    ) -> None:
+        """Add the fault of a view."""
+        self._faults.append(kind(f"view {endpoint!r}, machine {self._machine.name!r}: {text}"))
+
+    def add(self, endpoint: str, check: Check) -> None:
+        """Take in a check of the view of an endpoint."""
+        machine = self._machine
+        if check.required is not None:
+            if resolve(machine, check.required, endpoint) not in machine.states:
+                text = f"requires() names the unknown state {check.required!r}."
+                self.fault(endpoint, text, UnknownState)
+            return
+        state = resolve(machine, check.state or endpoint, endpoint)
+        if state not in machine.states:
+            self.fault(
+                endpoint,
+                f"it is guarded, but {state!r} is not a state. Name the state in check(state=...), "
+                f"or add it to the machine.",
+                UnknownState,
+            )
+            return
+        known = self.states.setdefault(endpoint, state)
+        if known != state:
+            self.fault(
+                endpoint, f"it is guarded twice, as {known!r} and as {state!r}: keep one check()."
+            )
+        self._narrow(endpoint, state, "accept", check.accept)
+        self._narrow(endpoint, state, "to", check.to)
+        self.free[state] |= set(check.free)
+        for name in sorted(set(check.free) - _arguments(self._app, endpoint)):
+            self.fault(endpoint, f"free names {name!r}, which its route does not have.")
+
+    def _narrow(
+        self, endpoint: str, state: str, label: str, listed: tuple[str, ...] | None
+    ) -> None:
+        """Allow a state only the `listed` ones, by the `accept` or `to` of a view."""
+        if listed is None:
+            return
+        machine, allowed = self._machine, self._allowed[label]
+        full = {resolve(machine, name, endpoint) for name in listed}
+        allowed[state] = allowed.get(state, full) & full
+        before = len(self._faults)
+        for name in sorted(full):
+            source, target = (name, state) if label == "accept" else (state, name)
+            if name not in machine.states:
+                self.fault(endpoint, f"{label} names the unknown state {name!r}.", UnknownState)
+            elif target not in machine.ways[source]:
+                step = f"{source!r} -> {target!r}"
+                self.fault(endpoint, f"{label} names {name!r}, but the machine has no edge {step}.")
+        if len(self._faults) > before:
+            self._misnamed.add(state)
+
+    def keeps(self, edge: Edge) -> bool:
+        """Return whether the views leave an edge in the machine."""
+        source, target = edge.source, edge.target
+        return target in self._allowed["to"].get(source, (target,)) and (
+            source in self._allowed["accept"].get(target, (source,))
+        )
+
+    def may_keep(self, edge: Edge) -> bool:
+        """Return whether the views leave an edge in the machine, or have a fault about it."""
+        return self.keeps(edge) or bool({edge.source, edge.target} & self._misnamed)
+
+
 def _bind_one(
     app: Flask,
     machine: Machine,
@@ -112,99 +203,39 @@ def _bind_one(
     bare: Set[str],
 ) -> Bound:
     """Bind one machine, and add its faults; those of the endpoints in `bare` are known."""
-
-    def fault(endpoint: str, text: str, kind: type[DefinitionError] = DefinitionError) -> None:
-        faults.append(kind(f"view {endpoint!r}, machine {machine.name!r}: {text}"))
-
-    states: dict[str, str] = {}
-    accepted: dict[str, set[str]] = {}
-    leading: dict[str, set[str]] = {}
-    misnamed: set[str] = set()  # the states whose accept or to has a fault
-    free: dict[str, frozenset[str]] = dict.fromkeys(machine.states, frozenset(machine.free_args))
+    views = _Views(app, machine, faults)
     for endpoint, check in found:
-        if check.required is not None:
-            if resolve(machine, check.required, endpoint) not in machine.states:
-                fault(
-                    endpoint,
-                    f"requires() names the unknown state {check.required!r}.",
-                    UnknownState,
-                )
-            continue
-        state = resolve(machine, check.state or endpoint, endpoint)
-        if state not in machine.states:
-            fault(
-                endpoint,
-                f"it is guarded, but {state!r} is not a state. Name the state in check(state=...), "
-                f"or add it to the machine.",
-                UnknownState,
-            )
-            continue
-        if states.setdefault(endpoint, state) != state:
-            fault(
-                endpoint,
-                f"it is guarded twice, as {states[endpoint]!r} and as {state!r}: keep one check().",
-            )
-        for label, listed, narrowed in (
-            ("accept", check.accept, accepted),
-            ("to", check.to, leading),
-        ):
-            if listed is None:
-                continue
-            full = {resolve(machine, name, endpoint) for name in listed}
-            narrowed[state] = narrowed.get(state, full) & full
-            before = len(faults)
-            for name in sorted(full):
-                edge = (name, state) if label == "accept" else (state, name)
-                if name not in machine.states:
-                    fault(endpoint, f"{label} names the unknown state {name!r}.", UnknownState)
-                elif edge[1] not in machine.ways[edge[0]]:
-                    fault(
-                        endpoint,
-                        f"{label} names {name!r}, but the machine has no edge "
-                        f"{edge[0]!r} -> {edge[1]!r}.",
-                    )
-            if len(faults) > before:
-                misnamed.add(state)
-        free[state] |= set(check.free)
-        for name in sorted(set(check.free) - _arguments(app, endpoint)):
-            fault(endpoint, f"free names {name!r}, which its route does not have.")
-    for name, state_object in machine.states.items():
-        if name in app.view_functions.keys() - states.keys() - bare and state_object.guarded:
-            fault(
+        views.add(endpoint, check)
+    unguarded = app.view_functions.keys() - views.states.keys() - bare
+    for name, state in machine.states.items():
+        if name in unguarded and state.guarded:
+            views.fault(
                 name,
                 "it is a page but isn't guarded. Put @fsm.check() directly on the view (for a "
                 "class: decorators = [fsm.check()]; other decorators need functools.wraps), or "
                 "use State(guarded=False).",
             )
-
-    def keep(edge: Edge) -> bool:
-        return edge.target in leading.get(edge.source, (edge.target,)) and (
-            edge.source in accepted.get(edge.target, (edge.source,))
-        )
-
-    faults += narrowing_faults(
-        machine, lambda edge: keep(edge) or bool({edge.source, edge.target} & misnamed)
-    )
+    faults += narrowing_faults(machine, views.may_keep)
     asyncs = [
         view
         for endpoint in dict.fromkeys(endpoint for endpoint, _ in found)
         if is_async_view(view := app.view_functions[endpoint])
     ]
-    narrowed_machine = machine.restricted(keep, functools.partial(_run_on, app, asyncs))
+    narrowed_machine = machine.restricted(views.keeps, functools.partial(_run_on, app, asyncs))
     missing_extra = async_fault(app, asyncs)
     if missing_extra is not None:
         faults.append(missing_extra)
     guarded: dict[int, tuple[str, ...]] = {}
     for endpoint, check in found:
         guarded[id(check)] = (*guarded.get(id(check), ()), endpoint)
-    pages = _pages(app, machine, states, free)
-    return Bound(machine.name, narrowed_machine, pages, states, guarded)
+    pages = _pages(app, machine, views.states, views.free)
+    return Bound(machine.name, narrowed_machine, pages, views.states, guarded)
 
 
 def _missing_support(
     bound: Bound, subject: Subject | None, has_record_store: bool
 ) -> list[DefinitionError]:
-    """List what a machine needs and the app lacks: a store on a server, URL arguments, no pages."""
+    """Return the faults of what a machine needs: a store on a server; no pages with a scope."""
     machine = bound.machine
     arguments = () if subject is None else subject.arguments
     faults = []
@@ -241,16 +272,22 @@ def _missing_support(
             )
             for endpoint, state in bound.states.items()
         ]
-    needed = dict.fromkeys(arguments, "its subject")
+    return faults
+
+
+def _argument_faults(bound: Bound, subject: Subject | None) -> list[DefinitionError]:
+    """Return the faults of URL arguments: missing, misnamed, or free although a flow needs them."""
+    machine, pages = bound.machine, bound.pages.values()
+    needed = dict.fromkeys(() if subject is None else subject.arguments, "its subject")
     if isinstance(machine.many, str):
         needed[machine.many] = f"many={machine.many!r}"
-    faults += [
+    faults = [
         DefinitionError(
             f"view {page.endpoint!r}, machine {machine.name!r}: {why} depends on the URL argument "
             f"{argument!r}, which its route does not have.",
             source=page.state,
         )
-        for page in bound.pages.values()
+        for page in pages
         for argument, why in needed.items()
         if argument not in page.arguments
     ]
@@ -261,7 +298,7 @@ def _missing_support(
             f"rename it.",
             source=page.state,
         )
-        for page in bound.pages.values()
+        for page in pages
         if machine.many is True and FLOW_ARGUMENT in page.arguments
     ]
     faults += [
@@ -270,7 +307,7 @@ def _missing_support(
             f"on it."
         )
         for argument, why in needed.items()
-        if any(argument in page.free for page in bound.pages.values())
+        if any(argument in page.free for page in pages)
     ]
     faults += [
         DefinitionError(
@@ -278,7 +315,7 @@ def _missing_support(
             f"has."
         )
         for argument in machine.free_args
-        if not any(argument in page.arguments for page in bound.pages.values())
+        if not any(argument in page.arguments for page in pages)
     ]
     return faults
 
