@@ -24,10 +24,10 @@ from .bound_machine import FLOW_ARGUMENT, Bound, Page, newest, resolve
 from .declaration import Check, Declaration, Declarations, Subject, checks_of
 from .narrowing import narrowing_faults
 from .view_faults import (
+    answers,
     async_fault,
     bare_views,
     is_async_view,
-    is_readable,
     pages_without_get,
     states_without_view,
 )
@@ -387,7 +387,7 @@ def _pages(
         readable = [
             endpoint
             for endpoint in sorted(endpoints, key=lambda endpoint: endpoint != state)
-            if is_readable(app, endpoint)
+            if answers(app, endpoint, "GET")
         ]
         endpoint = (readable or endpoints)[0]
         rules = tuple(app.url_map.iter_rules(endpoint))

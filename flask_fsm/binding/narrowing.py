@@ -10,6 +10,7 @@ from ..core.lint import graph_faults
 from ..core.machine import Edge, Machine
 from ..errors import DefinitionError, Unreachable
 from .bound_machine import Bound
+from .view_faults import answers
 
 __all__ = ["narrowing_faults", "unintended_ends"]
 
@@ -51,8 +52,8 @@ def unintended_ends(app: Flask, bound: Bound) -> Iterator[str]:
     if machine.names_its_ends:
         return
     for endpoint, state in bound.states.items():
-        takes_posts = any("POST" in (r.methods or ()) for r in app.url_map.iter_rules(endpoint))
-        if takes_posts and state in machine.finals and state != machine.initial:
+        is_end = state in machine.finals and state != machine.initial
+        if is_end and answers(app, endpoint, "POST"):
             yield (
                 f"view {endpoint!r}, machine {machine.name!r}: it takes POSTs, but no edge leads "
                 f"out of {state!r}, so a run ends there and each POST gets 410. Add the edge that "

@@ -14,10 +14,10 @@ from .bound_machine import Bound
 from .declaration import Check, Declarations, layers_of, mark_of
 
 __all__ = [
+    "answers",
     "async_fault",
     "bare_views",
     "is_async_view",
-    "is_readable",
     "pages_without_get",
     "states_without_view",
 ]
@@ -45,9 +45,9 @@ def bare_views(
     return faults
 
 
-def is_readable(app: Flask, endpoint: str) -> bool:
-    """Return whether an endpoint answers a GET."""
-    return any("GET" in (rule.methods or ()) for rule in app.url_map.iter_rules(endpoint))
+def answers(app: Flask, endpoint: str, method: str) -> bool:
+    """Return whether an endpoint answers requests of a method, such as GET."""
+    return any(method in (rule.methods or ()) for rule in app.url_map.iter_rules(endpoint))
 
 
 def pages_without_get(app: Flask, bound: Bound) -> Iterator[DefinitionError]:
@@ -56,7 +56,7 @@ def pages_without_get(app: Flask, bound: Bound) -> Iterator[DefinitionError]:
     Of several views of a page, the one that answers a GET is its endpoint.
     """
     for page in bound.pages.values():
-        if page.endpoint in bound.states and not is_readable(app, page.endpoint):
+        if page.endpoint in bound.states and not answers(app, page.endpoint, "GET"):
             yield DefinitionError(
                 f"view {page.endpoint!r}, machine {bound.name!r}: it is the page of {page.state!r} "
                 f"but does not answer GET, so a redirect to it would be a 405: allow GET, or guard "

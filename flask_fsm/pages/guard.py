@@ -111,35 +111,42 @@ def serve(
                 page_request.work.release_lease()
             requests.view_answered = outer is None and unsafe
             return answer
-    except FlowBusy as error:
-        with suppress(FlowBusy):
-            page_request.work.load()
-        if page_request.page is None and check.required is None:
-            page_request.page = _state_of(check, page_request)
-        raise page_request.refuse(error) from error
-    except StoreUnavailable as error:
-        state.outages.log(error)
-        raise page_request.refuse(error) from error
-    except StaleFlow as error:
-        answer = page_request.replay() if error.code == Code.LOST_RACE else None
-        if answer is not None:
-            return answer
-        raise page_request.refuse(error) from error
-    except RuleError as error:
-        if isinstance(error.__cause__, HTTPException):  # abort() in a rule is an answer
-            raise error.__cause__ from None
-        raise
     except FSMError as error:
-        if expose_mistake(error, page_request.request, page_request):
-            raise
-        if error.code == Code.BAD_BODY:
-            with suppress(FSMError):
-                page_request.work.load()
-        raise page_request.refuse(error) from error
+        return _answer_to(error, check, page_request)
     finally:
         page_request.active = False
         if outer is not None:
             requests.owner = outer
+
+
+def _answer_to(error: FSMError, check: Check, page_request: PageRequest) -> Response:
+    """Return the stored response if an error is of a repeated submission; else raise a refusal.
+
+    Raises the error itself if it is a mistake in the app's code.
+    """
+    match error:
+        case FlowBusy():
+            with suppress(FlowBusy):
+                page_request.work.load()
+            if page_request.page is None and check.required is None:
+                page_request.page = _state_of(check, page_request)
+        case StoreUnavailable():
+            page_request.state.outages.log(error)
+        case StaleFlow():
+            answer = page_request.replay() if error.code == Code.LOST_RACE else None
+            if answer is not None:
+                return answer
+        case RuleError():
+            if isinstance(error.__cause__, HTTPException):  # abort() in a rule is an answer
+                raise error.__cause__ from None
+            raise error
+        case _:
+            if expose_mistake(error, page_request.request, page_request):
+                raise error
+            if error.code == Code.BAD_BODY:
+                with suppress(FSMError):
+                    page_request.work.load()
+    raise page_request.refuse(error) from error
 
 
 def _run_view(

@@ -43,24 +43,11 @@ def refusal_context(
     """Return what the conflict page and its like show of a request that was refused on `page`."""
     machine, config = work.bound.machine, work.state.config
     unsafe = request.method not in SAFE_METHODS
+    typed, again = SubmittedFields([], []), None
     # Whatever the refusal, what was typed is not lost.
-    typed = (
-        shown_fields(config) if unsafe and error.code != Code.BAD_BODY else SubmittedFields([], [])
-    )
-    again: ResubmitForm | Obstacle | None = None
-    if unsafe and isinstance(error, StoreUnavailable):
-        # The commit may have succeeded; sending the identical form again finds out.
-        again = identical_form(config, typed)
-    elif unsafe and _may_be_sent_again(error, request, work, page):
-        # One that was not processed for being busy is still recognised if it is sent twice.
-        again = (
-            identical_form(config, typed)
-            if isinstance(error, FlowBusy)
-            else renewed_form(config, typed, lambda: token().value)
-        )
-        if isinstance(error, SnapshotTooLarge) and isinstance(again, ResubmitForm):
-            long = [name for name, text in typed.fields if len(text) > LONG]
-            again = replace(again, editable=long) if long else None
+    if unsafe and error.code != Code.BAD_BODY:
+        typed = shown_fields(config)
+        again = _form_to_send_again(error, request, work, page, typed, token)
     context = RefusalContext(
         machine=work.bound.name,
         submitted=typed.fields,
@@ -92,6 +79,34 @@ def refusal_context(
         ),
         current_url=None if work.missing_reason is not None else urls.current_url(),
     )
+
+
+def _form_to_send_again(
+    error: FSMError,
+    request: Request,
+    work: UnitOfWork,
+    page: str | None,
+    typed: SubmittedFields,
+    token: Callable[[], Token],
+) -> ResubmitForm | Obstacle | None:
+    """Return the form that sends again what was `typed`, or why there is none.
+
+    None if the page would not take it.
+    """
+    config = work.state.config
+    if isinstance(error, StoreUnavailable):
+        # The commit may have succeeded; sending the identical form again finds out.
+        return identical_form(config, typed)
+    if not _may_be_sent_again(error, request, work, page):
+        return None
+    if isinstance(error, FlowBusy):
+        # It was not processed, and is still recognised if it is sent twice.
+        return identical_form(config, typed)
+    form = renewed_form(config, typed, lambda: token().value)
+    if isinstance(error, SnapshotTooLarge) and isinstance(form, ResubmitForm):
+        long = [name for name, text in typed.fields if len(text) > LONG]
+        return replace(form, editable=long) if long else None
+    return form
 
 
 def _may_be_sent_again(
