@@ -1,6 +1,6 @@
-"""EndedRuns: that runs are over, of a million flows that the cache has dropped.
+"""EndedRuns remembers which runs are over, for a million flows that the cache has dropped.
 
-Without it, whoever makes thousands of new flows could push a finished or reset run out of the
+Without it, someone who makes thousands of new flows could push a finished or reset run out of the
 cache, and bring it back by an old cookie (a replay).
 """
 
@@ -20,7 +20,7 @@ MAX_RUN: Final = (1 << 14) - 1
 
 
 class Ending(IntEnum):
-    """What is over: all runs before the newest one, also the newest, or the whole flow."""
+    """What is over: all runs before the newest one, the newest one too, or the whole flow."""
 
     REPLACED = 1
     FINISHED = 2
@@ -37,8 +37,9 @@ class EndedRun(NamedTuple):
 class EndedRuns:
     """A table of bounded size: 8 bytes a flow. In a full bucket the flow noted first is dropped.
 
-    A flow is known by 64 bits of a keyed hash of its id: of a million flows, two of a bucket share
-    theirs with a probability below 1e-8. Not safe for threads: the cache calls it under its mutex.
+    A flow is known by 64 bits of a keyed hash of its id: among a million flows, the probability
+    that two of one bucket share theirs is below 1e-8. Not thread-safe: the cache calls it under its
+    mutex.
     """
 
     __slots__ = ("_table",)
@@ -47,7 +48,7 @@ class EndedRuns:
         self._table: array[int] | None = None
 
     def note(self, root: str, run: int, ending: Ending) -> None:
-        """Remember of the flow with this root id that its `run` is the newest, and what is over."""
+        """Remember the newest `run` of the flow with this root id, and what of the flow is over."""
         if self._table is None:
             self._table = array("Q", [0]) * (WAYS * BUCKETS)
         start, mark = _place(root)
@@ -67,6 +68,6 @@ class EndedRuns:
 
 
 def _place(root: str) -> tuple[int, int]:
-    """Return where the bucket of a flow begins, and what tells the flow from others in it."""
+    """Return where the bucket of a flow begins, and what distinguishes the flow within it."""
     hashed = hash(root)  # keyed anew in each process, so that nobody can aim at a bucket
     return (hashed & BUCKETS - 1) * WAYS, hashed >> 16 & (1 << 48) - 1
