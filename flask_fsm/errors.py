@@ -1,8 +1,7 @@
 """The errors of this package: one tree under `FSMError`.
 
-Each error has attributes for what it is about, and its text says what happened and what to do about
-it.
-Which class it is tells what kind of problem there is:
+The text of an error says what happened and what to do about it. Its attributes say what it is
+about, and its class what kind of problem there is:
 
 - the definition or its use is faulty: `DefinitionError` and its children, `ConfigError`;
 - the request names a state that does not exist: `UnknownTarget`;
@@ -132,6 +131,11 @@ class FSMError(Exception):
         """The machine-readable code of the first reason."""
         return self.reasons[0].code
 
+    @property
+    def is_server_error(self) -> bool:
+        """Whether the app or its server is at fault (5xx), and not that a flow is busy."""
+        return self.status >= 500 and self.code != Code.BUSY
+
     def __str__(self) -> str:
         """Return the message; in tracebacks and logs that of this package is in English."""
         return self._english or self.message
@@ -251,10 +255,7 @@ class NotAPage(InvalidTransition):
 
 
 class MissingArguments(FSMError):
-    """The URL of a page needs arguments that neither the call nor the request gives.
-
-    The text names them.
-    """
+    """The URL of a page needs the arguments named in the text: no call or request gives them."""
 
     default_code: ClassVar[str] = Code.MISSING_ARGUMENTS
 
@@ -269,9 +270,8 @@ class GuardRefused(FSMError):
 class ValidationFailed(FSMError):
     """A validator refused the answers.
 
-    Raise it in a validator with a text or texts; to name fields, give a mapping of fields to these,
-    or `field=`. A text is a `str`, Markup, or a lazy translation. By default it says that the
-    answers were not accepted.
+    Raise it in a validator or a pre_transition. A text is a `str`, Markup, or a lazy translation;
+    by default it says that the answers were not accepted.
 
     Args:
         message: What is wrong, as one text or several; or a mapping of each field to these.

@@ -78,7 +78,7 @@ def advance(
             )
         return _make_transition(page_request, page, data, fast_forward, url_args, accepted)
     except (GuardRefused, ValidationFailed, SnapshotTooLarge) as error:
-        is_mistake = isinstance(error, InvalidData) and error.status >= 500
+        is_mistake = isinstance(error, InvalidData) and error.is_server_error
         if form is None or is_mistake:
             raise
         page_request.deny(error)

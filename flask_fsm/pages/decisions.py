@@ -137,7 +137,7 @@ class PageRequest:
                 self._visit(edge)
                 return None
             except FSMError as error:
-                if error.status >= 500 and not isinstance(error, FlowBusy):
+                if error.is_server_error:
                     raise
                 refusal = error
         if refusal is None:

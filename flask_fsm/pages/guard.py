@@ -219,7 +219,7 @@ def answer_error(error: FSMError) -> Any:
     )
     if isinstance(error, StoreUnavailable):
         app_state().outages.log(error)
-    elif not isinstance(error, FlowBusy) and expose_mistake(error, unwrap(request), page_request):
+    elif expose_mistake(error, unwrap(request), page_request):
         raise error
     refusal = (
         Refusal.of(error, RefusalContext()) if page_request is None else page_request.refuse(error)

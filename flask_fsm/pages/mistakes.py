@@ -25,7 +25,7 @@ def expose_mistake(error: FSMError, request: Request, page_request: PageRequest 
     A target that the client has not named is one if it is not a state, if it has no page, or if no
     edge leads to it from the page that is served.
     """
-    if error.status < 500:
+    if not error.is_server_error:
         if not _is_about_target(error, page_request) or _is_target_sent(error, request):
             return False
         error.status = 500

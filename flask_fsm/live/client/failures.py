@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from ...core.event import EventStatus
 from ...core.flow import Flow
-from ...errors import Code, FlowBusy, FSMError, StoreUnavailable, UnknownTarget
+from ...errors import Code, FSMError, StoreUnavailable, UnknownTarget
 from ...outages import OutageLog
 from ...texts import _
 from ..protocol.frames import data_frame, refusal
@@ -39,7 +39,7 @@ def error_frame(
     error: FSMError, flow: Flow | None, live: Service, machine: str, event: str | None
 ) -> str:
     """Return the frame of an FSMError: of a refusal, or of a crash if its status is 5xx."""
-    if error.status >= 500 and not isinstance(error, FlowBusy):
+    if error.is_server_error:
         return crash_frame(error, live.channels.outages, machine, event)
     if isinstance(error, UnknownTarget):
         # Either the client has named an unknown state, or the handler has a bug.

@@ -195,8 +195,7 @@ def error_status(error: FSMError) -> EventStatus:
         return EventStatus.InvalidPayload
     if isinstance(error, InvalidTransition) and error.code == Code.NO_EVENT:
         return EventStatus.InvalidEvent
-    refused = error.status < 500 or isinstance(error, FlowBusy)
-    return EventStatus.Error if refused else EventStatus.ServerRuntimeError
+    return EventStatus.ServerRuntimeError if error.is_server_error else EventStatus.Error
 
 
 def stamped(body: str, ref: Any = None, id: str | None = None, *, gap: bool = False) -> str:

@@ -51,6 +51,6 @@ def problem_of(error: FSMError) -> Problem:
     """Return the problem of an error, or raise the error again if the app is at fault (5xx)."""
     if isinstance(error, StoreUnavailable):
         app_state().outages.log(error)
-    elif error.status >= 500 and error.retry_after is None:
+    elif error.is_server_error:
         raise error
     return Problem(error)
