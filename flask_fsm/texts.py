@@ -98,7 +98,8 @@ def show_time(moment: datetime) -> str:
 
 def _flask_babel() -> Any:
     """Return the module of Flask-Babel if the current app uses it, else None."""
-    babel = sys.modules.get("flask_babel")  # an app that uses it has imported it
+    # An app that uses it has imported it; and by it this finds Flask, which the core works without.
+    babel = sys.modules.get("flask_babel")
     if babel is None or not babel.current_app or "babel" not in babel.current_app.extensions:
         return None
     return babel

@@ -231,6 +231,8 @@ def _revive(pairs: list[tuple[str, Any]]) -> Any:
             return {key[len(TAG) :]: value}
         try:
             name, text = value
+            if type(text) is not str:
+                raise TypeError
             return _READ[name](text)
         except (ValueError, TypeError, LookupError, ArithmeticError):
             # These errors quote the value, which would bring an answer into a log.

@@ -225,3 +225,11 @@ def test_a_stored_time_in_a_zone_that_is_not_known_is_a_snapshot_error(text: str
     """As any other text that can't be read."""
     with pytest.raises(SnapshotError):
         load_answers(f'{{"when":{{"$":["datetime","2026-10-25T02:30:00{text}"]}}}}')
+
+
+@pytest.mark.parametrize("tag", ["datetime", "date", "time", "timedelta", "decimal", "uuid"])
+@pytest.mark.parametrize("value", ["5", "null", "{}", "[0,[1],0]"])
+def test_a_stored_value_that_is_no_text_is_a_snapshot_error(tag: str, value: str) -> None:
+    """Whatever its tag says: such values are written as texts only."""
+    with pytest.raises(SnapshotError):
+        load_answers(f'{{"a":{{"$":["{tag}",{value}]}}}}')
