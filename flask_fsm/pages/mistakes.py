@@ -8,7 +8,7 @@ from flask import Request
 
 from ..errors import Code, FSMError, InvalidTransition, NotAPage, UnknownTarget
 from .decisions import PageRequest
-from .submission import json_object
+from .submission import json_object, sent_json
 
 __all__ = ["expose_mistake", "was_sent"]
 
@@ -61,5 +61,5 @@ def was_sent(request: Request, value: object) -> bool:
         return False
     sent: list[object] = [text for _, text in request.values.items(multi=True)]
     sent += (request.view_args or {}).values()
-    sent += (*json_object(request).values(), request.get_json(silent=True))
+    sent += (*json_object(request).values(), sent_json(request))
     return any(type(each) is type(value) and each == value for each in sent)

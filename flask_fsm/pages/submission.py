@@ -36,6 +36,7 @@ __all__ = [
     "is_csrf_field",
     "json_object",
     "read_body",
+    "sent_json",
     "sent_tokens",
     "token_text",
 ]
@@ -202,9 +203,17 @@ def _in_header(request: Request) -> list[Any]:
     return [] if header is None else header.split() or [header]
 
 
+def sent_json(request: Request) -> Any:
+    """Return the JSON value in the body of a request; None if there is none that can be read."""
+    try:
+        return request.get_json(silent=True)
+    except RecursionError:  # nested too deeply
+        return None
+
+
 def json_object(request: Request) -> dict[str, Any]:
     """Return the JSON object in the body of a request; an empty one if there is none."""
-    body = request.get_json(silent=True)
+    body = sent_json(request)
     return body if isinstance(body, dict) else {}
 
 
@@ -226,18 +235,16 @@ def read_body(request: Request) -> None:
     in_memory = request.mimetype != MULTIPART and (is_form or request.is_json)
     body = BytesIO(request.get_data()) if in_memory else _buffered(request)
     request.stream = request.environ["wsgi.input"] = body
-    try:
-        if is_form:
-            request.form_data_parser_class = partial(  # type: ignore[assignment]
-                request.form_data_parser_class, silent=False
-            )
+    if is_form:
+        request.form_data_parser_class = partial(  # type: ignore[assignment]
+            request.form_data_parser_class, silent=False
+        )
+        try:
             _check_encoding(request, body)
-        elif request.is_json:
-            sent = request.get_json(silent=True)
-            if sent is None and request.get_data().strip() not in (b"", b"null"):
-                raise _invalid_body(request)
-    except (ValueError, RecursionError) as error:  # RecursionError: JSON nested too deeply
-        raise _invalid_body(request) from error
+        except ValueError as error:
+            raise _invalid_body(request) from error
+    elif request.is_json and sent_json(request) is None and not _is_null(request.get_data()):
+        raise _invalid_body(request)
     request.stream = body
     body.seek(0)
 
@@ -258,6 +265,11 @@ def _buffered(request: Request) -> IO[bytes]:
         body.write(request.get_data(cache=False))
     body.seek(0)
     return body
+
+
+def _is_null(body: bytes) -> bool:
+    """Return whether a JSON body is empty or null, and not one that can't be parsed."""
+    return body.strip() in (b"", b"null")
 
 
 def _is_lost(request: Request) -> bool:

@@ -13,7 +13,7 @@ from flask import Flask, jsonify, request
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import TestResponse
 
-from flask_fsm import FlaskFSM, Machine
+from flask_fsm import FlaskFSM, FlowFinished, Machine
 
 from ..apps import SECRET, Visitor, assert_refused
 
@@ -411,3 +411,16 @@ def test_an_answer_that_the_view_calls_to_is_kept() -> None:
     app = app_that_keeps(lambda fsm: fsm.advance("b", data={"to": "ada@example.com"}))
     assert kept(app, data=[("town", "Vienna")]) == {"to": "ada@example.com"}
     assert json.dumps(kept(app, data=[("town", "x")]))
+
+
+def test_json_that_is_nested_too_deeply_hides_no_refusal_of_a_view_without_a_guard() -> None:
+    """Nothing has read the body of such a view before its refusal shows what was sent."""
+    app, fsm, _ = pages(lambda: None)
+
+    @app.post("/api")
+    def api() -> Any:
+        raise FlowFinished(f"The run at {fsm.current} is over.")
+
+    deep = b"[" * 100_000
+    response = Visitor(app).client.post("/api", data=deep, content_type="application/json")
+    assert (response.status_code, response.get_json()["reason"]) == (410, "finished")
