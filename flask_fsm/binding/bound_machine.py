@@ -118,7 +118,9 @@ class Page:
     def url(self, values: Mapping[str, Any]) -> str:
         """Return the page's URL; raises MissingArguments, which names those not in `values`."""
         try:
-            return url_for(self._endpoint_here(), **values)
+            # By default it is the URL for the method of this request, so that a POST would lead to
+            # the URL of a form.
+            return url_for(self._endpoint_here(), **{"_method": "GET", **values})
         except BuildError as error:
             missing = sorted(name for name in self.arguments if values.get(name) is None)
             raise MissingArguments(

@@ -381,8 +381,9 @@ class PageRequest:
 
     def refuse(self, error: FSMError) -> Refusal:
         """Return the HTTP exception for `error`."""
-        self.deny(error)
-        return self._refusal(error)
+        refusal = self._refusal(error)
+        self.deny(error)  # with the flow that the refusal is about
+        return refusal
 
     def _refusal(self, error: FSMError) -> Refusal:
         context = refusal_context(error, self.request, self.work, self.page, self.token)

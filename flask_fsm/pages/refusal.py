@@ -67,6 +67,9 @@ def refusal_context(
     context = replace(context, start_url=urls.start_url() if over else None)
     if not work.loaded:
         return context
+    if isinstance(error, FlowFinished):
+        # On the initial page, the form above is of the next run; the rest is of the finished one.
+        work.show_persisted()
     return replace(
         context,
         state=work.flow.current,

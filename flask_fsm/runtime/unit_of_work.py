@@ -200,6 +200,10 @@ class UnitOfWork:
         """Show the blank run that follows a finished one; its first commit replaces that."""
         self.flow.set_snapshot(self._blank(successor(self.persisted.id)))
 
+    def show_persisted(self) -> None:
+        """Show the stored run again, after `start_next_run`."""
+        self.flow.set_snapshot(self.persisted)
+
     def forget(self) -> None:
         """Remove the flow from the session."""
         self.session_flow.keep(None)
