@@ -25,7 +25,7 @@ TRANSACTION: Final = "_fsm_transaction"
 """The attribute of `g` that holds the current transaction."""
 
 
-class Step:
+class PendingChange:
     """What takes part in the caller's transaction: a commit of a flow, or a message to its clients.
 
     Args:
@@ -49,7 +49,7 @@ class Step:
         self._undo = undo
         self.moves: bool = moves
         self.answer: Response | None = None
-        """The response to the step, for the view to return."""
+        """The response to it, for the view to return."""
 
     def undo(self) -> None:
         """Undo it in memory, and make sure that its response is not sent."""
@@ -59,15 +59,15 @@ class Step:
 
 
 class Transaction:
-    """The steps in a caller's transaction, which the caller may commit or roll back at any time."""
+    """The changes in a caller's transaction, which may be committed or rolled back at any time."""
 
     def __init__(self, caller: CallerTransaction) -> None:
         self._caller = caller
         self.session: Any = caller.session
         self.failed: bool = False
         """Whether a part of it has failed, so that it must not be committed."""
-        self._open: list[Step] = []
-        self._committed: list[Step] = []
+        self._open: list[PendingChange] = []
+        self._committed: list[PendingChange] = []
         caller.ended = self._ended
 
     @property
@@ -78,7 +78,7 @@ class Transaction:
     @property
     def moved(self) -> bool:
         """Whether a transition was made in it, and not undone."""
-        return any(step.moves for step in (*self._committed, *self._open))
+        return any(change.moves for change in (*self._committed, *self._open))
 
     def join(
         self, notify: Callable[[], None], undo: Callable[[], None], *, moves: bool = True
@@ -87,22 +87,22 @@ class Transaction:
 
         `moves` says whether a transition was made, without which nothing is committed.
         """
-        self._open.append(Step(self._caller.scopes(), notify, undo, moves))
+        self._open.append(PendingChange(self._caller.scopes(), notify, undo, moves))
 
     def answered(self, response: Response) -> None:
-        """Note the response of the latest step, which must not be sent if the step is undone."""
+        """Note the response to the latest change, which must not be sent if that is undone."""
         if self._open:
             self._open[-1].answer = response
 
     def _ended(self, scope: object, committed: bool) -> None:
-        """Settle the steps in a scope: undo them, newest first, unless they are committed."""
-        inside = [step for step in self._open if scope in step.scopes]
-        self._open = [step for step in self._open if scope not in step.scopes]
+        """Settle the changes in a scope: undo them, newest first, unless they are committed."""
+        inside = [change for change in self._open if scope in change.scopes]
+        self._open = [change for change in self._open if scope not in change.scopes]
         if committed:
             self._committed += inside
         else:
-            for step in reversed(inside):
-                step.undo()
+            for change in reversed(inside):
+                change.undo()
 
     def keep_messages(self) -> None:
         """Keep the messages of a block without a transition: it is rolled back but not failed."""
@@ -113,8 +113,8 @@ class Transaction:
         """Undo what was not committed, and notify of everything that was, in order."""
         while self._open:
             self._open.pop().undo()
-        for step in self._committed:
-            step.notify()
+        for change in self._committed:
+            change.notify()
 
 
 def _replaced(answer: Response, response: Response) -> Response:
