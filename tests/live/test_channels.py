@@ -1323,3 +1323,14 @@ def test_an_id_can_be_registered_once() -> None:
         with pytest.raises(DuplicateChannel):
             container.register_iterable(several)
     assert list(container.get_all_ids()) == ["a"]
+
+
+def test_a_message_of_the_app_may_have_a_size_of_its_own() -> None:
+    """It means nothing to a queue, whatever its type."""
+
+    class Order(Message):
+        size = "large"
+
+    queue = MessageQueue(10, max_bytes=100)
+    queue.push(Order("order"))
+    assert queue.pop().type == "order"

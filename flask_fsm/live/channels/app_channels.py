@@ -39,14 +39,14 @@ SUBJECT: Final = "subject:"
 class Delivered:
     """A message that the bus has delivered; its id is its position in the channel."""
 
-    __slots__ = ("channel", "envelope", "id", "latest", "position", "size")
+    __slots__ = ("channel", "envelope", "id", "latest", "position", "queued_bytes")
 
     def __init__(self, channel: str, position: Position, envelope: Envelope) -> None:
         self.channel: str = channel
         self.position: Position = position
         self.id: str = str(position)
         self.envelope: Envelope = envelope
-        self.size: int = len(envelope.body)
+        self.queued_bytes: int = len(envelope.body)
         self.latest: str | None = channel if envelope.kind is EnvelopeKind.STATE else None
 
     @property

@@ -49,8 +49,8 @@ class MessageQueue:
     Args:
         limit: The number of messages for which it has room, at least 1.
         on_push: Called after each push, in the thread that pushes.
-        max_bytes: When messages of this many bytes wait, it has no room either. Counts the `size`
-            of each message that has one. By default without a limit.
+        max_bytes: When messages of this many bytes wait, it has no room either. Counts the
+            `queued_bytes` of each message that has them. By default without a limit.
 
     Raises:
         ValueError: `limit` is less than 1.
@@ -93,13 +93,13 @@ class MessageQueue:
     def push(self, message: Message) -> None:
         """Append a message; raises QueueFull if there is no room for it."""
         key = message.latest
-        # Not of the payloads of the app's own messages, which may be any values.
-        size: int = getattr(message, "size", 0)
+        # Messages of the app have none, since their payloads may be any values.
+        size: int = getattr(message, "queued_bytes", 0)
         with self._mutex:
             waiting = self._waiting
             if key is not None and self._is_half_full:
                 for old in self._keyed.pop(key, ()):
-                    self._bytes -= getattr(waiting.pop(old), "size", 0)
+                    self._bytes -= getattr(waiting.pop(old), "queued_bytes", 0)
             if len(waiting) >= self.limit or self._bytes >= self.max_bytes:
                 raise QueueFull(
                     f"The queue is full: {len(waiting)} messages wait, so their listener is too "
@@ -138,7 +138,7 @@ class MessageQueue:
             if not self._waiting:
                 return None
             _, message = self._waiting.popitem(last=False)
-            self._bytes -= getattr(message, "size", 0)
+            self._bytes -= getattr(message, "queued_bytes", 0)
             key = message.latest
             if key is not None:
                 numbers = self._keyed[key]
@@ -249,7 +249,7 @@ class MemoryConnections:
 
     Args:
         limit: The number of messages for which each queue has room, at least 1.
-        max_bytes: The size of the messages for which it has room, as of a `MessageQueue`.
+        max_bytes: The bytes for which each queue has room, as for a `MessageQueue`.
 
     Raises:
         ValueError: `limit` is less than 1.

@@ -54,7 +54,7 @@ class Replayed(Delivered):
 class DirectMessage:
     """A frame for this client only; `state` is the run and the rev that a state frame shows."""
 
-    __slots__ = ("body", "gap", "kind", "ref", "size", "state")
+    __slots__ = ("body", "gap", "kind", "queued_bytes", "ref", "state")
 
     latest: ClassVar[None] = None
 
@@ -70,7 +70,7 @@ class DirectMessage:
         self.body: str = body
         self.ref: Any = ref
         self.gap: bool = gap
-        self.size: int = len(body)
+        self.queued_bytes: int = len(body)
         self.state: tuple[str, int] | None = state
 
 
