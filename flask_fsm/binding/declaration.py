@@ -159,7 +159,7 @@ def checks_of(view: Callable[..., Any]) -> Iterator[Check]:
 
 
 def mark_below(view: Callable[..., Any], check: Check) -> None:
-    """Mark what a guard wraps, by which it is recognised where Flask has registered it bare."""
+    """Mark what a guard wraps, to recognise it where Flask has registered it without the guard."""
     for layer in layers_of(view):
         with suppress(AttributeError, TypeError):  # not every callable takes attributes
             setattr(layer, MARK_ATTRIBUTE, check)

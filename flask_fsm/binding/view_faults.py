@@ -68,7 +68,7 @@ def pages_without_get(app: Flask, bound: Bound) -> Iterator[DefinitionError]:
 def states_without_view(bound: Bound) -> Iterator[DefinitionError]:
     """Find the states that a page leads to and that no view shows, unless that is on purpose.
 
-    So it is where the state says `guarded=False` or has events, or where an event leads to it.
+    It is on purpose if the state has `guarded=False` or events, or if an event leads to it.
     """
     machine = bound.machine
     shown = set(bound.states.values())
@@ -108,8 +108,8 @@ def async_fault(app: Flask, functions: Iterable[Callable[..., Any]]) -> Definiti
     if not names:
         return None
     return DefinitionError(
-        f"{', '.join(map(repr, dict.fromkeys(names)))}: async, which Flask runs by the package "
-        f"asgiref, and it is not installed: pip install 'flask[async]'."
+        f"{', '.join(map(repr, dict.fromkeys(names)))}: async code, which Flask runs with the "
+        f"package asgiref. That is not installed: pip install 'flask[async]'."
     )
 
 

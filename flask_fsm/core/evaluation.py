@@ -83,14 +83,13 @@ def _run_rule(
     shown: dict[str, Any] | None,
 ) -> None:
     """Run a pre_transition rule or a validator; a ValueError counts as ValidationFailed."""
-    context = error_context(flow, edge.source, edge.target)
     try:
         with flow.judged(node, shown, alone=True):
             require_sync_result(rule(flow, data))
     except ValueError as error:
         # Its only argument, since str(error) would make plain text of Markup.
         text = as_text(error.args[0]) if len(error.args) == 1 else str(error)
-        raise ValidationFailed(text, **context) from error
+        raise ValidationFailed(text, **error_context(flow, edge.source, edge.target)) from error
     except GuardRefused as error:
         if error.message:
             raise add_context(flow, error, edge) from None

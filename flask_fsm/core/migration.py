@@ -90,7 +90,7 @@ def cut_back(
     """Return the first `length` pages of a path, and drafts with the answers of all others.
 
     The last of them becomes the current page, which is open. The pages before it that were closed
-    stay closed. Of no page, the path of a run that begins at `initial` is left.
+    stay closed. If no page is left, the path is that of a run that begins at `initial`.
     """
     first = StoredPage(initial, "", "", closed=False, closes_earlier=False)
     *path, current = pages[:length] or [first]

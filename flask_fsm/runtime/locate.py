@@ -176,8 +176,8 @@ def session_flow(
 def no_such_flow(bound: Bound, subject: str | None) -> FSMError:
     """Return the error of a flow that does not exist or belongs to another owner.
 
-    The URL of a first page gets its key by a redirect that also sets a cookie. Without that, the
-    visitor needs to know of cookies, and not of a page that is missing.
+    The URL of a first page gets its key by a redirect that also sets a cookie. If the browser sends
+    none, the visitor is told that cookies are needed, and not that a page is missing.
     """
     if subject is None and bound.states.get(request.endpoint or "") == bound.machine.initial:
         cookie = current_app.session_interface.get_cookie_name(current_app)
