@@ -22,7 +22,7 @@ from ..core.rules import is_async
 from ..errors import Code, DefinitionError, UnknownState
 from .bound_machine import FLOW_ARGUMENT, Bound, Page, newest, resolve
 from .declaration import Check, Declaration, Declarations, Subject, checks_of
-from .narrowing import narrowing_faults
+from .narrowing import narrowing_faults, unintended_ends
 from .view_faults import (
     answers,
     async_fault,
@@ -72,12 +72,17 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
         faults += _missing_support(one, subject, has_record_store)
         faults += _argument_faults(one, subject)
         faults += pages_without_get(app, one)
-        faults += states_without_view(one) if app.debug else ()  # else they are logged
+        warnings, missed = list(unintended_ends(app, one)), states_without_view(one)
+        if app.debug:
+            faults += missed
+        else:
+            warnings += map(str, missed)
         bound[name] = replace(
             one,
             subject_of=None if subject is None else functools.partial(subject.of_request, name),
             by_url=subject is not None and bool(subject.arguments),
             choose=declarations.login_choice_of(declaration) or newest,
+            warnings=tuple(warnings),
         )
     if faults:
         raise DefinitionError.of(f"The app {app.name!r}", faults)

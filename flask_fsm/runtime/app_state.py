@@ -17,8 +17,6 @@ from typing import Any, Final
 from flask import Flask, Response, current_app
 
 from ..binding.bound_machine import Bound
-from ..binding.narrowing import unintended_ends
-from ..binding.view_faults import states_without_view
 from ..config import Config
 from ..core.flow import Clock
 from ..errors import ConfigError
@@ -117,10 +115,7 @@ class AppState:
                     if not current_app.debug:
                         warn_of_short_keys(unwrap(current_app))
                     for one in bound.values():
-                        texts = list(unintended_ends(current_app, one))
-                        if not current_app.debug:  # there, these are faults
-                            texts += map(str, states_without_view(one))
-                        for text in texts:
+                        for text in one.warnings:
                             log.warning("%s", text)
                     self._bound = bound
 
