@@ -67,6 +67,9 @@ class Code(StrEnum):
     # -- the form
     BAD_BODY = "bad_body"
     """400, client: the body is not the form or JSON that its content type says, or not UTF-8."""
+    BODY_TOO_LARGE = "body_too_large"
+    """413, client: the body has more bytes or parts than the app's `MAX_CONTENT_LENGTH`,
+    `MAX_FORM_MEMORY_SIZE` or `MAX_FORM_PARTS` allow, so it was not read."""
     BAD_TOKEN = "bad_token"  # noqa: S105
     """400, client: the token is malformed, empty, or was not signed by this app."""
     NO_TOKEN = "no_token"  # noqa: S105

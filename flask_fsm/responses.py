@@ -6,6 +6,7 @@ A success says where the flow continues; a refusal is a page or a problem docume
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = [
+    "DEVELOPERS_CODES",
     "Obstacle",
     "Refusal",
     "RefusalContext",
@@ -39,8 +41,8 @@ __all__ = [
 
 ResponseFormat = Literal["html", "json", "htmx"]
 
-JSON_TYPES: Final = ("application/json", "application/problem+json")
-HTML_TYPES: Final = ("text/html", "application/xhtml+xml")
+JSON_TYPES: Final = re.compile(r"(application|text)/json|application/[^/]+\+json")
+HTML_TYPES: Final = re.compile(r"text/html|application/xhtml\+xml")
 TEMPLATES: Final = {409: "conflict", 410: "gone", 422: "refused"}
 STEP_COOKIE: Final = "fsm_step"
 REFUSED_CODES: Final = frozenset(
@@ -83,10 +85,64 @@ TITLES: Final[dict[int | str, OwnText]] = {
     400: _("The form could not be read"),
     403: _("This is not allowed"),
     404: _("Page not found"),
+    Code.BODY_TOO_LARGE: _("That is too large"),
     413: _("That is too much to store"),
     422: _("Something needs your attention"),
     503: _("Back in a moment"),
 }
+# What a page says beside the messages of rules; by the same keys.
+TEXTS: Final[dict[int | str, OwnText]] = {
+    Code.TAKEN: _("This step can be taken only once, and you have taken it. Nothing has changed."),
+    Code.SKIPPED: _(
+        "Another step comes first. Continue from the current page, and you will get here later."
+    ),
+    Code.AMBIGUOUS: _(
+        "There are several next steps. Go back to the current page and choose one of them."
+    ),
+    Code.NO_EDGE: _("You can't get there from the current page. Nothing has changed."),
+    "refused": _("You can't take this step now. Nothing has changed."),
+    Code.BAD_SNAPSHOT: _(
+        "What you had started can't be read any more, perhaps because this site has been changed."
+    ),
+    Code.DEFINITION: _(
+        "What you had started can't be read any more, perhaps because this site has been changed."
+    ),
+    400: _(
+        "It arrived incomplete or altered, and was not processed. Open the page again and send "
+        "the form from there."
+    ),
+    404: _("The address may be mistyped, or you may not have access to this page."),
+    Code.BODY_TOO_LARGE: _(
+        "What you sent is larger than this site can receive, so it was not read, and nothing has "
+        "changed. To get back to your form, use the Back button of your browser; make it "
+        "shorter, or choose smaller files, then send it again."
+    ),
+    413: _(
+        "What you sent is larger than what can be stored here. Make it shorter, then send it "
+        "again. Nothing has changed."
+    ),
+    503: _("Your answers can't be reached just now. They are not lost: try again in a minute."),
+    "problem": _(
+        "This could not be done, and nothing has changed. If it happens again, please tell us."
+    ),
+}
+DEVELOPERS_CODES: Final = frozenset(
+    (
+        Code.NO_EDGE,
+        Code.TAKEN,
+        Code.SKIPPED,
+        Code.AMBIGUOUS,
+        Code.NOT_A_PAGE,
+        Code.UNKNOWN_STATE,
+        Code.NO_TOKEN,
+        Code.NO_KEY,
+        Code.NO_PAGE,
+        Code.TOO_LARGE,
+        Code.BAD_SNAPSHOT,
+        Code.DEFINITION,
+    )
+)
+"""The codes of errors whose messages are for developers, and not shown to visitors."""
 
 
 def preferred_format(asking: Request) -> ResponseFormat:
@@ -101,17 +157,20 @@ def preferred_format(asking: Request) -> ResponseFormat:
     # By name only: programs add `*/*` to the JSON that they want, and browsers name no JSON.
     json_quality, html_quality = (_quality(asking, kinds) for kinds in (JSON_TYPES, HTML_TYPES))
     if json_quality == html_quality:
-        return "json" if asking.is_json else "html"
+        return "json" if JSON_TYPES.fullmatch(asking.mimetype) else "html"
     return "json" if json_quality > html_quality else "html"
 
 
-def _quality(asking: Request, kinds: Sequence[str]) -> float:
-    """Return the quality that `Accept` gives one of the types, whatever their parameters."""
+def _quality(asking: Request, kinds: re.Pattern[str]) -> float:
+    """Return the quality that `Accept` gives one of the types, whatever their parameters.
+
+    It is -1 for a type that is refused by `q=0`, which counts for less than one that is not named.
+    """
     return max(
         (
-            quality
+            quality or -1
             for named, quality in asking.accept_mimetypes
-            if named.partition(";")[0].strip().lower() in kinds
+            if kinds.fullmatch(named.partition(";")[0].strip().lower())
         ),
         default=0,
     )
@@ -281,11 +340,23 @@ class Refusal(HTTPException):
     @property
     def title(self) -> str:
         """A heading for people."""
-        status = self.error.status
-        for key in (self.error.code, status, self.template):
-            if key in TITLES:
-                return str(TITLES[key])
-        return HTTP_STATUS_CODES.get(status) or str(_("Something went wrong"))
+        title = self._found_in(TITLES)
+        return title or HTTP_STATUS_CODES.get(self.error.status) or str(_("Something went wrong"))
+
+    @property
+    def text(self) -> str:
+        """What the page says of it; empty if that is written in its template."""
+        return self._found_in(TEXTS) or ""
+
+    @property
+    def detail(self) -> str:
+        """What happened, for visitors: the error's message, unless that is for developers."""
+        error = self.error
+        return (self.text if error.code in DEVELOPERS_CODES else "") or error.message
+
+    def _found_in(self, texts: Mapping[int | str, OwnText]) -> str | None:
+        keys = (self.error.code, self.error.status, self.template)
+        return next((str(texts[key]) for key in keys if key in texts), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the members of the problem document."""
@@ -295,7 +366,7 @@ class Refusal(HTTPException):
             "type": "about:blank",
             "title": self.title,
             "status": error.status,
-            "detail": error.message,
+            "detail": self.detail,
             "state": where.state,
             "rev": where.rev,
             "allowed": list(where.allowed),
@@ -328,6 +399,9 @@ class Refusal(HTTPException):
                 error=self.error,
                 status=self.error.status,
                 title=self.title,
+                text=self.text,
+                detail=self.detail,
+                sent=request.method not in ("GET", "HEAD"),
                 machine=where.machine,
                 state=where.state,
                 page_url=where.page_url,

@@ -169,9 +169,15 @@ def _reasons_of(flow: FlowBase, edge: Edge, guard: Guard, error: Exception) -> S
 
 
 def _reason_of(rule: Callable[..., Any], edge: Edge, code: str) -> Reason:
-    """Return the reason of a rule that gave none: from its docstring, or naming the rule."""
+    """Return the reason of a rule that gave none: from its docstring, or words for visitors."""
     about = as_text(rule.__doc__ or "").strip()
-    return Reason(code, about.splitlines()[0] if about else _refusal(rule, edge))
+    if about:
+        return Reason(code, about.splitlines()[0])
+    logger.info(
+        "The guard %s, which has no docstring to say why, refuses %r -> %r.",
+        rule_title(rule), edge.source, edge.target,
+    )  # fmt: skip
+    return Reason(code, str(_("This step is not possible with the answers so far.")))
 
 
 def reasons_against(
@@ -237,11 +243,3 @@ def require_sync_result(answer: object) -> object:
             answer.close()
         raise TypeError("it returned an awaitable: define it with `async def`")
     return answer
-
-
-def _refusal(guard: Callable[..., Any], edge: Edge) -> str:
-    """Return a message for a guard without a docstring; a lambda has no name to show."""
-    if getattr(guard, "__name__", "<lambda>") == "<lambda>":
-        return str(_("This step is not possible with the answers so far."))
-    step = f"{edge.source!r} -> {edge.target!r}"
-    return str(_("%(rule)s does not allow %(step)s.", rule=rule_title(guard), step=step))

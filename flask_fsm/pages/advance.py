@@ -60,7 +60,7 @@ def advance(
     if data is not None:
         data = own_answers(page_request, data, to)
     elif form is not None:
-        data = answers_of(form)
+        data = _without_target(page_request, answers_of(form), to)
     if form is not None:
         state, name = page_request.state, page_request.bound.name
         state.forms[name, page_request.source] = (type(form),)
@@ -220,10 +220,10 @@ def _by_value(data: Any) -> Any:
 def own_answers(page_request: PageRequest, data: object, to: str | None) -> dict[str, Any]:
     """Return `data` as a plain dict, without the fields that are no answers.
 
-    These are tokens, and the field that names the page to go to; `to` is what the view says of it.
+    These are tokens, and the field that names the page to go to if the view does not, by its `to`.
     A field that came several times becomes a list.
     """
-    config, submission = page_request.state.config, page_request.submission
+    config = page_request.state.config
     if isinstance(data, MultiDict):
         plain = {name: values[0] if len(values) == 1 else values for name, values in data.lists()}
     else:
@@ -232,13 +232,20 @@ def own_answers(page_request: PageRequest, data: object, to: str | None) -> dict
         plain = as_dict(data)
     plain.pop(config.token_field, None)
     plain.pop(csrf_field(), None)
-    named = plain.get(config.to_field)
-    if isinstance(named, str) and submission is not None and submission.to is not None:
-        bound, endpoint = page_request.bound, page_request.request.endpoint
-        target = bound.resolve(submission.to if to is None else to, endpoint)
-        if bound.resolve(named, endpoint) == target:
-            del plain[config.to_field]
-    return plain
+    return _without_target(page_request, plain, to)
+
+
+def _without_target(
+    page_request: PageRequest, answers: dict[str, Any], to: str | None
+) -> dict[str, Any]:
+    """Return `answers` without the posted field `to`, if it was read as the target.
+
+    Where the view names the target, it is a field like any other.
+    """
+    submission, name = page_request.submission, page_request.state.config.to_field
+    if to is None and name in answers and submission is not None and submission.sends_to:
+        del answers[name]
+    return answers
 
 
 def add_form_errors(

@@ -44,7 +44,7 @@ from ..stores.expiry import flow_gone
 from ..texts import _
 from .notices import STALE, flash_notice, notice_of, notice_of_page, tell_of_changed_pages
 from .prefetch import looks_ahead
-from .refusal import refusal_context
+from .refusal import log_for_developers, refusal_context
 from .submission import SAFE_METHODS, Submission, earlier_reply
 from .urls import FlowURLs
 
@@ -375,7 +375,8 @@ class PageRequest:
         return self._token[1]
 
     def deny(self, error: FSMError) -> None:
-        """Send the signal `denied`."""
+        """Send the signal `denied`, and log what is for developers only."""
+        log_for_developers(error, self.request)
         flow = self.flow if self.work.loaded else None
         emit(denied, self.work.app, machine=self.bound.name, flow=flow, error=error)
 

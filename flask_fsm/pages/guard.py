@@ -32,7 +32,7 @@ from ..runtime.unit_of_work import UnitOfWork
 from ..stores.session import COOKIE_LIMIT
 from .decisions import SERVED, PageRequest, PageRequests, keep_private, page_requests
 from .mistakes import expose_mistake
-from .submission import SAFE_METHODS, read_body, token_text
+from .submission import SAFE_METHODS, UNREAD, read_body, token_text
 
 __all__ = [
     "after_request",
@@ -143,7 +143,7 @@ def _answer_to(error: FSMError, check: Check, page_request: PageRequest) -> Resp
         case _:
             if expose_mistake(error, page_request.request, page_request):
                 raise error
-            if error.code == Code.BAD_BODY:
+            if error.code in UNREAD:
                 with suppress(FSMError):
                     page_request.work.load()
     raise page_request.refuse(error) from error

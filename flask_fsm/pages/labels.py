@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from ..texts import as_text, is_text
+from ..texts import _, as_text, is_text
 
-__all__ = ["field_labels"]
+__all__ = ["field_labels", "without_buttons"]
 
 # What WTForms puts between the names of a form and its fields, and around the number of an entry.
 _PARTS: Final = re.compile(r"[-_;:/.](?=\d)|(?<=\d)[-_;:/.]|[-;:/.]")
@@ -29,9 +29,7 @@ def field_labels(
     if not forms:
         return labels
     for name, value in (*typed, *((name, "") for name in omitted)):
-        found = (_field(form, name) for form in forms)
-        field = next((field for field in found if field is not None), None)
-        label = None if field is None else _label(field)
+        field, label = _field(forms, name)
         if label:
             labels[name] = label
         chosen = None if field is None else _choice(field, value)
@@ -40,23 +38,54 @@ def field_labels(
     return labels
 
 
-def _field(form: type, name: str) -> Any:
-    """Find a field by its name in the HTML, which has prefixes of forms and numbers of entries."""
+def without_buttons(
+    forms: Sequence[type], typed: Iterable[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Return the names and values of `typed` without the submit buttons of the forms."""
+    if not forms:
+        return list(typed)
+    from wtforms import SubmitField
+
+    return [(name, value) for name, value in typed if not _is(_field(forms, name)[0], SubmitField)]
+
+
+def _field(forms: Iterable[type], name: str) -> tuple[Any, str | None]:
+    """Find a field by its name in the HTML, and its label; None if no form has it."""
+    found = (_field_of(form, name) for form in forms)
+    return next((each for each in found if each[0] is not None), (None, None))
+
+
+def _field_of(form: type, name: str) -> tuple[Any, str | None]:
+    """Find a field of one form; its name has prefixes of forms and numbers of entries."""
     fields = _fields(form)
     if name in fields:
-        return fields[name]
+        return fields[name], _label(fields[name]) or _title(name)
     parts = _PARTS.split(name)
     for start, part in enumerate(parts):  # a form's prefix may come before it
         field, rest = fields.get(part), parts[start + 1 :]
+        label = None if field is None else _label(field) or _title(part)
         while field is not None and rest:
-            inner = _inner(field)
+            inner, part = _inner(field), rest.pop(0)
             if isinstance(inner, type):
-                field = _fields(inner).get(rest.pop(0))
+                field = _fields(inner).get(part)
+                label = None if field is None else _label(field) or _title(part)
             else:  # a list, whose entries have numbers
-                field = inner if rest.pop(0).isdigit() else None
+                field = inner if part.isdigit() else None
+                label = None if field is None else _label(field) or label
         if field is not None:
-            return field
-    return None
+            return field, label
+    return None, None
+
+
+def _title(name: str) -> str:
+    """Return the label that WTForms makes of the name of a field without one."""
+    return name.replace("_", " ").title()
+
+
+def _is(field: Any, *kinds: type) -> bool:
+    """Return whether a definition is of a field of one of these classes."""
+    kind = getattr(field, "field_class", None)
+    return isinstance(kind, type) and issubclass(kind, kinds)
 
 
 def _fields(form: type) -> dict[str, Any]:
@@ -71,7 +100,7 @@ def _inner(field: Any) -> Any:
     from wtforms import FieldList, FormField
 
     for kind, option in ((FormField, "form_class"), (FieldList, "unbound_field")):
-        if isinstance(field.field_class, type) and issubclass(field.field_class, kind):
+        if _is(field, kind):
             return field.kwargs.get(option, field.args[0] if field.args else None)
     return None
 
@@ -85,11 +114,13 @@ def _label(field: Any) -> str | None:
 
 
 def _choice(field: Any, value: str) -> str | None:
-    """Return the label of a value of a field with choices, or None."""
-    from wtforms import RadioField, SelectField, SelectMultipleField
+    """Return the label of a value of a field with choices, or of a check box; else None."""
+    from wtforms import BooleanField, RadioField, SelectField, SelectMultipleField
 
-    kinds = (RadioField, SelectField, SelectMultipleField)
-    if not (isinstance(field.field_class, type) and issubclass(field.field_class, kinds)):
+    if _is(field, BooleanField):
+        unset = field.kwargs.get("false_values") or field.field_class.false_values
+        return str(_("No") if value in unset else _("Yes"))
+    if not _is(field, RadioField, SelectField, SelectMultipleField):
         return None
     choices = field.kwargs.get("choices", field.args[3] if len(field.args) > 3 else None)
     labels = (label for offered, label in _choices(choices) if str(offered) == value)

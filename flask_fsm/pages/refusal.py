@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -18,19 +19,30 @@ from ..errors import (
     StaleFlow,
     StoreUnavailable,
 )
-from ..responses import Obstacle, RefusalContext, ResubmitForm, preferred_format
+from ..responses import DEVELOPERS_CODES, Obstacle, RefusalContext, ResubmitForm, preferred_format
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token
-from .labels import field_labels
+from .labels import field_labels, without_buttons
 from .redaction import SubmittedFields, shown_fields
 from .resend import identical_form, renewed_form
-from .submission import SAFE_METHODS
+from .submission import SAFE_METHODS, UNREAD
 from .urls import FlowURLs
 
-__all__ = ["refusal_context"]
+__all__ = ["log_for_developers", "refusal_context"]
+
+log: Final = logging.getLogger("flask_fsm")
 
 LONG: Final = 40
 """Number of characters of an answer that may be made shorter to make room."""
+
+
+def log_for_developers(error: FSMError, request: Request) -> None:
+    """Log a message that visitors do not see, if it is not logged elsewhere."""
+    # The name of a state that is unknown is what a client has sent, and may be an answer.
+    if error.code in DEVELOPERS_CODES - {Code.UNKNOWN_STATE, Code.BAD_SNAPSHOT, Code.DEFINITION}:
+        clients_own = error.code in (Code.NO_EDGE, Code.TAKEN, Code.SKIPPED)
+        level = logging.INFO if clients_own else logging.WARNING
+        log.log(level, "%s %s was refused: %s", request.method, request.endpoint, error)
 
 
 def refusal_context(
@@ -45,16 +57,15 @@ def refusal_context(
     unsafe = request.method not in SAFE_METHODS
     typed, again = SubmittedFields([], []), None
     # Whatever the refusal, what was typed is not lost.
-    if unsafe and error.code != Code.BAD_BODY:
+    if unsafe and error.code not in UNREAD:
         typed = shown_fields(config)
         again = _form_to_send_again(error, request, work, page, typed, token)
+    forms = work.state.forms.get((work.bound.name, page or ""), ())
     context = RefusalContext(
         machine=work.bound.name,
-        submitted=typed.fields,
+        submitted=without_buttons(forms, typed.fields),
         omitted=typed.omitted,
-        labels=field_labels(
-            work.state.forms.get((work.bound.name, page or ""), ()), typed.fields, typed.omitted
-        ),
+        labels=field_labels(forms, typed.fields, typed.omitted),
         unshown=typed.unshown,
         resubmit=again if isinstance(again, ResubmitForm) else None,
         obstacle=None if isinstance(again, ResubmitForm) else again,

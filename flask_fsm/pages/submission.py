@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 from weakref import finalize
 
 from flask import Request, current_app
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from ..config import Config
 from ..core.snapshot import Receipt
@@ -29,6 +30,7 @@ from .urls import FlowURLs
 __all__ = [
     "SAFE_METHODS",
     "TOKEN_HEADER",
+    "UNREAD",
     "EarlierReply",
     "Submission",
     "csrf_field",
@@ -43,6 +45,8 @@ __all__ = [
 
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 TOKEN_HEADER: Final = "X-FSM-Token"  # noqa: S105
+UNREAD: Final = (Code.BAD_BODY, Code.BODY_TOO_LARGE)
+"""The codes of bodies of which nothing can be shown."""
 SIGNATURE: Final = 43
 """Number of characters of the signature at the end of a token."""
 CHUNK: Final = 1 << 16
@@ -72,6 +76,7 @@ class Submission:
         "content",
         "contents",
         "receipt",
+        "sends_to",
         "to",
     )
 
@@ -79,6 +84,8 @@ class Submission:
         self._request = request
         self._token_field = config.token_field
         texts, to = _read(request, config.token_field, config.to_field)
+        self.sends_to: bool = to is not None
+        """Whether a field `to` was sent, which may be empty."""
         texts = texts or _in_header(request)
         if not texts and config.require_token:
             raise InvalidToken(
@@ -93,7 +100,7 @@ class Submission:
         """The content of the token that counts for this flow; None if no token was sent."""
         self.receipt: Receipt | None = None
         """How this submission is recognised if it is sent again; None until it is made."""
-        self.to: Any = to
+        self.to: Any = None if to == "" else to  # "" is a text input that was left empty
         """The state that the client names as its target, as sent; None if it names none."""
 
     def select_token(self, id: str, previous_id: str | None) -> None:
@@ -195,7 +202,7 @@ def _read(request: Request, token_field: str, to_field: str) -> tuple[list[Any],
         to = body.get(to_field)
     if to is None and request.query_string:
         to = request.args.get(to_field)
-    return texts, None if to == "" else to  # "" is a text input that was left empty
+    return texts, to
 
 
 def _in_header(request: Request) -> list[Any]:
@@ -223,9 +230,22 @@ def json_object(request: Request) -> dict[str, Any]:
 def read_body(request: Request) -> None:
     """Read and parse the body of a request, and leave `request.stream` whole for the view.
 
-    Raises FSMError (`bad_body`) for a form or JSON that can't be parsed; Werkzeug makes it an
-    empty form.
+    Raises FSMError: `bad_body` for a form or JSON that can't be parsed, of which Werkzeug makes an
+    empty form; `body_too_large` for one that is over a limit of the app.
     """
+    try:
+        _parse_body(request)
+    except RequestEntityTooLarge as error:
+        raise FSMError(
+            _("What you sent is larger than this site can receive. Nothing was changed."),
+            code=Code.BODY_TOO_LARGE,
+            status=413,
+        ) from error
+    except ClientDisconnected as error:
+        raise _invalid_body(request) from error
+
+
+def _parse_body(request: Request) -> None:
     is_form = request.mimetype in FORM_TYPES
     if is_form and "form" in vars(request):  # a function of the app has parsed it before the guard
         if not request.form and not request.files and _is_lost(request):

@@ -276,7 +276,9 @@ def test_a_conflict_page_shows_the_labels_of_the_form_and_of_its_choices(prefix:
         "Shop": "s1",  # its choices may be of one visitor only
         "Weight in kg": "3",
         "Note": "Ring twice",
-        **({} if prefix else {"Speed": "By &lt;air&gt;", "Parcel-insured": "no", "Items": "two"}),
+        "Speed": "By &lt;air&gt;",
+        "Insured": "no",
+        "Items": "two",
         **({} if prefix else {"Own field": "mine"}),
     }
     assert "again: Your secret number." in words(conflict)

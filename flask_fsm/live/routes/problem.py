@@ -34,7 +34,7 @@ class Problem(Exception):
         """Return the problem document, the same as a page's for a client that accepts JSON."""
         status = self.error.status
         document = Refusal.of(self.error, RefusalContext()).to_dict()
-        document["title"] = HTTPStatus(status).phrase
+        document |= {"title": HTTPStatus(status).phrase, "detail": self.error.message}
         response: Response = current_app.response_class(
             dumps(document), status, content_type="application/problem+json"
         )
