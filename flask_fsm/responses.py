@@ -17,7 +17,6 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, default_exceptions
 from werkzeug.http import HTTP_STATUS_CODES, parse_set_header
 
-from .core.snapshot import Snapshot
 from .errors import Code, FSMError, ValidationFailed
 from .texts import OwnText, _
 
@@ -176,13 +175,13 @@ def _quality(asking: Request, kinds: re.Pattern[str]) -> float:
     )
 
 
-def success_response(request: Request, location: str, stored: Snapshot) -> Response:
+def success_response(request: Request, location: str, state: str, rev: int) -> Response:
     """Return the response that leads to where the flow continues, in the client's format."""
     wanted = preferred_format(request)
     if wanted == "htmx":
         return htmx_redirect(location)
     if wanted == "json":
-        return no_store(jsonify(state=stored.state, rev=stored.rev, location=location))
+        return no_store(jsonify(state=state, rev=rev, location=location))
     return see_other(location)
 
 

@@ -39,7 +39,7 @@ from ..runtime.app_state import AppState, unwrap
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token, TokenContent, new_nonce
 from ..signals import denied, emit
-from ..stores import RecordStore
+from ..stores import RecordStore, StoredReply
 from ..stores.expiry import flow_gone
 from ..texts import _
 from .notices import STALE, flash_notice, notice_of, notice_of_page, tell_of_changed_pages
@@ -226,8 +226,8 @@ class PageRequest:
         submission.select_token(named, work.previous_id)
         earlier = earlier_reply(submission, work)
         reused = earlier is not None and earlier.reused
-        if earlier is not None and earlier.location is not None and not reused:
-            return self.success_response(earlier.location)
+        if earlier is not None and earlier.reply.location is not None and not reused:
+            return self._repeat(earlier.reply)
         if work.missing_reason is not None:
             work.forget()
             raise work.missing_reason
@@ -272,9 +272,16 @@ class PageRequest:
         """After a lost race: return the winner's answer, if the winner was the same submission."""
         self.work.load()
         earlier = earlier_reply(self.submission, self.work)
-        if earlier is None or earlier.reused or earlier.location is None:
+        if earlier is None or earlier.reused or earlier.reply.location is None:
             return None
-        return self.success_response(earlier.location)
+        return self._repeat(earlier.reply)
+
+    def _repeat(self, reply: StoredReply) -> Response:
+        """Return the response that a submission got the first time."""
+        location = reply.location or ""
+        if reply.state is None or reply.rev is None:
+            return self.success_response(location)
+        return success_response(self.request, location, reply.state, reply.rev)
 
     def _stale(self, code: Code) -> StaleFlow:
         flow = self.flow
@@ -352,7 +359,8 @@ class PageRequest:
 
     def success_response(self, location: str) -> Response:
         """Return the response that leads to where the flow continues, in the client's format."""
-        return success_response(self.request, location, self.work.persisted)
+        stored = self.work.persisted
+        return success_response(self.request, location, stored.state, stored.rev)
 
     def token(self) -> Token:
         """Return the token for a form of this page; one for each rendering."""

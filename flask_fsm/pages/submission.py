@@ -128,8 +128,8 @@ class Submission:
 class EarlierReply(NamedTuple):
     """The outcome of an earlier submission with the same token."""
 
-    location: str | None
-    """Where the first submission was redirected to; None if it ended at no page."""
+    reply: StoredReply
+    """The reply that the first submission got; its location is None if it ended at no page."""
     reused: bool
     """Whether this submission has the token of the first one but another body."""
 
@@ -160,11 +160,15 @@ def earlier_reply(submission: Submission | None, work: UnitOfWork) -> EarlierRep
         )
     if found is None and stored.receipt is not None and stored.receipt.nonce == content.nonce:
         # Another process may have made the last commit: it led to the page that is current.
-        found = StoredReply(stored.receipt.digest, FlowURLs(work).url_of(stored))
+        found = StoredReply(
+            stored.receipt.digest, FlowURLs(work).url_of(stored), stored.rev, stored.state
+        )
     if found is None:
         return None
+    if missing is not None and missing.code == Code.RESET:
+        found = found._replace(rev=None, state=None)
     receipt = submission.make_receipt()
-    return EarlierReply(found.location, receipt is None or found.digest != receipt.digest)
+    return EarlierReply(found, receipt is None or found.digest != receipt.digest)
 
 
 def csrf_field() -> str:

@@ -109,10 +109,14 @@ class StoredReply(NamedTuple):
     Args:
         digest: Digest of the submission's body.
         location: The URL to which it redirected, or None.
+        rev: The rev that it led to; None if that run is over.
+        state: The state that it led to; None if that run is over.
     """
 
     digest: str
     location: str | None
+    rev: int | None = None
+    state: str | None = None
 
 
 class SubmissionQuery(NamedTuple):

@@ -195,7 +195,8 @@ class FlowCache:
             receipt = new.receipt
             if receipt is not None:
                 receipts = flow.replies
-                receipts[receipt.nonce] = StoredReply(receipt.digest, location)
+                reply = StoredReply(receipt.digest, location, new.rev, new.state)
+                receipts[receipt.nonce] = reply
                 if len(receipts) > RECEIPTS:
                     del receipts[next(iter(receipts))]
             if len(self._flows) > self._size:

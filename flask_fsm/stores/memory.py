@@ -188,9 +188,11 @@ class MemoryRecords:
         return [Entry(row.source, row.target, row.event, row.at, row.rev) for row in kept]
 
     def stored_reply(self, address: Address, flow: str, rev: int, nonce: str) -> StoredReply | None:
-        for row in reversed(self._rows(address, flow)):
+        rows = self._rows(address, flow)
+        state = {row.rev: row.target for row in rows}  # that of the last step of a commit
+        for row in reversed(rows):
             if row.nonce == nonce and row.digest is not None and row.rev > rev:
-                return StoredReply(row.digest, row.location)
+                return StoredReply(row.digest, row.location, row.rev, state[row.rev])
         return None
 
     def _runs(self, machine: str | None, since: int | None, until: int | None) -> list[LogEntry]:

@@ -278,10 +278,14 @@ class RedisRecords:
         stream = self._stream(address.owner, address.machine, flow)
         with translated_redis():
             rows = self._client.xrange(stream, f"{rev + 1}", f"{rev + SPAN}")
-        for _, row in reversed(rows):
-            entry = _loaded(row)
-            if entry and entry["nonce"] == nonce:
-                return StoredReply(entry["digest"], entry["location"])
+        state: dict[int, str] = {}
+        for id, row in reversed(rows):
+            entry, rev_of = _loaded(row), int(_text(id).partition("-")[0])
+            if entry:
+                state.setdefault(rev_of, entry["target"])  # of the last step of a commit
+                if entry["nonce"] == nonce:
+                    place = entry["location"]
+                    return StoredReply(entry["digest"], place, rev_of, state[rev_of])
         return None
 
     # -- the history of all runs --------------------------------------------------------

@@ -355,7 +355,7 @@ def test_a_submission_is_remembered_with_its_place(kept: Kept) -> None:
         snapshot = kept.load(session_value)
     for number, target in enumerate("bcab"):
         receipt = kept.receipt(snapshot, number, f"nonce{number}")
-        assert receipt == ("digest", f"/{target}")
+        assert receipt == ("digest", f"/{target}", number + 1, target)
     assert snapshot.receipt == ("nonce3", "digest")
     assert kept.receipt(snapshot, 3, "another") is None
     assert kept.receipt(kept.begin()[0], 3, "nonce3") is None

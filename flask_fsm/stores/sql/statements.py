@@ -135,8 +135,16 @@ class Statements:
             .where(history.flow == param("flow"), history.rev <= param("rev"))
             .order_by(history.rev.desc(), history.n.desc())
         )
+        last = history_table.alias().c
+        state = (
+            sa.select(last.target)
+            .where(last.flow == history.flow, last.rev == history.rev)
+            .order_by(last.n.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
         self.stored_reply: sa.Select[Any, Any] = (
-            sa.select(history.digest, history.location)
+            sa.select(history.digest, history.location, history.rev, state)
             .where(
                 history.flow == param("flow"),
                 history.rev > param("rev"),
