@@ -266,7 +266,8 @@ class Model:
 
     def reset(self) -> None:
         run, gone = self.load()
-        if self.cookie is not None and not gone:
+        # A first run that never moved is as blank as a new one, and leaves no record.
+        if self.cookie is not None and not gone and (run.number, run.rev) != (0, 0):
             self.given_up.add(run.lineage)
         self.cookie = self.blank()
 
