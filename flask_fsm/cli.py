@@ -11,7 +11,8 @@ from typing import Any, Final, ParamSpec
 import click
 from flask.cli import AppGroup
 
-from .errors import FSMError
+from .errors import FSMError, StoreUnavailable
+from .outages import describe
 from .reports.svg import as_svg
 from .reports.table import as_json, as_table
 from .runtime.app_state import app_state
@@ -47,6 +48,8 @@ def errors_shown(command: Callable[P, None]) -> Callable[P, None]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+        except StoreUnavailable as error:  # its message is meant for visitors
+            raise click.ClickException(describe(error)) from error
         except FSMError as error:
             raise click.ClickException(error.message) from error
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from .errors import StoreUnavailable
 
-__all__ = ["OutageLog"]
+__all__ = ["OutageLog", "describe"]
 
 log: Final = logging.getLogger("flask_fsm")
 INTERVAL: Final = 1.0
@@ -30,7 +30,7 @@ class OutageLog:
 
     def log(self, error: StoreUnavailable) -> None:
         """Log an error and its cause, unless this was done within the last second."""
-        cause = _described(error.__cause__)
+        cause = describe(error)
         now = monotonic()
         if len(self._logged) >= MAX_CAUSES:
             self._logged.clear()
@@ -44,12 +44,15 @@ class OutageLog:
             return
         entries.append((now, 0))
         more = f" ({omitted} more of these since the last line)" if omitted else ""
-        log.error("%s %s%s", error, cause, more)
+        log.error("%s%s", cause, more)
 
 
-def _described(cause: BaseException | None) -> str:
-    """Return the class and the text of the driver's error, in one line."""
+def describe(error: StoreUnavailable) -> str:
+    """Return what an operator needs to know, in one line: what failed, and the driver's error."""
+    cause = error.__cause__
     if cause is None:
-        return ""
+        return f"A store or bus can't be used now: {error}"
     driver = getattr(cause, "orig", None) or cause
-    return f"{type(driver).__name__}: {' '.join(str(driver).split())}"
+    module = type(driver).__module__.partition(".")[0]
+    name = type(driver).__name__ if module == "builtins" else f"{module}.{type(driver).__name__}"
+    return f"A store or bus can't be used now: {name}: {' '.join(str(driver).split())}"

@@ -97,6 +97,19 @@ def test_each_command_says_what_it_is_for(shop: Callable[..., Shop]) -> None:
         assert all(option in text for option in options), text
 
 
+@pytest.mark.parametrize("command", ["init-db", "purge", "funnel shop"])
+def test_a_store_that_can_not_be_opened_is_told_with_its_cause(
+    shop: Callable[..., Shop], tmp_path: Path, command: str
+) -> None:
+    """An operator reads what the driver said, and not what a visitor is told."""
+    made = shop(f"sqlite:///{tmp_path / 'flows.db'}")
+    made.app.extensions["fsm"].store.records.engine.dispose()
+    for file in tmp_path.glob("flows.db*"):
+        file.write_bytes(b"no database " * 1000)
+    told = refused(made.app, *command.split(), code=1)
+    assert "can't be used now: sqlite3.DatabaseError: file is not a database" in told
+
+
 def test_an_unknown_machine_is_told_with_those_that_are_known() -> None:
     """Who mistypes the name of a machine gets the list of them."""
     app = flask_app({"SECRET_KEY": "x", "FSM_STORE_URL": "memory://"})

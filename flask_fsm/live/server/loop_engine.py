@@ -198,7 +198,11 @@ class LoopConnection:
     def run_job(self) -> None:
         """Run the next job."""
         try:
-            self.transport.run_job(self.transport.jobs.popleft())
+            job = self.transport.jobs.popleft()
+        except IndexError:  # the connection has ended since this thread was chosen
+            return
+        try:
+            self.transport.run_job(job)
         except BaseException:
             log.exception("A job of a connection failed.")
 
