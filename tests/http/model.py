@@ -309,6 +309,7 @@ class Model:
         data: dict[str, str],
         *,
         readable: bool,
+        asking: str,
     ) -> Expected:
         run, gone = self.load()
         if not readable:
@@ -326,8 +327,9 @@ class Model:
                 return Expected(303, known[1], stored.current, stored.rev)
         if gone:
             self.cookie = None
-            return Expected(410)
-        if ticket is not None and not held:
+        if gone or (ticket is not None and not held):
+            if page == self.definition.initial and asking != "json":
+                self.cookie = self.blank()  # which the form to send again names
             return Expected(410)
         if run.finished:
             return Expected(410)

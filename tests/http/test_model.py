@@ -267,7 +267,7 @@ class Browser:
         text, ticket = chosen
         note(f"POST /{page} to={to} {data} {ticket or text} as {asking}")
         self.last = page, chosen, to, data, asking, readable
-        expected = self.model.post(page, ticket, to, data, readable=readable)
+        expected = self.model.post(page, ticket, to, data, readable=readable, asking=asking)
         fields = data if to is None else {**data, "to": to}
         response = self.visitor.post(page, fields, text, asking)
         self.compare(response, expected, asking)
