@@ -44,6 +44,8 @@ class Code(StrEnum):
     """500, developer: an `FSMError` that was raised without a code."""
     CRASHED = "crashed"
     """500, developer: a rule or an event handler raised an unexpected exception."""
+    CIRCULAR = "circular"
+    """500, developer: a rule asked whether an edge can be taken, which its own answer decides."""
     MISSING_ARGUMENTS = "missing_arguments"
     """500, developer: the URL of the next page needs arguments that were not given."""
     GET_ADVANCES = "get_advances"

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from .codes import Code
-from .texts import NOT_ACCEPTED, OwnText, Text, as_text, as_texts, join_texts, without_empty
+from .texts import NOT_ACCEPTED, OwnText, Text, as_texts, join_texts, one_text, without_empty
 
 __all__ = [
     "Code",
@@ -113,7 +113,7 @@ class FSMError(Exception):
         status: int | None = None,
     ) -> None:
         self._english = message.in_english() if isinstance(message, OwnText) else None
-        self.message: str = as_text(message)
+        self.message: str = one_text(message)
         super().__init__(self._english or self.message)
         self.flow = flow
         self.source = source
@@ -121,7 +121,7 @@ class FSMError(Exception):
         self.allowed: tuple[str, ...] = tuple(allowed)
         self.code: str = code or self.default_code
         self.reasons: tuple[Reason, ...] = tuple(
-            Reason(code, as_text(text)) for code, text in reasons
+            Reason(code, one_text(text)) for code, text in reasons
         ) or (Reason(self.code, self.message),)
         if status is not None:
             self.status = status

@@ -25,6 +25,7 @@ __all__ = [
     "as_texts",
     "is_text",
     "join_texts",
+    "one_text",
     "show_time",
     "translate",
     "without_empty",
@@ -130,17 +131,31 @@ def as_text(text: object) -> str:
     return text if isinstance(text, str) else str(text)
 
 
-def as_texts(given: Text | Iterable[Text]) -> list[str]:
-    """Return one text, or several, as a list."""
+def as_texts(given: object) -> list[str]:
+    """Return one text, or several, as a list: those of a mapping or of lists within; of None, none.
+
+    Rules may give anything, and visitors are never shown how Python writes it.
+    """
+    if given is None:
+        return []
+    if isinstance(given, Mapping):
+        given = given.values()
     # A lazy text can be iterated too, letter by letter.
+    if isinstance(given, (bytes, bytearray)):
+        given = given.decode(errors="replace")
     if isinstance(given, Iterable) and not is_text(given):
-        return [as_text(text) for text in given]
+        return [text for each in given for text in as_texts(each)]
     return [as_text(given)]
 
 
-def without_empty(given: Text | Iterable[Text]) -> list[str]:
+def without_empty(given: object) -> list[str]:
     """Return one text, or several, as a list without empty ones."""
     return [text for text in as_texts(given) if text]
+
+
+def one_text(given: object) -> str:
+    """Return one text, or several joined, as a `str`; of None, an empty one."""
+    return given if isinstance(given, str) else join_texts(" ", without_empty(given))
 
 
 def join_texts(separator: str, texts: Iterable[str]) -> str:

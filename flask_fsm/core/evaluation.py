@@ -7,14 +7,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import dropwhile
 from typing import Any, Final, NoReturn
 
-from ..errors import Code, FlowFinished, FSMError, GuardRefused, Reason, StaleFlow, ValidationFailed
-from ..texts import _, as_text, join_texts
+from ..errors import (
+    Code,
+    FlowFinished,
+    FSMError,
+    GuardRefused,
+    Reason,
+    RuleError,
+    StaleFlow,
+    ValidationFailed,
+)
+from ..texts import _, join_texts
 from .answers import as_dict, copy_answers
-from .flow_base import FlowBase, Result
+from .flow_base import CircularQuestion, FlowBase, Result
 from .names import plain
 from .path import Node
 from .reasons import (
     add_context,
+    circular_error,
     error_context,
     error_of_edit,
     reason_no_edge,
@@ -23,6 +33,7 @@ from .reasons import (
     rule_error,
     rule_title,
 )
+from .rules import GUARD, PRE_TRANSITION, VALIDATOR, doc_of
 from .state import Edge
 
 __all__ = [
@@ -61,10 +72,10 @@ def judge(
         given = copy_answers(given)  # what they change does not reach the caller
         shown = None if data is None else given
         for rule in edge.pre_transitions:
-            _run_rule(flow, edge, node, "pre_transition", rule, given, shown)
+            _run_rule(flow, edge, node, PRE_TRANSITION, rule, given, shown)
             shown = given or shown
     if edge.pre_transitions or not accepted:
-        with flow.judged(node, shown):
+        with flow.judged(node, shown, GUARD, edge):
             reasons = _reasons_of_guards(flow, edge, edge.guards)
         if reasons:
             raise _refused(flow, edge, reasons)
@@ -84,18 +95,20 @@ def _run_rule(
 ) -> None:
     """Run a pre_transition rule or a validator; a ValueError counts as ValidationFailed."""
     try:
-        with flow.judged(node, shown, alone=True):
+        with flow.judged(node, shown, kind, edge):
             require_sync_result(rule(flow, data))
     except ValueError as error:
         # Its only argument, since str(error) would make plain text of Markup.
-        text = as_text(error.args[0]) if len(error.args) == 1 else str(error)
-        raise ValidationFailed(text, **error_context(flow, edge.source, edge.target)) from error
+        told = error.args[0] if len(error.args) == 1 else str(error)
+        raise ValidationFailed(told, **error_context(flow, edge.source, edge.target)) from error
     except GuardRefused as error:
         if error.message:
             raise add_context(flow, error, edge) from None
         raise _refused(flow, edge, [_reason_of(rule, edge, error.code)]) from None
     except FSMError as error:
         raise add_context(flow, error, edge) from None
+    except CircularQuestion as error:
+        raise circular_error(flow, kind, rule, edge, error.edge) from None
     except Exception as error:
         raise rule_error(flow, kind, rule, edge, error) from error
 
@@ -111,7 +124,7 @@ def _validate(flow: FlowBase, edge: Edge, node: Node, data: dict[str, Any], is_s
     for rule in edge.validators:
         own = copy_answers(data)
         try:
-            _run_rule(flow, edge, node, "validator", rule, own, own if is_shown else None)
+            _run_rule(flow, edge, node, VALIDATOR, rule, own, own if is_shown else None)
         except ValidationFailed as error:
             has_failed = True
             messages += error.messages
@@ -159,6 +172,7 @@ def _reasons_of_guards(flow: FlowBase, edge: Edge, guards: Iterable[Guard]) -> l
 
 def _reasons_of(flow: FlowBase, edge: Edge, guard: Guard, error: Exception) -> Sequence[Reason]:
     """Return the reasons of a guard that refused; an unexpected exception is logged."""
+    _raise_if_circular(flow, edge, guard, error)
     if isinstance(error, GuardRefused):
         return error.reasons if error.message else [_reason_of(guard, edge, error.code)]
     logger.error(
@@ -168,9 +182,21 @@ def _reasons_of(flow: FlowBase, edge: Edge, guard: Guard, error: Exception) -> S
     return [_reason_of(guard, edge, Code.GUARD_RAISED)]
 
 
+def _raise_if_circular(flow: FlowBase, edge: Edge, guard: Guard, error: Exception) -> None:
+    """Raise the error of a guard that asks what depends on its own answer: that is no refusal."""
+    if isinstance(error, CircularQuestion):
+        raise circular_error(flow, GUARD, guard, edge, error.edge) from None
+    if _is_circular(error):
+        raise error
+
+
+def _is_circular(error: Exception) -> bool:
+    return isinstance(error, RuleError) and error.code == Code.CIRCULAR
+
+
 def _reason_of(rule: Callable[..., Any], edge: Edge, code: str) -> Reason:
     """Return the reason of a rule that gave none: from its docstring, or words for visitors."""
-    about = as_text(rule.__doc__ or "").strip()
+    about = doc_of(rule)
     if about:
         return Reason(code, about.splitlines()[0])
     logger.info(
@@ -204,22 +230,29 @@ def reasons_against(
         reasons.append(skip)
     # Asked by a rule, about the page that it judges, this is about the same data.
     shown = flow.data_judged(node) if data is None else dict(data)
-    with flow.judged(node, shown):
+    with flow.judged(node, shown, GUARD, edge):
         reasons += _reasons_of_guards(flow, edge, edge.guards)
     if data is not None:
         try:
             _validate(flow, edge, node, dict(data), True)
         except FSMError as error:
+            if _is_circular(error):
+                raise
             reasons += error.reasons
     return reasons
 
 
 def guards_allow(flow: FlowBase, edge: Edge) -> bool:
     """Return whether all guards accept; exceptions count as refusals and are not logged."""
-    try:
-        return all(require_sync_result(guard(flow)) for guard in edge.guards)
-    except Exception:
-        return False
+    with flow.asking(GUARD, edge):
+        for guard in edge.guards:
+            try:
+                if not require_sync_result(guard(flow)):
+                    return False
+            except Exception as error:
+                _raise_if_circular(flow, edge, guard, error)
+                return False
+    return True
 
 
 def run_hooks(flow: FlowBase, result: Result) -> None:

@@ -144,7 +144,7 @@ class Flow(FlowBase):
         if edge.has_rules:
             data = judge(self, edge, node, data, accepted)
         elif edge.guards and not accepted:
-            self._judged = node
+            self._judged, self._edge = node, edge
             self._given = data
             try:
                 for guard in edge.guards:
@@ -154,7 +154,7 @@ class Flow(FlowBase):
             except Exception as error:
                 refuse(self, edge, guard, error)
             finally:
-                self._judged = self._given = None
+                self._judged = self._given = self._edge = None
         answers = node.answers if data is None else dump_answers(data)
 
         parent: Node | None = node  # of the new tip
@@ -193,7 +193,7 @@ class Flow(FlowBase):
         )
         result = _new_object(Result)
         result.snapshot, result.previous = after, before
-        result.edge, result.data, result.cut = edge, data, cut
+        result.edge, result.text, result.cut = edge, None if data is None else answers, cut
         return result
 
     # -- asking -------------------------------------------------------------------------
@@ -259,11 +259,8 @@ class Flow(FlowBase):
             for node in result.cut:
                 on_path.discard(node.state)
             self._data = None
-        elif result.data is not None and self._data is not None:
-            left = after.tip.parent
-            assert left is not None
-            assert left.answers is not None
-            self._data[edge.source] = load_answers(left.answers)
+        elif result.text is not None and self._data is not None:
+            self._data[edge.source] = load_answers(result.text)
         on_path.add(edge.target)
         self._last = result
         self._now = after

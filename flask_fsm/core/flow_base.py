@@ -9,26 +9,37 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import Code, FSMError, SnapshotError
-from .answers import PageData, load_answers
+from .answers import PageData, copy_answers, load_answers
 from .definition import Definition
 from .history import Entry, History, LogItem, entry_of
 from .names import plain
 from .path import Node, Path, data_before, nodes_back
+from .rules import GUARD
 from .snapshot import Snapshot, blank
 from .state import Edge
 
-__all__ = ["Clock", "FlowBase", "Result", "Sent"]
+__all__ = ["CircularQuestion", "Clock", "FlowBase", "Result", "Sent"]
 
 Clock = Callable[[], float]
 """Returns seconds since 1970."""
+
+
+class CircularQuestion(Exception):
+    """A rule asks whether an edge can be taken, which its own answer decides."""
+
+    def __init__(self, edge: Edge) -> None:
+        super().__init__(f"asks about {edge.source!r} -> {edge.target!r}")
+        self.edge = edge
 
 
 class FlowBase:
     """The read-only part of a flow. `Flow` adds the methods that move it."""
 
     __slots__ = (
+        "_asked",
         "_context",
         "_data",
+        "_edge",
         "_given",
         "_judged",
         "_last",
@@ -67,6 +78,9 @@ class FlowBase:
         # While rules judge a transition: the node that is left, and the data that was passed.
         self._judged: Node | None = None
         self._given: Mapping[str, Any] | None = None
+        # The edge whose guards are asked, and the edges whose rules have led to that, by kind.
+        self._edge: Edge | None = None
+        self._asked: tuple[tuple[str, Edge], ...] = ()
         self._last: Result | None = None
         # While an event is handled: what its handler has sent so far.
         self._sent: list[Sent] | None = None
@@ -120,7 +134,7 @@ class FlowBase:
 
     @property
     def data(self) -> dict[str, Any]:
-        """The answers of the pages on the path before the current one, by page.
+        """A copy of the answers of the pages on the path before the current one, by page.
 
         Rules also see the data that was passed to their transition, under the page being left.
         A name without a dot also means a page of the blueprint of this page, or of the view.
@@ -131,16 +145,18 @@ class FlowBase:
     def _data_now(self) -> dict[str, Any]:
         node, given = self._judged, self._given
         if node is None:
-            return data_before(self._now.tip)  # a copy for the caller: rules get another one
+            return data_before(self._now.tip)
         if node is self._now.tip:
             if self._data is None:
                 self._data = data_before(node)
-            data = self._data
+            data: dict[str, Any] = copy_answers(self._data)
         else:
             data = data_before(node)
             if node.answers is not None:
                 data[node.state] = load_answers(node.answers)
-        return data if given is None else {**data, node.state: given}
+        if given is not None:  # of any type yet: what can't be kept is refused later
+            data[node.state] = copy_answers(dict(given) if isinstance(given, Mapping) else given)
+        return data
 
     @property
     def drafts(self) -> dict[str, Any]:
@@ -244,22 +260,30 @@ class FlowBase:
 
     @contextmanager
     def judged(
-        self, node: Node, given: Mapping[str, Any] | None, *, alone: bool = False
+        self, node: Node, given: Mapping[str, Any] | None, kind: str, edge: Edge
     ) -> Iterator[None]:
-        """Show rules the flow as it leaves `node` with the data `given`.
-
-        What a rule does to its data stays with it if it is `alone`: other rules get another copy.
-        """
-        before, shared = (self._judged, self._given), self._data
+        """Show rules of a kind, of `edge`, the flow as it leaves `node` with the data `given`."""
+        before = self._judged, self._given
         self._judged, self._given = node, given
-        if alone:
-            self._data = None
+        try:
+            with self.asking(kind, edge):
+                yield
+        finally:
+            self._judged, self._given = before
+
+    @contextmanager
+    def asking(self, kind: str, edge: Edge) -> Iterator[None]:
+        """Ask the rules of a kind of `edge`; raise CircularQuestion if they wait for the answer."""
+        if (kind, edge) in self._asked or (kind == GUARD and edge is self._edge):
+            raise CircularQuestion(edge)
+        before = self._edge, self._asked
+        if self._edge is not None:
+            self._asked = (*self._asked, (GUARD, self._edge))
+        self._edge, self._asked = None, (*self._asked, (kind, edge))
         try:
             yield
         finally:
-            if alone:
-                self._data = shared
-            self._judged, self._given = before
+            self._edge, self._asked = before
 
     @contextmanager
     def judged_by(self, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -281,7 +305,8 @@ class Result:
         snapshot: What the flow becomes.
         previous: What it was when this was decided.
         edge: The edge that is taken; `source`, `target` and `event` are its own.
-        data: The answers stored under the source, or None if none were given.
+        text: The answers that were given, as JSON text, or None if there were none.
+        data: A copy of these answers.
         cut: The nodes that were cut off the path by an edit or a loop, last one first, or None.
         rev: The revision of `snapshot`.
         finished: Whether this ends the run.
@@ -291,8 +316,12 @@ class Result:
     snapshot: Snapshot
     previous: Snapshot
     edge: Edge
-    data: Mapping[str, Any] | None
+    text: str | None
     cut: list[Node] | None
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        return None if self.text is None else load_answers(self.text)
 
     @property
     def source(self) -> str:

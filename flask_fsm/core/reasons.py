@@ -23,11 +23,13 @@ from .definition import Definition
 from .flow_base import FlowBase
 from .names import plain
 from .path import Node
+from .rules import has_name, unwrapped
 from .state import Edge
 
 __all__ = [
     "add_context",
     "allowed_states",
+    "circular_error",
     "edge_by_name",
     "error_context",
     "error_of",
@@ -203,7 +205,19 @@ def rule_error(
     )
 
 
+def circular_error(
+    flow: FlowBase, kind: str, rule: Callable[..., Any], edge: Edge, other: Edge
+) -> RuleError:
+    """Return the error of a rule that asks whether `other` can be taken, which waits for it."""
+    return RuleError(
+        f"The {kind} {rule_title(rule)} of {_step(edge)} in machine {flow.machine.name!r} asks "
+        f"whether {_step(other)} can be taken, and that depends on its own answer: let it look at "
+        f"flow.data or flow.context, and not ask about this edge.",
+        **error_context(flow, edge.source, edge.target),
+        code=Code.CIRCULAR,
+    )
+
+
 def rule_title(rule: Callable[..., Any]) -> str:
     """Return the name of a rule for messages."""
-    name = getattr(rule, "__name__", "")
-    return "A condition of this step" if name in ("", "<lambda>") else repr(name)
+    return repr(unwrapped(rule).__name__) if has_name(rule) else "A condition of this step"

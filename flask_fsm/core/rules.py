@@ -10,9 +10,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
+from functools import partial
 from typing import Any, NamedTuple, Self, TypeVar, overload
 
 from ..errors import DefinitionError
+from ..texts import as_text
 
 __all__ = [
     "CompiledRules",
@@ -298,6 +300,38 @@ def compile_rules(wrap: Wrap, *owners: RuleOwner) -> CompiledRules:
 def rule_name(function: Function) -> str:
     """Return the name of a rule in messages and stored definitions, or the repr of an object."""
     return getattr(function, "__qualname__", None) or repr(function)
+
+
+def unwrapped(function: Function) -> Function:
+    """Return the function that a `functools.partial` calls, also where an app has wrapped it."""
+    while True:
+        inner = getattr(function, "__wrapped__", None)
+        if isinstance(function, partial):
+            function = function.func
+        elif isinstance(inner, partial):
+            function = inner
+        else:
+            return function
+
+
+def has_name(function: Function) -> bool:
+    """Return whether a rule has a name for messages: a lambda and most objects have none."""
+    return getattr(unwrapped(function), "__name__", "<lambda>") != "<lambda>"
+
+
+def doc_of(function: Function) -> str:
+    """Return the docstring of a rule that is written in Python, or an empty text.
+
+    That of an object is its `__call__`'s, or its class's.
+    """
+    function = unwrapped(function)
+    told = function.__doc__
+    if not inspect.isroutine(function):
+        call = getattr(type(function), "__call__", None)  # noqa: B004
+        told = (call.__doc__ or told) if inspect.isfunction(call) else None
+    elif inspect.isbuiltin(function):
+        told = None
+    return as_text(told or "").strip()
 
 
 def is_async(function: Function) -> bool:

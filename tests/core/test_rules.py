@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,8 @@ from flask_fsm.errors import (
     RuleError,
     ValidationFailed,
 )
+
+DEFAULT = "These answers were not accepted."
 
 
 def make(**rules) -> SimpleNamespace:
@@ -375,6 +379,90 @@ def test_a_value_error_of_a_pre_transition_refuses_with_its_text() -> None:
     assert flow.rev == 0
 
 
+@pytest.mark.parametrize("kind", ["validators", "pre_transition"])
+@pytest.mark.parametrize(
+    ("refusal", "messages", "fields"),
+    [
+        (ValidationFailed(None), [DEFAULT], {}),
+        (ValidationFailed([None, ""]), [DEFAULT], {}),
+        (ValidationFailed({"x": None}), [], {"x": [DEFAULT]}),
+        (ValidationFailed(None, field="x"), [], {"x": [DEFAULT]}),
+        (ValidationFailed({"x": {"y": ["No."]}}), [], {"x": ["No."]}),
+        (ValueError(None), [DEFAULT], {}),
+        (ValueError([]), [DEFAULT], {}),
+        (ValueError({}), [DEFAULT], {}),
+        (ValueError({"x": "y"}), [], {"x": ["y"]}),
+        (ValueError({"x": [None]}), [], {"x": [DEFAULT]}),
+        (ValueError(["One.", ("Two.",)]), ["One.", "Two."], {}),
+        (ValueError(b"No."), ["No."], {}),
+    ],
+)
+def test_visitors_never_read_how_python_writes_what_a_rule_raised(
+    kind: str, refusal: Exception, messages: list[str], fields: dict[str, list[str]]
+) -> None:
+    """What is no text is a sentence of ours, and texts within lists and fields are found."""
+
+    def refuse(flow: Flow, data: Any) -> None:
+        raise refusal
+
+    with pytest.raises(ValidationFailed) as caught:
+        make(**{kind: [refuse]}).machine.flow().transition("b", {})
+    assert (caught.value.messages, caught.value.fields) == (messages, fields)
+    shown = " ".join((str(caught.value), *(text for _, text in caught.value.reasons)))
+    assert not any(sign in shown for sign in ("None", "[", "{", "b'"))
+
+
+@pytest.mark.parametrize("refusal", [GuardRefused(None), GuardRefused([]), GuardRefused("")])
+def test_a_guard_that_refuses_with_no_text_gives_the_reason_of_its_docstring(refusal: Any) -> None:
+    """As one that returns False."""
+
+    def adult(flow: Flow) -> bool:
+        """You must be of age."""
+        raise refusal
+
+    assert [reason.text for reason in make(when=adult).machine.flow().why_not("b")] == [
+        "You must be of age."
+    ]
+
+
+def at_least(age: int, flow: Flow) -> bool:
+    """You are too young."""
+    return False
+
+
+def unexplained(age: int, flow: Flow) -> bool:
+    return False
+
+
+class OfAge:
+    """A guard about ages, for developers."""
+
+    def __call__(self, flow: Flow) -> bool:
+        """You must be of age."""
+        return False
+
+
+SENTENCE = "This step is not possible with the answers so far."
+
+
+@pytest.mark.parametrize(
+    ("guard", "told"),
+    [
+        (partial(at_least, 18), "You are too young."),
+        (partial(partial(at_least), 18), "You are too young."),
+        (partial(unexplained, 18), SENTENCE),
+        (partial(lambda age, flow: False, 18), SENTENCE),
+        (OfAge(), "You must be of age."),
+        (attrgetter("finished"), SENTENCE),
+    ],
+)
+def test_the_reason_of_a_guard_is_the_docstring_of_the_function_behind_it(
+    guard: Any, told: str
+) -> None:
+    """And never that of functools, operator or another tool."""
+    assert [reason.text for reason in make(when=guard).machine.flow().why_not("b")] == [told]
+
+
 # -- what a rule may do ---------------------------------------------------------------------------
 
 
@@ -433,12 +521,151 @@ def test_a_rule_may_ask_what_else_can_be_done(kind: str, more: dict[str, Any]) -
     assert asked[1:] == [(True, ["guard"], "a")]
 
 
-def test_a_guard_that_asks_about_its_own_edge_refuses(caplog: Any) -> None:
-    """There is no answer to that, and no endless loop."""
-    flow = make(when=lambda flow: flow.can_transition("b")).machine.flow()
-    assert not flow.can_transition("b")
-    with pytest.raises(GuardRefused):
+@pytest.mark.parametrize("kind", ["when", "validators"])
+@pytest.mark.parametrize("more", [{}, {"pre_transition": [lambda flow, data: None]}])
+def test_a_rule_that_asks_about_its_own_edge_is_one_clear_error_at_once(
+    kind: str, more: dict[str, Any]
+) -> None:
+    """There is no answer to that, so the developer is told, and the rule is not run again."""
+    asked: list[str] = []
+
+    def about_me(flow: Flow, data: Any = None) -> bool:
+        asked.append(flow.current)
+        return not flow.why_not("b", data=data)
+
+    flow = make(**{kind: [about_me], **more}).machine.flow()
+    for ask in (
+        lambda: flow.transition("b", {"x": 1}),
+        lambda: flow.can_transition("b", {"x": 1}),
+        lambda: flow.transition("b", {"x": 1}),
+    ):
+        asked.clear()
+        with pytest.raises(RuleError) as caught:
+            ask()
+        error = caught.value
+        assert (error.code, error.status, error.source, error.target) == ("circular", 500, "a", "b")
+        assert "'about_me' of 'a' -> 'b'" in str(error)
+        assert "depends on its own answer" in str(error)
+        assert asked == ["a"]
+    assert (flow.current, flow.rev, flow.data) == ("a", 0, {})
+
+
+@pytest.mark.parametrize("more", [{}, {"validators": [lambda flow, data: None]}])
+def test_guards_that_ask_about_each_other_are_one_clear_error(more: dict[str, Any]) -> None:
+    """The one that closes the circle is named."""
+
+    def first(flow: Flow) -> bool:
+        return not flow.can_transition("c")
+
+    def second(flow: Flow) -> bool:
+        return not flow.can_transition("b")
+
+    edges = [Transition("a", "b", when=first, **more), Transition("a", "c", when=second, **more)]
+    flow = Machine("m", edges).flow()
+    with pytest.raises(RuleError, match=r"'second' of 'a' -> 'c'.* whether 'a' -> 'b'"):
         flow.transition("b")
+    with pytest.raises(RuleError, match=r"'first' of 'a' -> 'b'.* whether 'a' -> 'c'"):
+        flow.can_transition("c")
+    assert (flow.current, flow.rev) == ("a", 0)
+
+
+def test_a_guard_that_asks_for_the_progress_which_asks_it_is_one_clear_error() -> None:
+    """A progress bar asks the guards of the pages ahead."""
+
+    def few(flow: Flow) -> bool:
+        return len(flow.progress().pages) < 9
+
+    machine = Machine("m", [("a", "b"), Transition("b", "c", when=few), ("b", "d")])
+    flow = machine.flow()
+    flow.transition("b", {})
+    with pytest.raises(RuleError, match="'few' of 'b' -> 'c'"):
+        flow.transition("c", {})
+
+
+def test_a_validator_may_ask_whether_the_guards_of_its_edge_accept() -> None:
+    """That does not depend on its answer."""
+    asked = []
+    made = make(
+        when=lambda flow: "x" in flow.data["a"],
+        validators=[lambda flow, data: asked.append(flow.can_transition("b"))],
+    )
+    flow = made.machine.flow()
+    flow.transition("b", {"x": 1})
+    assert (asked, flow.current) == ([True], "b")
+
+
+# -- what rules read ------------------------------------------------------------------------------
+
+
+def spoil(flow: Flow) -> None:
+    for answers in flow.data.values():
+        answers["price"] = 0
+        answers["lines"].append("free")
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+@pytest.mark.parametrize("more", [{}, {"validators": [lambda flow, data: None]}])
+def test_a_guard_changes_neither_what_is_kept_nor_the_caller_s_objects(
+    accepts: bool, more: dict[str, Any]
+) -> None:
+    """It reads copies, of this page's answers and of those before, which later rules read too."""
+    seen: list[Any] = []
+
+    def greedy(flow: Flow) -> bool:
+        spoil(flow)
+        return True
+
+    def later(flow: Flow) -> bool:
+        seen.append(flow.data)
+        return accepts
+
+    machine = Machine("m", [("a", "b"), Transition("b", "c", when=[greedy, later], **more)])
+    flow = machine.flow()
+    flow.transition("b", {"price": 10, "lines": ["one"]})
+    given = {"price": 100, "lines": []}
+    whole = {"a": {"price": 10, "lines": ["one"]}, "b": {"price": 100, "lines": []}}
+    assert flow.can_transition("c", given) is accepts
+    if accepts:
+        flow.transition("c", given)
+        assert flow.data == whole
+    else:
+        with pytest.raises(GuardRefused):
+            flow.transition("c", given)
+    assert given == {"price": 100, "lines": []}
+    assert seen
+    assert all(each == whole for each in seen)
+
+
+@pytest.mark.parametrize("kind", ["pre_transition", "validators"])
+def test_what_other_rules_change_in_flow_data_is_a_copy_too(kind: str) -> None:
+    """Only the data that a pre_transition is given is meant to be changed."""
+    machine = Machine(
+        "m", [("a", "b"), Transition("b", "c", **{kind: [lambda flow, data: spoil(flow)]})]
+    )
+    flow = machine.flow()
+    flow.transition("b", {"lines": ["one"]})
+    given = {"lines": []}
+    flow.transition("c", given)
+    assert given == {"lines": []}
+    assert flow.data == {"a": {"lines": ["one"]}, "b": {"lines": []}}
+
+
+def test_what_a_hook_changes_in_its_result_reaches_nobody() -> None:
+    """Neither the caller's objects nor other hooks."""
+    seen = []
+
+    def greedy(flow: Flow, result: Any) -> None:
+        result.data["lines"].append("free")
+        result.data["price"] = 0
+
+    made = make(hooks=[greedy, lambda flow, result: seen.append(result.data)])
+    flow = made.machine.flow()
+    given = {"lines": ["one"]}
+    result = flow.transition("b", given)
+    assert given == {"lines": ["one"]}
+    assert seen == [given]
+    assert result.data == given
+    assert flow.data == {"a": given}
 
 
 # -- a guard is asked once ------------------------------------------------------------------------
