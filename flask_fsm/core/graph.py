@@ -12,17 +12,25 @@ from ..errors import (
     DuplicateTransition,
     UnknownState,
 )
+from .lint import ANYTHING
+from .names import is_name, plain
 from .state import ANY, BACK_POLICIES, Edge, State, Transition
 
 __all__ = ["collect_states", "expand_edges", "list_transitions", "pairs_with_unknown"]
 
 
-def list_transitions(given: Any, faults: list[DefinitionError]) -> tuple[Transition, ...]:
-    """Return the given transitions, and append a fault for each malformed one."""
-    listed = []
+Pairs = list[tuple[str, str]]
+
+
+def list_transitions(
+    given: Any, faults: list[DefinitionError]
+) -> tuple[tuple[Transition, ...], Pairs]:
+    """Return the given transitions, and source and target of each malformed one, a fault."""
+    listed: list[Transition] = []
+    malformed: Pairs = []
     if isinstance(given, str) or not isinstance(given, Iterable):
         faults.append(DefinitionError(f"transitions must be a list, not {given!r}."))
-        return ()
+        return (), [(ANYTHING, ANYTHING)]
     for each in given:
         if isinstance(each, Transition):
             listed.append(each)
@@ -31,13 +39,28 @@ def list_transitions(given: Any, faults: list[DefinitionError]) -> tuple[Transit
                 listed.append(Transition(*each))
             except DefinitionError as error:
                 faults += error.faults
+                malformed += _guessed(each)
         else:
             faults.append(
                 DefinitionError(
                     f"{each!r} is not a transition: use Transition(...) or a pair (source, target)."
                 )
             )
-    return tuple(listed)
+            malformed += _guessed(each)
+    return tuple(listed), malformed
+
+
+def _guessed(malformed: object) -> Pairs:
+    """Return sources and target that a malformed transition might have, as far as it names them."""
+    parts = list(malformed) if isinstance(malformed, (tuple, list)) else []
+    source, target = [*parts, ANYTHING, ANYTHING][:2]
+    sources = list(source) if isinstance(source, (tuple, list)) else [source]
+    after = _name_or_anything(target)
+    return [(_name_or_anything(name), after) for name in sources or [ANYTHING]]
+
+
+def _name_or_anything(given: Any) -> str:
+    return str(plain(given)) if is_name(given) else ANYTHING
 
 
 def collect_states(
@@ -85,13 +108,16 @@ def expand_edges(
 ) -> list[Edge]:
     """Expand lists of sources, wildcards and `State.targets` into edges, one for each pair."""
     edges: dict[tuple[str, str], Edge] = {}
+    declared: set[tuple[str, str]] = set()
     wildcards: list[tuple[str, Transition]] = []
     events: dict[tuple[str, str], str] = {}
     ends = set(finals or ())
 
     def add_edge(source: str, transition: Transition) -> None:
-        pair = (source, transition.target)
-        edges[pair] = Edge(source, transition, 0)
+        edges[source, transition.target] = Edge(source, transition, 0)
+        note_event(source, transition)
+
+    def note_event(source: str, transition: Transition) -> None:
         if transition.event is not None:
             other = events.setdefault((source, transition.event), transition.target)
             if other != transition.target:
@@ -110,20 +136,23 @@ def expand_edges(
                 DefinitionError(f"{transition!r}: back must be one of {', '.join(BACK_POLICIES)}.")
             )
         sources = (transition.source,) if isinstance(transition.source, str) else transition.source
-        for name in (*sources, transition.target):
-            if name not in known and not (name == ANY and name in sources):
-                faults.append(
-                    UnknownState(
-                        f"edge {transition.source!r} -> {transition.target!r} names the unknown "
-                        f"state {name!r}: correct it, or add the state to `states`.",
-                        target=name,
-                    )
+        unknown = [name for name in sources if name not in known and name != ANY]
+        if transition.target not in known:
+            unknown.append(transition.target)
+        for name in dict.fromkeys(unknown):
+            faults.append(
+                UnknownState(
+                    f"edge {transition.source!r} -> {transition.target!r} names the unknown "
+                    f"state {name!r}: correct it, or add the state to `states`.",
+                    target=name,
                 )
-                return
+            )
         for source in sources:
+            pair = (source, transition.target)
             if source == ANY:
-                wildcards.append((source, transition))
-            elif (source, transition.target) in edges:
+                if not unknown:
+                    wildcards.append((source, transition))
+            elif pair in declared:
                 faults.append(
                     DefinitionError(
                         f"edge {source!r} -> {transition.target!r} is defined twice.",
@@ -132,8 +161,11 @@ def expand_edges(
                         code=DuplicateTransition.default_code,
                     )
                 )
+            elif unknown:
+                note_event(source, transition)  # the faults of its other parts are told too
             else:
                 add_edge(source, transition)
+            declared.add(pair)
 
     for transition in transitions:
         declare(transition)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from ..errors import Code, DefinitionError, Unreachable
+from .names import is_name
 
-__all__ = ["graph_faults"]
+__all__ = ["ANYTHING", "graph_faults", "option_faults"]
+
+ANYTHING: Final = ""
+"""In a malformed edge, what is no name: it might have been any. It is no valid name itself."""
 
 
 def _reached(starts: Iterable[str], ways: Mapping[str, Iterable[str]]) -> set[str]:
@@ -20,16 +25,26 @@ def _reached(starts: Iterable[str], ways: Mapping[str, Iterable[str]]) -> set[st
     return seen
 
 
+def _reached_surely(
+    starts: list[str], ways: Mapping[str, Iterable[str]], all_states: set[str]
+) -> set[str]:
+    """Return what is reached from `starts` and ANYTHING: all states if they lead to ANYTHING."""
+    seen = _reached(starts, ways)
+    return all_states if ANYTHING in seen else seen | _reached([ANYTHING], ways)
+
+
 def graph_faults(
     states: Sequence[str],
     edges: Iterable[tuple[str, str]],
     initial: str,
     finals: Iterable[str],
+    malformed: Iterable[tuple[str, str]] = (),
 ) -> list[DefinitionError]:
     """Return a fault for each unreachable state, final state with an edge out, and dead end.
 
     Edges may name a state that is not among `states`, which is another fault: as it may stand for
-    any of them, it counts as reached, and as leading to an end.
+    any of them, it counts as reached, and as leading to an end. The `malformed` edges are other
+    faults too, and cause none here.
     """
     known = set(states)
     unknown: set[str] = set()
@@ -39,8 +54,16 @@ def graph_faults(
         ahead.setdefault(source, []).append(target)
         predecessors.setdefault(target, []).append(source)
         unknown |= {source, target} - known
+    certain = set(ahead)
+    open_ends: set[str] = set()
+    for source, target in malformed:
+        open_ends |= {source, target} - known - {ANYTHING}
+        ahead.setdefault(source, []).append(target)
+        predecessors.setdefault(target, []).append(source)
     faults: list[DefinitionError] = []
-    reachable = _reached([initial, *unknown], ahead) if initial in known else known
+    reachable = known
+    if initial in known:
+        reachable = _reached_surely([initial, *unknown], ahead, known)
     faults += [
         Unreachable(
             f"state {state!r} can't be reached from the initial state {initial!r}: add an edge "
@@ -60,10 +83,10 @@ def graph_faults(
             code=Code.FINAL_WITH_WAY_OUT,
         )
         for state in ends
-        if state in ahead
+        if state in certain
     ]
     if ends:
-        finishing = _reached([*ends, *unknown], predecessors)
+        finishing = _reached_surely([*ends, *unknown, *open_ends], predecessors, known)
         faults += [
             DefinitionError(
                 f"no final state can be reached from state {state!r}: add an edge, or list it in "
@@ -75,3 +98,17 @@ def graph_faults(
             if state not in finishing
         ]
     return faults
+
+
+def option_faults(reset: object, scope: object, many: object) -> list[DefinitionError]:
+    """Return a fault for each of these options of a machine that has no valid value."""
+    texts = []
+    if reset not in ("auto", "manual"):
+        texts.append(f'reset must be "auto" or "manual", not {reset!r}.')
+    if not isinstance(many, bool) and not is_name(many):
+        texts.append(f"many must be True, False or the name of a URL argument, not {many!r}.")
+    if scope not in ("subject", "connection"):
+        texts.append(f'scope must be "subject" or "connection", not {scope!r}.')
+    elif scope == "connection" and many:
+        texts.append('scope="connection" gives each websocket one flow: remove many=.')
+    return [DefinitionError(text) for text in texts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, TypeVar
 
@@ -10,7 +10,7 @@ from ..errors import Code, DefinitionError, DuplicateEvent, DuplicateState, Unkn
 from .definition import Definition
 from .flow import Clock, Flow
 from .graph import collect_states, expand_edges, list_transitions, pairs_with_unknown
-from .lint import graph_faults
+from .lint import graph_faults, option_faults
 from .migration import Renamed
 from .names import Named, as_tuple, is_name, name_faults, plain
 from .path import root
@@ -134,22 +134,7 @@ class Machine(Definition):
         name, initial, many = plain(name), plain(initial), plain(many)
         if not is_name(name):
             faults.append(DefinitionError(f"{name!r} is not a valid machine name."))
-        if reset not in ("auto", "manual"):
-            faults.append(DefinitionError(f'reset must be "auto" or "manual", not {reset!r}.'))
-        if not isinstance(many, bool) and not is_name(many):
-            faults.append(
-                DefinitionError(
-                    f"many must be True, False or the name of a URL argument, not {many!r}."
-                )
-            )
-        if scope not in ("subject", "connection"):
-            faults.append(
-                DefinitionError(f'scope must be "subject" or "connection", not {scope!r}.')
-            )
-        elif scope == "connection" and many:
-            faults.append(
-                DefinitionError('scope="connection" gives each websocket one flow: remove many=.')
-            )
+        faults += option_faults(reset, scope, many)
         if complete is not None and not callable(complete):
             faults.append(  # type: ignore[unreachable]
                 DefinitionError(f"complete is {complete!r}, which is not callable.")
@@ -163,7 +148,9 @@ class Machine(Definition):
             if not is_name(each)
         ]
         malformed: list[DefinitionError] = []
-        listed = list_transitions(transitions, malformed)
+        listed, guessed = list_transitions(transitions, malformed)
+        faults += malformed
+        malformed.clear()
         named = as_tuple("states", states, malformed)
         finals = None if final is None else as_tuple("final", final, malformed)
         malformed += name_faults("final: ", *(finals or ()))
@@ -172,8 +159,6 @@ class Machine(Definition):
         if malformed:
             initial = initial if is_name(initial) else None
             finals = None if finals is None else tuple(filter(is_name, finals))
-            if not named:  # the malformed parts might name any state
-                raise DefinitionError.of(f"Machine {name!r}", faults)
         self._set(
             name=name,
             repeat=repeat,
@@ -188,7 +173,8 @@ class Machine(Definition):
             _is_growing=False,
             tracks_edges=ordered or not repeat,
         )
-        self._define(_Arguments(listed, named, initial, finals), faults, bool(malformed))
+        unsure = bool(malformed or (guessed and not listed))
+        self._define(_Arguments(listed, named, initial, finals), faults, unsure, guessed)
         if any(fault.code != Code.NO_INITIAL for fault in self._faults):
             raise DefinitionError.of(f"Machine {name!r}", self._faults)
 
@@ -197,30 +183,39 @@ class Machine(Definition):
         """Whether the ends were named, by `final` or `complete`."""
         return self._given.finals is not None or self.completion is not None
 
-    def _define(self, given: _Arguments, faults: list[DefinitionError], malformed: bool) -> None:
-        """Make states and edges from the arguments, and keep the faults found."""
+    def _define(
+        self,
+        given: _Arguments,
+        faults: list[DefinitionError],
+        is_malformed: bool = False,
+        guessed: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Make states and edges from the arguments, and keep the faults found.
+
+        If states or ends are malformed, what follows from them is no fault. The malformed edges
+        are `guessed`.
+        """
         listed, named, initial, finals = given
         known = Named(collect_states(named, listed, initial, faults))
         edges = expand_edges(known, listed, finals, faults)
         first = initial if initial is not None else next(iter(known), None)
         unknown = pairs_with_unknown(known, listed)
         if finals is None:
-            sources = {edge.source for edge in edges} | {source for source, _ in unknown}
+            sources = {edge.source for edge in edges} | {s for s, _ in (*unknown, *guessed)}
             finals = tuple(state for state in known if state not in sources)
         for what, state in [("initial", first), *(("final", state) for state in finals)]:
-            if state is not None and state not in known:
+            is_guessed = (guessed or is_malformed) and not named  # as a malformed part may name it
+            if state is not None and state not in known and not is_guessed:
                 faults.append(UnknownState(f"{what} names the unknown state {state!r}."))
-        if malformed:
-            pass  # the malformed parts might be edges
-        elif first is None:
+        if first is None and not (guessed or is_malformed):
             faults.append(
                 DefinitionError(
                     "there is no initial state: list transitions or states.", code=Code.NO_INITIAL
                 )
             )
-        else:
+        elif first is not None and not is_malformed:
             pairs = [*((edge.source, edge.target) for edge in edges), *unknown]
-            faults += graph_faults(tuple(known), pairs, first, finals)
+            faults += graph_faults(tuple(known), pairs, first, finals, guessed)
         self._set(
             states=MappingProxyType(known),
             _known=known,
@@ -275,7 +270,7 @@ class Machine(Definition):
             if name not in DERIVED or not self._is_growing:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             self._set(_is_growing=False)
-            self._define(self._given._replace(states=tuple(self._known.values())), [], False)
+            self._define(self._given._replace(states=tuple(self._known.values())), [])
             return getattr(self, name)
 
     def seal(self, wrap: Wrap = refuse_async) -> Machine:

@@ -105,7 +105,7 @@ def load_definition(
         transitions = [
             _load(Transition, edge, TRANSITION_KEYS, given, faults)
             if isinstance(edge, Mapping)
-            else next(iter(list_transitions([edge], faults)), None)
+            else edge
             for edge in _parts(data, "transitions")
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -115,6 +115,7 @@ def load_definition(
     valid = [state for state in states if state is not None]
     edges = [edge for edge in transitions if edge is not None]
     if len(valid) < len(states) or len(edges) < len(transitions):
+        list_transitions(edges, faults)  # for its faults
         raise DefinitionError.of(f"Machine {name!r}", faults)
     return LoadedDefinition(name, valid, edges, arguments, own, migration, faults)
 

@@ -157,6 +157,98 @@ def test_malformed_parts_are_reported_with_the_other_faults_and_cause_none() -> 
         assert text in raised.value.message
 
 
+MALFORMED = [("q",), (5, "b"), None, ("b", "q", "r"), ("q", None)]
+
+
+@pytest.mark.parametrize("wrong", MALFORMED)
+@pytest.mark.parametrize("states", [(), ["a", "b", "x", "y"]])
+def test_one_malformed_transition_hides_no_other_fault(wrong: Any, states: Any) -> None:
+    """What can't be reached is told beside it, if the malformed one can't have led there."""
+    with pytest.raises(DefinitionError) as caught:
+        Machine("m", [("a", "b"), wrong, ("x", "y")], states=states, initial="a")
+    assert [fault.target for fault in caught.value.faults] == [None, "x", "y"]
+
+
+@pytest.mark.parametrize("wrong", [("a", 5), ("b",), (["b", 5], None), (["a"], ["x"])])
+def test_a_malformed_transition_that_might_lead_on_makes_nothing_unreachable(wrong: Any) -> None:
+    """One mistake is told once."""
+    with pytest.raises(DefinitionError) as caught:
+        Machine("m", [("a", "b"), wrong, ("x", "y")], initial="a", final=["b", "y", "z"])
+    assert all("valid" in fault.message or "no" in fault.message for fault in caught.value.faults)
+    assert not any(fault.target for fault in caught.value.faults)
+
+
+@pytest.mark.parametrize("wrong", MALFORMED)
+def test_a_malformed_transition_hides_no_edge_or_event_that_is_given_twice(wrong: Any) -> None:
+    """Nor an end with a way out."""
+    edges = [
+        ("a", "b"),
+        ("a", "b"),
+        wrong,
+        Transition("b", "c", event="e"),
+        Transition("b", "d", event="e"),
+        ("d", "c"),
+    ]
+    with pytest.raises(DefinitionError) as caught:
+        Machine("m", edges, final=["c", "d"])
+    assert [fault.code for fault in caught.value.faults] == [
+        "definition",
+        "taken",
+        "duplicate_event",
+        "final_with_way_out",
+    ]
+
+
+def test_a_malformed_initial_state_or_end_hides_no_edge_that_is_given_twice() -> None:
+    """Also where the states are those of the transitions."""
+    for options in ({"initial": ""}, {"final": [5]}, {"states": 5}):
+        with pytest.raises(DefinitionError) as caught:
+            Machine("m", [("a", "b"), ("a", "b"), ("x", "y")], **options)  # type: ignore[arg-type]
+        assert [fault.code for fault in caught.value.faults] == ["definition", "taken"]
+
+
+@pytest.mark.parametrize("wrong", [5, "ab", [None], [("a",)]])
+def test_without_a_well_formed_transition_nothing_is_said_of_the_graph(wrong: Any) -> None:
+    """Any state might be reached."""
+    with pytest.raises(DefinitionError) as caught:
+        Machine("m", wrong, states=["a", "b"])
+    assert len(caught.value.faults) == 1
+
+
+def test_unknown_states_hide_no_edge_or_event_that_is_given_twice() -> None:
+    """And each of the unknown states of an edge is named."""
+    with pytest.raises(DefinitionError) as caught:
+        Machine(
+            "m",
+            [
+                ("a", "b"),
+                ("a", "b"),
+                Transition("b", "c", event="e"),
+                Transition("b", "d", event="e"),
+            ],
+            states=[State("a")],
+        )
+    assert [(fault.code, fault.target) for fault in caught.value.faults] == [
+        ("unknown_state", "b"),
+        ("unknown_state", "b"),
+        ("taken", "b"),
+        ("unknown_state", "b"),
+        ("unknown_state", "c"),
+        ("unknown_state", "b"),
+        ("unknown_state", "d"),
+        ("duplicate_event", "d"),
+    ]
+
+
+def test_an_edge_of_stored_data_that_is_malformed_hides_no_other_fault() -> None:
+    """Written by hand, a definition has the same faults."""
+    with pytest.raises(DefinitionError) as caught:
+        Machine.from_dict(
+            {"name": "m", "transitions": [["a", "b"], ["q"], ["x", "y"]], "initial": "a"}
+        )
+    assert [fault.target for fault in caught.value.faults] == [None, "x", "y"]
+
+
 def test_a_lone_name_means_that_one() -> None:
     machine = Machine("m", [("start", "end")], final="end")
     assert machine.finals == {"end"}
