@@ -22,7 +22,7 @@ from ..core.rules import is_async
 from ..errors import Code, DefinitionError, UnknownState
 from .bound_machine import FLOW_ARGUMENT, Bound, Page, newest, resolve
 from .declaration import Check, Declaration, Declarations, Subject, checks_of
-from .narrowing import narrowing_faults, unintended_ends
+from .narrowing import Listed, narrowing_faults, unintended_ends
 from .view_faults import (
     answers,
     async_fault,
@@ -131,6 +131,8 @@ class _Views:
         """The free URL arguments of each state."""
         self._allowed: dict[str, dict[str, set[str]]] = {"accept": {}, "to": {}}
         """By argument of `check` and by state, the states that all its views allow."""
+        self.listed: list[Listed] = []
+        """Every `accept` and `to`, for the messages of faults."""
         self._misnamed: set[str] = set()
         """The states whose `accept` or `to` has a fault."""
 
@@ -177,6 +179,7 @@ class _Views:
         machine, allowed = self._machine, self._allowed[label]
         full = {resolve(machine, name, endpoint) for name in listed}
         allowed[state] = allowed.get(state, full) & full
+        self.listed.append(Listed(endpoint, label, state, frozenset(full)))
         before = len(self._faults)
         for name in sorted(full):
             source, target = (name, state) if label == "accept" else (state, name)
@@ -220,7 +223,7 @@ def _bind_one(
                 "class: decorators = [fsm.check()]; other decorators need functools.wraps), or "
                 "use State(guarded=False).",
             )
-    faults += narrowing_faults(machine, views.may_keep)
+    faults += narrowing_faults(machine, views.may_keep, views.listed)
     asyncs = [
         view
         for endpoint in dict.fromkeys(endpoint for endpoint, _ in found)

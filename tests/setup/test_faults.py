@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -238,6 +238,30 @@ def test_a_page_or_an_end_that_accept_and_to_have_cut_off_is_a_fault(
     assert {fault.code for fault in error.faults} <= {"unreachable", "dead_end"}
 
 
+@pytest.mark.parametrize(
+    ("checks", "told"),
+    [
+        ({"a": {"to": ["b"]}}, "in check() of the view 'a', write to=['b', 'c']."),
+        ({"c": {"accept": []}}, "in check() of the view 'c', write accept=['a']."),
+        ({"d": {"accept": ["b"]}}, "in check() of the view 'd', write accept=['b', 'c']."),
+        (
+            {"a": {"to": ["b"]}, "c": {"accept": []}},
+            "in check() of the view 'a', write to=['b', 'c'] and "
+            "in check() of the view 'c', write accept=['a'].",
+        ),
+    ],
+)
+def test_what_accept_and_to_have_cut_off_is_told_with_the_view_and_what_to_write_there(
+    checks: dict[str, dict[str, Any]], told: str
+) -> None:
+    """Written so, the app has no fault."""
+    app = new_app()
+    fsm = FlaskFSM(app, Machine("branch", BRANCH))
+    for name in "abcd":
+        guarded(app, fsm, name, **checks.get(name, {}))
+    assert told in str(fault_of(app, "/a"))
+
+
 def test_two_narrowings_that_only_together_cut_a_page_off_are_a_fault() -> None:
     """Each alone leaves a way."""
     app = new_app()
@@ -277,14 +301,33 @@ def test_the_faults_of_a_machine_hide_none_of_another() -> None:
 # -- ends that nobody has named -------------------------------------------------------------------
 
 
-def forgetful(**options: Any) -> Flask:
+def forgetful(methods: Sequence[str] = ("GET", "POST"), **options: Any) -> Flask:
     """An app whose page c takes forms, and leads nowhere."""
     app = new_app()
     fsm = FlaskFSM(app, Machine("shop", [("a", "b"), ("b", "c")], **options))
     for name in "abc":
         view = fsm.check(state=name)(lambda: "a page")
-        app.add_url_rule(f"/{name}", name, view, methods=["GET", "POST"])
+        taken = methods if name == "c" else ["GET", "POST"]
+        app.add_url_rule(f"/{name}", name, view, methods=taken)
     return app
+
+
+@pytest.mark.parametrize(
+    ("methods", "told"),
+    [
+        (["GET", "PUT"], "PUT"),
+        (["GET", "PATCH"], "PATCH"),
+        (["GET", "DELETE"], "DELETE"),
+        (["GET", "PUT", "POST"], "POST and PUT"),
+    ],
+)
+def test_an_end_whose_view_takes_any_method_that_writes_is_told(
+    methods: list[str], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As each such request would be a 410."""
+    client = forgetful(methods).test_client()
+    assert client.get("/a").status_code == 200
+    assert f"takes {told}, but no edge leads out of 'c'" in caplog.text
 
 
 def test_an_end_whose_view_takes_posts_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -292,7 +335,7 @@ def test_an_end_whose_view_takes_posts_is_told_once(caplog: pytest.LogCaptureFix
     client = forgetful().test_client()
     for _ in range(2):
         assert client.get("/a").status_code == 200
-    assert caplog.text.count("takes POSTs, but no edge leads out of 'c'") == 1
+    assert caplog.text.count("takes POST, but no edge leads out of 'c'") == 1
     assert "'shop'" in caplog.text
 
 
@@ -302,7 +345,7 @@ def test_an_end_that_was_named_is_told_nothing(
 ) -> None:
     """It is what the developer wants."""
     assert forgetful(**options).test_client().get("/a").status_code == 200
-    assert "takes POSTs" not in caplog.text
+    assert "no edge leads out of" not in caplog.text
 
 
 def test_an_end_that_shows_a_page_only_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -312,4 +355,4 @@ def test_an_end_that_shows_a_page_only_is_told_nothing(caplog: pytest.LogCapture
     for name in "abcd":
         guarded(app, fsm, name)
     assert app.test_client().get("/a").status_code == 200
-    assert "takes POSTs" not in caplog.text
+    assert "no edge leads out of" not in caplog.text
