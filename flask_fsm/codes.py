@@ -19,7 +19,7 @@ class Code(StrEnum):
     # -- the definition, found at set-up
     DEFINITION = "definition"
     """500, developer: a definition, or its use by the app, is faulty. In a `SnapshotError` 410:
-    a stored flow is at a state that the definition no longer has."""
+    a stored flow began at a state, or ended with one, that the definition no longer has."""
     DUPLICATE_STATE = "duplicate_state"
     """500, developer: two states have the same name."""
     DUPLICATE_EVENT = "duplicate_event"

@@ -84,7 +84,8 @@ def decode(text: str, machine: Definition) -> tuple[Fields, bool]:
 
     After a change of the definition the history is dropped (it refers to states by the numbers of
     the old one), and the path of a run that has not ended is cut back to the longest part that the
-    new one allows. A state that no longer exists is an error whose code is `"definition"`.
+    new one allows. It is an error with the code `"definition"` if the first page no longer exists,
+    or if the run has ended and any of its pages no longer exists.
 
     Raises SnapshotError if the text can't be read.
     """
@@ -116,14 +117,13 @@ def _decode(text: str, machine: Definition) -> tuple[Fields, bool]:
     path = [_stored_page(*page) for page in stored]
     if not same and machine.migration is not None:
         path, drafts = migrate_path(path, drafts, machine.migration, machine.name)
-    tip = _linked(path, machine, id)
     is_cut = False
     if not same and finished == "0":
         length = _allowed_length(path, machine, id)
         is_cut = length < len(path)
         if is_cut:
             path, drafts = cut_back(path, drafts, length, machine.initial)
-            tip = _linked(path, machine, id)
+    tip = _linked(path, machine, id)
     if drafts:
         drafts = {page: answers for page, answers in drafts.items() if page in machine.states}
     began = int(started)
@@ -182,6 +182,7 @@ def _linked(path: list[StoredPage], machine: Definition, flow: str) -> Node:
 
 
 def _allowed_length(path: list[StoredPage], machine: Definition, flow: str) -> int:
+    _known(path[0].name, machine, flow)
     try:
         return machine.allowed_length([page.name for page in path])
     except RuleError as error:
@@ -201,7 +202,7 @@ def _packed(text: str, machine: Definition, started: int, last: Checkpoint) -> P
 def _known(name: str, machine: Definition, flow: str) -> str:
     if name not in machine.states:
         raise SnapshotError(
-            f"A stored flow of machine {machine.name!r} is at the state {name!r}, which the "
+            f"A stored flow of machine {machine.name!r} was at the state {name!r}, which the "
             f"definition no longer has: map it to its new name with machine.migrate(), keep the "
             f"state until the flows that use it have ended, or let them start again.",
             flow=flow,

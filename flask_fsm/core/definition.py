@@ -191,7 +191,7 @@ class Definition(RuleOwner):
     def allowed_length(self, states: Sequence[str]) -> int:
         """Return how many of `states`, from the first, can be the path of a run that has not ended.
 
-        It is 0 if a run does not begin with the first of them.
+        It is 0 if a run does not begin with the first of them, which must be known.
         """
         if states[0] != self.initial:
             return 0

@@ -336,8 +336,9 @@ class Machine(Definition):
     def migrate(self, names: M) -> M:
         """Map the states of older definitions to their current names, for flows stored earlier.
 
-        A stored flow with a state that is neither renamed nor known raises SnapshotError with the
-        code `"definition"`.
+        The path of a stored flow is cut back before a page that is neither renamed nor known; if
+        it is the first one, or the run has ended, SnapshotError is raised with the code
+        `"definition"`.
 
         Args:
             names: A mapping of old names to new ones, or to None for a removed page; or a function

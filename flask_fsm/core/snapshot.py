@@ -193,8 +193,8 @@ class Snapshot(Fields):
             The snapshot.
 
         Raises:
-            SnapshotError: The text is damaged; or, with the code `"definition"`, it names a state
-                that the machine no longer has.
+            SnapshotError: The text is damaged; or, with the code `"definition"`, the machine no
+                longer has the first page of the path, or a page of a run that has ended.
         """
         fields, is_cut = decode(text, machine)
         if is_cut:

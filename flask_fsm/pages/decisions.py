@@ -285,7 +285,7 @@ class PageRequest:
 
     def _stale(self, code: Code) -> StaleFlow:
         flow = self.flow
-        if code == Code.NOT_ON_PATH and flow.snapshot.cut_back:
+        if code in (Code.NOT_ON_PATH, Code.OTHER_PAGE) and flow.snapshot.cut_back:
             code = Code.PAGES_CHANGED
         return StaleFlow(
             STALE[code],

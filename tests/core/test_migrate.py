@@ -245,21 +245,48 @@ def test_a_draft_of_a_page_that_is_gone_is_dropped() -> None:
     assert set(new.drafts) == {"address", "review"}
 
 
-def test_a_current_page_that_is_gone_is_a_clear_error() -> None:
-    """The error names the page that migrate() left without a known name."""
-    machine = renamed({"payment": None}, [OLD[0], ("address", "review"), OLD[3]])
-    with pytest.raises(SnapshotError) as caught:
-        moved(walked(old(), "address", "payment"), machine)
-    assert caught.value.code == "definition"
-    assert caught.value.source == "payment"
+@pytest.mark.parametrize("names", [{"payment": None}, {}])
+def test_who_was_on_a_page_that_is_gone_goes_on_from_the_page_before(names: Any) -> None:
+    """With the answers of it as a draft, whether migrate() mentions the page or not."""
+    machine = renamed(names, [OLD[0], ("address", "review"), OLD[3]])
+    flow = walked(old(), "address", "payment")
+    new = moved(flow, machine)
+    assert (list(new.path), new.snapshot.cut_back) == (["cart", "address"], True)
+    assert (new.id, new.rev) == (flow.id, flow.rev)
+    assert (new.data, new.drafts) == ({"cart": {"of": "cart"}}, {"address": {"of": "address"}})
+    new.transition("review")
+    assert list(new.path) == ["cart", "address", "review"]
 
 
-def test_a_name_that_is_not_mentioned_and_not_there_is_the_same_error() -> None:
-    """A mapping that forgets a page doesn't hide that."""
+def test_a_page_that_is_gone_from_within_the_path_cuts_it_back() -> None:
+    """The answers of the pages behind become drafts, and those of the page itself are dropped."""
+    machine = renamed({}, [("cart", "payment"), ("payment", "review"), OLD[3]])
+    new = moved(walked(old(), "address", "payment", "review"), machine)
+    assert (list(new.path), new.snapshot.cut_back, new.data) == (["cart"], True, {})
+    assert new.drafts == {"cart": {"of": "cart"}, "payment": {"of": "payment"}}
+
+
+def test_a_page_that_is_gone_from_a_path_of_renamed_pages_cuts_it_back() -> None:
+    """A mapping that forgets a page loses none of the pages before it."""
     machine = renamed({"cart": "basket"}, [("basket", "payment"), ("payment", "done")])
+    new = moved(walked(old(), "address", "payment"), machine)
+    assert (list(new.path), set(new.drafts)) == (["basket"], {"basket"})
+
+
+def test_a_first_page_that_is_gone_is_a_clear_error() -> None:
+    """Nothing of the path is left; the error names the page that migrate() does not map."""
+    machine = renamed({"payment": None}, [("address", "review"), OLD[3]])
     with pytest.raises(SnapshotError) as caught:
         moved(walked(old(), "address", "payment"), machine)
-    assert (caught.value.code, caught.value.source) == ("definition", "address")
+    assert (caught.value.code, caught.value.source) == ("definition", "cart")
+
+
+def test_a_page_that_is_gone_from_a_run_that_has_ended_is_a_clear_error() -> None:
+    """Its path is a record, which is not cut."""
+    machine = renamed({}, [OLD[0], ("address", "review"), OLD[3]])
+    with pytest.raises(SnapshotError) as caught:
+        moved(walked(old(), "address", "payment", "review", "done"), machine)
+    assert (caught.value.code, caught.value.source) == ("definition", "payment")
 
 
 @pytest.mark.parametrize(

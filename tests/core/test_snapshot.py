@@ -122,14 +122,14 @@ def test_a_changed_definition_counts_the_edges_of_the_path_as_taken() -> None:
 
 
 def test_a_state_that_no_longer_exists_is_an_error_that_names_it() -> None:
-    old, new = Machine("m", [("a", "b"), ("b", "c")]), Machine("m", [("a", "c")])
+    old, new = Machine("m", [("a", "b"), ("b", "c")]), Machine("m", [("b", "c")])
     flow = old.flow()
     flow.transition("b")
     with pytest.raises(SnapshotError, match="no longer has") as raised:
         Snapshot.decode(flow.snapshot.encode(old), new)
     assert (raised.value.code, raised.value.source, raised.value.flow) == (
         "definition",
-        "b",
+        "a",
         flow.id,
     )
 

@@ -132,57 +132,107 @@ def test_a_form_that_was_taken_before_the_deploy_is_answered_after_it(store: str
     assert visitor.see("c")["rev"] == 2
 
 
+WITHOUT_THE_FIRST = ["b", "c", "d"]
+
+
 @pytest.mark.parametrize("asking", ["html", "json", "htmx"])
-def test_a_form_of_a_page_that_is_gone_gets_a_410(
+def test_a_form_of_a_run_whose_first_page_is_gone_gets_a_410(
     store: str, user: str | None, asking: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With a link to begin again, and a line in the log that names the state and the remedy."""
     visitor = Release(store).visitor(user).walk("a", "b")
     token = visitor.token("c")
-    new = Release(store, ["a", "b", "d"])
+    new = Release(store, WITHOUT_THE_FIRST)
     visitor = deploy(visitor, new)
     with caplog.at_level(logging.WARNING, "flask_fsm"):
-        response = visitor.post("b", token=token, asking=asking)
+        response = visitor.post("c", token=token, asking=asking)
     assert_refused(response, asking, 410, "definition")
-    assert "'c'" in caplog.text
+    assert "'a'" in caplog.text
     assert "migrate" in caplog.text
     assert new.ran == []
     if asking == "html":
-        assert 'href="/a"' in response.text
-    visitor.walk("a", "b")
+        assert 'href="/b"' in response.text
+    visitor.walk("b", "c")
     assert visitor.see("d")["finished"]
 
 
-def test_a_page_of_a_flow_that_is_gone_leads_to_the_first_with_a_notice(
+def test_a_page_of_a_run_whose_first_page_is_gone_leads_to_the_first_with_a_notice(
     store: str, user: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One redirect, one notice, and the visitor can begin again."""
     visitor = Release(store).visitor(user).walk("a", "b")
-    new = Release(store, ["a", "b", "d"])
+    new = Release(store, WITHOUT_THE_FIRST)
     visitor = deploy(visitor, new)
     with caplog.at_level(logging.WARNING, "flask_fsm"):
-        response = visitor.open("b")
-    assert (response.status_code, response.location) == (303, "/a")
-    assert "'c'" in caplog.text
-    page = visitor.open("a")
+        response = visitor.open("c")
+    assert (response.status_code, response.location) == (303, "/b")
+    assert "'a'" in caplog.text
+    page = visitor.open("b")
     assert page.status_code == 200
     assert len(notices(page)) == 1
-    assert visitor.see("a")["rev"] == 0
-    visitor.walk("a", "b")
+    assert visitor.see("b")["rev"] == 0
+    visitor.walk("b", "c")
     assert visitor.see("d")["finished"]
 
 
-def test_the_first_page_of_a_flow_that_is_gone_opens_with_a_notice(
+def test_the_new_first_page_opens_with_a_notice_where_the_old_one_is_gone(
     store: str, user: str | None
 ) -> None:
     """No redirect to itself, so no loop."""
     visitor = Release(store).visitor(user).walk("a", "b")
-    visitor = deploy(visitor, Release(store, ["a", "b", "d"]))
-    page = visitor.open("a")
+    visitor = deploy(visitor, Release(store, WITHOUT_THE_FIRST))
+    page = visitor.open("b")
     assert page.status_code == 200
     assert len(notices(page)) == 1
-    assert notices(visitor.open("a")) == []
+    assert notices(visitor.open("b")) == []
+    visitor.walk("b")
+
+
+@pytest.mark.parametrize("names", [None, {"c": None}])
+def test_who_was_on_a_page_that_is_gone_goes_on_from_the_page_before(
+    store: str, user: str | None, names: Any
+) -> None:
+    """Their answers of the pages before are there, and they are told."""
+    visitor = Release(store).visitor(user).walk("a", "b")
+    visitor = deploy(visitor, Release(store, ["a", "b", "d"], names))
+    assert visitor.open("d").location == "/b"
+    page = visitor.open("b")
+    assert len(notices(page)) == 1
+    told = visitor.see("b")
+    assert (told["path"], told["rev"], told["data"]) == (["a", "b"], 2, {"a": {"typed": "a"}})
+    assert told["answers"] == {"typed": "b"}
+    visitor.walk("b")
+    assert visitor.see("d")["finished"]
+
+
+def test_a_page_that_is_gone_from_within_the_path_cuts_it_back(
+    store: str, user: str | None
+) -> None:
+    """What was typed behind it fills the forms again."""
+    visitor = Release(store, [*LINE, "e"]).visitor(user).walk("a", "b", "c")
+    visitor = deploy(visitor, Release(store, ["a", "c", "d", "e"]))
+    assert visitor.open("d").location == "/a"
+    told = visitor.see("a")
+    assert (told["path"], told["answers"]) == (["a"], {"typed": "a"})
     visitor.walk("a")
+    assert visitor.see("c")["answers"] == {"typed": "c"}
+    visitor.walk("c", "d")
+    assert visitor.see("e")["finished"]
+
+
+@pytest.mark.parametrize("asking", ["html", "json", "htmx"])
+def test_a_form_of_a_page_that_is_gone_is_told_that_the_pages_have_changed(
+    store: str, user: str | None, asking: str
+) -> None:
+    """Sent to a page that is there, it changes nothing, and nothing of the run is lost."""
+    visitor = Release(store).visitor(user).walk("a", "b")
+    token = visitor.token("c")
+    new = Release(store, ["a", "b", "d"])
+    visitor = deploy(visitor, new)
+    response = visitor.post("b", {"x": "typed before"}, token, asking=asking)
+    assert_refused(response, asking, 409, CHANGED)
+    assert new.ran == []
+    assert visitor.see("b")["rev"] == 2
 
 
 def test_a_browser_that_follows_never_goes_round(store: str, user: str | None) -> None:
@@ -270,22 +320,6 @@ def test_a_page_that_is_gone_behind_the_visitor_is_left_out(store: str, user: st
     told = visitor.see("c")
     assert (told["path"], told["data"]) == (["a", "c"], {"a": {"typed": "a"}})
     visitor.walk("c")
-
-
-def test_a_current_page_that_is_gone_is_told(
-    store: str, user: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    """migrate({"c": None}) for a visitor on c: the first page, a notice, and a log line."""
-    visitor = Release(store).visitor(user).walk("a", "b")
-    visitor = deploy(visitor, Release(store, ["a", "b", "d"], {"c": None}))
-    with caplog.at_level(logging.WARNING, "flask_fsm"):
-        response = visitor.open("d")
-    assert response.status_code == 303
-    page = visitor.open(response.location.strip("/"))
-    assert page.status_code == 200
-    assert notices(page)
-    assert caplog.records
-    visitor.walk("a", "b")
 
 
 def test_two_pages_that_became_one_lead_on(store: str, user: str | None) -> None:
