@@ -182,7 +182,8 @@ def _linked(path: list[StoredPage], machine: Definition, flow: str) -> Node:
 
 
 def _allowed_length(path: list[StoredPage], machine: Definition, flow: str) -> int:
-    _known(path[0].name, machine, flow)
+    first, *_ = path
+    _known(first.name, machine, flow)
     try:
         return machine.allowed_length([page.name for page in path])
     except RuleError as error:
