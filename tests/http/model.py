@@ -68,7 +68,7 @@ class Run:
     drafts: dict[str, dict[str, str]] = field(default_factory=dict)
     taken: set[tuple[str, str]] = field(default_factory=set)
     finished: bool = False
-    last: tuple[int, Any, str] | None = None
+    last: tuple[int, Any, str, int] | None = None
     """Nonce, body and place of the submission that made the last commit."""
 
     @property
@@ -143,7 +143,7 @@ class Model:
         self.lasting = lasting
         self.cookie: Run | None = None
         self.cache: dict[int, Run] = {}
-        self.receipts: dict[int, dict[int, tuple[Any, str]]] = {}
+        self.receipts: dict[int, dict[int, tuple[Any, str, int]]] = {}
         self.given_up: set[int] = set()
         self.lineages = 0
         self.nonces = 0
@@ -191,8 +191,8 @@ class Model:
         self.cache[run.lineage] = deepcopy(run)
         self.cookie = deepcopy(run)
         if run.last is not None:
-            nonce, body, place = run.last
-            self.receipts.setdefault(run.lineage, {})[nonce] = body, place
+            nonce, body, place, rev = run.last
+            self.receipts.setdefault(run.lineage, {})[nonce] = body, place, rev
 
     # -- moving -------------------------------------------------------------------------
 
@@ -324,7 +324,7 @@ class Model:
             if known is None and stored.last is not None and stored.last[0] == ticket.nonce:
                 known = stored.last[1:]
             if known is not None and known[0] == body:
-                return Expected(303, known[1], stored.current, stored.rev)
+                return Expected(303, known[1], known[1], known[2])
         if gone:
             self.cookie = None
         if gone or (ticket is not None and not held):
@@ -350,7 +350,7 @@ class Model:
         except Refused as refused:
             return Expected(refused.status, state=run.current, rev=run.rev)
         self.move(run, edge, data)
-        run.last = None if ticket is None else (ticket.nonce, body, run.current)
+        run.last = None if ticket is None else (ticket.nonce, body, run.current, run.rev)
         self.keep(run)
         return Expected(303, run.current, run.current, run.rev)
 
