@@ -124,6 +124,9 @@ class Code(StrEnum):
     """409, client: the token was made before the latest commit."""
     OTHER_PAGE = "other_page"
     """409, client: the token is of another page."""
+    OTHER_MACHINE = "other_machine"
+    """409, developer: the token is of another machine than the one that guards the page. In debug
+    mode and under `TESTING` 500."""
     REUSED_TOKEN = "reused_token"  # noqa: S105
     """409, client: the token was already submitted with another body."""
     STALE_REV = "stale_rev"
@@ -147,7 +150,10 @@ class Code(StrEnum):
     EVICTED = "evicted"
     """410, client: the store no longer has the flow."""
     NO_SESSION = "no_session"
-    """410, client: there is a token, but the session cookie holds no flow."""
+    """410, client: there is a token, but no session cookie."""
+    NOT_IN_SESSION = "not_in_session"
+    """410, client: there is a token and a session cookie, but the session no longer holds the flow:
+    it has ended, or its user has logged out."""
     BAD_SNAPSHOT = "bad_snapshot"
     """410, operator: what is stored can't be read as a flow of this machine."""
     LINK_USED = "link_used"

@@ -68,6 +68,7 @@ TITLES: Final[dict[int | str, OwnText]] = {
     Code.PAGES_CHANGED: _("The pages of this form have changed"),
     Code.OTHER_FLOW: _("This form is from an earlier visit"),
     Code.OTHER_PAGE: _("This form belongs to another page"),
+    Code.OTHER_MACHINE: _("This form could not be accepted"),
     Code.REUSED_TOKEN: _("This form has already been sent"),
     "conflict": _("This page was out of date"),
     Code.FINISHED: _("This has already been completed"),

@@ -16,7 +16,6 @@ from flask import Request, Response, after_this_request, g, request
 from ..binding.bound_machine import Bound
 from ..core.flow import Flow, Result
 from ..core.machine import Edge
-from ..core.reasons import allowed_states
 from ..errors import (
     Code,
     FlowBusy,
@@ -40,9 +39,15 @@ from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import Token, TokenContent, new_nonce
 from ..signals import denied, emit
 from ..stores import RecordStore, StoredReply
-from ..stores.expiry import flow_gone
 from ..texts import _
-from .notices import STALE, flash_notice, notice_of, notice_of_page, tell_of_changed_pages
+from .notices import (
+    flash_notice,
+    foreign_form,
+    notice_of,
+    notice_of_page,
+    stale_form,
+    tell_of_changed_pages,
+)
 from .prefetch import looks_ahead
 from .refusal import log_for_developers, refusal_context
 from .submission import SAFE_METHODS, Submission, earlier_reply
@@ -233,7 +238,7 @@ class PageRequest:
             raise work.missing_reason
         content = submission.content
         if content is not None and not work.is_known:
-            raise flow_gone(None, Code.NO_SESSION)
+            raise foreign_form(work, page, content)
         theirs = (flow.id, work.previous_id)
         if flow.finished or (content is not None and content.flow == work.persisted.id != flow.id):
             raise FlowFinished(
@@ -250,7 +255,7 @@ class PageRequest:
             if page != flow.current:
                 raise self._stale(Code.NOT_CURRENT if flow.is_on_path(page) else Code.NOT_ON_PATH)
         elif content.flow not in theirs:
-            raise self._stale(Code.OTHER_FLOW)
+            raise foreign_form(work, page, content)
         elif content.rev != flow.rev:
             raise self._stale(Code.OLD_REV)
         elif content.state != page:
@@ -284,16 +289,7 @@ class PageRequest:
         return success_response(self.request, location, reply.state, reply.rev)
 
     def _stale(self, code: Code) -> StaleFlow:
-        flow = self.flow
-        if code in (Code.NOT_ON_PATH, Code.OTHER_PAGE) and flow.snapshot.cut_back:
-            code = Code.PAGES_CHANGED
-        return StaleFlow(
-            STALE[code],
-            flow=flow.id,
-            source=self.page,
-            allowed=allowed_states(flow),
-            code=code,
-        )
+        return stale_form(self.work, self.page, code)
 
     def _not_open(self, page: str) -> StaleFlow:
         closed = self.flow.finished or self.flow.is_on_path(page)

@@ -21,6 +21,7 @@ from ..errors import (
     DefinitionError,
     FlowBusy,
     FSMError,
+    InvalidToken,
     RuleError,
     StaleFlow,
     StoreUnavailable,
@@ -29,10 +30,12 @@ from ..responses import Refusal, RefusalContext
 from ..runtime.app_state import AppState, app_state, unwrap
 from ..runtime.session_data import has_session_data
 from ..runtime.unit_of_work import UnitOfWork
+from ..security.tokens import TokenContent
 from ..stores.session import COOKIE_LIMIT
 from .decisions import SERVED, PageRequest, PageRequests, keep_private, page_requests
 from .mistakes import expose_mistake
-from .submission import SAFE_METHODS, UNREAD, read_body, token_text
+from .notices import unnamed_flow
+from .submission import SAFE_METHODS, UNREAD, read_body, sent_tokens, token_text
 
 __all__ = [
     "after_request",
@@ -124,6 +127,11 @@ def _answer_to(error: FSMError, check: Check, page_request: PageRequest) -> Resp
 
     Raises the error itself if it is a mistake in the app's code.
     """
+    if error.code == Code.NO_FLOW and check.required is None:
+        content = _lost_form(page_request)
+        if content is not None:
+            page_request.page = _state_of(check, page_request)
+            error = unnamed_flow(page_request.work, content)
     match error:
         case FlowBusy():
             with suppress(FlowBusy):
@@ -147,6 +155,22 @@ def _answer_to(error: FSMError, check: Check, page_request: PageRequest) -> Resp
                 with suppress(FSMError):
                     page_request.work.load()
     raise page_request.refuse(error) from error
+
+
+def _lost_form(page_request: PageRequest) -> TokenContent | None:
+    """Return a valid token of a form whose URL names a flow that the session does not have.
+
+    None if there is none, or if a user has logged in. The answer depends on the token alone, so
+    that nobody can tell whether somebody else has such a flow.
+    """
+    work, request = page_request.work, page_request.request
+    if request.method in SAFE_METHODS or not work.is_anonymous:
+        return None
+    with suppress(InvalidToken):
+        tokens = page_request.state.tokens(work.app)
+        contents = map(tokens.read, sent_tokens(page_request.state.config, request))
+        return next((found for found in contents if found.state in work.bound.pages), None)
+    return None
 
 
 def _run_view(

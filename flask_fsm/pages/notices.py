@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from flask import Request, flash
 
-from ..errors import Code, FSMError
+from ..core.reasons import allowed_states
+from ..errors import Code, FSMError, StaleFlow
 from ..responses import preferred_format
+from ..runtime.locate import sends_session
+from ..runtime.session_data import find_machine
 from ..runtime.unit_of_work import UnitOfWork
+from ..security.tokens import TokenContent
+from ..stores.base import root_id
+from ..stores.expiry import flow_gone
 from ..texts import Text, _, as_text
 
-__all__ = ["STALE", "flash_notice", "notice_of", "notice_of_page", "tell_of_changed_pages"]
+__all__ = [
+    "flash_notice",
+    "foreign_form",
+    "notice_of",
+    "notice_of_page",
+    "stale_form",
+    "tell_of_changed_pages",
+    "unnamed_flow",
+]
 
+log: Final = logging.getLogger("flask_fsm")
 FLASH_CATEGORY: Final = "fsm"
 TOLD_KEY: Final = "_fsmtold_"
 """Prefix of the session's keys with the digest of the definition that a visitor was told of."""
@@ -28,8 +44,50 @@ STALE: Final = {
     Code.OTHER_FLOW: _("This form belongs to an earlier run, which has been replaced."),
     Code.OLD_REV: _("This form was opened before your latest step, perhaps in another tab."),
     Code.OTHER_PAGE: _("This form belongs to another page."),
+    Code.OTHER_MACHINE: _("This form was sent with the token of another form of this site."),
     Code.REUSED_TOKEN: _("This form was sent before, with other contents."),
 }
+
+
+def stale_form(work: UnitOfWork, page: str | None, code: Code) -> StaleFlow:
+    """Return the error of a form of `page` that conflicts with the flow, for the reason `code`."""
+    flow = work.flow
+    if code in (Code.NOT_ON_PATH, Code.OTHER_PAGE) and flow.snapshot.cut_back:
+        code = Code.PAGES_CHANGED
+    allowed = allowed_states(flow)
+    return StaleFlow(STALE[code], flow=flow.id, source=page, allowed=allowed, code=code)
+
+
+def foreign_form(work: UnitOfWork, page: str, content: TokenContent) -> FSMError:
+    """Return the error of a form of `page` whose token is not of the flow that the session names.
+
+    A page with the token of another machine is a mistake in the app: it is logged, and in debug
+    mode and under TESTING it is an error with its remedy.
+    """
+    name, app = work.bound.name, work.app
+    others = [other for other in work.state.bound if other != name]
+    other = find_machine(work.session, others, root_id(content.flow))
+    if other is not None:
+        text = (
+            f"The form of the page {page!r} came with a token of machine {other!r}, but machine "
+            f"{name!r} guards the page: in its form, call the token() of machine {name!r}."
+        )
+        if app.debug or app.testing:
+            return FSMError(text, source=page, code=Code.OTHER_MACHINE)
+        log.error("%s", text)
+        return stale_form(work, page, Code.OTHER_MACHINE)
+    # Of a run that has expired, nobody "started again or logged in", as OTHER_FLOW says.
+    if work.is_known and work.session_flow.why_gone(content.flow) != Code.EXPIRED:
+        return stale_form(work, page, Code.OTHER_FLOW)
+    return unnamed_flow(work, content)
+
+
+def unnamed_flow(work: UnitOfWork, content: TokenContent) -> FSMError:
+    """Return the error of a form whose flow the session does not name, or names no more."""
+    code = work.session_flow.why_gone(content.flow)
+    if code is None:
+        code = Code.NOT_IN_SESSION if sends_session() else Code.NO_SESSION
+    return flow_gone(None, code)
 
 
 def notice_of_page(error: FSMError, *, finished: bool) -> Text:

@@ -15,7 +15,15 @@ from ..errors import Code, FSMError, NotFound
 from ..stores.base import FlowLocator, LoadResult, digest, root_id
 from ..stores.expiry import flow_gone
 from ..texts import _
-from .session_data import OWNER_KEY, SESSION_KEY, WAS_KEY, keep_pair, owner_secret, read_pairs
+from .session_data import (
+    GONE_KEY,
+    OWNER_KEY,
+    SESSION_KEY,
+    WAS_KEY,
+    keep_pair,
+    owner_secret,
+    read_pairs,
+)
 
 __all__ = [
     "PreviousId",
@@ -24,6 +32,7 @@ __all__ = [
     "find_owner",
     "needs_key",
     "no_such_flow",
+    "sends_session",
     "session_flow",
 ]
 
@@ -56,7 +65,16 @@ class SessionFlow:
         several: Whether the session may carry several flows of the machine.
     """
 
-    __slots__ = ("_name", "_session", "_several", "_slot", "_text_key", "_was_key", "locator")
+    __slots__ = (
+        "_gone_key",
+        "_name",
+        "_session",
+        "_several",
+        "_slot",
+        "_text_key",
+        "_was_key",
+        "locator",
+    )
 
     def __init__(
         self,
@@ -73,6 +91,7 @@ class SessionFlow:
         self._several = several
         self._text_key = SESSION_KEY + name
         self._was_key = WAS_KEY + name
+        self._gone_key = GONE_KEY + name
 
     @property
     def text(self) -> str | None:
@@ -121,6 +140,21 @@ class SessionFlow:
         if previous is not None or self._was_key in self._session:
             text = None if previous is None else " ".join(previous)
             keep_pair(self._session, self._was_key, self._slot, text)
+
+    def why_gone(self, id: str) -> str | None:
+        """Return the code that says why the session has given up the flow `id`, if it has."""
+        root, _, code = read_pairs(self._session, self._gone_key).get(self._slot, "").partition(" ")
+        return code if root == root_id(id) else None
+
+    def set_gone(self, id: str, code: str) -> None:
+        """Store in the session why it gives up the flow `id`, until the next commit."""
+        keep_pair(self._session, self._gone_key, self._slot, f"{root_id(id)} {code}")
+
+    def clear_past(self) -> None:
+        """Remove from the session, after a commit, what it had stored of flows before."""
+        for key in (self._was_key, self._gone_key):
+            if key in self._session:
+                keep_pair(self._session, key, self._slot, None)
 
 
 def find_owner(
@@ -179,8 +213,12 @@ def no_such_flow(bound: Bound, subject: str | None) -> FSMError:
     The URL of a first page gets its key by a redirect that also sets a cookie. If the browser sends
     none, the visitor is told that cookies are needed, and not that a page is missing.
     """
-    if subject is None and bound.states.get(request.endpoint or "") == bound.machine.initial:
-        cookie = current_app.session_interface.get_cookie_name(current_app)
-        if cookie not in request.cookies:
-            return flow_gone(None, Code.NO_SESSION)
+    is_first = bound.states.get(request.endpoint or "") == bound.machine.initial
+    if subject is None and is_first and not sends_session():
+        return flow_gone(None, Code.NO_SESSION)
     return NotFound(_("There is no such page."), code=Code.NO_FLOW)
+
+
+def sends_session() -> bool:
+    """Return whether the client has sent a session cookie with this request."""
+    return current_app.session_interface.get_cookie_name(current_app) in request.cookies

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
 from ..stores.base import SESSION_KEY
 
 __all__ = [
+    "GONE_KEY",
     "MAX_FLOWS",
     "OWNER_KEY",
     "SESSION_KEY",
     "WAS_KEY",
+    "find_machine",
     "has_session_data",
     "keep_pair",
     "owner_secret",
@@ -20,6 +22,7 @@ __all__ = [
 
 OWNER_KEY: Final = "_fsmowner_"
 WAS_KEY: Final = "_fsmwas_"
+GONE_KEY: Final = "_fsmgone_"
 MAX_FLOWS: Final = 8
 """For how many flows, the newest, the session carries a text. Others are found by their owner."""
 
@@ -59,6 +62,20 @@ def keep_pair(
         session[name] = newest
     else:
         session.pop(name, None)
+
+
+def find_machine(session: Mapping[str, Any], names: Iterable[str], root: str) -> str | None:
+    """Return which of the machines `names` has a flow in the session whose id begins with `root`.
+
+    Ids are random, so only a text of that flow contains one.
+    """
+    for name in names:
+        key = SESSION_KEY + name
+        if any(
+            root in str(text) for text in (*read_pairs(session, key).values(), session.get(key))
+        ):
+            return name
+    return None
 
 
 def owner_secret(session: Mapping[str, Any], name: str) -> str | None:

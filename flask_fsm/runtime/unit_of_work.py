@@ -18,7 +18,7 @@ from ..core.flow import Flow, blank, successor
 from ..core.flow_base import Result
 from ..core.path import root
 from ..core.snapshot import Receipt, Snapshot
-from ..errors import FlowBusy, FSMError, SnapshotError
+from ..errors import FlowBusy, FlowGone, FSMError, SnapshotError
 from ..signals import emit, finished, reset, transitioned
 from ..stores.base import ROOT_LENGTH, CommitResult, FlowLocator, Version, order_key, root_id
 from ..stores.cache import FlowLock
@@ -118,6 +118,11 @@ class UnitOfWork:
         return self.version is not None or self.session_flow.text is not None
 
     @property
+    def is_anonymous(self) -> bool:
+        """Whether the flow has been located, and belongs to no subject."""
+        return hasattr(self, "session_flow") and self.locator.subject is None
+
+    @property
     def previous_id(self) -> str | None:
         """The id that the flow had before its session logged in, until the next commit."""
         previous = self.session_flow.previous
@@ -205,7 +210,10 @@ class UnitOfWork:
         self.flow.set_snapshot(self.persisted)
 
     def forget(self) -> None:
-        """Remove the flow from the session."""
+        """Remove the flow from the session; until a commit, its forms are told why it is gone."""
+        reason = self.missing_reason
+        if isinstance(reason, FlowGone) and reason.flow is not None:
+            self.session_flow.set_gone(reason.flow, reason.code)
         self.session_flow.keep(None)
 
     def remember(self) -> None:
@@ -299,7 +307,7 @@ class UnitOfWork:
     def _rebase(self, committed: CommitResult) -> None:
         """Continue from what was committed."""
         self.session_flow.keep(committed.session_value, committed=True)
-        self.session_flow.set_previous(None)
+        self.session_flow.clear_past()
         self.version = committed.version
         self.lease = None
         self.persisted = committed.snapshot

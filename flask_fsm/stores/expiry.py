@@ -4,7 +4,8 @@
 `FlowMapper.load` (stores/records/mapper) compare the last commit of the flow that they load with
 it. Redis also deletes what has expired; on SQL `flask fsm purge` does so.
 
-A flow can be gone for other reasons too: reset, moved, or evicted; or its cookie was not sent.
+A flow can be gone for other reasons too: reset, moved, or evicted; its user
+has logged out; or its cookie was not sent.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ GONE: Final = {
     Code.NO_SESSION: _(
         "Your browser no longer knows this run: its cookie is missing. "
         "Allow cookies for this site, then start again from the first page."
+    ),
+    Code.NOT_IN_SESSION: _(
+        "Your session no longer holds this run: it has ended, or you have logged out since."
     ),
 }
 

@@ -380,14 +380,21 @@ def test_the_first_page_without_cookies_says_that_they_are_needed(
 
 @on_fast
 def test_a_token_does_not_open_a_foreign_key(orders: Callable[..., Many], kind: str) -> None:
-    """The token of another user's form, at its own address, is the same 404."""
+    """The token of another user's form, at its own address, is the same 404.
+
+    Nobody knows whose form it is that comes without a cookie, so it is told just that; and the
+    same where there is no such flow.
+    """
     shop = orders(kind)
     ann, bob = shop.browser("ann"), shop.browser("bob")
     key = ann.began()
     token = ann.token(ann.at("ship", key))
-    for browser in (bob, shop.browser()):
-        response = browser.post(ann.at("ship", key), {}, token, "json")
-        assert_refused(response, "json", 404, "no_flow")
+    for at in (ann.at("ship", key), ann.at("ship", "missing")):
+        assert_refused(bob.post(at, {}, token, "json"), "json", 404, "no_flow")
+        response = shop.browser().post(at, {}, token, "json")
+        assert_refused(response, "json", 410, "no_session")
+        assert response.json is not None
+        assert response.json["state"] is None
     assert ann.see(ann.at("ship", key))["rev"] == 1
 
 

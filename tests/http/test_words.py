@@ -40,9 +40,11 @@ def words(response: TestResponse) -> str:
     return re.sub(r"<[^>]*>|\s+", " ", response.text)
 
 
-def closing_app(back: str = "discard", store: str = "session", **options: Any) -> Flask:
+def closing_app(
+    back: str = "discard", store: str = "session", lifetime: int | None = None, **options: Any
+) -> Flask:
     """An app with a -> b -> c -> d, whose edge from `a` closes that page."""
-    app = flask_app(config_for(store))
+    app = flask_app({**config_for(store), "FSM_FLOW_LIFETIME": lifetime})
     fsm = FlaskFSM(
         app, Machine("m", [Transition("a", "b", back=back), ("b", "c"), ("c", "d")], **options)
     )

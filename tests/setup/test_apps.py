@@ -13,6 +13,7 @@ from flask_fsm import (
     ConfigError,
     DefinitionError,
     FlaskFSM,
+    FSMError,
     Machine,
     NotAPage,
     State,
@@ -283,6 +284,9 @@ def test_a_token_of_one_machine_is_no_token_of_another() -> None:
     visitor = Visitor(app)
     token = visitor.token("cart")
     visitor.open("x")
+    with pytest.raises(FSMError, match=r"token of machine 'shop', but machine 'other' guards"):
+        visitor.post("x", {}, token)
+    app.testing = False
     assert visitor.post("x", {}, token).status_code == 409
 
 
