@@ -62,18 +62,14 @@ class Transaction:
     """The changes in a caller's transaction, which may be committed or rolled back at any time."""
 
     def __init__(self, caller: CallerTransaction) -> None:
-        self._caller = caller
+        self.caller: CallerTransaction = caller
+        """In which a store writes."""
         self.session: Any = caller.session
         self.failed: bool = False
         """Whether a part of it has failed, so that it must not be committed."""
         self._open: list[PendingChange] = []
         self._committed: list[PendingChange] = []
         caller.ended = self._ended
-
-    @property
-    def connection(self) -> Any:
-        """The connection on which a store writes."""
-        return self._caller.connection()
 
     @property
     def moved(self) -> bool:
@@ -87,7 +83,7 @@ class Transaction:
 
         `moves` says whether a transition was made, without which nothing is committed.
         """
-        self._open.append(PendingChange(self._caller.scopes(), notify, undo, moves))
+        self._open.append(PendingChange(self.caller.scopes(), notify, undo, moves))
 
     def answered(self, response: Response) -> None:
         """Note the response to the latest change, which must not be sent if that is undone."""
@@ -161,6 +157,7 @@ def transaction(store: RecordStore, session: Any) -> Iterator[Any]:
         setattr(unwrap(g), TRANSACTION, inner)
         try:
             yield caller.session
+            caller.verify()
             if inner.moved and not inner.failed:
                 caller.commit()
             else:

@@ -289,7 +289,7 @@ class UnitOfWork:
                 flow.snapshot.with_receipt(receipt),
                 location(flow),
                 lease="" if self.lease is None else self.lease.name,
-                within=None if transaction is None else transaction.connection,
+                within=None if transaction is None else transaction.caller,
             )
         except BaseException:
             flow.set_snapshot(before)
@@ -334,7 +334,7 @@ class UnitOfWork:
                 receipt,
                 location,
                 lease="" if self.lease is None else self.lease.name,
-                within=None if transaction is None else transaction.connection,
+                within=None if transaction is None else transaction.caller,
             )
             self.version = version if self.locator.owned else None
             self.lease = None

@@ -191,7 +191,7 @@ class Store(Protocol):
             new: The new snapshot.
             location: URL that answers a replay of the submission whose receipt `new` has.
             lease: The lease that this request holds, or an empty string.
-            within: The connection of the caller's transaction, or None.
+            within: The caller's transaction, or None.
 
         Raises:
             StaleFlow: A conflict: another request has committed since.
@@ -221,7 +221,7 @@ class Store(Protocol):
             receipt: Receipt of the submission that ends it, for its replay.
             location: URL that answers this replay.
             lease: The lease that this request holds, or an empty string.
-            within: The connection of the caller's transaction, or None.
+            within: The caller's transaction, or None.
 
         Returns:
             The version of the tombstone.

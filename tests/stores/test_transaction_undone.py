@@ -46,6 +46,41 @@ def in_failed_savepoint(till: Till, session: Any) -> Any:
     return answer
 
 
+def in_savepoint_of_the_connection(till: Till, session: Any) -> Any:
+    """Take the step in a savepoint that the session knows nothing of, and roll that back."""
+    savepoint = session.connection().begin_nested()
+    answer = till.fsm.advance("pay", data={})
+    savepoint.rollback()
+    return answer
+
+
+def in_released_savepoint_of_the_connection(till: Till, session: Any) -> Any:
+    """Take the step in such a savepoint, released into one which is rolled back."""
+    outer = session.connection().begin_nested()
+    with session.connection().begin_nested():
+        answer = till.fsm.advance("pay", data={})
+    outer.rollback()
+    return answer
+
+
+def in_savepoint_of_sql(till: Till, session: Any) -> Any:
+    """Take the step in a savepoint that is set and rolled back by SQL text."""
+    session.execute(sa.text("SAVEPOINT a"))
+    answer = till.fsm.advance("pay", data={})
+    session.execute(sa.text("ROLLBACK TO SAVEPOINT a"))
+    return answer
+
+
+def in_savepoint_of_the_driver(till: Till, session: Any) -> Any:
+    """Take the step in a savepoint that SQLAlchemy knows nothing of."""
+    cursor = session.connection().connection.cursor()
+    cursor.execute("SAVEPOINT a")
+    answer = till.fsm.advance("pay", data={})
+    cursor.execute("ROLLBACK TO SAVEPOINT a")
+    cursor.execute("RELEASE SAVEPOINT a")
+    return answer
+
+
 def then(do: Callable[[Any], Any]) -> Callable[[Till, Any], Any]:
     """Take the step, then do something to the session."""
 
@@ -96,6 +131,10 @@ UNDOING: dict[str, Callable[[Till, Any], Any]] = {
     "savepoint": in_savepoint,
     "released savepoint": in_released_savepoint,
     "failed savepoint": in_failed_savepoint,
+    "savepoint of the connection": in_savepoint_of_the_connection,
+    "released savepoint of the connection": in_released_savepoint_of_the_connection,
+    "savepoint of SQL": in_savepoint_of_sql,
+    "savepoint of the driver": in_savepoint_of_the_driver,
 }
 every_way = pytest.mark.parametrize("undo", UNDOING.values(), ids=UNDOING)
 
@@ -243,6 +282,93 @@ def test_a_step_in_a_savepoint_that_is_released_is_made(till: Till) -> None:
     till.ordered = ordered
     assert Buyer(till.app).order().location == "/pay"
     assert (till.orders(), till.logged(), till.hooks) == (1, 1, [1])
+
+
+def test_a_step_in_a_savepoint_of_the_connection_that_is_released_is_made(till: Till) -> None:
+    """Nothing is undone by its end."""
+
+    def ordered(page: str) -> Any:
+        with till.fsm.transaction(till.session) as session, session.connection().begin_nested():
+            session.add(Order(item="lamp"))
+            return till.fsm.advance("pay", data={})
+
+    till.ordered = ordered
+    assert Buyer(till.app).order().location == "/pay"
+    assert (till.orders(), till.logged(), till.hooks) == (1, 1, [1])
+
+
+def test_of_two_steps_only_that_in_the_savepoint_of_the_connection_is_undone(till: Till) -> None:
+    """The first one is committed and told, and the flow stands where it led."""
+
+    def ordered(page: str) -> Any:
+        with till.fsm.transaction(till.session) as session:
+            session.add(Order(item="lamp"))
+            till.fsm.transition("pay", {})
+            savepoint = session.connection().begin_nested()
+            till.fsm.transition("done", {})
+            savepoint.rollback()
+        return f"{till.fsm.current} {till.fsm.flow.rev}"
+
+    till.ordered = ordered
+    buyer = Buyer(till.app)
+    assert buyer.order().text == "pay 1"
+    assert buyer.see("pay")["rev"] == 1
+    assert (till.orders(), till.logged(), till.hooks) == (1, 1, [1])
+
+
+def test_a_commit_of_the_app_without_the_step_tells_of_no_step(plain: Till) -> None:
+    """The step is in a savepoint of the connection; the app's own commit keeps the app's rows."""
+
+    def ordered(page: str) -> Any:
+        with plain.fsm.transaction(plain.session) as session:
+            answer = in_savepoint_of_the_connection(plain, session)
+            session.add(Order(item="lamp"))
+            session.commit()
+        return answer
+
+    plain.ordered = ordered
+    buyer = Buyer(plain.app)
+    assert buyer.order().status_code == 500
+    assert (plain.orders(), plain.logged(), plain.hooks) == (1, 0, [])
+    assert buyer.see("cart")["rev"] == 0
+
+
+def test_a_reset_in_a_savepoint_of_the_connection_that_is_rolled_back_was_not_made(
+    plain: Till,
+) -> None:
+    """The old run goes on where the step of the same block led, and no signal tells of a reset."""
+    sent: list[Any] = []
+
+    def ordered(page: str) -> Any:
+        with plain.fsm.transaction(plain.session) as session:
+            plain.fsm.transition("pay", {})
+            savepoint = session.connection().begin_nested()
+            plain.fsm.reset()
+            savepoint.rollback()
+        return plain.fsm.current
+
+    plain.ordered = ordered
+    buyer = Buyer(plain.app)
+    with signals.reset.connected_to(lambda app, **facts: sent.append(facts), plain.app):
+        assert buyer.order().text == "pay"
+    assert (sent, len(plain.hooks)) == ([], 1)
+    assert buyer.see("pay")["rev"] == 1
+
+
+def test_a_step_and_the_reset_after_it_are_both_made(plain: Till) -> None:
+    """The record of the step is replaced by that of the reset, and yet it was made."""
+    sent: list[Any] = []
+
+    def ordered(page: str) -> Any:
+        with plain.fsm.transaction(plain.session):
+            plain.fsm.transition("pay", {})
+            plain.fsm.reset()
+        return plain.fsm.current
+
+    plain.ordered = ordered
+    with signals.reset.connected_to(lambda app, **facts: sent.append(facts), plain.app):
+        assert Buyer(plain.app).order().text == "cart"
+    assert (len(sent), len(plain.hooks)) == (1, 1)
 
 
 @pytest.mark.parametrize("after", ["rollback", "exception"])
@@ -431,32 +557,114 @@ def test_removing_the_scoped_session_in_the_block_undoes_the_step(till: Till) ->
     assert buyer.see("cart")["rev"] == 0
 
 
-@pytest.mark.parametrize("mode", ["create_savepoint", "conditional_savepoint"])
-@pytest.mark.parametrize("undone", [False, True])
-def test_a_session_in_a_transaction_of_a_test_suite_can_be_used(
-    plain: Till, mode: Any, undone: bool
+def begins(connection: sa.Connection) -> sa.RootTransaction:
+    """Begin a transaction on a connection, in which savepoints can be set."""
+    outer = connection.begin()
+    if connection.dialect.name == "sqlite":  # whose driver begins too late for savepoints
+        connection.exec_driver_sql("BEGIN")
+    return outer
+
+
+MODES = ("conditional_savepoint", "rollback_only", "control_fully", "create_savepoint")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_a_session_in_an_outer_transaction_of_its_connection_is_a_config_error(
+    plain: Till, mode: Any, ends: str
 ) -> None:
-    """Suites bind the session to a connection, and roll everything back at the end of a test."""
-    seen: list[Any] = []
+    """The app may roll that back after hooks and signals have told of the step."""
+    sent: list[Any] = []
 
     def ordered(page: str) -> Any:
-        with plain.engine.connect() as connection, connection.begin() as outer:
-            if connection.dialect.name == "sqlite":  # whose driver begins too late for savepoints
-                connection.exec_driver_sql("BEGIN")
-            session = orm.Session(connection, join_transaction_mode=mode)
-            with plain.fsm.transaction(session):
-                session.add(Order(item="lamp"))
-                plain.fsm.transition("pay", {})
-                if undone:
-                    session.rollback()
-            seen.append((plain.fsm.current, len(plain.hooks)))
-            session.close()
+        with plain.engine.connect() as connection:
+            outer = begins(connection)
+            with closing(orm.Session(connection, join_transaction_mode=mode)) as session:
+                try:
+                    with plain.fsm.transaction(session):
+                        plain.fsm.advance("pay", data={})
+                finally:
+                    getattr(outer, ends)()
+
+    plain.ordered = ordered
+    buyer = Buyer(plain.app)
+    with (
+        signals.transitioned.connected_to(lambda app, **facts: sent.append(facts), plain.app),
+        pytest.raises(ConfigError, match=r"outer transaction.*test suite"),
+    ):
+        buyer.order()
+    assert (plain.logged(), plain.hooks, sent) == (0, [], [])
+    assert buyer.see("cart")["rev"] == 0
+
+
+@pytest.mark.parametrize("mode", ["conditional_savepoint", "rollback_only", "create_savepoint"])
+def test_a_used_session_in_an_outer_transaction_keeps_and_tells_nothing(
+    plain: Till, mode: Any
+) -> None:
+    """Also if the session has begun before the block, and the error is swallowed."""
+    caught: list[ConfigError] = []
+
+    def ordered(page: str) -> Any:
+        with plain.engine.connect() as connection:
+            outer = begins(connection)
+            with closing(orm.Session(connection, join_transaction_mode=mode)) as session:
+                session.add(Order(item="early"))
+                session.flush()
+                try:
+                    with plain.fsm.transaction(session):
+                        answer = plain.fsm.advance("pay", data={})
+                except ConfigError as error:
+                    caught.append(error)
+                    answer = plain.fsm.current
             if outer.is_active:
                 outer.rollback()
-        return "done"
+        return answer
 
-    plain.hooks = []
     plain.ordered = ordered
-    assert Buyer(plain.app).order().text == "done"
-    assert seen == [("cart", 0) if undone else ("pay", 1)]
-    assert (plain.orders(), plain.logged()) == (0, 0)
+    buyer = Buyer(plain.app)
+    assert buyer.order().text == "cart"
+    assert "outer transaction" in str(caught[0])
+    assert (plain.orders(), plain.logged(), plain.hooks) == (0, 0, [])
+    assert buyer.see("cart")["rev"] == 0
+
+
+def test_a_commit_of_the_app_into_an_outer_transaction_tells_of_no_step(plain: Till) -> None:
+    """session.commit() in the block commits nothing there."""
+
+    def ordered(page: str) -> Any:
+        with plain.engine.connect() as connection:
+            outer = begins(connection)
+            with closing(orm.Session(connection)) as session:
+                session.add(Order(item="early"))
+                session.flush()
+                with plain.fsm.transaction(session):
+                    answer = plain.fsm.advance("pay", data={})
+                    session.commit()
+            outer.rollback()
+        return answer
+
+    plain.ordered = ordered
+    buyer = Buyer(plain.app)
+    assert buyer.order().status_code == 500
+    assert (plain.orders(), plain.logged(), plain.hooks) == (0, 0, [])
+    assert buyer.see("cart")["rev"] == 0
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_session_on_a_connection_without_an_outer_transaction_can_be_used(
+    plain: Till, used: bool
+) -> None:
+    """The transaction of its connection is then its own, also if it has begun before the block."""
+
+    def ordered(page: str) -> Any:
+        with plain.engine.connect() as connection, closing(orm.Session(connection)) as session:
+            if used:
+                session.add(Order(item="early"))
+                session.flush()
+            with plain.fsm.transaction(session):
+                session.add(Order(item="lamp"))
+                return plain.fsm.advance("pay", data={})
+
+    plain.ordered = ordered
+    assert Buyer(plain.app).order().location == "/pay"
+    assert (plain.orders(), plain.logged(), len(plain.hooks)) == (1 + used, 1, 1)

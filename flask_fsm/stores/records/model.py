@@ -136,7 +136,7 @@ class Records(Protocol):
             logged: Rows to append to the history.
             lease: The lease that the caller holds, or an empty string.
             now: Seconds since 1970.
-            within: The connection of the caller's transaction, or None.
+            within: The caller's transaction, or None.
 
         Raises:
             StaleFlow: A conflict: something else than `version` is there.
@@ -228,7 +228,8 @@ class CallerTransaction(Protocol):
     Attributes:
         session: The session.
         ended: Called when a scope ends, with it and whether what was written in it is committed.
-            A scope is the transaction itself or a savepoint; one that is released does not count.
+            A scope is the transaction itself, a savepoint, or one write; a savepoint that is
+            released does not count.
     """
 
     session: Any
@@ -239,7 +240,11 @@ class CallerTransaction(Protocol):
         ...
 
     def scopes(self) -> tuple[object, ...]:
-        """Return the scopes that are open now; the end of any undoes what is written now."""
+        """Return the scopes that are open now; the end of any undoes what depends on them."""
+        ...
+
+    def verify(self) -> None:
+        """Report the writes as ended that were rolled back without the session's knowledge."""
         ...
 
     def commit(self) -> None:

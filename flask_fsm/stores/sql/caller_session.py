@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 
 from ...errors import ConfigError, StoreUnavailable
 from ..records.errors import unavailable
+from ..records.model import Address, Record
 from .engine import acquire_write_lock, same_database
 from .errors import redact, translated_sql, translation
 
@@ -28,19 +30,41 @@ IN_TRANSACTION: Final = 2
 FAILED: Final = 3
 
 
+OUTER: Final = (
+    "The session given to transaction() is in an outer transaction of its connection, which ends "
+    "with a commit or rollback of yours, after transaction() would have told of its steps. Bind "
+    "the session to the engine. A test suite that rolls an outer transaction back can give each "
+    "test a database of its own instead, or delete the rows afterwards."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Write:
+    """A record that was written at an address, and the scope of what depends on it."""
+
+    address: Address
+    record: Record
+
+
 class CallerSession:
     """A session of the app with which commits of flows take part.
 
     Args:
         session: An SQLAlchemy session, perhaps a scoped one.
         engine: The engine of the store.
+        read: Reads the record at an address, within the transaction of a connection.
 
     Raises:
         ConfigError: `session` is not a session, is bound to another database, commits by itself, or
             is in a transaction that the app has begun and will commit.
     """
 
-    def __init__(self, session: Any, engine: sa.Engine) -> None:
+    def __init__(
+        self,
+        session: Any,
+        engine: sa.Engine,
+        read: Callable[[sa.Connection, Address], Record | None],
+    ) -> None:
         if not isinstance(session, (Session, scoped_session)):
             raise ConfigError(
                 f"transaction() takes an SQLAlchemy session, or None to open a new one; not "
@@ -49,6 +73,8 @@ class CallerSession:
         self.session: Session | scoped_session[Any] = session
         self.ended: Callable[[object, bool], None] = lambda scope, committed: None
         self._engine = engine
+        self._read = read
+        self._writes: list[Write] = []
         self._watched: list[tuple[Session, Sequence[tuple[str, Callable[..., None]]]]] = []
         self._committed: SessionTransaction | None = None
         self._connection: sa.Connection | None = None
@@ -64,6 +90,12 @@ class CallerSession:
                 "before it. Write `with fsm.transaction(session):` in its place, or begin a "
                 "savepoint inside of it."
             )
+        bind = current.get_bind()
+        # A transaction of a connection that the session has used already may be its own.
+        if isinstance(bind, sa.Connection) and (
+            bind.in_nested_transaction() or (begun is None and bind.in_transaction())
+        ):
+            raise ConfigError(OUTER)
         self.connection()
         self._written = False
 
@@ -98,14 +130,41 @@ class CallerSession:
                 event.listen(session, name, listener)
         return connection
 
+    def wrote(self, address: Address, record: Record) -> None:
+        """Note what was written, so that `verify` can find out whether it is still there."""
+        self._writes.append(Write(address, record))
+
     def scopes(self) -> tuple[object, ...]:
-        """Return the open transaction and its savepoints; what is written now ends with any."""
-        session, found = self._current(), []
+        """Return the open transaction, its savepoints, and the latest write."""
+        session = self._current()
+        found: list[object] = [*self._writes[-1:]]
         scope = session.get_nested_transaction() or session.get_transaction()
         while scope is not None:
             found.append(scope)
             scope = scope.parent
         return tuple(found)
+
+    def verify(self) -> None:
+        """Report the writes that the transaction does not hold any more, newest first.
+
+        The session does not notice the end of a savepoint that its connection or SQL text has set.
+        """
+        writes, self._writes = self._writes, []
+        connection = self._connection
+        if not writes or connection is None or connection.closed or connection.invalidated:
+            return
+        if self._status() in (NO_TRANSACTION, FAILED):
+            return  # nothing of it will be kept
+        with translated_sql():
+            stored = {
+                address: self._read(connection, address) for address in {w.address for w in writes}
+            }
+        for write in reversed(writes):
+            # What was written before the stored record was there when that replaced it.
+            if stored.get(write.address) == write.record:
+                del stored[write.address]
+            elif write.address in stored:
+                self.ended(write, False)
 
     def commit(self) -> None:
         """Commit, unless the database has given the transaction up.
@@ -123,6 +182,10 @@ class CallerSession:
                 raise
             redact(error)
             raise translated from error
+        outer = None if self._connection is None else self._connection.get_transaction()
+        if outer is not None:  # nothing is committed
+            outer.rollback()
+            raise ConfigError(OUTER)
 
     def roll_back(self, error: BaseException | None = None) -> None:
         """Roll back, because of `error` if there is one; it may raise a better error.
@@ -183,6 +246,7 @@ class CallerSession:
         """Report a transaction of which a commit by the app will keep nothing."""
         if not session.in_nested_transaction():
             self._check(session, NO_TRANSACTION, FAILED)
+            self.verify()
 
     def _check(self, session: Session, *lost: int) -> None:
         """Report the transaction as rolled back if its state is one of these.
@@ -191,6 +255,7 @@ class CallerSession:
         """
         if self._written and self._status() in lost:
             self._written = False
+            self._writes.clear()
             self.ended(session.get_transaction(), False)
 
     def _status(self) -> int | None:
@@ -205,9 +270,14 @@ class CallerSession:
         return None if status is None else int(status)
 
     def _after_commit(self, session: Session) -> None:
-        self._committed = session.get_nested_transaction() or session.get_transaction()
+        nested, connection = session.get_nested_transaction(), self._connection
+        if nested is None and connection is not None and connection.in_transaction():
+            return  # an outer transaction of the connection, which is not committed
+        self._committed = nested or session.get_transaction()
 
     def _after_end(self, session: Session, transaction: SessionTransaction) -> None:
+        if transaction.parent is None:
+            self._writes.clear()
         if transaction is not self._committed:
             self.ended(transaction, False)
         elif transaction.parent is None:

@@ -161,8 +161,15 @@ class SQLRecords:
     def transaction(self, session: Any) -> Iterator[CallerSession]:
         """Take part in the transaction of a session, of a new one if it is None."""
         own = Session(self.engine) if session is None else nullcontext(session)
-        with own as opened, closing(CallerSession(opened, self.engine)) as caller:
+        with (
+            own as opened,
+            closing(CallerSession(opened, self.engine, self._read_within)) as caller,
+        ):
             yield caller
+
+    def _read_within(self, connection: sa.Connection, address: Address) -> Record | None:
+        row = connection.execute(self._statements.read, address_values(address)).first()
+        return None if row is None else Record(*row)
 
     # -- the operations of a store ------------------------------------------------------
 
@@ -189,12 +196,14 @@ class SQLRecords:
         *,
         lease: str,
         now: int,
-        within: sa.Connection | None,
+        within: CallerSession | None,
     ) -> None:
         if within is not None:
             with translated_sql():
-                self._put(within, address, version, record, lease, now)
-                self._append(within, logged)
+                connection = within.connection()
+                self._put(connection, address, version, record, lease, now)
+                self._append(connection, logged)
+            within.wrote(address, record)
             return
         if self.engine is not None and self._fast is not None and version and len(logged) == 1:
             values = update_values(address, version, record, lease, now, now + self._longest_lease)
