@@ -5,7 +5,6 @@ A success says where the flow continues; a refusal is a page or a problem docume
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, default_exceptions
 from werkzeug.http import HTTP_STATUS_CODES, parse_set_header
 
+from .core.reply import dump_reply
 from .errors import Code, FSMError, ValidationFailed
 from .texts import OwnText, _
 
@@ -383,7 +383,7 @@ class Refusal(HTTPException):
         """Return the problem document as a redirect to another page, for a program."""
         document = {**self.to_dict(), "status": 303, "location": location}
         response: Response = current_app.response_class(
-            json.dumps(document), 303, content_type="application/problem+json"
+            dump_reply(document), 303, content_type="application/problem+json"
         )
         response.headers["Location"] = location
         return response
@@ -391,7 +391,7 @@ class Refusal(HTTPException):
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         asked = preferred_format(request)
         if asked == "json":
-            body, kind = json.dumps(self.to_dict()), "application/problem+json"
+            body, kind = dump_reply(self.to_dict()), "application/problem+json"
         else:
             where = self.context
             body = render_template(

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 from ..errors import InvalidData, SnapshotError
 from ..texts import _
 
-__all__ = ["PageData", "as_dict", "copy_answers", "dump_answers", "load_answers"]
+__all__ = ["PageData", "as_dict", "copy_answers", "dump_answers", "encodable", "load_answers"]
 
 MAX_DEPTH: Final = 32
 _NESTED: Final = frozenset((dict, list))
@@ -217,11 +217,17 @@ def dump_answers(data: Mapping[str, Any]) -> str:
     except ValueError as error:
         raise InvalidData(f"The answers can't be stored: {error}.") from error
     if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # a lone surrogate: stores refuse it
-            text = json.dumps(json.loads(text), separators=(",", ":"))
+        text = encodable(text)
     return text.replace("|", "\\u007c") if "|" in text else text
+
+
+def encodable(text: str) -> str:
+    """Return a JSON text that UTF-8 can encode: lone surrogates in it are escaped."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text), separators=(",", ":"))
+    return text
 
 
 def _revive(pairs: list[tuple[str, Any]]) -> Any:

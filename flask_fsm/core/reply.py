@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ..texts import is_text
+from .answers import encodable
 
 __all__ = ["dump_reply"]
 
@@ -22,7 +23,10 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} has no representation in JSON")
 
 
-_encoder: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
+# Not escaped: a letter that takes two bytes in UTF-8 would take six.
+_encoder: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain
+)
 
 
 def dump_reply(value: Any) -> str:
@@ -31,6 +35,7 @@ def dump_reply(value: Any) -> str:
     Dates, Decimals, UUIDs and lazy translations become strings.
     """
     try:
-        return _encoder.encode(value)
+        text = _encoder.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"{value!r:.80} can't be sent to clients: {error}.") from error
+    return text if text.isascii() else encodable(text)

@@ -450,6 +450,18 @@ def test_any_json_is_data(site: Site, data: Any) -> None:
         assert client.ask("echo", data)["data"] == data
 
 
+def test_letters_are_sent_as_utf8(site: Site) -> None:
+    """Letters that a client sends take no more bytes on their way back, by each kind of reply."""
+    browser = site.browser()
+    text = "\x7fé漢😀" * 1_000
+    size = len(text.encode())
+    with lab(site, browser) as client:
+        client.send("echo", text)
+        assert size < len(client.connection.recv(decode=False)) < size + 300
+    assert size < len(browser.event("lab", "echo", text).body) < size + 300
+    assert "é漢" in browser.event("lab", "é漢").body.decode()
+
+
 @pytest.mark.parametrize("compression", ["deflate", None])
 def test_large_frames(site: Site, compression: Any) -> None:
     """A frame below the limit comes through, packed or not, whole or in parts."""
