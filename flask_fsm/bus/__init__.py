@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from ..errors import ConfigError
 from ..redis_client import SCHEMES, is_client
-from .base import Bus, Position, Receiver, Revision
+from .base import PIECE, Bus, Position, Receiver, Revision
 from .memory import MemoryBus
 
-__all__ = ["Bus", "MemoryBus", "Position", "Receiver", "Revision", "open_bus"]
+__all__ = ["PIECE", "Bus", "MemoryBus", "Position", "Receiver", "Revision", "open_bus"]
 
 REMEDY: Final = (
     "It must be 'memory://' (one process), or redis://, rediss://, unix:// or valkey:// (several)."

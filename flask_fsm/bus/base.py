@@ -6,12 +6,14 @@ import logging
 import re
 import secrets
 import string
+import sys
 from collections.abc import Iterable
 from typing import Final, NamedTuple, Protocol
 
 from ..errors import StoreUnavailable
 
 __all__ = [
+    "PIECE",
     "RUNS",
     "Bus",
     "Position",
@@ -28,6 +30,8 @@ log: Final = logging.getLogger(__name__)
 LETTERS: Final = string.ascii_letters + string.digits
 # Runs of a flow that its channel remembers, to find which of two states is the newer one.
 RUNS: Final = 8
+# Bytes of missed messages that are read at once, by a client or by a process.
+PIECE: Final = 65_536
 # Offsets are exact in Lua, whose numbers are doubles, and in JavaScript.
 POSITION: Final = re.compile(r"([A-Za-z0-9_]{1,32})-(0|[1-9][0-9]{0,14})")
 
@@ -99,8 +103,13 @@ class Bus(Protocol):
     def unsubscribe(self, channel: str, receiver: Receiver) -> None:
         """Remove a receiver; a message that is being delivered may still arrive."""
 
-    def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
-        """Return the messages after a position, or None if some of them are no longer stored."""
+    def since(
+        self, channel: str, position: Position, size: int = sys.maxsize
+    ) -> list[tuple[Position, str]] | None:
+        """Return the messages after a position, or None if the first is no longer stored.
+
+        These are all, or as many as take about `size` bytes, and at least one.
+        """
 
     def acquire_once(self, key: str, seconds: int) -> bool:
         """Return whether no process has called this for `key` in the last `seconds` seconds."""

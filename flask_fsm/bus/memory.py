@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
+from itertools import islice
 from sys import getsizeof
 from typing import Final, NamedTuple
 
@@ -208,7 +210,9 @@ class MemoryBus:
             if not left:
                 self._idle[channel] = self._clock() + self._replay_time
 
-    def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
+    def since(
+        self, channel: str, position: Position, size: int = sys.maxsize
+    ) -> list[tuple[Position, str]] | None:
         with self._mutex:
             self._drop_idle()
             found = self._channels.get(channel)
@@ -217,7 +221,12 @@ class MemoryBus:
             missed = found.offset - position.offset
             if not 0 <= missed <= len(found.messages):
                 return None
-            payloads = list(found.messages)[len(found.messages) - missed :]
+            payloads = []
+            for payload in islice(found.messages, len(found.messages) - missed, None):
+                payloads.append(payload)
+                size -= getsizeof(payload)
+                if size <= 0:
+                    break
         return [
             (Position(position.epoch, offset), payload)
             for offset, payload in enumerate(payloads, position.offset + 1)

@@ -632,3 +632,38 @@ def test_large_messages_are_kept_as_far_as_they_fit(bus_of: Make) -> None:
     assert bus.since("c", recorder.log[9][0]) is None
     latest = bus.since("c", recorder.log[-3][0])
     assert latest == recorder.log[-2:]
+
+
+def test_what_is_missed_is_read_in_pieces(bus_of: Make) -> None:
+    """Each piece is about as large as asked for and has a message at least; all make the whole."""
+    bus = bus_of(replay_limit=1_000, replay_bytes=1_000_000)
+    recorder = Recorder()
+    position = bus.subscribe("c", recorder)
+    for number in range(100):
+        bus.publish("c", f"{number} {'x' * (4_000 if number % 10 else 40_000)}")
+    recorder.until_count(100)
+    pieces = []
+    while piece := bus.since("c", position, 20_000):
+        pieces.append(piece)
+        position = piece[-1][0]
+    assert piece == []
+    assert [message for piece in pieces for message in piece] == recorder.log
+    assert len(pieces) >= 10
+    for piece in pieces:
+        assert sum(len(payload) for _, payload in piece[:-1]) <= 44_100
+
+
+def test_of_a_piece_that_is_gone_meanwhile_nothing_is_known(bus_of: Make) -> None:
+    """Who reads so slowly that the next message is not kept any more learns of it."""
+    bus = bus_of(replay_limit=1_000, replay_bytes=50_000)
+    recorder = Recorder()
+    position = bus.subscribe("c", recorder)
+    for _ in range(10):
+        bus.publish("c", "x" * 4_000)
+    recorder.until_count(10)
+    piece = bus.since("c", position, 4_000)
+    assert piece
+    for _ in range(20):
+        bus.publish("c", "y" * 4_000)
+    recorder.until_count(30)
+    assert bus.since("c", piece[-1][0], 4_000) is None

@@ -357,6 +357,24 @@ def test_a_server_that_is_away_for_a_while(behind: Make, proxy: Proxy, redis_bus
     assert left.log == []
 
 
+def test_much_that_was_missed_is_filled(behind: Make, proxy: Proxy, redis_bus: Make) -> None:
+    """However large it is, it comes whole and in order, on several channels."""
+    bus, other = behind(replay_bytes=2_000_000), redis_bus(replay_bytes=2_000_000)
+    recorders = {name: Recorder() for name in "cd"}
+    for name, recorder in recorders.items():
+        bus.subscribe(name, recorder)
+    proxy.refuse()
+    told = [f"{number} {'x' * 20_000}" for number in range(40)]
+    for text in told:
+        for name in recorders:
+            other.publish(name, text)
+    assert other.flush(PATIENCE)
+    proxy.open()
+    for recorder in recorders.values():
+        assert recorder.until_count(40) == told
+        assert_whole(recorder)
+
+
 def test_more_is_missed_than_is_kept(behind: Make, proxy: Proxy, redis_bus: Make) -> None:
     """A gap, and what follows it."""
     bus, other = behind(replay_limit=10), redis_bus(replay_limit=10)
@@ -492,8 +510,8 @@ def test_senders_are_forgotten(redis_bus: Make, client: redis.Redis) -> None:
     for number in range(2 * SENDERS):
         client.hset(KEY, f"from {number}", 1)
     until_in_step(bus, recorder)
-    assert sorted(client.hkeys(KEY))[:2] == ["epoch", f"from {bus.outbox.sender_id}"]
-    assert client.hlen(KEY) == 3
+    assert sorted(client.hkeys(KEY))[:3] == ["bytes", "epoch", f"from {bus.outbox.sender_id}"]
+    assert client.hlen(KEY) == 4
 
 
 def test_scripts_that_the_server_forgets(redis_bus: Make, client: redis.Redis) -> None:

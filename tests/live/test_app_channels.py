@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -17,7 +19,7 @@ from flask_fsm import FlaskFSM, FSMError, Machine
 from flask_fsm.bus import Position, Receiver
 from flask_fsm.bus.memory import MemoryBus
 from flask_fsm.errors import StoreUnavailable
-from flask_fsm.live.channels.app_channels import LiveChannel
+from flask_fsm.live.channels.app_channels import Delivered, LiveChannel
 from flask_fsm.live.channels.listener import Connection
 from flask_fsm.live.client.actions import Close, Frame, Job
 from flask_fsm.live.client.session import ClientSession
@@ -307,3 +309,136 @@ def test_a_listener_of_the_app_is_cut_by_bytes_too() -> None:
             channel.broadcast("x" * 30_000)
         assert channel.get_connections() == []
         del stream
+
+
+# -- what a client has missed before it came back --------------------------------------------------
+
+SIZE = 10_000
+
+
+def frames_of(subscriber: Subscriber) -> list[dict[str, Any]]:
+    """Take all frames, and read on whenever that is asked for."""
+    found = []
+    while (out := subscriber.take()) is not None:
+        if isinstance(out, Frame):
+            found.append(json.loads(out.text))
+        elif isinstance(out, Job) and out.reads_missed:
+            subscriber.read_missed()
+    return found
+
+
+class Missed:
+    """A group that has said something, and a client which comes back for it."""
+
+    def __init__(self, bus: MemoryBus, number: int, names: str = "a") -> None:
+        self.bus = bus
+        self.channels = [LiveChannel(f"group:{name}", bus, 3_000, 1_000) for name in names]
+        self.others = [(channel, channel.add_listener()) for channel in self.channels]
+        self.since = ",".join(str(channel.position) for channel in self.channels)
+        self.say(number)
+        self.subscriber = Subscriber(1_000, ids=True)
+        for channel in self.channels:
+            self.subscriber.join(channel)
+
+    def say(self, number: int) -> None:
+        for at in range(number):
+            for channel in self.channels:
+                channel.broadcast(f"{at} {'x' * SIZE}")
+
+    def __enter__(self) -> Missed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.subscriber.leave()
+        for channel, other in self.others:
+            channel.remove_listener(other.id)
+        self.bus.close()
+
+
+def numbers_of(frames: list[dict[str, Any]], group: str = "a") -> list[int]:
+    return [int(frame["data"].partition(" ")[0]) for frame in frames if frame["group"] == group]
+
+
+def test_a_client_that_comes_back_holds_one_piece_of_what_it_has_missed() -> None:
+    """It gets all, in each group in order, and before what is said meanwhile."""
+    with Missed(MemoryBus(1_000, 60, 10_000_000), 100, "ab") as missed:
+        assert missed.subscriber.replay_since(missed.since) == []
+        tracemalloc.start()
+        missed.subscriber.read_missed()
+        missed.subscriber.read_missed()
+        held, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert max(held, most) < 40 * SIZE
+        missed.say(3)
+        frames = frames_of(missed.subscriber)
+        for group in "ab":
+            assert numbers_of(frames, group) == [*range(100), *range(3)]
+        assert frames_of(missed.subscriber) == []
+
+
+def test_a_client_that_reads_so_slowly_that_the_rest_is_lost_is_told_of_a_gap() -> None:
+    """What came after the gap follows it, in each group."""
+    with Missed(MemoryBus(20, 60, 10_000_000), 20, "ab") as missed:
+        assert missed.subscriber.replay_since(missed.since) == []
+        first = json.loads(missed.subscriber.take().text)
+        missed.say(15)
+        frames = [first, *frames_of(missed.subscriber)]
+        for group in "ab":
+            mine = [frame for frame in frames if frame["group"] == group]
+            types = [frame["type"] for frame in mine]
+            assert types.count("gap") == 1
+            at = types.index("gap")
+            assert mine[at]["gap"]
+            before, after = numbers_of(mine[:at], group), numbers_of(mine[at + 1 :], group)
+            assert before == list(range(len(before)))
+            assert len(before) < 20
+            assert after == list(range(15))
+
+
+def count_delivered() -> int:
+    gc.collect()
+    return sum(isinstance(each, Delivered) for each in gc.get_objects())
+
+
+def test_what_waits_for_a_client_is_dropped_when_it_is_cut() -> None:
+    """Nothing of it stays, neither what it has missed nor what is queued."""
+    with Missed(MemoryBus(1_000, 60, 10_000_000), 100) as missed:
+        subscriber = missed.subscriber
+        assert subscriber.replay_since(missed.since) == []
+        subscriber.first_state('{"state":"a"}', "", 0)
+        missed.say(5)
+        kept_by_the_other = 105
+        assert count_delivered() > kept_by_the_other
+        subscriber.leave()
+        assert count_delivered() == kept_by_the_other
+        assert subscriber.take() == Close(1013)
+
+
+class Unreachable(MemoryBus):
+    """A bus whose server is away."""
+
+    def since(self, *args: Any) -> Any:
+        if self.gone:
+            raise StoreUnavailable("The server is away.")
+        return super().since(*args)
+
+    gone = False
+
+
+def test_a_bus_that_is_away_while_a_client_reads_on(fsm: FlaskFSM) -> None:
+    """The client is told nothing more and has to come back, or it would miss something."""
+    app = Flask("away")
+    app.config["SECRET_KEY"] = "a key"
+    fsm.init_app(app)
+    with Missed(Unreachable(1_000, 60, 10_000_000), 100) as missed, app.test_request_context("/"):
+        subscriber = missed.subscriber
+        assert subscriber.replay_since(missed.since) == []
+        state = app_state()
+        talk = ClientSession(app, state, state.bound["m"], unwrap(request), subscriber, [])
+        while isinstance(out := subscriber.take(), Frame):
+            pass
+        assert isinstance(out, Job)
+        missed.bus.gone = True
+        talk.handle(out)
+        assert talk.closing == 1012
+        assert subscriber.take() is None

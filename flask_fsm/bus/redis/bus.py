@@ -8,6 +8,7 @@ publishes it.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 from math import ceil
@@ -25,6 +26,8 @@ __all__ = ["SENDERS", "RedisBus"]
 
 # Number of senders whose last message a channel remembers.
 SENDERS: Final = 64
+# Number of stored messages that a script reads at once.
+AT_ONCE: Final = 16
 # Number of members that one script call handles.
 MEMBERS_AT_ONCE: Final = 1_000
 # Seconds for which `close` waits for a thread that waits for a server.
@@ -62,6 +65,7 @@ class RedisBus:
             "BYTES": replay_bytes,
             "RUNS": RUNS,
             "SENDERS": SENDERS,
+            "AT_ONCE": AT_ONCE,
             "TTL": ceil(replay_time + self._refresh),
         }
         self._scripts = {text: Script(text, **constants) for text in ALL}
@@ -114,9 +118,11 @@ class RedisBus:
         self._check_process()
         self.inbox.unsubscribe(channel, receiver)
 
-    def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
+    def since(
+        self, channel: str, position: Position, size: int = sys.maxsize
+    ) -> list[tuple[Position, str]] | None:
         self._check_process()
-        return self.inbox.since(channel, position)
+        return self.inbox.since(channel, position, size)
 
     # -- leases and groups --------------------------------------------------------------
 

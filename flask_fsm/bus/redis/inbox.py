@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ...redis_client import is_unreachable
-from ..base import Position, Receiver, closed, decode_text, encode_text
+from ..base import PIECE, Position, Receiver, closed, decode_text, encode_text
 from .client import BusClient, backoff, start_thread, unavailable
 from .scripts import SINCE, SYNC
 from .subscription import Subscription, contiguous_after, newest_and_stored
@@ -118,9 +118,11 @@ class Inbox:
             with self._mutex:
                 self._start()
 
-    def since(self, channel: str, position: Position) -> list[tuple[Position, str]] | None:
-        """Return the messages after a position, or None if some of them are no longer stored."""
-        call = self._client.channel_call(SINCE, channel, position.epoch, position.offset)
+    def since(
+        self, channel: str, position: Position, size: int
+    ) -> list[tuple[Position, str]] | None:
+        """Return the messages after a position, as far as they take `size` bytes; see `Bus`."""
+        call = self._client.channel_call(SINCE, channel, position.epoch, position.offset, size)
         newest, messages = newest_and_stored(self._client.ask(call))
         return contiguous_after(position, newest, messages)
 
@@ -253,10 +255,16 @@ class Inbox:
 
     def _synchronize(self, channels: Sequence[Subscription]) -> None:
         """Synchronize channels with the server: deliver missing messages, or report a gap."""
+        while channels:
+            channels = self._read_on(channels)
+
+    def _read_on(self, channels: Sequence[Subscription]) -> list[Subscription]:
+        """Deliver the next missing messages of channels; return those that miss even more."""
         calls = []
         for channel in channels:
             epoch, offset = channel.position or ("", 0)
-            calls.append(self._client.channel_call(SYNC, channel.name, epoch, offset))
+            calls.append(self._client.channel_call(SYNC, channel.name, epoch, offset, PIECE))
+        behind = []
         answers = self._client.ask_all(calls)
         for channel, answer in zip(channels, answers, strict=True):
             if isinstance(answer, Exception):
@@ -274,3 +282,6 @@ class Inbox:
                 continue
             for position, payload in missed:
                 channel.advance(position, payload)
+            if missed and missed[-1][0] != newest:
+                behind.append(channel)
+        return behind

@@ -33,7 +33,7 @@ class Script:
 
 # In all of these KEYS are the hash and the stream of a channel, ARGV[1] the name under which it is
 # published, ARGV[2] an epoch to use if there is none. TTL (seconds), LIMIT (messages), BYTES, RUNS
-# and SENDERS are the bus's.
+# and SENDERS are the bus's; AT_ONCE messages are read from the stream at once.
 _EPOCH: Final = """
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'runs')
 local epoch, offset = found[1], found[2] or '0'
@@ -46,7 +46,17 @@ end
 _STORED: Final = """
 local missed = tonumber(offset) - tonumber(ARGV[4])
 if epoch ~= ARGV[3] or missed < 0 or missed > LIMIT then return {epoch, offset, {}} end
-return {epoch, offset, redis.call('XRANGE', KEYS[2], ARGV[4], '+')}
+local entries, size, from = {}, 0, ARGV[4]
+while true do
+  local some = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', AT_ONCE)
+  for _, entry in ipairs(some) do
+    table.insert(entries, entry)
+    size = size + #entry[2][2]
+    if size >= tonumber(ARGV[5]) and #entries > 1 then return {epoch, offset, entries} end
+  end
+  if #some < AT_ONCE then return {epoch, offset, entries} end
+  from = string.format('%.0f', string.match(some[#some][1], '^%d+') + 1)
+end
 """
 # ARGV: payload, sender, the sender's number of the message, and if it has an order: run, rev, and
 # the run that it ended or ''. A sender whose connection broke sends again what may have arrived,
@@ -86,9 +96,17 @@ else
 end
 if admitted then
   offset = redis.call('HINCRBY', KEYS[1], 'offset', 1)
-  -- So many messages of this size fit into the channel's memory.
-  local most = math.max(1, math.min(LIMIT, math.floor(BYTES / #ARGV[3])))
-  redis.call('XADD', KEYS[2], 'MAXLEN', most, offset .. '-0', 'payload', ARGV[3])
+  local length = redis.call('XLEN', KEYS[2])
+  local bytes = #ARGV[3]
+  -- The server may have dropped the stream alone.
+  if length > 0 then bytes = bytes + (redis.call('HGET', KEYS[1], 'bytes') or 0) end
+  redis.call('XADD', KEYS[2], offset .. '-0', 'payload', ARGV[3])
+  while length > 0 and (length >= LIMIT or bytes > BYTES) do
+    local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+    redis.call('XDEL', KEYS[2], oldest[1])
+    bytes, length = bytes - #oldest[2][2], length - 1
+  end
+  redis.call('HSET', KEYS[1], 'bytes', bytes)
 end
 redis.call('EXPIRE', KEYS[1], TTL)
 redis.call('EXPIRE', KEYS[2], TTL)
@@ -102,8 +120,9 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'offset', 0)
 redis.call('EXPIRE', KEYS[1], TTL)
 redis.call('PUBLISH', ARGV[1], ARGV[2] .. ' 0 ')
 """
-# ARGV: epoch and offset of a position, or ''. Returns epoch and offset of the newest message, and
-# the stored messages after the position, with the one just before it.
+# ARGV: epoch and offset of a position, or '', and a number of bytes. Returns epoch and offset of
+# the newest message, and the stored messages after the position that take about so many bytes,
+# with the one just before them.
 SYNC: Final = (
     _EPOCH
     + """

@@ -90,10 +90,12 @@ def newest_and_stored(answer: Any) -> tuple[Position, dict[int, str]]:
 def contiguous_after(
     position: Position, newest: Position, messages: dict[int, str]
 ) -> list[tuple[Position, str]] | None:
-    """Return all messages after a position up to the newest; None if one of them is missing."""
+    """Return the messages that follow a position without a hole; None if the first is missing."""
     if position.epoch != newest.epoch or position.offset > newest.offset:
         return None
-    offsets = range(position.offset + 1, newest.offset + 1)
-    if len(messages) < len(offsets) or not all(offset in messages for offset in offsets):
-        return None
-    return [(Position(newest.epoch, offset), messages[offset]) for offset in offsets]
+    found = []
+    for offset in range(position.offset + 1, newest.offset + 1):
+        if offset not in messages:
+            break
+        found.append((Position(newest.epoch, offset), messages[offset]))
+    return found if found or position == newest else None

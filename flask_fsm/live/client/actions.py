@@ -24,7 +24,7 @@ class Close(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Have the client's session run an event, or look up the state of its flow."""
+    """Have the client's session run an event, look up the state of its flow, or read on."""
 
     text: str | bytes | None = None
     """The frame of the event, or None to look up the state."""
@@ -32,3 +32,5 @@ class Job(NamedTuple):
     """The name of the job among all processes, if only one of them may run it."""
     if_replaced: bool = False
     """Whether to send the state only if another flow has taken the place of this one."""
+    reads_missed: bool = False
+    """Whether to read on what the client has missed, instead of the state."""

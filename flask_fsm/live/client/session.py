@@ -204,10 +204,13 @@ class ClientSession:
             live = self._live
             if job.once_key and not live.channels.bus.acquire_once(job.once_key, live.once_seconds):
                 return
-            self._context.run(self._handle, job)
+            if job.reads_missed:
+                self.subscriber.read_missed()
+            else:
+                self._context.run(self._handle, job)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # of a teardown function of the app
+        except BaseException as error:  # of the bus, or of a teardown function of the app
             frame = crash_frame(error, self._live.channels.outages, self._bound.name)
             if job.text is None:
                 # The lost messages can't be replaced now, so let the client reconnect for them.

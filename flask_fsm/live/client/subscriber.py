@@ -1,7 +1,7 @@
-"""Subscriber: the channels that one websocket or stream listens to, and its outgoing queue.
+"""Subscriber: the channels that one websocket or stream listens to, and what is sent next.
 
-It replays what a client missed before it reconnected. A queue that a slow client leaves full is
-an overflow here; server/lifecycle then cuts that client.
+First comes what the client has missed (see replay), then what is queued for it (see outgoing). A
+queue that a slow client leaves full overflows; server/lifecycle then cuts that client.
 
 An engine pulls from the queue, whether it serves the client by a thread or in a loop.
 """
@@ -13,15 +13,17 @@ import secrets
 import sys
 from collections import deque
 from contextlib import suppress
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from ...bus import Position
-from ...errors import QueueFull, UnknownListener
+from ...errors import UnknownListener
 from ..channels.app_channels import FLOW, Delivered, Gap, LiveChannel
-from ..channels.listener import Connection, Listener, MessageQueue
+from ..channels.listener import Connection, Listener
 from ..protocol.close_codes import CloseCode
 from ..protocol.frames import Envelope, EnvelopeKind, FrameKind, dumps, group_frame, stamped
 from .actions import Close, Frame, Job
+from .outgoing import ClientQueue, DirectMessage, SwitchFlow
+from .replay import Missed, Replay, Replayed
 
 __all__ = ["Subscriber"]
 
@@ -33,107 +35,13 @@ REPLY: Final = EnvelopeKind.REPLY
 SEND_EVENT: Final = EnvelopeKind.SEND_EVENT
 STATE: Final = EnvelopeKind.STATE
 FOR_CLIENTS: Final = (EnvelopeKind.STATE, EnvelopeKind.DATA, EnvelopeKind.GROUP_MESSAGE)
+READ_MISSED: Final = Job(reads_missed=True)
 CLOSING: Final = (EnvelopeKind.REPLACED, EnvelopeKind.MOVED_AWAY, EnvelopeKind.CLOSE)
 FRAME_KINDS: Final[dict[EnvelopeKind, FrameKind]] = {
     EnvelopeKind.STATE: FrameKind.STATE,
     EnvelopeKind.DATA: FrameKind.DATA,
     EnvelopeKind.GROUP_MESSAGE: FrameKind.GROUP,
 }
-
-
-class Replayed(Delivered):
-    """A missed message, replayed by a bus that may lag behind the store.
-
-    The client may already have a later state than the bus, and must not get an older one after it.
-    So the current state is sent once, in place of the missed states.
-    """
-
-    __slots__ = ()
-
-
-class DirectMessage:
-    """A frame for this client only; `state` is the run and the rev that a state frame shows."""
-
-    __slots__ = ("body", "gap", "kind", "queued_bytes", "ref", "state")
-
-    latest: ClassVar[None] = None
-
-    def __init__(
-        self,
-        kind: FrameKind,
-        body: str,
-        ref: Any = None,
-        gap: bool = False,
-        state: tuple[str, int] | None = None,
-    ) -> None:
-        self.kind: FrameKind = kind
-        self.body: str = body
-        self.ref: Any = ref
-        self.gap: bool = gap
-        self.queued_bytes: int = len(body)
-        self.state: tuple[str, int] | None = state
-
-
-class SwitchFlow:
-    """Marks where the client switches to the channel of another flow, and from which position."""
-
-    __slots__ = ("channel", "position")
-
-    latest: ClassVar[None] = None
-
-    def __init__(self, channel: LiveChannel, position: Position) -> None:
-        self.channel: LiveChannel = channel
-        self.position: Position = position
-
-
-class ClientQueue(MessageQueue):
-    """A queue that reports its overflow to the engine, instead of raising at the sender."""
-
-    __slots__ = ("_size", "_size_in_bytes", "overflown")
-
-    def __init__(self, limit: int, max_bytes: int) -> None:
-        super().__init__(limit, max_bytes=max_bytes)
-        self._size = limit
-        self._size_in_bytes = max_bytes
-        self.overflown: bool = False
-        """Whether the client was too slow, so that messages are lost and it must be cut."""
-
-    def lift_limit(self) -> bool:
-        """Accept any number of messages; if the queue is already full, return False instead."""
-        if len(self._waiting) >= self._size or self._bytes >= self._size_in_bytes:
-            return False
-        self.limit: int = sys.maxsize
-        self.max_bytes: int = sys.maxsize
-        return True
-
-    def restore_limit(self) -> None:
-        """Limit the queue again, with some room beyond the messages that wait now."""
-        self.limit = max(self._size, len(self._waiting) + self._size // 2)
-        self.max_bytes = max(self._size_in_bytes, self._bytes + self._size_in_bytes // 2)
-
-    def push(self, message: Any) -> None:
-        if self.overflown:
-            return
-        try:
-            super().push(message)
-        except QueueFull:
-            self.overflow()
-
-    def overflow(self) -> None:
-        """Accept no more messages: the client is too slow, and the engine cuts it."""
-        self.overflown = True
-        self.notify()
-
-    def clear(self) -> None:
-        """Drop all messages, and accept no more."""
-        self.overflown = True
-        while self.take() is not None:
-            pass
-
-    def notify(self) -> None:
-        """Wake the engine that serves this queue, without a message."""
-        if self.on_push is not None:
-            self.on_push()
 
 
 class Subscriber:
@@ -153,6 +61,7 @@ class Subscriber:
         "_position_texts",
         "_positions",
         "_priority",
+        "_replay",
         "_silent",
         "_switched_to",
         "_with_ids",
@@ -182,6 +91,8 @@ class Subscriber:
         self._answered = 0
         # Sent before the queue, which messages may enter while the client is still joining.
         self._priority: deque[Any] = deque()
+        self._replay: Replay | None = None
+        """What the client has missed, which is sent before all else."""
         self._switched_to: deque[LiveChannel] = deque()
         """The channels of the flows that the client has switched to, without those it has left."""
         self._blocked = False
@@ -214,18 +125,18 @@ class Subscriber:
         names of the channels that have lost some of it.
         """
         texts = since.split(",") if since else []
+        replay = Replay()
         lost = []
         for index, channel in enumerate(self._channels):
             position = Position.parse(texts[index]) if index < len(texts) else None
-            missed = None if position is None else channel.bus.since(channel.id, position)
-            if missed is None or position is None:
+            if position is None or not replay.add(
+                Missed(channel, position, self._positions[index])
+            ):
                 lost.append(channel.id)
-                continue
-            self._advance(index, position)
-            delivered = Delivered if channel.bus.synchronous else Replayed
-            self._priority.extend(
-                delivered(channel.id, at, Envelope.decode(payload)) for at, payload in missed
-            )
+            else:
+                self._advance(index, position)
+        if not replay.is_over:
+            self._replay = replay
         return lost
 
     def switch_flow(self, channel: LiveChannel) -> None:
@@ -236,13 +147,18 @@ class Subscriber:
         self.queue.push(SwitchFlow(channel, channel.position))
 
     def leave(self) -> None:
-        """Leave all channels."""
+        """Leave all channels, and drop all that waits for the client."""
         self.listener.stop()
         for channel in {*self._channels, *self._silent, *self._switched_to}:
             with suppress(UnknownListener):  # the channel has cut it
                 channel.remove_listener(self.listener.id)
         self._channels, self._silent = [], []
         self._indexes.clear()
+        self.queue.clear()
+        self._priority.clear()
+        self._pending.clear()
+        self._replay = None
+        self._last_body = ""
 
     # -- frames for this client only ----------------------------------------------------
 
@@ -267,6 +183,13 @@ class Subscriber:
         """Continue after a gap: the state is queued, or can't be."""
         if self._blocked:
             self._blocked = False
+            self.queue.notify()
+
+    def read_missed(self) -> None:
+        """Read the next messages that the client has missed; may wait for the bus's server."""
+        replay = self._replay
+        if replay is not None:  # otherwise the client was cut meanwhile
+            replay.read_on()
             self.queue.notify()
 
     def track_reply(self, channel: str, reply: Envelope) -> Envelope:
@@ -309,7 +232,18 @@ class Subscriber:
         queue, priority = self.queue, self._priority
         while not queue.overflown:
             message: Any
-            if priority:
+            replay = self._replay
+            if replay is not None:
+                message = replay.take()
+                if message is None:
+                    if replay.is_over:
+                        self._replay = None
+                        continue
+                    if replay.reading:
+                        return None
+                    replay.reading = True
+                    return READ_MISSED
+            elif priority:
                 message = priority.popleft()
             elif self._blocked:
                 return None

@@ -80,9 +80,6 @@ class OutputQueue(Protocol):
     overflown: bool
     """Whether too much waits, so that the client is to be dropped."""
 
-    def clear(self) -> None:
-        """Drop all messages, and accept no more."""
-
     def notify(self) -> None:
         """Call `on_push` without a message."""
 
@@ -100,7 +97,7 @@ class OutputSource(Protocol):
         """Return what is to be done next, or None if nothing waits."""
 
     def leave(self) -> None:
-        """Leave all channels."""
+        """Leave all channels, and drop all that waits for the client."""
 
 
 class GroupPresence(Protocol):
@@ -265,7 +262,6 @@ class Transport:
     def drop_slow(self) -> bytes:
         """Cut a slow client with 1013, and free what waits for it; return the last bytes."""
         self.subscriber.leave()
-        self.subscriber.queue.clear()
         last = self.close(CloseCode.TRY_AGAIN_LATER)
         # The client may take long to fetch the last bytes, and receives nothing of its groups.
         if self.membership.groups:
