@@ -180,6 +180,9 @@ class Code(StrEnum):
     """400, client: this is not a valid name of a group. From `fsm.live.group()` 500."""
     TOO_MANY_GROUPS = "too_many_groups"
     """400, client: the request names more groups than one client may join."""
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+    """429 with `Retry-After`, client: the flow, or the client's address, has as many connections as
+    it may have."""
     BAD_HANDSHAKE = "bad_handshake"
     """400 or 426, client: this is not a valid websocket handshake."""
     WEBSOCKET_ONLY = "websocket_only"

@@ -162,6 +162,10 @@ class Config:
     """Number of websockets and streams that a process serves by its loop; 503 beyond."""
     max_threads: int = field(default=64, metadata=_count())
     """Number of websockets and streams that a process serves by threads; 503 beyond."""
+    max_connections_per_flow: int = field(default=32, metadata=_count())
+    """Number of websockets and streams of one flow in a process; 429 beyond."""
+    max_connections_per_address: int | None = field(default=None, metadata=_count(optional=True))
+    """Number of websockets and streams of one IP address in a process; 429 beyond. None: any."""
     bus_url: Any = field(default="memory://", metadata=SERVER)
     """What carries messages between processes: `memory://` (one process), a Redis URL, or a client
     of Redis that the app has."""

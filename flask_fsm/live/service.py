@@ -71,8 +71,9 @@ class Service:
         )
         # Messages may still be on their way when the process ends.
         weakref.finalize(self, _end, bus)
-        self.threads: ThreadEngine = ThreadEngine(config.max_threads)
-        self.loop: LoopEngine = LoopEngine(config.max_connections, config.live_workers)
+        per_address = config.max_connections_per_address
+        self.threads: ThreadEngine = ThreadEngine(config.max_threads, per_address)
+        self.loop: LoopEngine = LoopEngine(config.max_connections, config.live_workers, per_address)
 
     def warn_of_processes(self, environ: dict[str, Any], on_server: bool) -> None:
         """Warn once that several processes need a bus, and a store that is `on_server`."""
@@ -102,6 +103,16 @@ class Service:
             "use Werkzeug's ProxyFix.",
             site,
             host,
+        )
+
+    def warn_of_proxy(self, address: str) -> None:
+        """Warn once that clients behind a proxy may count as one, as they share its address."""
+        self._warn_once(
+            "proxy",
+            "A connection from %s was refused because of FSM_MAX_CONNECTIONS_PER_ADDRESS, but a "
+            "proxy has passed it on (X-Forwarded-For), and all clients behind it count as one. If "
+            "the proxy is yours, use Werkzeug's ProxyFix(app.wsgi_app, x_for=1).",
+            address,
         )
 
     def warn_of_target(self, machine: str, event: str, error: FSMError) -> None:

@@ -7,15 +7,23 @@ import json
 import os
 import re
 import socket
+import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
+from websockets.exceptions import InvalidStatus
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from flask_fsm import FlaskFSM, Machine
+from flask_fsm.testing import LiveServer
 
 from ..clients import LOOPBACK, PATIENCE
-from .serving import Browser, Site, Sites, until
+from .serving import ENGINES as ENGINES_OF_SITES
+from .serving import Browser, Site, Sites, Socket, until
 
 MIB = 1 << 20
 ENGINES = pytest.mark.parametrize("engine", ["loop", "threads", "gevent"])
@@ -63,6 +71,15 @@ def deaf(site: Site, browser: Browser, path: str) -> socket.socket:
     return client
 
 
+def health(site: Site) -> int:
+    """Return how many connections the process has."""
+    connections: Any = site.browser().get("/fsm/health").json["connections"]
+    return int(connections)
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
 @pytest.fixture
 def limited(
     sites: Sites, engine: str, bus: str, fresh_store: Callable[[str], str]
@@ -102,7 +119,139 @@ def test_a_client_that_sends_much_and_comes_back_ten_times(limited: Site) -> Non
                 assert again.receive()["data"] == text
 
 
-def health(site: Site) -> int:
-    """Return how many connections the process has."""
-    connections: Any = site.browser().get("/fsm/health").json["connections"]
-    return int(connections)
+# -- places ----------------------------------------------------------------------------------------
+
+
+def refused(browser: Browser, machine: str = "lab", **options: Any) -> tuple[int, str]:
+    """Return the status and the reason with which a websocket is refused, as are its explanation
+    and a stream."""
+    with pytest.raises(InvalidStatus) as caught:
+        browser.websocket(machine, **options)
+    response = caught.value.response
+    found = {(response.status_code, json.loads(response.body)["reason"])}
+    for path in ("ws", "events"):
+        answer = browser.get(f"/fsm/{machine}/{path}")
+        found.add((answer.status, answer.json["reason"]))
+        assert int(answer.headers["Retry-After"]) > 0
+    assert int(response.headers["Retry-After"]) > 0
+    assert len(found) == 1, found
+    return found.pop()
+
+
+TOO_MANY = (429, "too_many_connections")
+
+
+@pytest.mark.parametrize("engine", ENGINES_OF_SITES)
+def test_a_flow_has_a_number_of_connections(sites: Sites, engine: str) -> None:
+    """The next one gets 429 until another one ends; that is nothing to other visitors."""
+    site = sites.get(engine, FSM_MAX_CONNECTIONS_PER_FLOW=3)
+    browser, stranger = site.browser(), site.browser()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(browser.websocket("lab"))
+        first.receive()
+        stack.enter_context(browser.websocket("lab")).receive()
+        stream = stack.enter_context(browser.curl_events("lab"))
+        assert stream.receive()["state"] == "idle"
+        assert refused(browser) == TOO_MANY
+        assert stack.enter_context(stranger.websocket("lab")).receive()["state"] == "idle"
+        assert browser.event("lab", "ping").status == 200
+        first.close()
+        until(lambda: browser.get("/fsm/lab/ws").status == 426)
+        stack.enter_context(browser.websocket("lab")).receive()
+        assert refused(browser) == TOO_MANY
+
+
+def test_of_many_that_connect_at_once_no_more_are_served(sites: Sites) -> None:
+    """However closely they come together, exactly as many as may be are let in."""
+    site = sites.get("loop", FSM_MAX_CONNECTIONS_PER_FLOW=3)
+    browser = site.browser()
+    browser.get("/fsm/lab/state")
+    browser.event("lab", "ping")
+    served: list[Socket] = []
+
+    def come() -> None:
+        with contextlib.suppress(InvalidStatus):
+            served.append(browser.copy().websocket("lab"))
+
+    threads = [threading.Thread(target=come) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(served) == 3
+    for each in served:
+        each.close()
+
+
+def test_a_client_that_was_cut_takes_no_place(sites: Sites) -> None:
+    """A flow whose clients were too slow can be followed again at once."""
+    site = sites.get("loop", FSM_MAX_CONNECTIONS_PER_FLOW=2, FSM_QUEUE_BYTES=100_000)
+    browser = site.browser()
+    with browser.websocket("lab") as client:
+        client.receive()
+        slow = deaf(site, browser, "/fsm/lab/ws")
+        assert refused(browser) == TOO_MANY
+        until(lambda: client.ask("echo", "x" * 60_000) and not is_crowded(browser))
+        browser.websocket("lab").close()
+        slow.close()
+
+
+def is_crowded(browser: Browser) -> bool:
+    return browser.get("/fsm/lab/ws").status == 429
+
+
+def test_flows_of_connections_are_not_counted(sites: Sites) -> None:
+    """Where each socket has its own flow, a browser may open any number."""
+    site = sites.get("loop", FSM_MAX_CONNECTIONS_PER_FLOW=3)
+    browser = site.browser()
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(browser.websocket("light"))
+
+
+def test_an_address_has_a_number_of_connections(sites: Sites) -> None:
+    """Whoever the clients behind it are; the log tells of a proxy that makes all of them one."""
+    site = sites.get("loop", FSM_MAX_CONNECTIONS_PER_ADDRESS=2)
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(site.browser().websocket("light"))
+        stack.enter_context(site.browser().websocket("lab"))
+        assert refused(site.browser()) == TOO_MANY
+        assert "ProxyFix" not in site.log
+        headers = {"X-Forwarded-For": "192.0.2.7"}
+        assert refused(site.browser(), headers=headers) == TOO_MANY
+        assert site.log.count("ProxyFix") == 1
+        first.close()
+        until(lambda: not is_crowded(site.browser()))
+
+
+def test_behind_a_proxy_each_address_is_counted() -> None:
+    """With ProxyFix, what the proxy says of the client counts."""
+    app = Flask("proxied")
+    app.config.update(SECRET_KEY="a key for tests", FSM_MAX_CONNECTIONS_PER_ADDRESS=1)
+    FlaskFSM(app, Machine("lab", [("idle", "busy")], scope="connection"))
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1)  # type: ignore[method-assign]
+    with LiveServer(app) as server, contextlib.ExitStack() as stack:
+        for address in ("192.0.2.7", "192.0.2.8", "2001:db8::1", "2001:db8:0:1::1"):
+            headers = {"X-Forwarded-For": address}
+            stack.enter_context(server.client().websocket("lab", headers=headers))
+        for address in ("192.0.2.7", "::ffff:192.0.2.8", "2001:db8::ffff:1"):
+            with pytest.raises(InvalidStatus) as caught:
+                server.client().websocket("lab", headers={"X-Forwarded-For": address})
+            assert caught.value.response.status_code == 429
+
+
+def test_what_is_told_first(sites: Sites) -> None:
+    """A stranger site before too many connections, and those before a server that is full."""
+    site = sites.get("loop", FSM_MAX_CONNECTIONS=2, FSM_MAX_CONNECTIONS_PER_FLOW=2)
+    browser = site.browser()
+    with browser.websocket("lab") as one, browser.websocket("lab") as two:
+        one.receive(), two.receive()
+        assert refused(browser) == TOO_MANY
+        assert refused(site.browser()) == (503, "full")
+        for each in (browser, site.browser()):
+            with pytest.raises(InvalidStatus) as caught:
+                each.copy(origin="https://elsewhere.example").websocket("lab")
+            assert caught.value.response.status_code == 403
+            with pytest.raises(InvalidStatus) as caught:
+                each.websocket("unknown")
+            assert caught.value.response.status_code == 404

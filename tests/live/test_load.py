@@ -204,7 +204,7 @@ def test_a_flow_may_have_half_of_the_threads(sites: Sites) -> None:
             stack.enter_context(visitor.websocket("lab")).receive()
         with pytest.raises(InvalidStatus) as caught:
             visitor.websocket("lab")
-        assert caught.value.response.status_code == 503
+        assert caught.value.response.status_code == 429
         assert int(caught.value.response.headers["Retry-After"]) > 0
         assert stack.enter_context(stranger.websocket("lab")).receive()["state"] == "idle"
         assert visitor.get("/ping").status == 200

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from weakref import WeakValueDictionary
 
 from ...bus import Bus, Position, Revision
-from ...errors import StoreUnavailable
+from ...errors import Code, FSMError, StoreUnavailable
 from ...outages import OutageLog
+from ...texts import _
 from ..protocol.frames import Envelope, EnvelopeKind, group_frame
 from .channel import SSEChannel
 from .listener import Connection, MemoryConnections
@@ -28,12 +29,21 @@ __all__ = [
     "Delivered",
     "Gap",
     "LiveChannel",
+    "TooManyConnections",
 ]
 
 FLOW: Final = "flow:"
 GROUP: Final = "group:"
 GROUP_EVENTS: Final = "orders:"
 SUBJECT: Final = "subject:"
+
+
+class TooManyConnections(FSMError):
+    """A flow, or an address, has as many connections as it may have."""
+
+    default_code: ClassVar[str] = Code.TOO_MANY_CONNECTIONS
+    status = 429
+    retry_after: ClassVar[int] = 5
 
 
 class Delivered:
@@ -96,6 +106,7 @@ class LiveChannel(SSEChannel):
         """How often it was impossible to subscribe at the bus."""
         self._changing = threading.Lock()
         self._moving = threading.Lock()
+        self._entering = threading.Lock()
         self.position: Position = Position("", 0)
         """The position of the newest message that has arrived in this process."""
 
@@ -135,6 +146,25 @@ class LiveChannel(SSEChannel):
         super().broadcast(Gap(self.id, position))
 
     # -- listeners ----------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """The number of listeners in this process."""
+        return len(self._connections)
+
+    def require_room(self, most: int) -> None:
+        """Raise TooManyConnections if there are `most` listeners already."""
+        if self.size >= most:
+            raise TooManyConnections(
+                _("This page is open in too many tabs: close one of them, or try again later.")
+            )
+
+    def register_client(self, connection: Connection, most: int) -> None:
+        """Add a listener that is one of `most` at the most; raises TooManyConnections."""
+        with self._entering:
+            self.require_room(most)
+            super().register_connection(connection)
+        self.register_connection(connection)
 
     def register_connection(self, connection: Connection) -> None:
         failures = self._failures

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from flask import Flask, Request
@@ -17,9 +18,9 @@ from ...errors import Code, FSMError, StaleFlow
 from ...runtime.app_state import AppState
 from ...runtime.listeners import Sender
 from ...runtime.session_data import OWNER_KEY, SESSION_KEY, WAS_KEY
-from ...runtime.unit_of_work import UnitOfWork, channel_key
+from ...runtime.unit_of_work import UnitOfWork
 from ...signals import emit, finished, transitioned
-from ..channels.app_channels import FLOW
+from ..channels.app_channels import LiveChannel
 from ..protocol.close_codes import CloseCode
 from ..protocol.frames import (
     ClientEvent,
@@ -77,6 +78,14 @@ def subject_of(bound: Bound) -> str | None:
     if bound.subject_of is None or bound.by_url:
         return None
     return bound.subject_of({})
+
+
+FindRoom = Callable[[LiveChannel | None], int]
+
+
+def any_number(channel: LiveChannel | None) -> int:
+    """Return that a channel may have any number of clients."""
+    return sys.maxsize
 
 
 def untracked(channel: str, message: Envelope) -> Envelope:
@@ -144,13 +153,16 @@ class ClientSession:
 
     # -- connecting, within the request that asks for it --------------------------------
 
-    def open(self, since: str | None) -> None:
+    def open(self, since: str | None, find_room: FindRoom = any_number) -> None:
         """Load the flow, subscribe to it, and queue the first frames for the client.
 
+        `find_room` gets the channel of the flow, or None if the connection has its own, and
+        returns how many clients the channel may have; it raises if there is no place for another.
         After a reconnect, the messages after the id `since` are replayed; where some are lost,
         the client is notified of a gap.
         """
         if self._bound.machine.scope == "connection":
+            find_room(None)
             self._own = ConnectionFlow(self._bound.machine, self._state, self)
             # The flow has no subject, but the groups were authorized for this user.
             self._subject = subject_of(self._bound)
@@ -161,9 +173,11 @@ class ClientSession:
         else:
             work = UnitOfWork(self._state, self._bound, self._url_args)
             work.load()
+            most = find_room(self._channel_of(work.flow))
             work.renew()
-            flow_channel = FLOW + channel_key(work.flow.id)
-            self.subscriber.join(self._live.channels.get(flow_channel))
+            channel = self._channel_of(work.flow)
+            flow_channel = channel.id
+            self.subscriber.join(channel, most=most)
             self._subject = work.locator.subject
             self._subscribe()
             work.load()  # again: a commit may have come before the subscription
@@ -174,6 +188,9 @@ class ClientSession:
             state = self._state_of(work.flow.snapshot)
             self.subscriber.first_state(*state, gap=flow_channel in lost)
         self._context.remember_session()
+
+    def _channel_of(self, flow: Flow) -> LiveChannel:
+        return self._live.channels.get(self._live.flow_channel(flow.id))
 
     def _replay(self, since: str | None) -> list[str]:
         """Queue the messages after the id `since`; return the channels that have lost some."""

@@ -105,9 +105,12 @@ class Subscriber:
 
     # -- joining ------------------------------------------------------------------------
 
-    def join(self, channel: LiveChannel, *, silent: bool = False) -> None:
-        """Listen to a channel from now on; a `silent` one brings jobs only, no frames."""
-        channel.register_connection(Connection(self.listener, self.queue, self.id))
+    def join(self, channel: LiveChannel, *, silent: bool = False, most: int = sys.maxsize) -> None:
+        """Listen to a channel from now on; a `silent` one brings jobs only, no frames.
+
+        Raises TooManyConnections if the channel has `most` listeners already.
+        """
+        channel.register_client(Connection(self.listener, self.queue, self.id), most)
         if silent:
             self._silent.append(channel)
         else:

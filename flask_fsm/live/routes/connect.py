@@ -22,6 +22,7 @@ from ..server.gunicorn import threads
 from ..server.transport import Transport
 from ..service import Service
 from .problem import Problem, problem_of
+from .room import client_address, full, room_finder
 
 __all__ = ["connect", "find_endpoint", "requested_groups", "select_engine"]
 
@@ -71,15 +72,7 @@ def select_engine(service: Service) -> Engine:
             "FSM_LIVE_ENGINE to 'auto', which needs no thread where TLS is not the worker's."
         )
         raise Problem.of(503, Code.ONE_THREAD, "This server can't keep a connection open.")
-    if engine.full:
-        raise full()
     return engine
-
-
-def full() -> Problem:
-    """Return the refusal of a connection beyond the limit."""
-    text = "This server has reached its limit of connections."
-    return Problem.of(503, Code.FULL, text, Retry_After="5")
 
 
 def requested_groups(service: Service) -> dict[str, dict[str, Any]]:
@@ -147,7 +140,7 @@ def connect(
         session = ClientSession(
             unwrap(current_app), state, bound, unwrap(request), subscriber, groups
         )
-        session.open(since)
+        session.open(since, room_finder(service, engine))
         membership.enter()
     except BaseException as error:
         subscriber.leave()
@@ -156,7 +149,7 @@ def connect(
             raise problem_of(error) from error
         raise
     transport = make(config, subscriber, session, membership)
-    if not engine.register(transport):  # other clients connected at the same time
+    if not engine.register(transport, client_address()):  # other clients connected at the same time
         transport.release()
         raise full()
     return transport

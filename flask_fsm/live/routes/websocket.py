@@ -15,6 +15,7 @@ from ..server.handoff import has_socket
 from ..server.transport import Transport, WebSocketTransport
 from .connect import connect, find_endpoint, requested_groups, select_engine
 from .problem import Problem, problem_of
+from .room import room_finder
 from .upgrade import upgrade_response
 
 __all__ = ["explain_websocket", "websocket"]
@@ -73,12 +74,16 @@ def explain_websocket(machine: str) -> ResponseReturnValue:
         # This request opens nothing, and browsers send no Origin with a GET of their own site.
         state, bound, service = find_endpoint(machine, opens=False)
         _check_socket()
-        select_engine(service)
+        engine = select_engine(service)
         requested_groups(service)
+        channel = None
         if bound.machine.scope == "subject":
-            UnitOfWork(state, bound, url_arguments(bound, request.args)).load()
+            work = UnitOfWork(state, bound, url_arguments(bound, request.args))
+            work.load()
+            channel = service.channels.get(service.flow_channel(work.flow.id))
         else:
             subject_of(bound)
+        room_finder(service, engine)(channel)
     except Problem as problem:
         return problem.response()
     except FSMError as error:

@@ -12,6 +12,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -62,12 +63,14 @@ class Waker:
 
 
 class Engine:
-    """Serves at most `limit` connections in this process."""
+    """Serves at most `limit` connections in this process, and `per_address` of one address."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, per_address: int | None = None) -> None:
         self.limit = limit
-        self.transports: set[Transport] = set()
-        """The connections that are registered."""
+        self.transports: dict[Transport, str] = {}
+        """The connections that are registered, with the addresses of their clients."""
+        self._per_address = per_address
+        self._addresses: Counter[str] = Counter()
         self._streams: WeakSet[SSEStream] = WeakSet()
         """The streams of the app's own views, which the server itself iterates over."""
         self._mutex = threading.Lock()
@@ -83,23 +86,29 @@ class Engine:
         """Whether no more connections are accepted: the limit is reached, or the process ends."""
         return self.draining or len(self.transports) >= self.limit
 
-    def is_crowded(self, flow: str) -> bool:
-        """Return whether a flow has so many connections that others would lack room."""
-        return False
+    def is_crowded(self, address: str) -> bool:
+        """Return whether an address has as many connections as it may; '' is not counted."""
+        most = self._per_address
+        return most is not None and bool(address) and self._addresses[address] >= most
+
+    def most_per_flow(self, most: int) -> int:
+        """Return how many connections a flow may have, if it may have `most` of them anywhere."""
+        return most
 
     def serve(self, sock: Any, transport: Transport, first_bytes: bytes) -> None:
         """Serve a registered connection: write `first_bytes`, then the output of its transport."""
         raise NotImplementedError
 
-    def register(self, transport: Transport) -> bool:
+    def register(self, transport: Transport, address: str = "") -> bool:
         """Reserve a place for a connection; return whether one was free.
 
         `release` frees the place, also if the connection is never served.
         """
         with self._mutex:
-            if self.full or self.is_crowded(transport.flow_key):
+            if self.full or self.is_crowded(address):
                 return False
-            self.transports.add(transport)
+            self.transports[transport] = address
+            self._addresses[address] += 1
             self._start_watching()
         return True
 
@@ -125,7 +134,11 @@ class Engine:
             transport.finish()
         finally:
             with self._mutex:
-                self.transports.discard(transport)
+                address = self.transports.pop(transport, None)
+                if address is not None:
+                    self._addresses[address] -= 1
+                    if not self._addresses[address]:
+                        del self._addresses[address]
 
     def _watch(self) -> None:
         """Disconnect the clients once gunicorn has told its worker to end.

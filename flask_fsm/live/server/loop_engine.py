@@ -38,14 +38,14 @@ class LoopEngine(Engine):
     leadership: Leadership
     """Assigns work to the threads; set once a connection was registered."""
 
-    def __init__(self, limit: int, workers: int) -> None:
-        super().__init__(limit)
+    def __init__(self, limit: int, workers: int, per_address: int | None = None) -> None:
+        super().__init__(limit, per_address)
         self._workers = workers
         self._pid = 0
 
-    def register(self, transport: Transport) -> bool:
+    def register(self, transport: Transport, address: str = "") -> bool:
         self._start()
-        return super().register(transport)
+        return super().register(transport, address)
 
     def serve(self, sock: socket.socket, transport: Transport, first_bytes: bytes) -> None:
         """Serve a connection from now on, and return at once."""

@@ -36,12 +36,12 @@ class ThreadEngine(Engine):
         room = threads()
         return super().full or (room is not None and len(self) >= room - 1)
 
-    def is_crowded(self, flow: str) -> bool:
+    def most_per_flow(self, most: int) -> int:
         room = threads()
         if room is None:  # greenlets, or a server that starts a thread for each request
-            return False
-        most = max((room - 1) // 2, 2)
-        return sum(other.flow_key == flow for other in self.transports) >= most
+            return most
+        # Each connection takes a thread of its own, so that others would find none.
+        return min(most, max((room - 1) // 2, 2))
 
     def serve(self, sock: Any, transport: Transport, first_bytes: bytes) -> None:
         """Serve a connection to its end."""
