@@ -20,7 +20,7 @@ from flask_fsm.bus import Position, Receiver
 from flask_fsm.bus.memory import MemoryBus
 from flask_fsm.errors import StoreUnavailable
 from flask_fsm.live.channels.app_channels import Delivered, LiveChannel
-from flask_fsm.live.channels.listener import Connection
+from flask_fsm.live.channels.listener import Backlog, Connection
 from flask_fsm.live.client.actions import Close, Frame, Job
 from flask_fsm.live.client.session import ClientSession
 from flask_fsm.live.client.subscriber import Subscriber
@@ -290,6 +290,106 @@ def test_large_states_replace_each_other_for_a_slow_client() -> None:
             bus.publish("flow:m", state.encode())
         assert not subscriber.queue.overflown
         assert len(subscriber.queue) <= 4
+
+
+class Slow:
+    """Clients of one process that read nothing, of whose queues 10 may be full at one time."""
+
+    FULL, SHARE = 1_000_000, 10_000
+
+    def __init__(self, number: int) -> None:
+        self.backlog = Backlog(self.FULL, self.SHARE)
+        self.clients = [self.client() for _ in range(number)]
+
+    def client(self) -> Subscriber:
+        return Subscriber(1_000, 100_000, self.backlog, ids=False)
+
+    def say(self, size: int) -> None:
+        for each in self.clients:
+            each.send("x" * size)
+
+    @property
+    def cut(self) -> list[Subscriber]:
+        return [each for each in self.clients if each.queue.overflown]
+
+
+def test_slow_clients_that_hold_much_together_are_cut_earlier() -> None:
+    """Each holds less than one may; those who hold most are cut, and others are served."""
+    slow = Slow(40)
+    for _ in range(3):
+        slow.say(9_000)
+    assert not slow.cut  # 40 * (27,000 - 10,000) bytes
+    slow.say(9_000)
+    assert 0 < len(slow.cut) <= 40
+    for each in slow.clients:
+        each.send("x" * 9_000)
+    assert len(slow.cut) == 40
+    for each in slow.cut:
+        each.leave()
+    late = slow.client()
+    for _ in range(9):
+        late.send("x" * 9_000)
+    assert not late.queue.overflown
+    late.leave()
+    assert slow.backlog._bytes == 0
+
+
+def test_a_client_that_reads_is_served_while_others_hold_much() -> None:
+    """It gets what is sent to it, also what is larger than a share, and in one event."""
+    slow = Slow(12)
+    slow.say(99_000)
+    assert slow.backlog.is_full
+    assert not slow.cut
+    reader = slow.client()
+    for _ in range(20):
+        reader.send("x" * 50_000)
+        assert isinstance(reader.take(), Frame)
+    assert reader.queue.lift_limit()
+    for _ in range(5):
+        reader.send("x" * 50_000)
+    reader.queue.restore_limit()
+    assert not reader.queue.overflown
+    while reader.take() is not None:
+        pass
+    slow.say(1)
+    assert len(slow.cut) == 12
+
+
+def test_what_is_said_to_all_counts_once() -> None:
+    """However many members of a group are slow, they hold the same messages."""
+    slow = Slow(100)
+    with closing(MemoryBus(1_000, 60)) as bus:
+        channel = LiveChannel("group:ops", bus, 3_000, 1_000)
+        for each in slow.clients:
+            each.join(channel)
+        for _ in range(9):
+            channel.broadcast("x" * 10_000)
+        assert not slow.cut
+        assert 0 < slow.backlog._bytes < 100_000
+        for each in slow.clients[:-1]:
+            while each.take() is not None:
+                pass
+        assert slow.backlog._bytes > 0
+        for each in slow.clients:
+            each.leave()
+        assert slow.backlog._bytes == 0
+
+
+def test_states_replace_each_other_for_clients_that_hold_much_together() -> None:
+    """Only the newest state waits then, so that nobody is cut for states."""
+    slow = Slow(30)
+    with closing(MemoryBus(1_000, 60)) as bus:
+        channels = [LiveChannel(f"flow:{at}", bus, 3_000, 1_000) for at in range(30)]
+        for each, channel in zip(slow.clients, channels, strict=True):
+            each.join(channel)
+        for rev in range(1, 30):
+            for channel in channels:
+                state = Envelope(EnvelopeKind.STATE, "x" * 9_000, run="", rev=rev)
+                bus.publish(channel.id, state.encode())
+        assert not slow.cut
+        for each in slow.clients:
+            each.leave()
+        assert slow.backlog._bytes == 0
 
 
 def test_replies_that_the_bus_has_not_delivered_count() -> None:

@@ -255,3 +255,17 @@ def test_what_is_told_first(sites: Sites) -> None:
             with pytest.raises(InvalidStatus) as caught:
                 each.websocket("unknown")
             assert caught.value.response.status_code == 404
+
+
+@pytest.mark.parametrize("engine", ["threads", "gevent"])
+def test_no_thread_keeps_a_client_that_was_cut(sites: Sites, engine: str) -> None:
+    """Its thread and its memory are free soon after the cut, although it reads nothing."""
+    site = sites.get(engine, FSM_SEND_TIMEOUT=0.5, FSM_QUEUE_BYTES=16 * MIB)
+    browser = site.browser()
+    with browser.websocket("lab") as client, contextlib.ExitStack() as stack:
+        client.receive()
+        for _ in range(3):
+            stack.enter_context(deaf(site, browser, "/fsm/lab/ws"))
+        assert health(site) == 4
+        # A connection of the loop lingers for longer than this waits.
+        until(lambda: client.ask("echo", "x" * 60_000) and health(site) == 1)

@@ -17,7 +17,7 @@ from ...outages import OutageLog
 from ...texts import _
 from ..protocol.frames import Envelope, EnvelopeKind, group_frame
 from .channel import SSEChannel
-from .listener import Connection, MemoryConnections
+from .listener import Backlog, Connection, MemoryConnections
 from .message import Message
 
 __all__ = [
@@ -36,6 +36,8 @@ FLOW: Final = "flow:"
 GROUP: Final = "group:"
 GROUP_EVENTS: Final = "orders:"
 SUBJECT: Final = "subject:"
+# For how many clients `queue_bytes` may wait each. Beyond that, clients that lag are cut earlier.
+FULL_QUEUES: Final = 64
 
 
 class TooManyConnections(FSMError):
@@ -49,14 +51,16 @@ class TooManyConnections(FSMError):
 class Delivered:
     """A message that the bus has delivered; its id is its position in the channel."""
 
-    __slots__ = ("channel", "envelope", "id", "latest", "position", "queued_bytes")
+    __slots__ = ("backlogs", "channel", "envelope", "id", "latest", "position", "queued_bytes")
 
     def __init__(self, channel: str, position: Position, envelope: Envelope) -> None:
         self.channel: str = channel
         self.position: Position = position
         self.id: str = str(position)
         self.envelope: Envelope = envelope
-        self.queued_bytes: int = len(envelope.body)
+        self.queued_bytes: int = sys.getsizeof(envelope.body)
+        self.backlogs: int = 0
+        """In how many long queues of this process it waits."""
         self.latest: str | None = channel if envelope.kind is EnvelopeKind.STATE else None
 
     @property
@@ -93,7 +97,12 @@ class LiveChannel(SSEChannel):
     """A channel whose broadcasts reach the listeners of all processes."""
 
     def __init__(
-        self, name: str, bus: Bus, retry: int, queue_size: int, queue_bytes: int = sys.maxsize
+        self,
+        name: str,
+        bus: Bus,
+        retry: int,
+        queue_size: int,
+        queue_bytes: int = sys.maxsize,
     ) -> None:
         super().__init__(
             retry_timeout_milliseconds=retry,
@@ -216,6 +225,8 @@ class Channels:
         self.outages = outages
         """Logs that the bus can't be reached."""
         self._retry = retry
+        self.backlog: Backlog = Backlog(queue_bytes * FULL_QUEUES, queue_bytes // FULL_QUEUES)
+        """What waits for all slow clients of this process."""
         self._queue_limits = queue_size, queue_bytes
         self._channels: WeakValueDictionary[str, LiveChannel] = WeakValueDictionary()
         self._mutex = threading.Lock()

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import count
 from time import monotonic
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ...errors import NoMessages, QueueFull
 from .message import Message, fresh_id
@@ -17,6 +17,7 @@ from .wakeups import Notifier, ThreadWaiter
 
 __all__ = [
     "QUEUE_SIZE",
+    "Backlog",
     "Connection",
     "ConnectionsFactory",
     "Listener",
@@ -40,6 +41,39 @@ class Queue(Protocol):
         raise NotImplementedError
 
 
+class Backlog:
+    """The bytes that wait in the long queues of a process; what waits in several counts once.
+
+    Each queue has a `share` that does not count. Beyond `most` bytes, no queue may exceed its
+    share: those that lag the most are full then.
+    """
+
+    def __init__(self, most: int, share: int) -> None:
+        self.share: int = share
+        self._most = most
+        self._bytes = 0
+        self._mutex = threading.Lock()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the long queues hold as much as they may."""
+        return self._bytes >= self._most
+
+    def add(self, message: Any) -> None:
+        """Count a message that waits in another long queue."""
+        with self._mutex:
+            if not message.backlogs:
+                self._bytes += message.queued_bytes
+            message.backlogs += 1
+
+    def remove(self, message: Any) -> None:
+        """Discount a message that waits in one long queue less."""
+        with self._mutex:
+            message.backlogs -= 1
+            if not message.backlogs:
+                self._bytes -= message.queued_bytes
+
+
 class MessageQueue:
     """A queue in memory.
 
@@ -51,19 +85,25 @@ class MessageQueue:
         on_push: Called after each push, in the thread that pushes.
         max_bytes: When messages of this many bytes wait, it has no room either. Counts the
             `queued_bytes` of each message that has them. By default without a limit.
+        backlog: Limits the bytes of all queues of a process together. Its queues must be emptied
+            before they are dropped.
 
     Raises:
         ValueError: `limit` is less than 1.
     """
 
     __slots__ = (
+        "_backlog",
         "_bytes",
+        "_counted",
         "_keyed",
         "_mutex",
         "_numbers",
+        "_share",
         "_waiting",
         "limit",
         "max_bytes",
+        "max_share",
         "notifier",
         "on_push",
     )
@@ -73,12 +113,19 @@ class MessageQueue:
         limit: int = QUEUE_SIZE,
         on_push: Callable[[], None] | None = None,
         max_bytes: int = sys.maxsize,
+        backlog: Backlog | None = None,
     ) -> None:
         if limit < 1:
             raise ValueError(f"The limit of a queue must be at least 1, not {limit}.")
         self.limit: int = limit
         self.max_bytes: int = max_bytes
         self._bytes = 0
+        self._backlog = backlog
+        # How many bytes do not count in the backlog, and may wait even if the backlog is full.
+        self._share = sys.maxsize if backlog is None else backlog.share
+        self.max_share: int = self._share
+        self._counted: set[int] | None = None
+        """The numbers of the messages that count in the backlog."""
         self.on_push: Callable[[], None] | None = on_push
         self._waiting: OrderedDict[int, Message] = OrderedDict()
         self._numbers = count()
@@ -99,8 +146,12 @@ class MessageQueue:
             waiting = self._waiting
             if key is not None and self._is_half_full:
                 for old in self._keyed.pop(key, ()):
-                    self._bytes -= getattr(waiting.pop(old), "queued_bytes", 0)
-            if len(waiting) >= self.limit or self._bytes >= self.max_bytes:
+                    self._discount(old, waiting.pop(old))
+            if (
+                len(waiting) >= self.limit
+                or self._bytes >= self.max_bytes
+                or (self._bytes > self.max_share and self._exceeds_share)
+            ):
                 raise QueueFull(
                     f"The queue is full: {len(waiting)} messages wait, so their listener is too "
                     f"slow."
@@ -108,6 +159,8 @@ class MessageQueue:
             number = next(self._numbers)
             waiting[number] = message
             self._bytes += size
+            if size and self._bytes > self._share:
+                self._count(number, message)
             if key is not None:
                 self._keyed.setdefault(key, []).append(number)
         if self.notifier.waiters:
@@ -119,9 +172,31 @@ class MessageQueue:
                 # The message is in the queue, so its sender must not take it for lost.
                 log.exception("The on_push of a queue failed.")
 
+    def _count(self, number: int, message: Message) -> None:
+        if self._backlog is not None:
+            self._counted = self._counted or set()
+            self._counted.add(number)
+            self._backlog.add(message)
+
+    def _discount(self, number: int, message: Message) -> None:
+        self._bytes -= getattr(message, "queued_bytes", 0)
+        if self._counted and number in self._counted and self._backlog is not None:
+            self._counted.remove(number)
+            self._backlog.remove(message)
+
+    @property
+    def _exceeds_share(self) -> bool:
+        """Whether it holds too much while all queues together hold as much as they may."""
+        backlog = self._backlog
+        return backlog is not None and self._bytes > self.max_share and backlog.is_full
+
     @property
     def _is_half_full(self) -> bool:
-        return len(self._waiting) > self.limit // 2 or self._bytes > self.max_bytes // 2
+        return (
+            len(self._waiting) > self.limit // 2
+            or self._bytes > self.max_bytes // 2
+            or self._exceeds_share
+        )
 
     def pop(self) -> Message:
         """Remove and return the oldest message; raises NoMessages if the queue is empty."""
@@ -137,8 +212,11 @@ class MessageQueue:
         with self._mutex:
             if not self._waiting:
                 return None
-            _, message = self._waiting.popitem(last=False)
-            self._bytes -= getattr(message, "queued_bytes", 0)
+            number, message = self._waiting.popitem(last=False)
+            if self._counted:
+                self._discount(number, message)
+            else:
+                self._bytes -= getattr(message, "queued_bytes", 0)
             key = message.latest
             if key is not None:
                 numbers = self._keyed[key]

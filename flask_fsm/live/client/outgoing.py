@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ...bus import Position
 from ...errors import QueueFull
 from ..channels.app_channels import LiveChannel
-from ..channels.listener import MessageQueue
+from ..channels.listener import Backlog, MessageQueue
 from ..protocol.frames import FrameKind
 
 __all__ = ["ClientQueue", "DirectMessage", "SwitchFlow"]
@@ -17,7 +17,7 @@ __all__ = ["ClientQueue", "DirectMessage", "SwitchFlow"]
 class DirectMessage:
     """A frame for this client only; `state` is the run and the rev that a state frame shows."""
 
-    __slots__ = ("body", "gap", "kind", "queued_bytes", "ref", "state")
+    __slots__ = ("backlogs", "body", "gap", "kind", "queued_bytes", "ref", "state")
 
     latest: ClassVar[None] = None
 
@@ -33,7 +33,8 @@ class DirectMessage:
         self.body: str = body
         self.ref: Any = ref
         self.gap: bool = gap
-        self.queued_bytes: int = len(body)
+        self.queued_bytes: int = sys.getsizeof(body)
+        self.backlogs: int = 0
         self.state: tuple[str, int] | None = state
 
 
@@ -54,8 +55,8 @@ class ClientQueue(MessageQueue):
 
     __slots__ = ("_size", "_size_in_bytes", "overflown")
 
-    def __init__(self, limit: int, max_bytes: int) -> None:
-        super().__init__(limit, max_bytes=max_bytes)
+    def __init__(self, limit: int, max_bytes: int, backlog: Backlog | None = None) -> None:
+        super().__init__(limit, max_bytes=max_bytes, backlog=backlog)
         self._size = limit
         self._size_in_bytes = max_bytes
         self.overflown: bool = False
@@ -63,16 +64,22 @@ class ClientQueue(MessageQueue):
 
     def lift_limit(self) -> bool:
         """Accept any number of messages; if the queue is already full, return False instead."""
-        if len(self._waiting) >= self._size or self._bytes >= self._size_in_bytes:
+        if (
+            len(self._waiting) >= self._size
+            or self._bytes >= self._size_in_bytes
+            or self._exceeds_share
+        ):
             return False
         self.limit: int = sys.maxsize
         self.max_bytes: int = sys.maxsize
+        self.max_share: int = sys.maxsize
         return True
 
     def restore_limit(self) -> None:
         """Limit the queue again, with some room beyond the messages that wait now."""
         self.limit = max(self._size, len(self._waiting) + self._size // 2)
         self.max_bytes = max(self._size_in_bytes, self._bytes + self._size_in_bytes // 2)
+        self.max_share = max(self._share, self._bytes + self._share // 2)
 
     def push(self, message: Any) -> None:
         if self.overflown:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from ...bus import Position
 from ...errors import UnknownListener
 from ..channels.app_channels import FLOW, Delivered, Gap, LiveChannel
-from ..channels.listener import Connection, Listener
+from ..channels.listener import Backlog, Connection, Listener
 from ..protocol.close_codes import CloseCode
 from ..protocol.frames import Envelope, EnvelopeKind, FrameKind, dumps, group_frame, stamped
 from .actions import Close, Frame, Job
@@ -71,11 +71,18 @@ class Subscriber:
         "queue",
     )
 
-    def __init__(self, limit: int, max_bytes: int = sys.maxsize, *, ids: bool) -> None:
+    def __init__(
+        self,
+        limit: int,
+        max_bytes: int = sys.maxsize,
+        backlog: Backlog | None = None,
+        *,
+        ids: bool,
+    ) -> None:
         self.id: str = secrets.token_urlsafe(16)
         self.flow_channel: str = self.id
         """The channel of the flow, or this client's id if the flow is its connection's own."""
-        self.queue: ClientQueue = ClientQueue(limit, max_bytes)
+        self.queue: ClientQueue = ClientQueue(limit, max_bytes, backlog)
         self.listener: Listener = Listener(self.id)
         self.listener.start()
         self._channels: list[LiveChannel] = []
@@ -203,14 +210,14 @@ class Subscriber:
         self._numbered += 1
         numbered = reply._replace(number=self._numbered)
         self._pending.append((channel, numbered))
-        self._pending_bytes += len(reply.body)
+        self._pending_bytes += sys.getsizeof(reply.body)
         if len(self._pending) > self.queue.limit or self._pending_bytes > self.queue.max_bytes:
             self.queue.overflow()
         return numbered
 
     def _next_pending(self) -> tuple[str, Envelope]:
         channel, reply = self._pending.popleft()
-        self._pending_bytes -= len(reply.body)
+        self._pending_bytes -= sys.getsizeof(reply.body)
         return channel, reply
 
     @property

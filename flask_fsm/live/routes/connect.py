@@ -129,7 +129,9 @@ def connect(
     config = service.config
     # A connection's own flow ends with it, but messages of its groups can be replayed.
     ids = bound.machine.scope == "subject" or bool(groups)
-    subscriber = Subscriber(config.queue_size, config.queue_bytes, ids=ids)
+    subscriber = Subscriber(
+        config.queue_size, config.queue_bytes, service.channels.backlog, ids=ids
+    )
     membership = Membership(
         service.channels,
         {service.group_channel(name): info for name, info in groups.items()},

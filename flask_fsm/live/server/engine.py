@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
 from ..channels.stream import SSEStream
@@ -64,6 +64,9 @@ class Waker:
 
 class Engine:
     """Serves at most `limit` connections in this process, and `per_address` of one address."""
+
+    lingers: ClassVar[bool] = False
+    """Whether the connection of a dropped client may stay open, since it takes no thread."""
 
     def __init__(self, limit: int, per_address: int | None = None) -> None:
         self.limit = limit

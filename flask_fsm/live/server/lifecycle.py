@@ -9,16 +9,17 @@ from __future__ import annotations
 import random
 import time
 from math import ceil
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from ..protocol.close_codes import CloseCode
-from .transport import Transport
+from .transport import MAX_UNWRITTEN, Transport
 
 __all__ = ["HEARTBEAT_SLOTS", "Drainable", "Lifecycle", "first_heartbeat", "next_heartbeat"]
 
 # Seconds to wait for the client's close frame, and for it to take what is still to be written.
 CLOSE_TIMEOUT: Final = 1.0
-# Seconds for which a dropped slow client may still read the close frame.
+# Seconds for which a dropped slow client may still read the close frame, where it takes no thread
+# and not much memory.
 LINGER: Final = 90.0
 # Number of heartbeat slots per FSM_HEARTBEAT. Heartbeats are sent only at these times, many
 # together, so that they seldom wake the engine.
@@ -47,6 +48,7 @@ class Drainable(Protocol):
     """The part of an engine that a connection's lifecycle uses."""
 
     draining: bool
+    lingers: ClassVar[bool]
 
 
 class Lifecycle:
@@ -104,8 +106,8 @@ class Lifecycle:
         slow_at = self.slow_at
         return self._transport.drop_slow() if slow_at and slow_at <= now else b""
 
-    def close_at(self, pending: bool, now: float) -> float:
-        """Return when to close a connection that has ended; `pending` bytes may be left to write.
+    def close_at(self, pending: int, now: float) -> float:
+        """Return when to close a connection that has ended; `pending` bytes are left to write.
 
         It is closed at once when all is written and the client agrees, or else at a deadline.
         """
@@ -114,7 +116,8 @@ class Lifecycle:
             return now
         if not self.deadline:
             lingers = (
-                pending
+                self._server.lingers
+                and 0 < pending <= MAX_UNWRITTEN
                 and transport.code == CloseCode.TRY_AGAIN_LATER
                 and not self._server.draining
             )

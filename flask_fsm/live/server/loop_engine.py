@@ -35,6 +35,7 @@ GRACE: Final = 30.0
 class LoopEngine(Engine):
     """One event loop, and `workers` threads of which one leads it."""
 
+    lingers = True
     leadership: Leadership
     """Assigns work to the threads; set once a connection was registered."""
 
@@ -361,7 +362,7 @@ class LoopConnection:
         """Close the connection if it is time; else set a timer. Return whether it is closed."""
         life, now = self._life, time.monotonic()
         deadline = life.deadline
-        close_at = life.close_at(bool(self._pending), now)
+        close_at = life.close_at(len(self._pending), now)
         if close_at <= now:
             self._close()
             return True

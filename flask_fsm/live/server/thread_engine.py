@@ -94,7 +94,7 @@ class ThreadConnection:
                 if now >= life.heartbeat_at:
                     self._write(life.heartbeat())
                 self._pending += life.end_if_due() + life.drop_if_slow(now)
-                if self._transport.ended and life.close_at(bool(self._pending), now) <= now:
+                if self._transport.ended and life.close_at(len(self._pending), now) <= now:
                     return
                 wanted = self._wanted()
                 if wanted != watched:
