@@ -8,6 +8,8 @@ import pytest
 from flask import Flask, request
 
 from flask_fsm import FlaskFSM, Machine, State, Transition
+from flask_fsm.live.client.session import url_arguments
+from flask_fsm.runtime.app_state import app_state
 from flask_fsm.testing import LiveServer
 
 from ..apps import SECRET
@@ -149,3 +151,24 @@ def test_a_view_that_moves_the_flow_itself_keeps_the_arguments_of_the_path() -> 
         assert client.post("/move").text == "moved", move
         assert client.get("/orders/7/paid").status_code == 200, move
         assert client.get("/orders/7/cart").status_code in (200, 303), move
+
+
+def test_the_arguments_of_an_own_route_are_those_of_the_flow() -> None:
+    """A route of the app names the flow by its own arguments, whose converters may be others."""
+    app, _ = orders("key")
+
+    @app.get("/live/<order_id>/<shop>")
+    def live(order_id: str, shop: str) -> dict[str, Any]:
+        return url_arguments(app_state().bound["orders"], request)
+
+    assert app.test_client().get("/live/7/main?order_id=8").json == {"order_id": 7, "shop": "main"}
+
+
+@every_kind
+def test_an_argument_that_no_page_can_have_names_no_flow(kind: str) -> None:
+    """`?order_id=abc`, where pages have numbers, is 404 and no crash, at each endpoint."""
+    app, _ = orders(kind)
+    status = 200 if kind == "plain" else 404  # its flow is that of the session
+    assert app.test_client().get("/fsm/orders/state?order_id=abc").status_code == status
+    refused = app.test_client().post("/fsm/orders/event?order_id=abc", json=NEXT)
+    assert refused.status_code == status

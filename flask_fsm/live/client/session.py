@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final
+from urllib.parse import unquote
 
 from flask import Flask, Request
 from werkzeug.exceptions import HTTPException
@@ -45,21 +46,33 @@ __all__ = ["ClientSession", "check_rev", "subject_of", "url_arguments"]
 
 # The prefixes of the keys that a machine has in the session of Flask.
 SESSION_KEYS: Final = (SESSION_KEY, OWNER_KEY, WAS_KEY)
+# The prefix of the endpoints of the extension's own blueprint.
+ENDPOINTS: Final = "fsm."
 
 
-def url_arguments(bound: Bound, arguments: Mapping[str, str]) -> dict[str, Any]:
-    """Return the URL arguments that identify the flow, from the query."""
+def url_arguments(bound: Bound, request: Request) -> dict[str, Any]:
+    """Return the URL arguments that identify the flow: of the app's own route, and of the query.
+
+    The routes of the extension name a machine, and nothing of its flow.
+    """
+    is_ours = (request.endpoint or "").startswith(ENDPOINTS)
+    given: dict[str, Any] = {} if is_ours else request.view_args or {}
     found: dict[str, Any] = {}
+    known = {name for page in bound.pages.values() for name in page.converters}
     for page in bound.pages.values():
         for name, converter in page.converters.items():
-            if name in arguments and name not in found:
-                try:
-                    found[name] = converter.to_python(arguments[name])
-                except ValueError:
-                    continue  # no flow has such an argument
-    if isinstance(bound.machine.many, str) and bound.machine.many in arguments:
-        found.setdefault(bound.machine.many, arguments[bound.machine.many])
-    return found
+            if name in found or not (name in given or name in request.args):
+                continue
+            try:
+                # The page's route may have another converter than this one.
+                text = unquote(converter.to_url(given[name])) if name in given else None
+                found[name] = converter.to_python(request.args[name] if text is None else text)
+            except ValueError:
+                continue  # no flow has such an argument
+    many = bound.machine.many
+    if isinstance(many, str) and many not in known and many in request.args:
+        found[many] = request.args[many]
+    return found | {name: value for name, value in given.items() if name not in known}
 
 
 def check_rev(client_event: ClientEvent, flow: Flow) -> None:
@@ -127,7 +140,7 @@ class ClientSession:
         self._live: Service = state.live
         self._bound = bound
         self._context = event_context(app, request, tuple(k + bound.name for k in SESSION_KEYS))
-        self._url_args = url_arguments(bound, request.args)
+        self._url_args = url_arguments(bound, request)
         self.subscriber: Subscriber = subscriber
         self._groups = tuple(groups)
         self._synchronous = self._live.channels.bus.synchronous

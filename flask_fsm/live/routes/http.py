@@ -49,7 +49,7 @@ def _unit_of_work(state: AppState, bound: Bound) -> UnitOfWork:
         raise NotFound(
             "Each websocket of this machine has its own flow, which plain HTTP can't reach."
         )
-    return UnitOfWork(state, bound, url_arguments(bound, request.args))
+    return UnitOfWork(state, bound, url_arguments(bound, request))
 
 
 def show_state(machine: str) -> ResponseReturnValue:

@@ -78,7 +78,7 @@ def explain_websocket(machine: str) -> ResponseReturnValue:
         requested_groups(service)
         channel = None
         if bound.machine.scope == "subject":
-            work = UnitOfWork(state, bound, url_arguments(bound, request.args))
+            work = UnitOfWork(state, bound, url_arguments(bound, request))
             work.load()
             channel = service.channels.get(service.flow_channel(work.flow.id))
         else:
