@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol
 from ..errors import StoreUnavailable
 
 __all__ = [
+    "FULL_CHANNELS",
     "PIECE",
     "RUNS",
     "Bus",
@@ -30,6 +31,9 @@ log: Final = logging.getLogger(__name__)
 LETTERS: Final = string.ascii_letters + string.digits
 # Runs of a flow that its channel remembers, to find which of two states is the newer one.
 RUNS: Final = 8
+# How many channels may keep `replay_bytes` each. Beyond that all keep less, and clients that
+# reconnect get the current state instead of what they have missed.
+FULL_CHANNELS: Final = 64
 # Bytes of missed messages that are read at once, by a client or by a process.
 PIECE: Final = 65_536
 # Offsets are exact in Lua, whose numbers are doubles, and in JavaScript.

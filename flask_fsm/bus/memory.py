@@ -10,15 +10,11 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import islice
 from sys import getsizeof
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from .base import RUNS, Position, Receiver, Revision, closed, deliver, new_epoch
+from .base import FULL_CHANNELS, RUNS, Position, Receiver, Revision, closed, deliver, new_epoch
 
 __all__ = ["MemoryBus"]
-
-# How many channels may keep `replay_bytes` each. Beyond that all keep less, and clients that
-# reconnect get the current state instead of what they have missed.
-FULL_CHANNELS: Final = 64
 
 
 class Runs:

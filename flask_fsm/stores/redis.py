@@ -8,6 +8,7 @@ owner's flows are a sorted set.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -23,6 +24,7 @@ from .records.model import MOVE_SECONDS, Address, HistoryRow, Record, longest_le
 
 __all__ = ["RedisRecords"]
 
+log: Final = logging.getLogger("flask_fsm")
 # How many commits after the form's rev are searched for a submission, which may have made several.
 SPAN: Final = 16
 BATCH: Final = 1_000
@@ -118,6 +120,8 @@ class RedisRecords:
         self._client = client
         self._prefix = config.redis_prefix
         self._history_limit = config.history_limit
+        self._warned = False
+        """Whether this process knows whether the server drops flows."""
         constants = {
             "LONGEST": longest_lease(config.once_lease),
             "LIFETIME": 0 if config.flow_lifetime is None else round(config.flow_lifetime * 1000),
@@ -170,6 +174,9 @@ class RedisRecords:
     ) -> None:
         rows = [(f"{row.rev}-{row.n}", _dumped(row)) for row in logged]
         self._put(address, version, record, rows, lease, now)
+        if not self._warned:
+            self._warned = True
+            warn_of_eviction(self._client)
 
     def _put(
         self,
@@ -345,6 +352,26 @@ class RedisRecords:
                 if history_before is not None and at < history_before:
                     self._client.delete(stream)
         return removed
+
+
+def warn_of_eviction(client: Any) -> None:
+    """Warn if the server may drop flows to make room for other keys."""
+    try:
+        found = client.info("memory")
+    except Exception:  # the user may lack the right to ask
+        log.debug("The server does not say whether it drops keys.", exc_info=True)
+        return
+    nodes = [found] if "maxmemory" in found else found.values()
+    for node in nodes:
+        policy = node.get("maxmemory_policy")
+        if node.get("maxmemory") and policy != "noeviction":
+            log.warning(
+                "The Redis of FSM_STORE_URL drops keys when it is full (maxmemory-policy %s): "
+                "flows in use may be lost for other keys, such as the messages of a bus on the "
+                "same server. Set its maxmemory-policy to noeviction.",
+                policy,
+            )
+            return
 
 
 def _filled(script: str, constants: Mapping[str, int]) -> str:

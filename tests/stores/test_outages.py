@@ -258,6 +258,23 @@ def test_a_redis_that_takes_no_writes_is_503_with_the_form(
         assert visitor.post("b", {"town": ANSWER}, token).location == "/a"
 
 
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "noeviction", None])
+def test_a_redis_that_drops_flows_is_a_warning(
+    policy: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, at the first commit, and only if it has a limit of memory and drops keys at it."""
+    options = {} if policy is None else {"maxmemory": "1gb", "maxmemory_policy": policy}
+    with Valkey(**options) as server:
+        visitor = Visitor(app_on(server.url))
+        assert visitor.open("a").status_code == 200
+        assert "maxmemory-policy" not in caplog.text
+        for state in ("a", "b"):
+            visitor.send(state, {"town": "Ghent"})
+        warned = policy in ("allkeys-lru", "volatile-ttl")
+        assert caplog.text.count(f"(maxmemory-policy {policy})") == warned
+        assert ("noeviction" in caplog.text) == warned
+
+
 def test_a_redis_user_without_scripts_is_503_with_the_form() -> None:
     """The ACL forbids EVALSHA itself, and not what the script does."""
     with Valkey() as server, redis.Redis(LOOPBACK, server.port) as client:

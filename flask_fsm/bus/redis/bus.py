@@ -18,7 +18,7 @@ from ...redis_client import open_client
 from ..base import RUNS, Position, Receiver, Revision, closed, decode_text, encode_text
 from .client import BusClient, milliseconds_until
 from .inbox import Inbox
-from .outbox import Outbox
+from .outbox import KeptBytes, Outbox
 from .scripts import ALL, ENTER, EXPIRED, LEAVE, MEMBERS, RENEW, Script
 from .subscription import Subscription
 
@@ -62,12 +62,12 @@ class RedisBus:
         self._refresh = replay_time / 2
         constants = {
             "LIMIT": replay_limit,
-            "BYTES": replay_bytes,
             "RUNS": RUNS,
             "SENDERS": SENDERS,
             "AT_ONCE": AT_ONCE,
             "TTL": ceil(replay_time + self._refresh),
         }
+        self._replay_bytes = replay_bytes
         self._scripts = {text: Script(text, **constants) for text in ALL}
         self._subscriptions: dict[bytes, Subscription] = {}
         self._closed = False
@@ -78,7 +78,9 @@ class RedisBus:
         """Set up what each process has for itself."""
         self.client: BusClient = BusClient(self._given, self._prefix, self._timeout, self._scripts)
         self.inbox: Inbox = Inbox(self.client, self._timeout, self._refresh, self._subscriptions)
-        self.outbox: Outbox = Outbox(self.client, self.inbox)
+        self.outbox: Outbox = Outbox(
+            self.client, self.inbox, KeptBytes(self._replay_bytes, 3 * self._refresh)
+        )
         self._pid = os.getpid()
 
     def _check_process(self) -> None:

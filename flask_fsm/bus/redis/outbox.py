@@ -7,16 +7,16 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from ...redis_client import is_unreachable
-from ..base import Revision, encode_text
+from ..base import FULL_CHANNELS, Revision, encode_text
 from .client import BusClient, backoff, start_thread
 from .scripts import PUBLISH, REPORT_LOSS, Call
 
-__all__ = ["QUEUE_SIZE", "Item", "LocalReceivers", "Outbox"]
+__all__ = ["QUEUE_SIZE", "Item", "KeptBytes", "LocalReceivers", "Outbox"]
 
 log: Final = logging.getLogger(__name__)
 # Number of messages that may wait while the server can't be reached.
@@ -45,12 +45,54 @@ class LocalReceivers(Protocol):
     def report_gap(self, channel: str) -> None: ...
 
 
+class KeptBytes:
+    """How many bytes the server keeps of the channels on which this process has sent.
+
+    At most FULL_CHANNELS channels may keep `most` bytes each, which the server drops `seconds`
+    after the last message, unless somebody listens. Beyond that, a channel keeps a small share,
+    which does not count.
+    """
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        # The first to expire comes first.
+        self._channels: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self.total: int = 0
+
+    @property
+    def allowed(self) -> int:
+        """How many bytes the next channel may keep."""
+        return self._most if self.total < self._most * FULL_CHANNELS else self._share
+
+    @property
+    def _share(self) -> int:
+        return self._most // FULL_CHANNELS
+
+    def note(self, channel: str, kept: int) -> None:
+        """Note how many bytes a channel keeps now."""
+        self.total -= self._channels.pop(channel, (0, 0.0))[0]
+        if kept > self._share:
+            self.total += kept
+            self._channels[channel] = kept, time.monotonic() + self._seconds
+
+    def drop_expired(self, is_subscribed: Callable[[str], bool]) -> None:
+        """Forget the channels that the server has dropped by now."""
+        now = time.monotonic()
+        for _ in range(len(self._channels)):
+            channel, (kept, end) = next(iter(self._channels.items()))
+            if end > now:
+                return
+            self.note(channel, kept if is_subscribed(channel) else 0)
+
+
 class Outbox:
     """Sends messages in its own thread, which starts with the first message."""
 
-    def __init__(self, client: BusClient, receivers: LocalReceivers) -> None:
+    def __init__(self, client: BusClient, receivers: LocalReceivers, kept: KeptBytes) -> None:
         self._client = client
         self._receivers = receivers
+        self._kept = kept
         self.sender_id: str = secrets.token_hex(8)
         """The name of this process in the counts of the server."""
         self.thread: threading.Thread | None = None
@@ -160,9 +202,12 @@ class Outbox:
 
     def _send(self, batch: Sequence[Item]) -> int:
         """Send items; return how many are done, so that the others are sent again."""
+        self._kept.drop_expired(self._receivers.is_subscribed)
         answers = self._client.ask_all([self.call_for(item) for item in batch])
         for at, (item, answer) in enumerate(zip(batch, answers, strict=True)):
             if not isinstance(answer, Exception):
+                if answer is not None:
+                    self._kept.note(item.channel, int(answer))
                 continue
             overtaken = any(
                 later.channel == item.channel and not isinstance(outcome, Exception)
@@ -189,7 +234,13 @@ class Outbox:
             else (encode_text(revision.run), revision.rev, encode_text(revision.ended or ""))
         )
         return self._client.channel_call(
-            PUBLISH, item.channel, item.payload, self.sender_id, item.number, *ordered
+            PUBLISH,
+            item.channel,
+            item.payload,
+            self.sender_id,
+            item.number,
+            self._kept.allowed,
+            *ordered,
         )
 
     def _report_gaps(self) -> None:

@@ -32,11 +32,13 @@ class Script:
 
 
 # In all of these KEYS are the hash and the stream of a channel, ARGV[1] the name under which it is
-# published, ARGV[2] an epoch to use if there is none. TTL (seconds), LIMIT (messages), BYTES, RUNS
-# and SENDERS are the bus's; AT_ONCE messages are read from the stream at once.
-_EPOCH: Final = """
+# published, ARGV[2] an epoch to use if there is none. TTL (seconds), LIMIT (messages), RUNS and
+# SENDERS are the bus's; AT_ONCE messages are read from the stream at once.
+_FIND: Final = """
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'runs')
 local epoch, offset = found[1], found[2] or '0'
+"""
+_BEGIN: Final = """
 if not epoch then
   epoch, offset = ARGV[2], '0'
   redis.call('DEL', KEYS[1], KEYS[2])
@@ -58,11 +60,22 @@ while true do
   from = string.format('%.0f', string.match(some[#some][1], '^%d+') + 1)
 end
 """
-# ARGV: payload, sender, the sender's number of the message, and if it has an order: run, rev, and
-# the run that it ended or ''. A sender whose connection broke sends again what may have arrived,
-# and what was on its way may even arrive after that: numbers only rise.
+# ARGV: payload, sender, the sender's number of the message, how many bytes of messages may be kept,
+# and if it has an order: run, rev, and the run that it ended or ''. A sender whose connection broke
+# sends again what may have arrived, and what was on its way may even arrive after that: numbers
+# only rise. Returns how many bytes are kept. Where nobody listens, and nobody has within TTL, that
+# is none: there is no channel. (Receivers on other nodes of a cluster are not seen; they notice
+# that an epoch has begun.)
 PUBLISH: Final = (
-    _EPOCH
+    _FIND
+    + """
+local told
+if not epoch then
+  told = redis.call('PUBLISH', ARGV[1], ARGV[2] .. ' 1 ' .. ARGV[3])
+  if told == 0 then return 0 end
+end
+"""
+    + _BEGIN
     + """
 local sender = 'from ' .. ARGV[4]
 local number = redis.call('HGET', KEYS[1], sender)
@@ -73,7 +86,7 @@ if not number and redis.call('HLEN', KEYS[1]) > SENDERS then
   end
 end
 local admitted = true
-if ARGV[6] then
+if ARGV[7] then
   local runs = cjson.decode(found[3] or '[]')
   local rev = -1
   local function remember(run, value)
@@ -84,24 +97,24 @@ if ARGV[6] then
     if #runs > RUNS then table.remove(runs, 1) end
   end
   for _, known in ipairs(runs) do
-    if known[1] == ARGV[6] then rev = tonumber(known[2]) end
+    if known[1] == ARGV[7] then rev = tonumber(known[2]) end
   end
   -- A run that is over has no rev.
-  admitted = rev and tonumber(ARGV[7]) > rev
-  if admitted then remember(ARGV[6], ARGV[7]) end
-  if ARGV[8] ~= '' then remember(ARGV[8], 'over') end
+  admitted = rev and tonumber(ARGV[8]) > rev
+  if admitted then remember(ARGV[7], ARGV[8]) end
+  if ARGV[9] ~= '' then remember(ARGV[9], 'over') end
   redis.call('HSET', KEYS[1], 'runs', cjson.encode(runs), sender, ARGV[5])
 else
   redis.call('HSET', KEYS[1], sender, ARGV[5])
 end
+local bytes = tonumber(redis.call('HGET', KEYS[1], 'bytes') or 0)
 if admitted then
   offset = redis.call('HINCRBY', KEYS[1], 'offset', 1)
   local length = redis.call('XLEN', KEYS[2])
-  local bytes = #ARGV[3]
-  -- The server may have dropped the stream alone.
-  if length > 0 then bytes = bytes + (redis.call('HGET', KEYS[1], 'bytes') or 0) end
+  if length == 0 then bytes = 0 end  -- the server may have dropped the stream alone
+  bytes = bytes + #ARGV[3]
   redis.call('XADD', KEYS[2], offset .. '-0', 'payload', ARGV[3])
-  while length > 0 and (length >= LIMIT or bytes > BYTES) do
+  while length > 0 and (length >= LIMIT or bytes > tonumber(ARGV[6])) do
     local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
     redis.call('XDEL', KEYS[2], oldest[1])
     bytes, length = bytes - #oldest[2][2], length - 1
@@ -110,7 +123,10 @@ if admitted then
 end
 redis.call('EXPIRE', KEYS[1], TTL)
 redis.call('EXPIRE', KEYS[2], TTL)
-if admitted then redis.call('PUBLISH', ARGV[1], epoch .. ' ' .. offset .. ' ' .. ARGV[3]) end
+if admitted and not told then
+  redis.call('PUBLISH', ARGV[1], epoch .. ' ' .. offset .. ' ' .. ARGV[3])
+end
+return bytes
 """
 )
 # Begins an epoch, so that all receivers learn that messages of the channel are lost.
@@ -124,7 +140,8 @@ redis.call('PUBLISH', ARGV[1], ARGV[2] .. ' 0 ')
 # the newest message, and the stored messages after the position that take about so many bytes,
 # with the one just before them.
 SYNC: Final = (
-    _EPOCH
+    _FIND
+    + _BEGIN
     + """
 redis.call('EXPIRE', KEYS[1], TTL)
 redis.call('EXPIRE', KEYS[2], TTL)
