@@ -22,6 +22,7 @@ from flask_fsm import FlaskFSM, Machine
 from flask_fsm.testing import LiveServer
 
 from ..clients import LOOPBACK, PATIENCE
+from .rawsocket import framed
 from .serving import ENGINES as ENGINES_OF_SITES
 from .serving import Browser, Site, Sites, Socket, until
 
@@ -51,22 +52,27 @@ class Memory:
         return self._read("VmHWM") - self._first
 
 
-def deaf(site: Site, browser: Browser, path: str) -> socket.socket:
-    """Open a websocket with the browser's cookies, and read no more than the status."""
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
-    client.settimeout(PATIENCE)
-    client.connect((LOOPBACK, site.port))
+def handshake(site: Site, path: str, **headers: str) -> bytes:
+    """Return the bytes that open a websocket."""
     headers = {
         "Host": f"{LOOPBACK}:{site.port}",
         "Upgrade": "websocket",
         "Connection": "Upgrade",
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": b64encode(os.urandom(16)).decode(),
-        **browser.cookie_header,
+        **headers,
     }
     lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-    client.sendall("\r\n".join([*lines, "", ""]).encode())
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def deaf(site: Site, browser: Browser, path: str) -> socket.socket:
+    """Open a websocket with the browser's cookies, and read no more than the status."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    client.settimeout(PATIENCE)
+    client.connect((LOOPBACK, site.port))
+    client.sendall(handshake(site, path, **browser.cookie_header))
     assert client.recv(12) == b"HTTP/1.1 101"
     return client
 
@@ -269,3 +275,29 @@ def test_no_thread_keeps_a_client_that_was_cut(sites: Sites, engine: str) -> Non
         assert health(site) == 4
         # A connection of the loop lingers for longer than this waits.
         until(lambda: client.ask("echo", "x" * 60_000) and health(site) == 1)
+
+
+@pytest.mark.parametrize("engine", ["loop", "threads", "gevent"])
+def test_a_client_that_is_refused_and_sends_frames_holds_no_thread(engine: str) -> None:
+    """The server does not wait for the end of a request that does not come: others are served."""
+    with Site(engine, threads=1) as site, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.settimeout(PATIENCE)
+            client.connect((LOOPBACK, site.port))
+            client.sendall(handshake(site, "/fsm/lab/ws", Origin="https://elsewhere.example"))
+            assert client.recv(12) == b"HTTP/1.1 403"
+            client.sendall(framed(b"hello"))
+            assert site.browser().get("/ping").status == 200
+            answer = b""
+            while data := receive(client):
+                answer += data
+            assert b"FSM_ALLOWED_ORIGINS" in answer
+
+
+def receive(client: socket.socket) -> bytes:
+    """Return what comes next, or nothing once the connection has ended."""
+    try:
+        return client.recv(65_536)
+    except ConnectionError:
+        return b""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 
-from flask import current_app, request
+from flask import Response, after_this_request, current_app, request
 
 from ...binding.bound_machine import Bound
 from ...errors import Code, FSMError
@@ -19,6 +21,7 @@ from ..client.session import ClientSession
 from ..client.subscriber import Subscriber
 from ..server.engine import Engine
 from ..server.gunicorn import threads
+from ..server.handoff import hang_up
 from ..server.transport import Transport
 from ..service import Service
 from .problem import Problem, problem_of
@@ -38,6 +41,8 @@ def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Se
     The Origin of the request must be this site or be listed in FSM_ALLOWED_ORIGINS. A request
     without one is refused if FSM_REQUIRE_ORIGIN is set and `opens` is True.
     """
+    if "Upgrade" in request.headers:
+        after_this_request(hang_up_if_refused)
     state = app_state()
     bound = state.bound.get(name)
     if bound is None:
@@ -59,6 +64,14 @@ def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Se
     on_server = isinstance(state.store, RecordStore) and state.config.store_url != "memory://"
     service.warn_of_processes(request.environ, on_server)
     return state, bound, service
+
+
+def hang_up_if_refused(response: Response) -> Response:
+    """End the connection of a websocket that is refused, by whomever."""
+    if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+        response.headers["Connection"] = "close"
+        response.call_on_close(partial(hang_up, request.environ))
+    return response
 
 
 def select_engine(service: Service) -> Engine:

@@ -17,6 +17,7 @@ __all__ = [
     "HandoffIterator",
     "TakenSocket",
     "end_silence",
+    "hang_up",
     "has_socket",
     "is_plain",
     "socket_of",
@@ -72,6 +73,16 @@ def end_silence(sock: Any, seconds: float) -> None:
     with contextlib.suppress(OSError, AttributeError):
         milliseconds = int(min(seconds * 1000, LONGEST))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def hang_up(environ: dict[str, Any]) -> None:
+    """End the connection of a request; what has been written still reaches the client.
+
+    A client whose websocket is refused may send frames all the same. A server that took these for
+    the beginning of a request would wait for its end, in a thread.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        socket_of(environ).shutdown(socket.SHUT_RDWR)
 
 
 def take(environ: dict[str, Any]) -> TakenSocket:
