@@ -19,7 +19,7 @@ from ..errors import (
 )
 from ..texts import _, join_texts
 from .answers import as_dict, copy_answers
-from .flow_base import CircularQuestion, FlowBase, Result
+from .flow_base import CircularQuestion, FlowBase, Result, Sent
 from .names import plain
 from .path import Node
 from .reasons import (
@@ -271,7 +271,7 @@ def run_hooks(flow: FlowBase, result: Result) -> None:
 
 def require_sync_result(answer: object) -> object:
     """Return the result of a rule; an un-awaited coroutine is truthy, so it raises TypeError."""
-    if hasattr(answer, "__await__"):
+    if hasattr(answer, "__await__") and not isinstance(answer, (Result, Sent)):
         if hasattr(answer, "close"):
             answer.close()
         raise TypeError("it returned an awaitable: define it with `async def`")

@@ -10,7 +10,7 @@ from typing import Any, Final
 from ..errors import DefinitionError
 from .names import is_name, plain
 
-__all__ = ["SAME", "Event", "EventStatus", "Handler", "check_status"]
+__all__ = ["SAME", "Event", "EventStatus", "Handler", "check_status", "in_order"]
 
 Handler = Callable[..., Any]
 
@@ -95,3 +95,20 @@ def check_status(status: object) -> None:
         raise TypeError(
             f"The status must be a number such as EventStatus.OK (200), not {status!r:.80}."
         )
+
+
+def in_order(given: tuple[Any, ...], data: Any, status: int) -> tuple[Any, int, bool]:
+    """Return data and status from the arguments of transition() or transmit().
+
+    The positional ones are `(data, status)`, or as in automata-ws `(status, data)`, which an
+    EventStatus in the first place tells; the last value is whether they were. Raises TypeError.
+    """
+    status_first = next(iter(given), None).__class__ is EventStatus
+    names = ("status", "data") if status_first else ("data", "status")
+    named = dict(zip(names, given, strict=False))
+    if len(given) > 2 or ("data" in named and data is not None):
+        raise TypeError(
+            f"Give data and status once, as (data, status=...) or as (status, data) with an "
+            f"EventStatus, not as {(*given, *([] if data is None else [data]))!r:.80}."
+        )
+    return named.get("data", data), named.get("status", status), status_first

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from ..errors import (
     Code,
@@ -29,7 +29,7 @@ from .evaluation import (
     require_sync_result,
     run_hooks,
 )
-from .event import SAME, EventStatus, check_status
+from .event import SAME, EventStatus, check_status, in_order
 from .flow_base import Clock, FlowBase, Result, Sent
 from .history import LogItem
 from .names import plain
@@ -81,6 +81,7 @@ class Flow(FlowBase):
         source: str | None = None,
         args: str | None = None,
         accepted: bool = False,
+        advance: int = 1,
     ) -> Result:
         """Decide a transition without making it.
 
@@ -92,6 +93,7 @@ class Flow(FlowBase):
             args: The URL arguments of the target, as JSON text. By default none.
             accepted: Whether `why_not` has just found that the guards accept this, so that they
                 need not be asked again. By default False.
+            advance: By how much the rev grows. By default 1; steps of a fast-forward have 0.
 
         Returns:
             The result, for `apply` and then `run_hooks`.
@@ -106,17 +108,6 @@ class Flow(FlowBase):
             InvalidData: The data can't be stored.
             RuleError: A rule raised an exception that is not a refusal.
         """
-        return self._decide(target, data, source, args, 1, accepted)
-
-    def _decide(
-        self,
-        target: str,
-        data: Mapping[str, Any] | None,
-        source: str | None,
-        args: str | None,
-        advance: int,
-        accepted: bool = False,
-    ) -> Result:
         machine = self.machine
         before = self._now
         # Unpacked at once, since a named tuple is slow to read field by field.
@@ -221,19 +212,6 @@ class Flow(FlowBase):
         """Return whether the transition to `to` can be made now; see `why_not`."""
         return not self.why_not(to, data, source=source)
 
-    def has_not_skipped(self, to: str, *, source: str | None = None) -> bool:
-        """Return whether every edge declared before the one to `to` was taken in this run."""
-        edge = self.machine.ways.get(plain(source) or self.current, {}).get(plain(to))
-        if edge is None:
-            return False
-        before = (1 << edge.number) - 1
-        taken = self.snapshot.taken
-        if not self.machine.tracks_edges:
-            for entry in self.history:
-                way = self.machine.ways.get(entry.source, {}).get(entry.target)
-                taken |= 0 if way is None else 1 << way.number
-        return taken & before == before
-
     # -- moving -------------------------------------------------------------------------
 
     def apply(self, result: Result) -> None:
@@ -270,6 +248,7 @@ class Flow(FlowBase):
         if result.edge.hooks:
             run_hooks(self, result)
 
+    @overload
     def transition(
         self,
         to: str,
@@ -278,27 +257,43 @@ class Flow(FlowBase):
         source: str | None = None,
         status: int = EventStatus.OK,
         reply: Any = SAME,
+    ) -> Result: ...
+    @overload
+    def transition(self, to: str, status: EventStatus, /, data: Any = None) -> Result: ...
+    def transition(
+        self,
+        to: str,
+        *given: Any,
+        data: Any = None,
+        source: str | None = None,
+        status: int = EventStatus.OK,
+        reply: Any = SAME,
     ) -> Result:
         """Decide a transition, make it, and run its hooks.
 
+        As in automata-ws, an EventStatus may come first: `transition(to, status, data)`.
+
         Args:
             to: The state to go to.
-            data: The answers of the source page. By default those that it has.
+            data: The answers of the source page. By default those that it has. After a status,
+                and with `scope="connection"`, data that is not a mapping is sent, not stored.
             source: The page to move from. By default the current one; another page of the path
                 makes this an edit.
             status: In the handler of an event, the status that clients get. By default 200.
             reply: In the handler of an event, the data that clients get. By default `data`.
 
         Returns:
-            The result.
+            The result, which an async handler may await.
 
         Raises:
             FSMError: As `step` does.
-            TypeError: `status` is not a number from 100 to 999.
+            TypeError: `status` is not a number from 100 to 999, or data is given twice.
         """
+        if given or data is not None:
+            data, status, reply = self.arranged(given, data, status, reply)
         if self._sent is not None:
             check_status(status)
-        result = self._decide(to, data, source, None, 1)
+        result = self.step(to, data, source=source)
         self.apply(result)
         if self._sent is not None:  # before what its hooks send
             self._sent.append(Sent(status, data if reply is SAME else reply, result))
@@ -345,24 +340,30 @@ class Flow(FlowBase):
                 self.transition(self.target_of(event))
             else:
                 value = handler(self, data)
-                # The result in `return flow.transition(...)` was sent by transition().
-                if value is not None and not isinstance(value, Result):
-                    self.transmit(value)
+                # What transition() and transmit() return, and the handler in turn, was sent.
+                if value is not None and not isinstance(value, (Result, Sent)):
+                    self.transmit(data=value)
             return self._sent
         finally:
             self._sent = outer
 
-    def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
+    def transmit(self, *given: Any, data: Any = None, status: int = EventStatus.OK) -> Sent:
         """Send data to the clients of this flow without moving it, in the handler of an event.
+
+        As in automata-ws, an EventStatus may come first: `transmit(status, data)`.
 
         Args:
             data: A value with a representation in JSON. By default None.
             status: The status that clients get. By default 200.
 
+        Returns:
+            What was sent, which an async handler may await.
+
         Raises:
             FSMError: No event is being handled.
-            TypeError: `status` is not a number from 100 to 999.
+            TypeError: `status` is not a number from 100 to 999, or data is given twice.
         """
+        data, status, _ = in_order(given, data, status)
         if self._sent is None:
             raise FSMError(
                 "transmit() works only in the handler of an event. Elsewhere, use "
@@ -371,7 +372,9 @@ class Flow(FlowBase):
                 code=Code.NO_CLIENT,
             )
         check_status(status)
-        self._sent.append(Sent(status, data, None))
+        sent = Sent(status, data, None)
+        self._sent.append(sent)
+        return sent
 
     def target_of(self, event: str) -> str:
         """Return where `event` leads from the current state, or raise InvalidTransition."""
@@ -411,7 +414,7 @@ class Flow(FlowBase):
             draft = self._now.draft_texts.get(state)
             data = None if draft is None else load_answers(draft)
             try:
-                result = self._decide(following.state, data, None, following.args, 0)
+                result = self.step(following.state, data, args=following.args, advance=0)
             except REFUSALS:
                 return
             self.apply(result)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Self
 
 from ..errors import Code, FSMError, SnapshotError
 from .answers import PageData, copy_answers, load_answers
 from .definition import Definition
+from .event import SAME, in_order
 from .history import Entry, History, LogItem, entry_of
 from .names import plain
 from .path import Node, Path, data_before, nodes_back
@@ -208,6 +209,19 @@ class FlowBase:
         """The events that a client may send now."""
         return self.machine.events_of(self.current, self.finished)
 
+    def has_not_skipped(self, to: str, *, source: str | None = None) -> bool:
+        """Return whether every edge declared before the one to `to` was taken in this run."""
+        edge = self.machine.ways.get(plain(source) or self.current, {}).get(plain(to))
+        if edge is None:
+            return False
+        before = (1 << edge.number) - 1
+        taken = self.snapshot.taken
+        if not self.machine.tracks_edges:
+            for entry in self.history:
+                way = self.machine.ways.get(entry.source, {}).get(entry.target)
+                taken |= 0 if way is None else 1 << way.number
+        return taken & before == before
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"{self!r} can't be pickled, since its machine has functions: pickle flow.snapshot, "
@@ -253,6 +267,20 @@ class FlowBase:
                 flow=self.id,
                 code=Code.MOVED_BY_RULE,
             )
+
+    def arranged(
+        self, given: tuple[Any, ...], data: Any, status: int, reply: Any
+    ) -> tuple[Any, int, Any]:
+        """Return data, status and reply from the arguments of `transition`, in either order.
+
+        Where nothing is stored, and after a status, data that is not a mapping is only sent.
+        """
+        data, status, status_first = in_order(given, data, status)
+        if data is None or isinstance(data, Mapping):
+            return data, status, reply
+        if status_first or self.machine.scope == "connection":
+            return None, status, data if reply is SAME else reply
+        return data, status, reply
 
     def data_judged(self, node: Node) -> Mapping[str, Any] | None:
         """Return the data that was passed to the transition from `node` that is being judged."""
@@ -349,6 +377,11 @@ class Result:
         assert isinstance(item, LogItem)
         return entry_of(item)
 
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Return this result at once: an async handler may await what it calls, or not."""
+        yield from ()
+        return self
+
     def __repr__(self) -> str:
         return f"Result({self.source!r} -> {self.target!r}, rev={self.rev})"
 
@@ -359,3 +392,8 @@ class Sent(NamedTuple):
     status: int
     data: Any
     result: Result | None
+
+    def __await__(self) -> Generator[Any, None, Sent]:
+        """Return this at once: an async handler may await what it calls, or not."""
+        yield from ()
+        return self

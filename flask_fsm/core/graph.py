@@ -66,12 +66,17 @@ def _name_or_anything(given: Any) -> str:
 def collect_states(
     states: Iterable[str | State],
     transitions: Sequence[Transition],
-    initial: str | None,
+    initial: str | State | None,
     faults: list[DefinitionError],
 ) -> dict[str, State]:
-    """Return the states by name: the given ones, or if there are none, those in the transitions."""
+    """Return the states by name: the given ones, or if there are none, those in the transitions.
+
+    An `initial` State is one of them, whether `states` has it or not.
+    """
     known: dict[str, State] = {}
     before = len(faults)
+    start = initial if isinstance(initial, State) else None
+    initial = initial.name if isinstance(initial, State) else initial
     for given in states:
         try:
             state = given if isinstance(given, State) else State(given)
@@ -86,6 +91,15 @@ def collect_states(
             )
         else:
             known[state.name] = state
+    joins = start is not None and (known or not transitions)
+    if start is not None and joins and known.setdefault(start.name, start) is not start:
+        faults.append(
+            DuplicateState(
+                f"initial is another {start!r} than that of states: give the same object, or "
+                f"its name.",
+                target=start.name,
+            )
+        )
     if known or len(faults) > before:
         return known
     ends = [
@@ -96,7 +110,7 @@ def collect_states(
     names = [initial] if initial is not None and initial in sources else sources[:1]
     names += [name for names, target in ends for name in (*names, target) if name != ANY]
     for name in dict.fromkeys(names):
-        known[name] = State(name)
+        known[name] = start if start is not None and start.name == name else State(name)
     return known
 
 

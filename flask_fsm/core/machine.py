@@ -57,7 +57,7 @@ class _Arguments(NamedTuple):
 
     transitions: tuple[Transition, ...]
     states: tuple[Any, ...]
-    initial: str | None
+    initial: str | State | None
     finals: tuple[str, ...] | None
 
 
@@ -65,7 +65,7 @@ class MachineOptions(TypedDict, total=False):
     """The options of `Machine`, for functions that make one."""
 
     states: str | Iterable[str | State]
-    initial: str | None
+    initial: str | State | None
     final: str | Iterable[str] | None
     repeat: bool
     ordered: bool
@@ -84,8 +84,8 @@ class Machine(Definition):
         transitions: `Transition` objects or `(source, target)` pairs.
         states: Names or `State` objects. By default those in `transitions`; if any are given, all
             must be. `register_state` adds more until the machine is first used.
-        initial: The state in which a run begins. By default the first of `states`, or else the
-            first source.
+        initial: The state in which a run begins, or its name. By default the first of `states`, or
+            else the first source.
         final: The states that end a run, one or several. By default those with no edge out.
         repeat: Whether an edge may be taken more than once in a run. By default True.
         ordered: Whether all transitions declared before one must have been taken in the run. By
@@ -120,7 +120,7 @@ class Machine(Definition):
         transitions: Iterable[TransitionLike] = (),
         *,
         states: str | Iterable[str | State] = (),
-        initial: str | None = None,
+        initial: str | State | None = None,
         final: str | Iterable[str] | None = None,
         repeat: bool = True,
         ordered: bool = False,
@@ -154,10 +154,11 @@ class Machine(Definition):
         named = as_tuple("states", states, malformed)
         finals = None if final is None else as_tuple("final", final, malformed)
         malformed += name_faults("final: ", *(finals or ()))
-        malformed += name_faults("initial: ", *([] if initial is None else [initial]))
+        first = initial.name if isinstance(initial, State) else initial
+        malformed += name_faults("initial: ", *([] if first is None else [first]))
         faults += malformed
         if malformed:
-            initial = initial if is_name(initial) else None
+            initial = initial if is_name(first) else None
             finals = None if finals is None else tuple(filter(is_name, finals))
         self._set(
             name=name,
@@ -198,7 +199,7 @@ class Machine(Definition):
         listed, named, initial, finals = given
         known = Named(collect_states(named, listed, initial, faults))
         edges = expand_edges(known, listed, finals, faults)
-        first = initial if initial is not None else next(iter(known), None)
+        first = initial.name if isinstance(initial, State) else initial or next(iter(known), None)
         unknown = pairs_with_unknown(known, listed)
         if finals is None:
             sources = {edge.source for edge in edges} | {s for s, _ in (*unknown, *guessed)}
@@ -251,6 +252,8 @@ class Machine(Definition):
             )
         if not isinstance(state, State):
             raise DefinitionError(f"register_state() must be called with a State, not {state!r}.")
+        if state is self._given.initial:
+            return state  # `initial` has brought it
         if state.name in self.states:
             raise DuplicateState(
                 f"Machine {self.name!r} already has a state {state.name!r}.", target=state.name

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from flask import current_app, has_request_context
 
-from ..core.event import EventStatus, check_status
+from ..core.event import EventStatus, check_status, in_order
 from ..core.flow import Flow
 from ..errors import Code, ConfigError, DefinitionError, DuplicateEndpoint, FSMError, NotFound
 from ..runtime.app_state import app_state
@@ -111,8 +111,10 @@ class LiveFlow:
         self._subject = subject if isinstance(flow, str) else flow.subject
         self._key = key
 
-    def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
+    def transmit(self, *given: Any, data: Any = None, status: int = EventStatus.OK) -> None:
         """Send a data frame to all websockets and streams of the flow.
+
+        As in a handler, an EventStatus may come first: `transmit(status, data)`.
 
         Args:
             data: Any value that can be sent as JSON.
@@ -121,6 +123,7 @@ class LiveFlow:
         Raises:
             TypeError: The data can't be sent as JSON, or the status is not such a number.
         """
+        data, status, _ = in_order(given, data, status)
         check_status(status)
         self._service.transmit(self._service.flow_channel(self.id), data, status)
 

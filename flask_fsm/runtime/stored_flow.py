@@ -12,7 +12,7 @@ from weakref import ReferenceType
 from flask import has_request_context, request
 
 from ..binding.bound_machine import Bound
-from ..core.event import SAME, EventStatus, check_status
+from ..core.event import SAME, EventStatus, check_status, in_order
 from ..core.flow import Flow
 from ..core.flow_base import Result, Sent
 from ..core.reply import dump_reply
@@ -79,8 +79,8 @@ class StoredFlow(Flow):
     def transition(
         self,
         to: str,
-        data: Mapping[str, Any] | None = None,
-        *,
+        *given: Any,
+        data: Any = None,
         source: str | None = None,
         status: int = EventStatus.OK,
         reply: Any = SAME,
@@ -94,6 +94,8 @@ class StoredFlow(Flow):
             flow.apply(result)
             return [result]
 
+        if given or data is not None:
+            data, status, reply = self.arranged(given, data, status, reply)
         sent = self._sent
         # Outside of an event, no client gets the data that is stored.
         body = (data if sent is not None else None) if reply is SAME else reply
@@ -109,12 +111,14 @@ class StoredFlow(Flow):
         sent.insert(before, Sent(status, body, result))  # placed before what its hooks have sent
         return result
 
-    def transmit(self, data: Any = None, status: int = EventStatus.OK) -> None:
+    def transmit(self, *given: Any, data: Any = None, status: int = EventStatus.OK) -> Sent:
+        data, status, _ = in_order(given, data, status)
         dump_reply(data)  # while it can still be refused
         committer = self._committer()
         memento = committer.memento()
-        super().transmit(data, status)
+        sent = super().transmit(data=data, status=status)
         committer.transmit(data, status, memento)
+        return sent
 
     def fast_forward(self) -> list[Result]:
         raise FSMError(

@@ -20,7 +20,6 @@ from ...runtime.app_state import AppState
 from ...runtime.listeners import Sender
 from ...runtime.session_data import OWNER_KEY, SESSION_KEY, WAS_KEY
 from ...runtime.unit_of_work import UnitOfWork
-from ...signals import emit, finished, transitioned
 from ..channels.app_channels import LiveChannel
 from ..protocol.close_codes import CloseCode
 from ..protocol.frames import (
@@ -120,7 +119,6 @@ class ClientSession:
         "_state",
         "_subject",
         "_synchronous",
-        "_unnotified",
         "_url_args",
         "closing",
         "subscriber",
@@ -148,8 +146,6 @@ class ClientSession:
         self._own: ConnectionFlow | None = None
         self._ref: Any = None
         """The `ref` of the event that is being handled."""
-        self._unnotified: list[Result] = []
-        """The transitions of the own flow of which hooks and receivers are still to be notified."""
         self._subject: str | None = None
         self.closing: int = 0
         """The code to close with once everything queued is written, or 0."""
@@ -176,7 +172,7 @@ class ClientSession:
         """
         if self._bound.machine.scope == "connection":
             find_room(None)
-            self._own = ConnectionFlow(self._bound.machine, self._state, self)
+            self._own = ConnectionFlow(self._app, self._state, self._bound.machine, self)
             # The flow has no subject, but the groups were authorized for this user.
             self._subject = subject_of(self._bound)
             self._subscribe()
@@ -364,23 +360,10 @@ class ClientSession:
 
     # -- what the flow of this connection sends -----------------------------------------
 
-    def moved(self, flow: Flow, result: Result, status: int, reply: Any) -> None:
-        """Send a transition of the connection's own flow, run its hooks, and emit its signals."""
-        # The frame first, as a hook may make another transition, whose frame comes after it.
+    def moved(self, result: Result, status: int, reply: Any) -> None:
+        """Send a transition of the connection's own flow."""
         frame = state_frame(self._bound.machine, result.snapshot, status, reply)
         self.subscriber.send(frame, self._ref, kind=FrameKind.STATE)
-        self._unnotified.append(result)
-        if len(self._unnotified) > 1:
-            return  # a hook or a receiver has made it, so the call below us goes on with it
-        try:
-            for result in self._unnotified:  # it grows meanwhile
-                flow.run_hooks(result)
-                facts = {"machine": self._bound.name, "flow": flow, "result": result}
-                emit(transitioned, self._app, **facts)
-                if result.finished:
-                    emit(finished, self._app, **facts)
-        finally:
-            self._unnotified.clear()
 
     def transmitted(self, data: Any, status: int) -> None:
         """Send the data of a handler."""

@@ -1,7 +1,7 @@
 """Frames: what clients send and receive, as JSON, and the envelopes of frames on the bus.
 
-A client frame is `{"event": name, "data": any}`, optionally with `"ref"` and `"rev"`. A state
-frame is `{"state", "events", "status", "data", "rev"}`, a data frame `{"status", "data"}`.
+A client frame is `{"event": name, "data": any}`; `data` may be left out, `"ref"` and `"rev"` added.
+A state frame is `{"state", "events", "status", "data", "rev"}`, a data frame `{"status", "data"}`.
 """
 
 from __future__ import annotations
@@ -119,10 +119,6 @@ def _checked(frame: dict[str, Any], ref: Any) -> ClientEvent:
     event = frame.get("event")
     if not isinstance(event, str) or not 0 < len(event) <= LONGEST_EVENT:
         raise InvalidPayload('A frame must name an event: {"event": name, "data": ...}.')
-    if "data" not in frame:
-        raise InvalidPayload(
-            'A frame must have data, which may be null: {"event": ..., "data": null}.'
-        )
     if not _is_ref(ref):
         raise InvalidPayload(
             f"ref must be a number or a string of at most {LONGEST_REF} characters."
@@ -130,7 +126,7 @@ def _checked(frame: dict[str, Any], ref: Any) -> ClientEvent:
     rev = frame.get("rev")
     if rev is not None and (isinstance(rev, bool) or not isinstance(rev, int) or rev < 0):
         raise InvalidPayload("rev must be a whole number, the rev of the last state frame.")
-    return ClientEvent(event, frame["data"], ref, rev)
+    return ClientEvent(event, frame.get("data"), ref, rev)
 
 
 # -- frames to clients, as JSON --------------------------------------------------------------------

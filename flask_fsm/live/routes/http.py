@@ -11,9 +11,10 @@ from werkzeug.exceptions import HTTPException
 from ...binding.bound_machine import Bound
 from ...core.event import EventStatus
 from ...core.flow import Flow
-from ...errors import Code, FSMError, NotFound
-from ...runtime.app_state import AppState, app_state
+from ...errors import Code, FSMError
+from ...runtime.app_state import AppState, app_state, unwrap
 from ...runtime.unit_of_work import UnitOfWork
+from ..client.connection_flow import ConnectionFlow
 from ..client.failures import crash_frame, error_frame
 from ..client.session import check_rev, url_arguments
 from ..protocol.frames import (
@@ -45,25 +46,30 @@ def _json_response(body: str, status: int = 200) -> Response:
 
 
 def _unit_of_work(state: AppState, bound: Bound) -> UnitOfWork:
-    if bound.machine.scope == "connection":
-        raise NotFound(
-            "Each websocket of this machine has its own flow, which plain HTTP can't reach."
-        )
     return UnitOfWork(state, bound, url_arguments(bound, request))
+
+
+def _flow_of_request(state: AppState, bound: Bound) -> ConnectionFlow:
+    """Return the flow of a request that is a connection of its own, with scope="connection"."""
+    return ConnectionFlow(unwrap(current_app), state, bound.machine)
 
 
 def show_state(machine: str) -> ResponseReturnValue:
     """Answer with the state frame of the flow of this session."""
     try:
         state, bound, _ = find_endpoint(machine)
-        work = _unit_of_work(state, bound)
-        work.load()
-        work.renew()
+        if bound.machine.scope == "connection":
+            flow: Flow = _flow_of_request(state, bound)
+        else:
+            work = _unit_of_work(state, bound)
+            work.load()
+            work.renew()
+            flow = work.flow
     except Problem as problem:
         return problem.response()
     except FSMError as error:
         return problem_of(error).response()
-    return _json_response(state_frame(bound.machine, work.flow.snapshot))
+    return _json_response(state_frame(bound.machine, flow.snapshot))
 
 
 def send_event(machine: str) -> ResponseReturnValue:
@@ -82,16 +88,21 @@ def send_event(machine: str) -> ResponseReturnValue:
     try:
         client_event = parse(body)
         ref, event = client_event.ref, client_event.event
-        work = _unit_of_work(state, bound)
-        with work.lock():
-            work.load()
-            missing = work.missing_reason
-            work.renew()
-            if missing is not None:
-                raise missing  # the event was for the old flow; the next one may be for the new
-            flow = work.flow
+        if bound.machine.scope == "connection":
+            flow = _flow_of_request(state, bound)
             check_rev(client_event, flow)
             sent = flow.handle(client_event.event, client_event.data)
+        else:
+            work = _unit_of_work(state, bound)
+            with work.lock():
+                work.load()
+                missing = work.missing_reason
+                work.renew()
+                if missing is not None:
+                    raise missing  # the event was for the old flow; the next may be for the new
+                flow = work.flow
+                check_rev(client_event, flow)
+                sent = flow.handle(client_event.event, client_event.data)
         # What is sent after this answer, perhaps by another process, must also arrive after it.
         service.channels.bus.flush(FLUSH_TIMEOUT)
     except InvalidPayload as error:
