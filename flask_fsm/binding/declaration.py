@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -12,6 +12,7 @@ from ..core.machine import Machine, MachineOptions
 from ..core.rules import refuse_coroutine
 from ..errors import Code, ConfigError, NotFound
 from ..stores.base import Choose
+from ..texts import _
 
 __all__ = [
     "CHECK_ATTRIBUTE",
@@ -24,6 +25,7 @@ __all__ = [
     "layers_of",
     "mark_below",
     "mark_of",
+    "missing_arguments",
 ]
 
 DEFAULT_NAME: Final = "fsm"
@@ -32,6 +34,17 @@ VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWO
 # functools.wraps copies this attribute outwards; inner checks are found by `__wrapped__`.
 CHECK_ATTRIBUTE: Final = "__fsm_check__"
 MARK_ATTRIBUTE: Final = "__fsm_checked__"
+
+
+def missing_arguments(names: Iterable[str]) -> NotFound:
+    """Return the error for an address without the URL arguments that say whose flow is meant."""
+    return NotFound(
+        _(
+            "This address does not say which flow is meant: it lacks %(names)s.",
+            names=", ".join(names),
+        ),
+        code=Code.NO_KEY,
+    )
 
 
 class Subject:
@@ -56,11 +69,7 @@ class Subject:
         """
         missing = [name for name in self.arguments if name not in url_args]
         if missing:
-            raise NotFound(
-                f"The subject of machine {machine!r} depends on the URL argument "
-                f"{', '.join(missing)}, which this address does not have.",
-                code=Code.NO_KEY,
-            )
+            raise missing_arguments(missing)
         subject = self._function(**{name: url_args[name] for name in self.arguments})
         if subject is None:
             return None

@@ -28,6 +28,7 @@ from .listeners import CommitListener
 __all__ = ["EXTENSION", "AppState", "app_state", "secret_keys", "unwrap"]
 
 EXTENSION: Final = "fsm"
+MAX_WARNINGS: Final = 100
 MIN_KEY: Final = 16
 """Bytes of a secret key, below which a warning is logged."""
 log: Final = logging.getLogger("flask_fsm")
@@ -55,6 +56,7 @@ class AppState:
     `advance()`, before that those that the page has rendered."""
     outages: OutageLog = field(default_factory=OutageLog)
     """Logs that the store or the bus can't be reached."""
+    _warnings: set[str] = field(default_factory=set)
     _bound: dict[str, Bound] | None = None
     set_up_lock: threading.Lock = field(default_factory=lambda: threading.Lock())
     signers: tuple[tuple[Any, ...], Tokens] | None = None
@@ -89,6 +91,12 @@ class AppState:
             f"{what} needs a store on a server, and FSM_STORE_URL is 'session': set it to the URL "
             f"of a database{'' if 'transaction' in what else ' or of Redis'}."
         )
+
+    def warn_once(self, text: str) -> None:
+        """Log a warning, unless it was logged before; there is an end to different ones, too."""
+        if text not in self._warnings and len(self._warnings) < MAX_WARNINGS:
+            self._warnings.add(text)
+            log.warning("%s", text)
 
     @property
     def bound(self) -> dict[str, Bound]:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from flask import current_app, request
 
 from ..binding.bound_machine import FLOW_ARGUMENT, Bound
+from ..binding.declaration import missing_arguments
 from ..errors import Code, FSMError, NotFound
 from ..stores.base import FlowLocator, LoadResult, digest, root_id
 from ..stores.expiry import flow_gone
@@ -188,11 +189,7 @@ def find_key(bound: Bound, url_args: Mapping[str, Any], subject: str | None) -> 
             raise no_such_flow(bound, subject)
         return key
     if many not in url_args:
-        raise NotFound(
-            f"Machine {bound.name!r} has a flow for each {many!r}, but this URL lacks that "
-            f"argument: use the flow in a view that has it.",
-            code=Code.NO_KEY,
-        )
+        raise missing_arguments([many])
     key = quote(bound.text_of(many, url_args[many]), safe="")
     return key if len(key) <= LONGEST_KEY else digest(key)
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any, Final
 from weakref import ref
 
-from flask import Flask, current_app, g, session
+from flask import Flask, current_app, g, request, session
 from flask.sessions import SessionMixin
 
 from ..binding.bound_machine import Bound
@@ -18,7 +18,7 @@ from ..core.flow import Flow, blank, successor
 from ..core.flow_base import Result
 from ..core.path import root
 from ..core.snapshot import Receipt, Snapshot
-from ..errors import FlowBusy, FlowGone, FSMError, SnapshotError
+from ..errors import Code, FlowBusy, FlowGone, FSMError, NotFound, SnapshotError
 from ..signals import emit, finished, reset, transitioned
 from ..stores.base import ROOT_LENGTH, CommitResult, FlowLocator, Version, order_key, root_id
 from ..stores.cache import FlowLock
@@ -132,9 +132,17 @@ class UnitOfWork:
 
     def _find(self) -> None:
         """Find the locator of the flow: its owner and its key."""
-        locator = self.locate_owner()
-        if self.bound.machine.many:
-            locator = locator._replace(key=find_key(self.bound, self.url_args, locator.subject))
+        try:
+            locator = self.locate_owner()
+            if self.bound.machine.many:
+                locator = locator._replace(key=find_key(self.bound, self.url_args, locator.subject))
+        except NotFound as error:
+            if error.code == Code.NO_KEY:
+                self.state.warn_once(
+                    f"Machine {self.bound.name!r} was used at {request.url_rule}. {error} Add that "
+                    f"to the rule of the view, or to the query of the live endpoint."
+                )
+            raise
         self.session_flow = session_flow(self.bound, self.session, locator)
 
     def locate_owner(self) -> FlowLocator:

@@ -172,3 +172,28 @@ def test_an_argument_that_no_page_can_have_names_no_flow(kind: str) -> None:
     assert app.test_client().get("/fsm/orders/state?order_id=abc").status_code == status
     refused = app.test_client().post("/fsm/orders/event?order_id=abc", json=NEXT)
     assert refused.status_code == status
+
+
+@pytest.mark.parametrize("kind", ["subject", "key"])
+def test_an_address_that_does_not_say_which_flow(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its client is told what it lacks; the developer is told once where, and what to do."""
+    app, fsm = orders(kind)
+
+    @app.get("/unguarded")
+    def unguarded() -> str:
+        return fsm.current
+
+    client = app.test_client()
+    for _ in range(3):
+        answer = client.get("/fsm/orders/state")
+        assert (answer.status_code, answer.json["reason"]) == (404, "no_key")
+        assert answer.json["detail"] == (
+            "This address does not say which flow is meant: it lacks order_id."
+        )
+        assert client.post("/fsm/orders/event", json=NEXT).status_code == 404
+        assert client.get("/unguarded").status_code == 404
+    for rule in ("/fsm/<machine>/state", "/fsm/<machine>/event", "/unguarded"):
+        assert caplog.text.count(f"'orders' was used at {rule}. ") == 1
+    assert "Add that to the rule of the view, or to the query" in caplog.text
