@@ -45,8 +45,20 @@ def rounds(site: Gunicorn) -> Iterator[tuple[int, int, Client, str, int]]:
         )[: rev % 3]
 
 
+def decided(answers: list[Answer]) -> list[Answer]:
+    """Leave out those that were told to come back, since too many others were waiting already.
+
+    How many these are depends on the machine.
+    """
+    busy = [answer for answer in answers if answer.status == 503]
+    for answer in busy:
+        assert (answer.json["reason"], answer.retry_after) == ("busy", "1")
+    return [answer for answer in answers if answer.status != 503]
+
+
 def assert_one_won(answers: list[Answer], state: str, rev: int) -> None:
     """One moved the flow to `state` at `rev`, and all others were told that it is there."""
+    answers = decided(answers)
     statuses = Counter(answer.status for answer in answers)
     assert statuses == Counter({200: 1, 409: len(answers) - 1}), [a.text for a in answers]
     for answer in answers:
@@ -85,6 +97,7 @@ def test_one_form_sent_many_times_is_taken_once_and_told_to_all(
     for _, number, client, page, rev in rounds(site):
         token = open_page(client, page)[1].text
         answers = field.fire(shots_at(client, page, [token] * number, mark="same"))
+        answers = decided(answers)
         assert {(a.status, a.text) for a in answers} == {(200, answers[0].text)}
         target = RING[page]
         assert answers[0].json == {"state": target, "rev": rev + 1, "location": f"/{target}"}
@@ -154,6 +167,8 @@ def test_what_happens_once_happens_once_for_one_form(
 
     def check(answers: list[Answer], rev: int) -> None:
         told = {"state": "paid", "rev": rev, "location": "/paid"}
+        answers = decided(answers)
         assert [(a.status, a.json) for a in answers] == [(200, told)] * len(answers)
+        assert answers
 
     once(serve, fresh_store(kind), racers, effects, shots, check)
