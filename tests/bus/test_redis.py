@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from flask_fsm import StoreUnavailable
-from flask_fsm.bus import Position, Revision
+from flask_fsm.bus import PIECE, Position, Revision
 from flask_fsm.bus.redis.bus import SENDERS, RedisBus
 from flask_fsm.bus.redis.outbox import QUEUE_BYTES, QUEUE_SIZE, Item, KeptBytes
 
@@ -507,6 +507,32 @@ def test_what_arrives_late_from_a_broken_connection_is_dropped(
     other.publish("c", "d")
     assert recorder.until_payload("d") == ["a", "b", "c", "d"]
     assert_whole(recorder)
+
+
+def test_clients_that_come_back_together_share_what_they_have_missed(
+    redis_bus: Make, client: redis.Redis
+) -> None:
+    """The server is asked once for them, and what is said meanwhile reaches each of them."""
+    bus = redis_bus()
+    recorder = Recorder()
+    start = bus.subscribe("c", recorder)
+    for text in "ab":
+        bus.publish("c", text)
+    recorder.until_count(2)
+    asked = client.info("commandstats")
+    first = bus.since("c", start, PIECE) or []
+    others = [bus.since("c", start, PIECE) for _ in range(20)]
+    assert [payload for _, payload in first] == ["a", "b"]
+    assert all(other is first for other in others)
+    assert calls(client.info("commandstats")) - calls(asked) == 1
+    bus.publish("c", "c")
+    recorder.until_count(3)
+    assert bus.since("c", first[-1][0], PIECE) == recorder.log[2:]
+    wait_until(lambda: bus.since("c", start, PIECE) == recorder.log)
+
+
+def calls(stats: dict[str, Any]) -> int:
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
 
 
 def test_where_nobody_listens_nothing_is_kept(redis_bus: Make, client: redis.Redis) -> None:

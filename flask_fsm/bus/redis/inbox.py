@@ -16,7 +16,7 @@ from ...redis_client import is_unreachable
 from ..base import PIECE, Position, Receiver, closed, decode_text, encode_text
 from .client import BusClient, backoff, start_thread, unavailable
 from .scripts import SINCE, SYNC
-from .subscription import Subscription, contiguous_after, newest_and_stored
+from .subscription import RecentPieces, Subscription, contiguous_after, newest_and_stored
 
 __all__ = ["Inbox"]
 
@@ -52,6 +52,7 @@ class Inbox:
         self._unconfirmed = 0
         """How many SUBSCRIBE commands the server has not confirmed."""
         self._closing = threading.Event()
+        self._recent = RecentPieces()
 
     # -- in any thread --------------------------------------------------------------------
 
@@ -122,9 +123,15 @@ class Inbox:
         self, channel: str, position: Position, size: int
     ) -> list[tuple[Position, str]] | None:
         """Return the messages after a position, as far as they take `size` bytes; see `Bus`."""
-        call = self._client.channel_call(SINCE, channel, position.epoch, position.offset, size)
-        newest, messages = newest_and_stored(self._client.ask(call))
-        return contiguous_after(position, newest, messages)
+        key = channel, position, size
+        piece = self._recent.get(key)
+        if piece is None:
+            call = self._client.channel_call(SINCE, channel, position.epoch, position.offset, size)
+            newest, messages = newest_and_stored(self._client.ask(call))
+            piece = contiguous_after(position, newest, messages)
+            if piece and size <= PIECE:
+                self._recent.put(key, piece)
+        return piece
 
     def stop(self) -> None:
         """End the thread, and release threads that wait for a subscription."""
@@ -170,6 +177,7 @@ class Inbox:
             self._closing.wait(backoff(attempt))
 
     def _connect(self) -> Any:
+        self._recent.clear()
         connection = self._client.pubsub()
         try:
             connection.subscribe(self._client.idle_name())

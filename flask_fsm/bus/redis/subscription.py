@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+import time
+from collections import OrderedDict
+from typing import Any, Final
 
 from ..base import Position, Receiver, decode_text, deliver
 
-__all__ = ["Subscription", "contiguous_after", "newest_and_stored"]
+__all__ = ["RecentPieces", "Subscription", "contiguous_after", "newest_and_stored"]
+
+# Seconds for which a piece is shared, and the number of pieces.
+RECENT: Final = 1.0
+MAX_PIECES: Final = 64
 
 
 class Subscription:
@@ -76,6 +82,40 @@ class Subscription:
         for key, receiver in receivers.items():
             if key in self.receivers:
                 deliver(self.name, receiver, position, payload)
+
+
+class RecentPieces:
+    """The pieces of messages that clients have read in the last second, so that others share them.
+
+    Many clients come back together, as after a deploy, and have missed the same.
+    """
+
+    def __init__(self) -> None:
+        # The oldest comes first.
+        self._pieces: OrderedDict[Any, tuple[float, list[tuple[Position, str]]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any) -> list[tuple[Position, str]] | None:
+        """Return a piece, or None if there is none."""
+        now = time.monotonic()
+        with self._lock:
+            while self._pieces and next(iter(self._pieces.values()))[0] <= now:
+                self._pieces.popitem(last=False)
+            found = self._pieces.get(key)
+        return None if found is None else found[1]
+
+    def put(self, key: Any, piece: list[tuple[Position, str]]) -> None:
+        """Add a piece."""
+        with self._lock:
+            self._pieces.pop(key, None)
+            self._pieces[key] = time.monotonic() + RECENT, piece
+            if len(self._pieces) > MAX_PIECES:
+                self._pieces.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget all, since a server that has lost messages uses their offsets again."""
+        with self._lock:
+            self._pieces.clear()
 
 
 def newest_and_stored(answer: Any) -> tuple[Position, dict[int, str]]:

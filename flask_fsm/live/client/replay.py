@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from sys import getsizeof
 from typing import NamedTuple
 
 from ...bus import PIECE, Position
@@ -34,48 +35,53 @@ class Missed(NamedTuple):
     after: Position
     until: Position
 
-    def read(self) -> list[Delivered] | None:
+    def read(self) -> list[tuple[Position, str]] | None:
         """Return the first of them, or None if they are lost."""
-        bus = self.channel.bus
-        found = bus.since(self.channel.id, self.after, PIECE)
-        if found is None or (not found and self.after.offset < self.until.offset):
+        found = self.channel.bus.since(self.channel.id, self.after, PIECE)
+        if not found and self.after.offset < self.until.offset:
             return None
-        kind = Delivered if bus.synchronous else Replayed
-        return [kind(self.channel.id, at, Envelope.decode(payload)) for at, payload in found]
+        return found
 
-    def without(self, read: Sequence[Delivered]) -> Missed | None:
-        """Return what is left after some were read, or None if that is nothing."""
-        last = read[-1].position if read else self.after
-        return self._replace(after=last) if last.offset < self.until.offset else None
+    def message(self, position: Position, payload: str) -> Delivered:
+        """Return one of them for the client."""
+        kind = Delivered if self.channel.bus.synchronous else Replayed
+        return kind(self.channel.id, position, Envelope.decode(payload))
 
 
 class Replay:
     """The missed messages of one client, in the order of its channels."""
 
-    __slots__ = ("_left", "_read", "reading")
+    __slots__ = ("_left", "_read", "_size", "reading")
 
     def __init__(self) -> None:
-        self._read: deque[Delivered | Gap] = deque()
+        # As the bus has them, since other clients may hold the same. None stands for lost ones.
+        self._read: deque[tuple[Missed, Position, str | None]] = deque()
         self._left: deque[Missed] = deque()
+        self._size = 0
+        """The bytes of the messages that are read."""
         self.reading: bool = False
         """Whether a job is reading the next ones."""
 
     def add(self, missed: Missed) -> bool:
-        """Add the messages of another channel; return False, and add none, if they are lost."""
-        if self._left:
+        """Add the messages of another channel; return False, and add none, if they are lost.
+
+        Those of a channel that is not read yet may turn out to be lost later, see `read_on`.
+        """
+        if self._left or self._size >= PIECE:
             self._left.append(missed)
             return True
-        read = missed.read()
-        if read is None:
+        found = missed.read()
+        if found is None:
             return False
-        self._take_over(missed, read)
+        self._take_over(missed, found)
         return True
 
-    def _take_over(self, missed: Missed, read: Sequence[Delivered]) -> None:
-        self._read.extend(read)
-        left = missed.without(read)
-        if left is not None:
-            self._left.appendleft(left)
+    def _take_over(self, missed: Missed, found: Sequence[tuple[Position, str]]) -> None:
+        self._read.extend((missed, position, payload) for position, payload in found)
+        self._size += sum(getsizeof(payload) for _, payload in found)
+        last = found[-1][0] if found else missed.after
+        if last.offset < missed.until.offset:
+            self._left.appendleft(missed._replace(after=last))
 
     def read_on(self) -> None:
         """Read the next messages; those that are lost by now become a gap.
@@ -83,12 +89,13 @@ class Replay:
         If the bus can't be reached, this raises, and nothing more can be taken.
         """
         missed = self._left[0]
-        read = missed.read()
+        found = missed.read()
         self._left.popleft()
-        if read is None:
-            self._read.append(Gap(missed.channel.id, missed.until))
+        self._size = 0
+        if found is None:
+            self._read.append((missed, missed.until, None))
         else:
-            self._take_over(missed, read)
+            self._take_over(missed, found)
         self.reading = False
 
     @property
@@ -98,4 +105,9 @@ class Replay:
 
     def take(self) -> Delivered | Gap | None:
         """Return the next message, or None if none is read."""
-        return self._read.popleft() if self._read else None
+        if not self._read:
+            return None
+        missed, position, payload = self._read.popleft()
+        if payload is None:
+            return Gap(missed.channel.id, position)
+        return missed.message(position, payload)
