@@ -18,6 +18,7 @@ from flask import (
     request_finished,
     request_started,
 )
+from flask_sock import Sock
 from werkzeug.local import LocalProxy
 
 from .binding.bind import bind
@@ -39,6 +40,7 @@ from .live.client.signout import close_after_signout
 from .live.routes.endpoints import ENDPOINT, check_endpoints, view_of
 from .live.routes.events import events, watch_stream
 from .live.routes.http import health, send_event, show_state
+from .live.routes.sock import add_websocket, set_server_options
 from .live.routes.upgrade import release_on_error
 from .live.routes.websocket import explain_websocket, websocket
 from .live.service import Service
@@ -75,6 +77,8 @@ class FlaskFSM:
             the decorators of the app's views.
         store: As for `init_app`; allowed with an app only.
         websocket: The path of the machine's websocket. By default `/fsm/<machine>/ws`.
+        sock: The app's `Sock` of flask-sock, by which the websockets get their routes. By default
+            a new one.
         **options: The options of `Machine`, such as `repeat=False`, unless `machine` is one.
 
     Raises:
@@ -89,6 +93,7 @@ class FlaskFSM:
         *,
         store: Any = None,
         websocket: str | None = None,
+        sock: Sock | None = None,
         **options: Unpack[MachineOptions],
     ) -> None:
         if app is not None and not isinstance(app, Flask):
@@ -110,7 +115,10 @@ class FlaskFSM:
         self._declarations = Declarations(Declaration(machine, _path(websocket), options))
         self.default: MachineViews = MachineViews(self._declarations.default)
         """The `MachineViews` of the first machine, to which `check`, `advance`, ... delegate."""
-        self.live: Live = Live()
+        if sock is not None and not isinstance(sock, Sock):
+            raise ConfigError(f"sock= takes the app's Sock of flask-sock, not {sock!r}.")
+        self._sock = sock
+        self.live: Live = Live(self._declarations.default.name)
         if app is not None:
             self.init_app(app, store=store)
         elif store is not None:
@@ -205,6 +213,8 @@ class FlaskFSM:
     def _bind(self, app: Flask, state: AppState) -> dict[str, Bound]:
         """Bind the machines to the app's views, none of which may hide a live endpoint."""
         check_endpoints(app)
+        if state.live is not None:
+            set_server_options(app)
         for name in [declared.name for declared in self._declarations]:
             if state.live is not None and (name == "static" or "/" in name):
                 raise ConfigError(
@@ -240,20 +250,16 @@ class FlaskFSM:
                     f"Two websockets have the path {path!r}, one of them that of machine {name!r}: "
                     f"set different paths with websocket=."
                 )
-        blueprint.add_url_rule("/<machine>/ws", "websocket", websocket, websocket=True)
+        sock = self._sock or Sock()
+        add_websocket(sock, blueprint, "/<machine>/ws", websocket, endpoint="websocket")
         blueprint.add_url_rule("/<machine>/ws", "no_websocket", explain_websocket)
         blueprint.add_url_rule("/<machine>/events", "events", events)
         blueprint.add_url_rule("/<machine>/state", "state", show_state)
         blueprint.add_url_rule("/<machine>/event", "event", send_event, methods=["POST"])
         blueprint.add_url_rule("/health", "health", health)
         for name, path in paths.items():
-            app.add_url_rule(
-                path,
-                f"fsm.websocket.{name}",
-                websocket,
-                defaults={"machine": name},
-                websocket=True,
-            )
+            endpoint, defaults = f"fsm.websocket.{name}", {"machine": name}
+            add_websocket(sock, app, path, websocket, endpoint=endpoint, defaults=defaults)
         for path, function in self.live.registered_endpoints().items():
             app.add_url_rule(path, ENDPOINT + path, view_of(app, function), methods=["GET"])
 

@@ -8,5 +8,5 @@ project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
 needed = [*project["dependencies"], *extras["forms"], *extras["sql"], *extras["redis"]]
 for requirement in needed:
-    name, lowest = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
+    name, lowest = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<[\d.]+)?", requirement).groups()
     print(f"{name}=={lowest}")

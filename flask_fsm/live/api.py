@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from flask import current_app, has_request_context
+from simple_websocket import Server
 
 from ..core.event import EventStatus, check_status, in_order
 from ..core.flow import Flow
+from ..core.machine import Machine
 from ..errors import Code, ConfigError, DefinitionError, DuplicateEndpoint, FSMError, NotFound
 from ..runtime.app_state import app_state
 from ..runtime.other_flows import flow_by_id
@@ -18,6 +20,7 @@ from ..runtime.unit_of_work import UnitOfWork
 from .channels.app_channels import LiveChannel
 from .client.presence import LONGEST_GROUP, is_group, members
 from .protocol.frames import frames_of
+from .routes.websocket import serve
 from .service import Service
 
 __all__ = ["Group", "Live", "LiveFlow"]
@@ -183,7 +186,8 @@ class Live:
     methods except `authorize` and `endpoint` need an app context.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, default: str) -> None:
+        self._default = default
         self._authorizer: Callable[[str], Any] | None = None
         self._endpoints: dict[str, Callable[..., Any]] = {}
         self.registered: bool = False
@@ -257,6 +261,52 @@ class Live:
         if self._authorizer is None:
             return False
         return current_app.ensure_sync(self._authorizer)(group)
+
+    def serve(self, ws: Server, machine: Machine | str | None = None) -> bool:
+        """Serve the protocol on a websocket of flask-sock, in a route of the app.
+
+        The URL arguments of the route are those of the flow. Call it as the last step of the view:
+        the connection is served after the view has returned, by the engine that serves the
+        machine's own endpoint, and the view can't use the websocket any more.
+
+        Args:
+            ws: The websocket that flask-sock passes to the view.
+            machine: The machine, or its name. By default the first machine of the extension, or
+                the only one of the app.
+
+        Returns:
+            Whether the connection is served. If not, it was refused, as the machine's own endpoint
+            would have refused it, and is closed with 4401, 4403, 4404 or 4429, by the status of
+            HTTP; with 1008 for another status below 500, or else with 1013.
+
+        Raises:
+            ConfigError: The app has no such machine, several of which none is named, or
+                FSM_LIVE is False.
+            TypeError: `machine` is neither a Machine nor a string.
+            simple_websocket.ConnectionClosed: The client has gone.
+        """
+        _service("fsm.live.serve()")
+        return serve(ws, self._machine_name(machine))
+
+    def _machine_name(self, machine: Machine | str | None) -> str:
+        """Return the name of one of the app's machines."""
+        names = list(app_state().bound)
+        if machine is None:
+            if self._default not in names and len(names) != 1:
+                raise ConfigError(
+                    f"fsm.live.serve(ws) does not say which machine is meant: name one of "
+                    f"{', '.join(map(repr, names))}."
+                )
+            return self._default if self._default in names else names[0]
+        name = machine.name if isinstance(machine, Machine) else machine
+        if not isinstance(name, str):
+            raise TypeError(f"fsm.live.serve() takes a Machine or its name, not {machine!r}.")
+        if name not in names:
+            raise ConfigError(
+                f"fsm.live.serve() found no machine {name!r} in this app, which has "
+                f"{', '.join(map(repr, names))}: add it with fsm.add()."
+            )
+        return name
 
     def group(self, name: str) -> Group:
         """Return a group.

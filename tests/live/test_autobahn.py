@@ -40,12 +40,15 @@ def failures(site: Site, path: str) -> dict[str, str]:
     return {case: told for case, told in found.items() if told is not None}
 
 
-@pytest.mark.parametrize("engine", ["loop", "threads", "gevent"])
+@pytest.mark.parametrize(
+    ("engine", "path"),
+    [("loop", "/echo"), ("threads", "/echo"), ("gevent", "/echo"), ("loop", "/live")],
+)
 def test_what_passes_on_flask_sock_passes_here(
-    sites: Sites, engine: str, bare: dict[str, str]
+    sites: Sites, engine: str, path: str, bare: dict[str, str]
 ) -> None:
     """No case fails that passes there; on the loop, those of the protocol itself all pass."""
-    failed = failures(sites.get(engine, ECHO, **CONFIG), "/echo")
+    failed = failures(sites.get(engine, ECHO, **CONFIG), path)
     assert {case: told for case, told in failed.items() if case not in bare} == {}
     if engine == "loop":
         assert {case for case in failed if case.partition(".")[0] not in ("9", "12", "13")} == set()

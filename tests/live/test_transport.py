@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.frames import Opcode
+from wsproto.connection import Connection, ConnectionType
 
 from flask_fsm.live.channels.stream import SILENCE
 from flask_fsm.live.client.subscriber import Subscriber
@@ -26,7 +27,9 @@ def transport_of(**config: Any) -> WebSocketTransport:
     talk: Any = SimpleNamespace(closing=0)
     nothing: Any = SimpleNamespace(groups={})
     subscriber = Subscriber(10, ids=False)
-    return WebSocketTransport(WebSocket([], 1_000), settings, subscriber, talk, nothing)
+    return WebSocketTransport(
+        WebSocket(Connection(ConnectionType.SERVER), 1_000), settings, subscriber, talk, nothing
+    )
 
 
 def test_heartbeats_are_spread_over_time() -> None:
@@ -122,7 +125,7 @@ def test_frames_in_pieces(kinds: list[str], cuts: list[int]) -> None:
     parts = [frames_of(kind) for kind in kinds]
     data = b"".join(part for part, _ in parts)
     places = sorted({0, len(data), *(cut % len(data) for cut in cuts)})
-    socket, found = WebSocket([], 1_000), []
+    socket, found = WebSocket(Connection(ConnectionType.SERVER), 1_000), []
     for start, end in pairwise(places):
         messages, _, _ = socket.receive(data[start:end], 100)
         found += messages
@@ -132,7 +135,7 @@ def test_frames_in_pieces(kinds: list[str], cuts: list[int]) -> None:
 
 def test_short_frames_after_others() -> None:
     """The short way goes on once wsproto has read a whole message, and only then."""
-    socket, boundary = WebSocket([], 1_000), Boundary()
+    socket, boundary = WebSocket(Connection(ConnectionType.SERVER), 1_000), Boundary()
     socket.receive(framed(LONG.encode())[:100], 8)
     assert not socket._plain
     socket.receive(framed(LONG.encode())[100:], 8)

@@ -10,18 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Opcode
+from wsproto.connection import Connection, ConnectionType
+from wsproto.extensions import PerMessageDeflate
 
-from flask_fsm.live.protocol.websocket import Handshake, WebSocket
+from flask_fsm.live.protocol.websocket import WebSocket, acceptable_offer
 
 from .rawsocket import framed, packed
 
-KEY = "YSBrZXkgZm9yIGEgdGVzdA=="
 LIMIT = 300
 MOST = 8
 
 
 def served(offer: str = "permessage-deflate") -> WebSocket:
-    return WebSocket(Handshake(KEY, "13", offer).extensions, LIMIT)
+    accepted = acceptable_offer(offer)
+    deflate = PerMessageDeflate()
+    if accepted is not None:
+        deflate.accept(accepted)
+    packed = accepted is not None
+    return WebSocket(Connection(ConnectionType.SERVER, [deflate]), LIMIT, packed=packed)
 
 
 def code_of(frame: bytes) -> int:
@@ -144,3 +150,50 @@ def test_long_messages_are_compressed_and_short_ones_are_not() -> None:
     long = socket.text("x" * 10_000)
     assert long[0] == 0xC1
     assert len(long) < 100
+
+
+CONTEXT_FREE = "permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+
+
+@pytest.mark.parametrize(
+    ("header", "accepted"),
+    [
+        (None, None),
+        ("", None),
+        ("x-webkit-deflate-frame", None),
+        ("permessage-deflate", CONTEXT_FREE),
+        ("permessage-deflate; client_max_window_bits", CONTEXT_FREE),
+        ("permessage-deflate;client_max_window_bits=8", CONTEXT_FREE),
+        ("permessage-deflate; server_no_context_takeover", CONTEXT_FREE),
+        (
+            'permessage-deflate; server_max_window_bits="10"',
+            f"{CONTEXT_FREE}; server_max_window_bits=10",
+        ),
+        ("foo, permessage-deflate", CONTEXT_FREE),
+        *(
+            (f"permessage-deflate; {parameter}", None)
+            for parameter in (
+                "server_max_window_bits=8",
+                "server_max_window_bits=abc",
+                "server_max_window_bits",
+                "server_max_window_bits=16",
+                "client_max_window_bits=7",
+                "client_max_window_bits=",
+                "client_no_context_takeover=1",
+                "unknown",
+                "server_max_window_bits=\xff",
+                "server_max_window_bits=10; server_max_window_bits=10",
+                ";",
+            )
+        ),
+        (
+            "permessage-deflate; server_max_window_bits=8, permessage-deflate",
+            CONTEXT_FREE,
+        ),
+    ],
+)
+def test_of_the_offers_of_compression_the_first_acceptable_one_is_taken(
+    header: str | None, accepted: str | None
+) -> None:
+    """RFC 7692 section 7.1: others are declined; no context is kept between messages."""
+    assert acceptable_offer(header) == accepted

@@ -1,23 +1,29 @@
-"""WebSocket: the server's side of RFC 6455 without I/O, bytes in and bytes out, by wsproto."""
+"""WebSocket: the server's side of RFC 6455 without I/O, bytes in and bytes out, by wsproto.
+
+simple-websocket makes the opening handshake, and this continues with its wsproto connection.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
+import re
 import zlib
 from typing import Final
 
-from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.connection import Connection, ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
-from wsproto.extensions import Extension, PerMessageDeflate
-from wsproto.frame_protocol import FrameDecoder, FrameProtocol, Opcode, RsvBits
-from wsproto.utilities import LocalProtocolError, generate_accept_token
+from wsproto.utilities import LocalProtocolError
 
 from .close_codes import CloseCode
 
-__all__ = ["VERSION", "Handshake", "WebSocket"]
+__all__ = ["WebSocket", "acceptable_offer"]
 
-VERSION: Final = "13"
+# An offer of compression (RFC 7692, section 7). A context that is kept between messages would take
+# 300 KiB for each connection.
+DEFLATE: Final = "permessage-deflate"
+NO_CONTEXT: Final = ("client_no_context_takeover", "server_no_context_takeover")
+# The sizes of a window that zlib can have, of the sizes in RFC 7692.
+CLIENT_BITS: Final = re.compile(r'"?([89]|1[0-5])"?')
+SERVER_BITS: Final = re.compile(r'"?(9|1[0-5])"?')
 # Bytes of a close reason: a control frame holds 125, two of them for the code (section 5.5).
 LONGEST_REASON: Final = 123
 # Bytes of a message below which compression hardly makes it smaller.
@@ -43,9 +49,11 @@ MASK_SIZE: Final = 4
 class Boundary:
     """Tracks whether the stream of bytes is at the end of a frame (RFC 6455 section 5.2)."""
 
-    __slots__ = ("_ahead", "_head")
+    __slots__ = ("_ahead", "_head", "_known")
 
-    def __init__(self) -> None:
+    def __init__(self, *, known: bool = True) -> None:
+        """`known` is whether the stream is at the end of a frame now; else it is never known."""
+        self._known = known
         self._head = b""
         """The first bytes of a frame whose length is not known yet."""
         self._ahead = 0
@@ -53,10 +61,12 @@ class Boundary:
 
     @property
     def reached(self) -> bool:
-        return not self._ahead and not self._head
+        return self._known and not self._ahead and not self._head
 
     def follow(self, data: bytes) -> None:
         """Count the next bytes of the stream."""
+        if not self._known:
+            return
         data = self._head + data
         end, at = len(data), self._ahead
         while at + 2 <= end:
@@ -71,32 +81,41 @@ class Boundary:
         self._head, self._ahead = data[at:], max(at - end, 0)
 
 
-class Deflate(PerMessageDeflate):
-    """Compresses each message on its own (RFC 7692), and only long ones.
+def acceptable_offer(header: str | None) -> str | None:
+    """Return the first offer of Sec-WebSocket-Extensions that can be accepted, without a context.
 
-    A context that is kept between messages would take 300 KiB for each connection.
+    simple-websocket accepts it as it is. None if there is none; such offers are declined.
     """
+    for offer in (header or "").split(","):
+        name, *parameters = (part.strip() for part in offer.split(";"))
+        if name != DEFLATE:
+            continue
+        pairs = [parameter.partition("=") for parameter in parameters]
+        given = {key.strip(): value.strip() if sign else None for key, sign, value in pairs}
+        if len(given) == len(pairs) and all(map(_is_valid, given, given.values())):
+            bits = given.get("server_max_window_bits")
+            window = [] if bits is None else [f"server_max_window_bits={bits.strip(chr(34))}"]
+            return "; ".join((DEFLATE, *NO_CONTEXT, *window))
+    return None
 
-    def __init__(self) -> None:
-        super().__init__(client_no_context_takeover=True, server_no_context_takeover=True)
 
-    def frame_outbound(
-        self,
-        proto: FrameDecoder | FrameProtocol,
-        opcode: Opcode,
-        rsv: RsvBits,
-        data: bytes,
-        fin: bool,
-    ) -> tuple[RsvBits, bytes]:
-        if fin and len(data) < MIN_COMPRESSED and opcode is not Opcode.CONTINUATION:
-            return rsv, data
-        return super().frame_outbound(proto, opcode, rsv, data, fin)
+def _is_valid(parameter: str, value: str | None) -> bool:
+    """Return whether a parameter of an offer is valid, and can be accepted."""
+    if parameter in NO_CONTEXT:
+        return value is None
+    if parameter == "client_max_window_bits":
+        return value is None or CLIENT_BITS.fullmatch(value) is not None
+    return (
+        parameter == "server_max_window_bits"
+        and value is not None
+        and SERVER_BITS.fullmatch(value) is not None
+    )
 
 
 def decompress(data: bytes, limit: int) -> bytes:
     """Return a decompressed message (RFC 7692 section 7.2.2); zlib.error if it is over the limit.
 
-    The message does not depend on those before it, as `Deflate` has negotiated with the client.
+    The message does not depend on those before it.
     """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(data + DEFLATE_TAIL, limit + 1)
@@ -105,43 +124,14 @@ def decompress(data: bytes, limit: int) -> bytes:
     return content
 
 
-class Handshake:
-    """The opening handshake (RFC 6455 section 4.2): the headers and extensions of the answer.
-
-    `key`, `version` and `extensions` are the values of the Sec-WebSocket-* headers. Raises
-    ValueError if they are not valid.
-    """
-
-    def __init__(self, key: str | None, version: str | None, extensions: str | None) -> None:
-        if version != VERSION:
-            raise ValueError(f"Sec-WebSocket-Version must be {VERSION}.")
-        try:
-            valid = key is not None and len(base64.b64decode(key, validate=True)) == 16
-        except (binascii.Error, ValueError):
-            valid = False
-        if key is None or not valid:
-            raise ValueError("Sec-WebSocket-Key must be 16 bytes in base64.")
-        self.headers: dict[str, str] = {
-            "Upgrade": "websocket",
-            "Connection": "Upgrade",
-            "Sec-WebSocket-Accept": generate_accept_token(key.encode()).decode(),
-        }
-        self.extensions: list[Extension] = []
-        for offer in (extensions or "").split(","):
-            if offer.partition(";")[0].strip() == "permessage-deflate":
-                deflate = Deflate()
-                accepted = deflate.accept(offer)
-                if accepted is not None and accepted is not False:
-                    parameters = accepted if isinstance(accepted, str) else ""
-                    self.headers["Sec-WebSocket-Extensions"] = "; ".join(
-                        filter(None, ["permessage-deflate", parameters.strip()])
-                    )
-                    self.extensions.append(deflate)
-                    break
-
-
 class WebSocket:
-    """The server's side after the handshake, for one thread at a time, its only writer."""
+    """The server's side after the handshake, for one thread at a time, its only writer.
+
+    Args:
+        connection: The connection of wsproto, after the handshake.
+        limit: The largest size of a message, in bytes.
+        packed: Whether the client may compress its messages, each on its own.
+    """
 
     __slots__ = (
         "_begun",
@@ -158,9 +148,9 @@ class WebSocket:
         "rest",
     )
 
-    def __init__(self, extensions: list[Extension], limit: int) -> None:
-        self._connection = Connection(ConnectionType.SERVER, extensions)
-        self._packed = bool(extensions)
+    def __init__(self, connection: Connection, limit: int, *, packed: bool = False) -> None:
+        self._connection = connection
+        self._packed = packed
         self._plain = True
         """Whether wsproto is between two messages."""
         self._boundary = Boundary()
@@ -178,6 +168,23 @@ class WebSocket:
         """Whether a close frame was sent, after which nothing may follow."""
         self.received_code: int | None = None
         """The code of the client's close frame, once it has come."""
+
+    def resume(self, begun: str | bytes | bytearray | None) -> None:
+        """Continue after another reader, somewhere in the stream of bytes.
+
+        It has read whole messages, and `begun`: the first fragments of the next one.
+        """
+        self._boundary = Boundary(known=False)
+        self._plain = False
+        if begun is None:
+            return
+        self._begun = True
+        if isinstance(begun, bytearray):
+            # Whether these are a text, the next fragment tells.
+            self._parts = [bytes(begun), begun.decode(errors="replace")]
+        else:
+            self._parts = [begun]
+        self._size = len(begun.encode() if isinstance(begun, str) else begun)
 
     def receive(self, data: bytes, most: int) -> tuple[list[str | bytes], bytes, int]:
         """Take bytes of the client; return whole messages, bytes to send, and a number of frames.

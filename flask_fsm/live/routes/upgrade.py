@@ -17,7 +17,7 @@ from ..server.handoff import HandoffIterator, has_socket
 from ..server.lifecycle import first_heartbeat, next_heartbeat
 from ..server.transport import Transport
 
-__all__ = ["release_on_error", "upgrade_response"]
+__all__ = ["UpgradeResponse", "release_on_error", "upgrade_response"]
 
 # The key of a request's environ that holds the callback which releases an unserved client.
 RELEASE: Final = "flask_fsm.release"
@@ -31,6 +31,8 @@ class UpgradeResponse(Response):
     _transport: Transport
     _engine: Engine
     _greeting = b""
+    _head_sent = False
+    """Whether the client has had the headers, so that only frames follow."""
     _release: weakref.finalize[[Engine, Transport], UpgradeResponse]
 
     def begin(self, transport: Transport, engine: Engine, greeting: bytes) -> UpgradeResponse:
@@ -58,6 +60,8 @@ class UpgradeResponse(Response):
             if not (switched and name.lower() in BODY_HEADERS) and name.lower() != "content-length"
         ]
         first_bytes = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + self._greeting
+        if self._head_sent:
+            first_bytes = self._greeting
 
         def serve(sock: Any) -> None:
             self._engine.serve(sock, self._transport, first_bytes)
@@ -114,10 +118,16 @@ def upgrade_response(
     transport: Transport,
     engine: Engine,
     greeting: bytes = b"",
+    *,
+    head_sent: bool = False,
 ) -> UpgradeResponse:
-    """Return the response after which the engine serves the client."""
+    """Return the response after which the engine serves the client.
+
+    `head_sent` is whether its client has had the status and the headers already.
+    """
     app_class: Any = current_app.response_class
     response = response_class_for(app_class)(status=status, headers=dict(headers))
+    response._head_sent = head_sent
     return response.begin(transport, engine, greeting)
 
 

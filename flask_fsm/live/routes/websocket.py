@@ -1,62 +1,118 @@
-"""Websocket: the handshake of RFC 6455, and the answer to a plain GET of the same address."""
+"""Websocket: serves the protocol on a websocket of flask-sock, and answers a plain GET of it."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import logging
+from typing import Any, Final
 
-from flask import request
+from flask import after_this_request, current_app, request
 from flask.typing import ResponseReturnValue
+from simple_websocket import ConnectionClosed, Server
+from werkzeug.exceptions import HTTPException
 
 from ...errors import Code, FSMError
+from ...runtime.app_state import unwrap
 from ...runtime.unit_of_work import UnitOfWork
+from ..client.actions import Job
 from ..client.session import subject_of, url_arguments
-from ..protocol.websocket import VERSION, Handshake, WebSocket
-from ..server.handoff import has_socket
-from ..server.transport import Transport, WebSocketTransport
+from ..protocol.close_codes import CloseCode
+from ..protocol.websocket import WebSocket
+from ..server.handoff import has_socket, socket_of
+from ..server.handshake import ReaderSocket
+from ..server.transport import WebSocketTransport
 from .connect import connect, find_endpoint, requested_groups, select_engine
 from .problem import Problem, problem_of
 from .room import room_finder
-from .upgrade import upgrade_response
+from .sock import VERSION, Opening, set_server_options
+from .upgrade import UpgradeResponse, upgrade_response
 
-__all__ = ["explain_websocket", "websocket"]
+__all__ = ["explain_websocket", "serve", "websocket"]
 
-
-def websocket(machine: str) -> ResponseReturnValue:
-    """Open a websocket on the flow of this session (RFC 6455)."""
-    try:
-        state, bound, service = find_endpoint(machine)
-        protocol = request.environ.get("SERVER_PROTOCOL")
-        if request.method != "GET" or protocol == "HTTP/1.0":
-            raise Problem.of(
-                400, Code.BAD_HANDSHAKE, "A websocket handshake must be a GET by HTTP/1.1."
-            )
-        handshake = _handshake()
-        _check_socket()
-        engine = select_engine(service)
-
-        def make(*parts: Any) -> Transport:
-            socket = WebSocket(handshake.extensions, service.config.max_message_size)
-            return WebSocketTransport(socket, *parts)
-
-        transport = connect(state, bound, service, engine, make, request.args.get("since"))
-        return upgrade_response(101, handshake.headers, transport, engine)
-    except Problem as problem:
-        return problem.response()
+log: Final = logging.getLogger("flask_fsm")
+# The close codes of refusals by the status of HTTP, where it is too late for a response.
+REFUSED: Final = {401: 4401, 403: 4403, 404: 4404, 429: 4429}
+# Bytes of a close reason (RFC 6455, section 5.5).
+LONGEST_REASON: Final = 123
 
 
-def _handshake() -> Handshake:
-    version = request.headers.get("Sec-WebSocket-Version")
-    try:
-        return Handshake(
-            request.headers.get("Sec-WebSocket-Key"),
-            version,
-            request.headers.get("Sec-WebSocket-Extensions"),
+def websocket(ws: Server, machine: str) -> None:
+    """Open a websocket on the flow of this session (RFC 6455); raises Problem if it is refused."""
+    opening = Opening.take(request.environ)
+    _begin(ws, machine, packed=opening is not None and opening.offer is not None)
+
+
+def serve(ws: Server, machine: str) -> bool:
+    """Serve the protocol on a websocket of a route of the app, or close it if it is refused.
+
+    Return whether it is served.
+    """
+    options = set_server_options(unwrap(current_app))
+    if not isinstance(ws.sock, ReaderSocket):
+        log.warning(
+            "A websocket was asked to reconnect, since SOCK_SERVER_OPTIONS was set after the "
+            "first request. Set it before."
         )
-    except ValueError as error:
-        status = 400 if version == VERSION else 426
-        raise Problem.of(
-            status, Code.BAD_HANDSHAKE, str(error), Sec_WebSocket_Version=VERSION
-        ) from None
+        ws.close(CloseCode.SERVICE_RESTART)
+        return False
+    known = request.endpoint in options.serving
+    options.serving.add(request.endpoint)
+    try:
+        _begin(ws, machine, packed=known and "Sec-WebSocket-Extensions" in request.headers)
+    except Problem as problem:
+        _refuse(ws, problem.error.status, problem.error.message)
+        return False
+    except HTTPException as error:  # the app's function that finds the subject called abort()
+        _refuse(ws, error.code or 500, error.description or "")
+        return False
+    except ConnectionClosed:
+        raise
+    except BaseException:
+        with contextlib.suppress(Exception):
+            ws.close(CloseCode.INTERNAL_ERROR)
+        raise
+    return True
+
+
+def _refuse(ws: Server, status: int, text: str) -> None:
+    code = CloseCode.TRY_AGAIN_LATER if status >= 500 else CloseCode.POLICY_VIOLATION
+    reason = str(text).encode()[:LONGEST_REASON].decode(errors="ignore")
+    ws.close(REFUSED.get(status, code), reason)
+
+
+def _begin(ws: Server, machine: str, *, packed: bool) -> None:
+    """Have an engine serve a websocket as soon as the view has returned; raises Problem."""
+    state, bound, service = find_endpoint(machine)
+    _check_socket()
+    engine = select_engine(service)
+    socket = WebSocket(ws.ws.connection, service.config.max_message_size, packed=packed)
+
+    def make(*parts: Any) -> WebSocketTransport:
+        return WebSocketTransport(socket, *parts)
+
+    transport = connect(state, bound, service, engine, make, request.args.get("since"))
+    first_bytes = ws.sock.stop()
+    if first_bytes is None:
+        engine.release(transport)
+        raise ConnectionClosed
+    ws.connected = False  # for the view and flask-sock: nothing else may write
+    response: UpgradeResponse
+    if isinstance(ws.sock, ReaderSocket):
+        ws.sock.release(socket_of(request.environ))
+        socket.resume(ws.incoming_message)
+        transport.jobs.extend(map(Job, ws.input_buffer))
+        response = upgrade_response(101, {}, transport, engine, head_sent=True)
+    else:
+        head, _, frames = first_bytes.decode("latin-1").partition("\r\n\r\n")
+        headers = [line.partition(": ") for line in head.split("\r\n")[1:]]
+        response = upgrade_response(
+            101,
+            {name: value for name, _, value in headers},
+            transport,
+            engine,
+            frames.encode("latin-1"),
+        )
+    after_this_request(lambda _: response)
 
 
 def _check_socket() -> None:
