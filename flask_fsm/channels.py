@@ -6,7 +6,7 @@ Nothing here needs a machine or an app. The streams are answers of any WSGI view
 from .errors import DuplicateChannel, NoMessages, QueueFull, UnknownChannel, UnknownListener
 from .live.channels.channel import Channel, ChannelContainer, SSEChannel
 from .live.channels.listener import Connection, Listener
-from .live.channels.message import Message, SignedMessage, UniqueMessage
+from .live.channels.message import Message, MessageContract, SignedMessage, UniqueMessage
 
 __all__ = [
     "Channel",
@@ -15,6 +15,7 @@ __all__ = [
     "DuplicateChannel",
     "Listener",
     "Message",
+    "MessageContract",
     "NoMessages",
     "QueueFull",
     "SSEChannel",

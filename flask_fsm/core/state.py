@@ -27,7 +27,8 @@ class State(RuleOwner):
     Args:
         name: The name, of 1 to 255 characters.
         targets: The states it leads to. With None, the default, it leads to those that the
-            machine's transitions say; if the machine lists no transitions, to every state.
+            machine's transitions say; if the machine lists no transitions, to every state. An empty
+            list is the opposite: the state leads nowhere, and arriving there ends the run.
         guarded: Whether its view must have `check`. By default True.
         events: The events that clients may send to the state; `event` registers more.
         when: Guards, one or several.

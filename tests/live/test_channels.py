@@ -1314,15 +1314,18 @@ def test_unknown_channels_are_errors() -> None:
 
 
 def test_an_id_can_be_registered_once() -> None:
-    """And if one of several is there already, none of them is taken up."""
+    """Of several, those that are there already are left out, and of two new ones none is added."""
     container, channel = ChannelContainer(), Channel("a")
     container.register(channel)
     with pytest.raises(DuplicateChannel, match="'a'"):
         container.register(channel)
-    for several in ([Channel("b"), Channel("a")], [Channel("c"), Channel("c")]):
-        with pytest.raises(DuplicateChannel):
-            container.register_iterable(several)
+    with pytest.raises(DuplicateChannel):
+        container.register_iterable([Channel("b"), Channel("c"), Channel("c")])
     assert list(container.get_all_ids()) == ["a"]
+    fresh = Channel("b")
+    container.register_iterable([Channel("a"), fresh, channel, fresh])
+    assert list(container.get_all_ids()) == ["a", "b"]
+    assert (container.get("a"), container.get("b")) == (channel, fresh)
 
 
 def test_a_message_of_the_app_may_have_a_size_of_its_own() -> None:

@@ -18,7 +18,7 @@ from ...texts import _
 from ..protocol.frames import Envelope, EnvelopeKind, group_frame
 from .channel import SSEChannel
 from .listener import Backlog, Connection, MemoryConnections
-from .message import Message
+from .message import Message, is_message
 
 __all__ = [
     "FLOW",
@@ -92,6 +92,10 @@ class Gap(Message):
         self.channel: str = channel
         self.position: Position = position
 
+    @property
+    def queued_bytes(self) -> int:
+        return 0
+
 
 class LiveChannel(SSEChannel):
     """A channel whose broadcasts reach the listeners of all processes."""
@@ -128,9 +132,10 @@ class LiveChannel(SSEChannel):
         """Send a message to the listeners of all processes.
 
         Args:
-            message: A Message, or any value that can be sent as JSON: the payload of a Message.
+            message: A Message, an object with a type and a payload, or any value that can be sent
+                as JSON: the payload of a Message.
         """
-        if not hasattr(message, "payload"):
+        if not is_message(message):
             message = Message("message", message)
         body = group_frame(self.name, message.type, message.payload)
         sender = getattr(message, "sender_id", None) or ""

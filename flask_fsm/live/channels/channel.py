@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from werkzeug.wrappers import Response
@@ -14,13 +15,12 @@ from werkzeug.wrappers import Response
 from ...errors import DuplicateChannel, NoMessages, QueueFull, UnknownChannel, UnknownListener
 from ..protocol.sse import STREAM_HEADERS
 from .listener import (
-    QUEUE_SIZE,
     Connection,
     ConnectionsFactory,
     Listener,
     MemoryConnections,
 )
-from .message import Message, fresh_id
+from .message import MessageContract, check_message, fresh_id
 from .stream import HEARTBEAT, MessageStream, SSEStream
 from .wakeups import LoopCaller
 
@@ -32,6 +32,16 @@ __all__ = ["Channel", "ChannelContainer", "SSEChannel"]
 log: Final = logging.getLogger("flask_fsm")
 
 
+def check_time(name: str, value: object) -> None:
+    """Raise TypeError or ValueError unless an argument is a length of time."""
+    if not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{name} must be a number, not {value!r:.80}. An id is given as channel_id=."
+        )
+    if not 0 <= value < inf:
+        raise ValueError(f"{name} must be at least 0, not {value!r}.")
+
+
 class Channel:
     """Delivers messages to listeners: `broadcast` to all of them, `dispatch` to one.
 
@@ -40,10 +50,12 @@ class Channel:
         stream_delay_seconds: The least time between two messages of a stream, in seconds.
         connections_factory: Makes the queue of each listener; by default a queue in memory.
         queue_size: The number of messages that may wait for each listener, unless
-            `connections_factory` is given. Default: 1000.
+            `connections_factory` is given. The default of 1000 counts from the start of a
+            listener on; what waits before that has room for 8 MiB.
 
     Raises:
-        ValueError: `queue_size` is less than 1.
+        TypeError: An argument is of another type, such as an id in the place of a delay.
+        ValueError: `queue_size` is less than 1, or a time is negative.
     """
 
     def __init__(
@@ -52,8 +64,14 @@ class Channel:
         stream_delay_seconds: float = 0,
         connections_factory: ConnectionsFactory | None = None,
         *,
-        queue_size: int = QUEUE_SIZE,
+        queue_size: int | None = None,
     ) -> None:
+        if channel_id is not None and not isinstance(channel_id, str):
+            raise TypeError(
+                f"channel_id must be a str, not {channel_id!r:.80}. The delay between two messages "
+                f"is given as stream_delay_seconds=."
+            )
+        check_time("stream_delay_seconds", stream_delay_seconds)
         self._id = fresh_id() if channel_id is None else channel_id
         self.stream_delay_seconds = stream_delay_seconds
         self._factory: ConnectionsFactory = connections_factory or MemoryConnections(queue_size)
@@ -119,7 +137,9 @@ class Channel:
         return connection
 
     def _unknown(self, listener_id: str) -> UnknownListener:
-        return UnknownListener(f"The channel {self.id!r} has no listener {listener_id!r}.")
+        hint = "" if isinstance(listener_id, str) else " Give the id of a listener, listener.id."
+        text = f"The channel {self.id!r} has no listener {listener_id!r}.{hint}"
+        return UnknownListener(text)
 
     def is_connected(self, connection: Connection) -> bool:
         """Return whether the channel has this connection."""
@@ -146,33 +166,34 @@ class Channel:
 
     # -- messages ----------------------------------------------------------------------
 
-    def dispatch(self, listener_id: str, message: Message) -> None:
+    def dispatch(self, listener_id: str, message: MessageContract) -> None:
         """Queue a message for one listener.
 
         Args:
             listener_id: The id of the listener.
-            message: The message.
+            message: A Message, or another object with a type and a payload.
 
         Raises:
+            TypeError: `message` is not such an object.
             UnknownListener: The channel has no listener with this id.
             QueueFull: Too many messages wait for the listener, so this one is not queued.
         """
+        check_message(message, "dispatch()")
         self._connection(listener_id).push(message)
 
-    def broadcast(self, message: Message) -> None:
+    def broadcast(self, message: MessageContract) -> None:
         """Queue a message for all listeners.
 
         A listener whose queue is full is cut: its streams end with a message of type `error`, and
         the channel removes it. The other listeners get the message.
 
         Args:
-            message: The message.
+            message: A Message, or another object with a type and a payload.
 
         Raises:
-            TypeError: `message` is not a Message.
+            TypeError: `message` is not such an object.
         """
-        if not hasattr(message, "latest"):  # otherwise each queue would fail, and be cut
-            raise TypeError(f"broadcast() takes a Message, not {message!r}.")
+        check_message(message, "broadcast()")  # otherwise each queue would fail, and be cut
         if self._abandoned:
             self._sweep()
         for connection in list(self._connections.values()):
@@ -198,7 +219,7 @@ class Channel:
         except Exception:
             log.exception("The listener %r could not be stopped.", connection.listener.id)
 
-    def deliver_next(self, listener_id: str) -> Message:
+    def deliver_next(self, listener_id: str) -> MessageContract:
         """Remove and return the next message of a listener, after its `on_message` has seen it.
 
         Args:
@@ -218,7 +239,7 @@ class Channel:
 
     # -- streams ------------------------------------------------------------------------
 
-    def adapt(self, message: Message) -> Any:
+    def adapt(self, message: MessageContract) -> Any:
         """Return what a stream yields for a message. Override it for another form."""
         return {"event": message.type, "data": message.payload}
 
@@ -227,7 +248,10 @@ class Channel:
         return MessageStream(self, self._connection_of(listener))
 
     def watch(self) -> MessageStream:
-        """Return a stream of a new, started listener, which is removed at the end of the stream."""
+        """Return a stream of a new, started listener, which is removed at the end of the stream.
+
+        The listener exists from now on. The stream may be awaited, which returns it.
+        """
         listener = self.add_listener()
         listener.start()
         return MessageStream(self, self._connection_of(listener), owner=True)
@@ -264,10 +288,12 @@ class SSEChannel(Channel):
         channel_id: The id; by default 128 random bits as text.
         connections_factory: Makes the queue of each listener; by default a queue in memory.
         queue_size: The number of messages that may wait for each listener, unless
-            `connections_factory` is given. Default: 1000.
+            `connections_factory` is given. The default of 1000 counts from the start of a
+            listener on; what waits before that has room for 8 MiB.
 
     Raises:
-        ValueError: `queue_size` is less than 1.
+        TypeError: An argument is of another type, such as an id in the place of a delay.
+        ValueError: `queue_size` is less than 1, or a time is negative.
     """
 
     def __init__(
@@ -277,14 +303,15 @@ class SSEChannel(Channel):
         channel_id: str | None = None,
         connections_factory: ConnectionsFactory | None = None,
         *,
-        queue_size: int = QUEUE_SIZE,
+        queue_size: int | None = None,
     ) -> None:
+        check_time("retry_timeout_milliseconds", retry_timeout_milliseconds)
         super().__init__(
             channel_id, stream_delay_seconds, connections_factory, queue_size=queue_size
         )
         self.retry_timeout_milliseconds = retry_timeout_milliseconds
 
-    def adapt(self, message: Message) -> Any:
+    def adapt(self, message: MessageContract) -> Any:
         """Return the fields of an event: `event`, `data`, and optionally `retry` and `id`.
 
         `retry` is in milliseconds. Without `id`, that of the message is sent if it has one.
@@ -335,17 +362,24 @@ class ChannelContainer:
 
     def register(self, channel: Channel) -> None:
         """Add a channel; raises DuplicateChannel if there is one with its id."""
-        self.register_iterable([channel])
+        with self._mutex:
+            if channel.id in self._channels:
+                raise self._duplicate(channel)
+            self._channels[channel.id] = channel
 
     def register_iterable(self, channels: Iterable[Channel]) -> None:
-        """Add all of several channels, or none; raises DuplicateChannel if an id occurs twice."""
-        found: dict[str, Channel] = {}
+        """Add those of several channels whose ids are new, and leave out the others.
+
+        Raises DuplicateChannel, and adds none, if two of them have the same id.
+        """
         given = list(channels)
+        found: dict[str, Channel] = {}
         with self._mutex:
             for channel in given:
-                if channel.id in self._channels or channel.id in found:
-                    raise DuplicateChannel(f"There is already a channel {channel.id!r}.")
-                found[channel.id] = channel
+                if channel.id in self._channels:
+                    continue
+                if found.setdefault(channel.id, channel) is not channel:
+                    raise self._duplicate(channel)
             self._channels.update(found)
 
     def get(self, channel_id: str) -> Channel:
@@ -364,6 +398,10 @@ class ChannelContainer:
     def get_all_ids(self) -> list[str]:
         """Return the ids of all channels, in the order in which they were registered."""
         return list(self._channels)
+
+    @staticmethod
+    def _duplicate(channel: Channel) -> DuplicateChannel:
+        return DuplicateChannel(f"There is already a channel {channel.id!r}.")
 
     @staticmethod
     def _unknown(channel_id: str) -> UnknownChannel:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from ...errors import NoMessages, QueueFull
-from .message import Message, fresh_id
+from .message import MessageContract, bytes_of, fresh_id
 from .wakeups import Notifier, ThreadWaiter
 
 __all__ = [
@@ -28,15 +28,16 @@ __all__ = [
 
 log: Final = logging.getLogger("flask_fsm")
 QUEUE_SIZE: Final = 1000
+QUEUE_BYTES: Final = 8 << 20
 
 
 class Queue(Protocol):
     """A first-in, first-out queue of the messages for one listener."""
 
-    def push(self, message: Message) -> None:
+    def push(self, message: MessageContract) -> None:
         """Append a message; raises QueueFull if there is no room."""
 
-    def pop(self) -> Message:
+    def pop(self) -> MessageContract:
         """Remove and return the oldest message; raises NoMessages if the queue is empty."""
         raise NotImplementedError
 
@@ -83,8 +84,8 @@ class MessageQueue:
     Args:
         limit: The number of messages for which it has room, at least 1.
         on_push: Called after each push, in the thread that pushes.
-        max_bytes: When messages of this many bytes wait, it has no room either. Counts the
-            `queued_bytes` of each message that has them. By default without a limit.
+        max_bytes: When messages of this many bytes wait, it has no room either. A message has
+            its `queued_bytes`, or else about those of its payload. By default without a limit.
         backlog: Limits the bytes of all queues of a process together. Its queues must be emptied
             before they are dropped.
 
@@ -100,6 +101,7 @@ class MessageQueue:
         "_mutex",
         "_numbers",
         "_share",
+        "_sizes",
         "_waiting",
         "limit",
         "max_bytes",
@@ -127,7 +129,9 @@ class MessageQueue:
         self._counted: set[int] | None = None
         """The numbers of the messages that count in the backlog."""
         self.on_push: Callable[[], None] | None = on_push
-        self._waiting: OrderedDict[int, Message] = OrderedDict()
+        self._waiting: OrderedDict[int, MessageContract] = OrderedDict()
+        self._sizes: dict[int, int] | None = None
+        """The bytes of the messages that do not know their own."""
         self._numbers = count()
         # The numbers of the messages that wait with a key, the oldest first.
         self._keyed: dict[str, list[int]] = {}
@@ -137,18 +141,21 @@ class MessageQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def push(self, message: Message) -> None:
-        """Append a message; raises QueueFull if there is no room for it."""
-        key = message.latest
-        # Messages of the app have none, since their payloads may be any values.
-        size: int = getattr(message, "queued_bytes", 0)
+    def push(self, message: MessageContract, *, counted: bool = True) -> None:
+        """Append a message; raises QueueFull if there is no room, by bytes only if not `counted`.
+
+        The `limit` of messages holds only if `counted` is True.
+        """
+        key: str | None = getattr(message, "latest", None)
+        known: int | None = getattr(message, "queued_bytes", None)
+        size = bytes_of(message.payload) if known is None else known
         with self._mutex:
             waiting = self._waiting
             if key is not None and self._is_half_full:
                 for old in self._keyed.pop(key, ()):
                     self._discount(old, waiting.pop(old))
             if (
-                len(waiting) >= self.limit
+                (counted and len(waiting) >= self.limit)
                 or self._bytes >= self.max_bytes
                 or (self._bytes > self.max_share and self._exceeds_share)
             ):
@@ -159,6 +166,9 @@ class MessageQueue:
             number = next(self._numbers)
             waiting[number] = message
             self._bytes += size
+            if known is None:
+                self._sizes = self._sizes or {}
+                self._sizes[number] = size
             if size and self._bytes > self._share:
                 self._count(number, message)
             if key is not None:
@@ -172,14 +182,17 @@ class MessageQueue:
                 # The message is in the queue, so its sender must not take it for lost.
                 log.exception("The on_push of a queue failed.")
 
-    def _count(self, number: int, message: Message) -> None:
+    def _count(self, number: int, message: MessageContract) -> None:
         if self._backlog is not None:
             self._counted = self._counted or set()
             self._counted.add(number)
             self._backlog.add(message)
 
-    def _discount(self, number: int, message: Message) -> None:
-        self._bytes -= getattr(message, "queued_bytes", 0)
+    def _discount(self, number: int, message: MessageContract) -> None:
+        known: int | None = getattr(message, "queued_bytes", None)
+        if known is None:
+            known = 0 if self._sizes is None else self._sizes.pop(number, 0)
+        self._bytes -= known
         if self._counted and number in self._counted and self._backlog is not None:
             self._counted.remove(number)
             self._backlog.remove(message)
@@ -198,14 +211,14 @@ class MessageQueue:
             or self._exceeds_share
         )
 
-    def pop(self) -> Message:
+    def pop(self) -> MessageContract:
         """Remove and return the oldest message; raises NoMessages if the queue is empty."""
         message = self.take()
         if message is None:
             raise NoMessages("The queue is empty.")
         return message
 
-    def take(self) -> Message | None:
+    def take(self) -> MessageContract | None:
         """Remove and return the oldest message, or return None."""
         if not self._waiting:
             return None
@@ -213,11 +226,11 @@ class MessageQueue:
             if not self._waiting:
                 return None
             number, message = self._waiting.popitem(last=False)
-            if self._counted:
+            if self._counted or self._sizes:
                 self._discount(number, message)
             else:
                 self._bytes -= getattr(message, "queued_bytes", 0)
-            key = message.latest
+            key = getattr(message, "latest", None)
             if key is not None:
                 numbers = self._keyed[key]
                 del numbers[0]
@@ -273,7 +286,7 @@ class Listener:
         """Return whether messages are delivered."""
         return self._running
 
-    def on_message(self, message: Message) -> None:
+    def on_message(self, message: MessageContract) -> None:
         """Called with each message at its delivery, in the thread that takes it."""
 
 
@@ -284,11 +297,30 @@ class Connection:
         listener: The listener.
         queue: The queue: a `MessageQueue`, or any object with its `push` and `pop`.
         connection_id: The id; by default 128 random bits as text.
+        counts_always: Whether the number of messages for which a `MessageQueue` has room also holds
+            while the listener has not been started. By default True.
     """
 
-    __slots__ = ("__weakref__", "_notifies", "cuts", "id", "listener", "notifier", "queue")
+    __slots__ = (
+        "__weakref__",
+        "_counts_always",
+        "_notifies",
+        "cuts",
+        "id",
+        "listener",
+        "notifier",
+        "queue",
+    )
 
-    def __init__(self, listener: Listener, queue: Queue, connection_id: str | None = None) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        queue: Queue,
+        connection_id: str | None = None,
+        *,
+        counts_always: bool = True,
+    ) -> None:
+        self._counts_always = counts_always
         self.listener: Listener = listener
         self.queue: Queue = queue
         self.id: str = fresh_id() if connection_id is None else connection_id
@@ -307,9 +339,18 @@ class Connection:
         queue, ends = self.queue, self.end_notifiers
         return (*ends, queue.notifier) if isinstance(queue, MessageQueue) else ends
 
-    def push(self, message: Message) -> None:
+    def push(self, message: MessageContract) -> None:
         """Append a message to the queue, and wake its streams; raises QueueFull."""
-        self.queue.push(message)
+        queue = self.queue
+        try:
+            queue.push(message)
+        except QueueFull:
+            # A listener that has not been started is not slow, however many messages wait for it.
+            if self._counts_always or not isinstance(queue, MessageQueue):
+                raise
+            if self.listener.is_running() or self.listener.stops:
+                raise
+            queue.push(message, counted=False)
         if self._notifies:
             self.notifier.notify()
 
@@ -326,18 +367,24 @@ class MemoryConnections:
     """Makes connections with queues in memory.
 
     Args:
-        limit: The number of messages for which each queue has room, at least 1.
-        max_bytes: The bytes for which each queue has room, as for a `MessageQueue`.
+        limit: The number of messages for which each queue has room, at least 1. The default of
+            1000 counts from the start of a listener on; before that, only the bytes count.
+        max_bytes: The bytes for which each queue has room, as for a `MessageQueue`. Default: 8 MiB.
 
     Raises:
         ValueError: `limit` is less than 1.
     """
 
-    def __init__(self, limit: int = QUEUE_SIZE, max_bytes: int = sys.maxsize) -> None:
-        MessageQueue(limit)  # raises ValueError now, and not for the first listener
-        self._limit = limit
+    def __init__(self, limit: int | None = None, max_bytes: int = QUEUE_BYTES) -> None:
+        self._limit = QUEUE_SIZE if limit is None else limit
+        MessageQueue(self._limit)  # raises ValueError now, and not for the first listener
         self._max_bytes = max_bytes
+        self._counts_always = limit is not None
 
     def create(self, listener: Listener | None = None) -> Connection:
         queue = MessageQueue(self._limit, max_bytes=self._max_bytes)
-        return Connection(Listener() if listener is None else listener, queue)
+        return Connection(
+            Listener() if listener is None else listener,
+            queue,
+            counts_always=self._counts_always,
+        )

@@ -7,14 +7,14 @@ what they missed before they reconnected.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from time import monotonic
 from typing import Any, Final, Protocol, Self
 
 from ...errors import NoMessages, QueueFull
 from ..protocol.sse import COMMENT, event_bytes, retry_bytes
 from .listener import Connection, MessageQueue
-from .message import Message
+from .message import Message, MessageContract
 from .wakeups import LoopCaller, TaskWaiter, ThreadWaiter, Waiter
 
 __all__ = ["HEARTBEAT", "SILENCE", "MessageStream", "SSEStream"]
@@ -39,7 +39,7 @@ class Source(Protocol):
     @property
     def id(self) -> str: ...
 
-    def adapt(self, message: Message) -> Any: ...
+    def adapt(self, message: MessageContract) -> Any: ...
 
     def is_connected(self, connection: Connection) -> bool: ...
 
@@ -75,10 +75,10 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
 
     # -- the next message ---------------------------------------------------------------
 
-    def _output(self, message: Message) -> Any:
+    def _output(self, message: MessageContract) -> Any:
         return self._channel.adapt(message)
 
-    def _plain(self, message: Message) -> Any:
+    def _plain(self, message: MessageContract) -> Any:
         return {"event": message.type, "data": message.payload}
 
     def _error(self, payload: Any = None) -> Any:
@@ -210,6 +210,11 @@ class MessageStream(Iterator[Any], AsyncIterator[Any]):
     def __aiter__(self) -> Self:
         return self
 
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Return this stream at once, for `await channel.watch()` as in eric-sse."""
+        yield from ()
+        return self
+
     async def __anext__(self) -> Any:
         taken = await self._next_in_loop()
         if taken is END:
@@ -288,7 +293,7 @@ class SSEStream(MessageStream):
         """The value that the client was sent last."""
         self.heartbeat = heartbeat
 
-    def _output(self, message: Message) -> bytes:
+    def _output(self, message: MessageContract) -> bytes:
         fields = self._channel.adapt(message)
         if fields.__class__ is not dict and not isinstance(fields, Mapping):
             raise TypeError(
@@ -307,7 +312,7 @@ class SSEStream(MessageStream):
             self._retry = retry
         return block
 
-    def _plain(self, message: Message) -> bytes:
+    def _plain(self, message: MessageContract) -> bytes:
         return event_bytes(message.type, message.payload)
 
     def _preamble(self) -> bytes | None:

@@ -44,6 +44,7 @@ class SwitchFlow:
     __slots__ = ("channel", "position")
 
     latest: ClassVar[None] = None
+    queued_bytes: ClassVar[int] = 0
 
     def __init__(self, channel: LiveChannel, position: Position) -> None:
         self.channel: LiveChannel = channel
@@ -81,11 +82,11 @@ class ClientQueue(MessageQueue):
         self.max_bytes = max(self._size_in_bytes, self._bytes + self._size_in_bytes // 2)
         self.max_share = max(self._share, self._bytes + self._share // 2)
 
-    def push(self, message: Any) -> None:
+    def push(self, message: Any, *, counted: bool = True) -> None:
         if self.overflown:
             return
         try:
-            super().push(message)
+            super().push(message, counted=counted)
         except QueueFull:
             self.overflow()
 
