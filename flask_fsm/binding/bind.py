@@ -16,9 +16,10 @@ from typing import Any
 
 from flask import Flask
 
-from ..core.machine import Edge, Machine
+from ..core.machine import Machine
 from ..core.names import plain
 from ..core.rules import is_async
+from ..core.ways import Limits
 from ..errors import Code, DefinitionError, UnknownState
 from .bound_machine import FLOW_ARGUMENT, Bound, Page, newest, resolve
 from .declaration import Check, Declaration, Declarations, Subject, checks_of
@@ -191,16 +192,21 @@ class _Views:
         if len(self._faults) > before:
             self._misnamed.add(state)
 
-    def keeps(self, edge: Edge) -> bool:
-        """Return whether the views leave an edge in the machine."""
-        source, target = edge.source, edge.target
-        return target in self._allowed["to"].get(source, (target,)) and (
-            source in self._allowed["accept"].get(target, (source,))
-        )
+    @property
+    def limits(self) -> Limits:
+        """The edges that the views leave in the machine."""
+        return Limits(**self._allowed)
 
-    def may_keep(self, edge: Edge) -> bool:
-        """Return whether the views leave an edge in the machine, or have a fault about it."""
-        return self.keeps(edge) or bool({edge.source, edge.target} & self._misnamed)
+    @property
+    def generous_limits(self) -> Limits:
+        """Those edges, and those about which the views have a fault."""
+        misnamed = self._misnamed
+        return Limits(
+            **{
+                label: {at: names | misnamed for at, names in of.items() if at not in misnamed}
+                for label, of in self._allowed.items()
+            }
+        )
 
 
 def _bind_one(
@@ -223,13 +229,13 @@ def _bind_one(
                 "class: decorators = [fsm.check()]; other decorators need functools.wraps), or "
                 "use State(guarded=False).",
             )
-    faults += narrowing_faults(machine, views.may_keep, views.listed)
+    faults += narrowing_faults(machine, views.generous_limits, views.listed)
     asyncs = [
         view
         for endpoint in dict.fromkeys(endpoint for endpoint, _ in found)
         if is_async_view(view := app.view_functions[endpoint])
     ]
-    narrowed_machine = machine.restricted(views.keeps, functools.partial(_run_on, app, asyncs))
+    narrowed_machine = machine.restricted(views.limits, functools.partial(_run_on, app, asyncs))
     missing_extra = async_fault(app, asyncs)
     if missing_extra is not None:
         faults.append(missing_extra)
@@ -249,7 +255,7 @@ def _missing_support(
     faults = []
     features = [
         f"Transition({edge.source!r}, {edge.target!r}, once=True)"
-        for edge in machine.edges
+        for edge in machine.existing_edges()
         if edge.once
     ]
     if machine.many:

@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Flask
 
+from ..core.ways import EVERYWHERE, arcs
 from ..errors import DefinitionError
 from .bound_machine import Bound
 from .declaration import Check, Declarations, layers_of, mark_of
@@ -73,16 +74,17 @@ def states_without_view(bound: Bound) -> Iterator[DefinitionError]:
     machine = bound.machine
     shown = set(bound.states.values())
     missed: dict[str, str] = {}
-    for edge in machine.edges:
-        target = machine.states[edge.target]
-        if (
-            edge.source in shown
-            and edge.target not in bound.pages
-            and edge.event is None
-            and target.guarded
-            and not target.events
-        ):
-            missed.setdefault(edge.target, edge.source)
+    listed = [edge for edge in machine.listed_edges if edge.source in shown and edge.event is None]
+    unrestricted = {name: each for name, each in machine.targets.items() if name in shown}
+    everywhere = ""
+    """The first page that leads to every state."""
+    for source, name in arcs(listed, unrestricted):
+        if name == EVERYWHERE:
+            everywhere = everywhere or source
+            continue
+        target = machine.states[name]
+        if name not in bound.pages and target.guarded and not target.events:
+            missed.setdefault(name, everywhere if source == EVERYWHERE else source)
     for name, source in missed.items():
         yield DefinitionError(
             f"state {name!r}, machine {machine.name!r}: the page {source!r} leads to it, but no "

@@ -5,19 +5,43 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Final, Literal, NoReturn, Self
 
 from ..errors import RuleError, UnknownState
 from .event import Handler
 from .migration import Migration
 from .names import plain
 from .path import Node, nodes_back
-from .rules import RuleOwner
+from .rules import CompiledRules, RuleOwner, end_registration
 from .state import Edge, State, Transition
+from .ways import Edges, OpenWays, Targets, arcs, bits_of
 
-__all__ = ["Definition"]
+__all__ = ["DERIVED", "Definition"]
+
+# What follows from the states, so that register_state changes it too.
+DERIVED: Final = frozenset(
+    (
+        "_entry_rules",
+        "_faults",
+        "_out",
+        "digest",
+        "dotted",
+        "edges",
+        "events",
+        "finals",
+        "initial",
+        "listed_edges",
+        "made",
+        "names",
+        "numbers",
+        "once_sources",
+        "root",
+        "targets",
+        "ways",
+    )
+)
 
 
 class Definition(RuleOwner):
@@ -27,6 +51,7 @@ class Definition(RuleOwner):
     """
 
     __slots__ = (
+        "_entry_rules",
         "_events_of",
         "_out",
         "completion",
@@ -38,17 +63,21 @@ class Definition(RuleOwner):
         "free_args",
         "handlers",
         "initial",
+        "listed_edges",
+        "made",
         "many",
         "migration",
         "name",
         "names",
         "numbers",
+        "once_sources",
         "ordered",
         "repeat",
         "reset",
         "root",
         "scope",
         "states",
+        "targets",
         "tracks_edges",
         "transitions",
         "ways",
@@ -57,8 +86,13 @@ class Definition(RuleOwner):
     name: str
     states: Mapping[str, State]
     transitions: tuple[Transition, ...]
-    edges: tuple[Edge, ...]
-    ways: dict[str, dict[str, Edge]]
+    edges: Sequence[Edge]
+    ways: dict[str, Mapping[str, Edge]]
+    """The edges by source and target."""
+    made: dict[str, dict[str, Edge]]
+    """Those of `ways` that exist; an edge of an unrestricted state is made when it is read."""
+    targets: dict[str, Targets]
+    """Where each unrestricted state leads to."""
     initial: str
     finals: frozenset[str]
     free_args: tuple[str, ...]
@@ -76,10 +110,16 @@ class Definition(RuleOwner):
     """Whether names of states have dots, as those of pages in a blueprint."""
     names: tuple[str, ...]
     numbers: dict[str, int]
+    once_sources: frozenset[str]
+    """The states out of which an edge with `once=True` leads."""
     events: tuple[str, ...]
     tracks_edges: bool
+    _entry_rules: dict[str, CompiledRules]
+    """For edges that are made later: the rules of the machine and of each state."""
     _events_of: dict[str, tuple[str, ...]]
+    listed_edges: tuple[Edge, ...]
     _out: dict[str, int]
+    """The bits of the edges out of states, as far as anybody has asked for them."""
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{self!r} is immutable: define another machine.")
@@ -106,18 +146,27 @@ class Definition(RuleOwner):
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    def _set_edges(self, edges: Sequence[Edge]) -> None:
-        """Index `edges`, so that a decision is a look-up whatever the size of the machine."""
-        ways: dict[str, dict[str, Edge]] = {name: {} for name in self.states}
-        out = dict.fromkeys(self.states, 0)
+    def _set_edges(self, edges: Sequence[Edge], targets: dict[str, Targets]) -> None:
+        """Index the edges, so that a decision is a look-up whatever the size of the machine.
+
+        Args:
+            edges: All but those of the unrestricted states.
+            targets: Where each unrestricted state leads to; their edges come after the others.
+        """
+        made: dict[str, dict[str, Edge]] = {name: {} for name in self.states}
         for number, edge in enumerate(edges):
             edge.number = number
-            ways[edge.source][edge.target] = edge
-            edge.code = len(ways[edge.source])
-            if self.repeat and self.completion is None:
-                edge.final = edge.target in self.finals
-            if self.tracks_edges:
-                out[edge.source] |= 1 << number
+            made[edge.source][edge.target] = edge
+            edge.code = len(made[edge.source])
+            self._set_end(edge)
+        first = len(edges)
+        ways: dict[str, Mapping[str, Edge]] = {**made}
+        unrestricted = []
+        for source, each in targets.items():
+            out = OpenWays(source, each, first, made[source], self._complete_edge)
+            ways[source] = out
+            unrestricted.append(out)
+            first += len(each)
         names = tuple(self.states)
         shape = [
             names,
@@ -126,17 +175,42 @@ class Definition(RuleOwner):
             self.repeat,
             self.ordered,
         ]
+        if targets:
+            shape.append(list(arcs((), targets)))
         digest = hashlib.blake2b(json.dumps(shape).encode(), digest_size=6).digest()
         self._set(
-            edges=tuple(edges),
+            edges=Edges(edges, unrestricted) if unrestricted else tuple(edges),
+            listed_edges=tuple(edges),
             ways=ways,
-            _out=out,
+            made=made,
+            targets=targets,
+            once_sources=frozenset(edge.source for edge in edges if edge.once),
+            _entry_rules={},
+            _out={},
             names=names,
             dotted=any("." in name for name in names),
             numbers={name: number for number, name in enumerate(names)},
             events=tuple(dict.fromkeys(edge.event for edge in edges if edge.event is not None)),
             digest=base64.urlsafe_b64encode(digest).decode(),
         )
+
+    def _set_end(self, edge: Edge) -> None:
+        if self.repeat and self.completion is None:
+            edge.final = edge.target in self.finals
+
+    def _complete_edge(self, edge: Edge) -> None:
+        """Complete an edge of an unrestricted state, which has no rules of its own."""
+        self._set_end(edge)
+        if edge.target in self._entry_rules:
+            edge.set_rules(self._entry_rules[edge.target])
+        if self._sealed:
+            end_registration(edge.transition)
+
+    def existing_edges(self) -> Iterator[Edge]:
+        """Return the edges that exist; those made later have no event, lease or own rules."""
+        yield from self.listed_edges
+        for source in self.targets:
+            yield from tuple(self.made[source].values())
 
     def transition(self, source: str, target: str) -> Transition:
         """Return the declared transition of an edge, to add rules to it.
@@ -177,8 +251,12 @@ class Definition(RuleOwner):
 
     def exhausted(self, state: str, taken: int) -> bool:
         """Return whether every edge out of `state` is among the `taken` ones of a run (bits)."""
-        out = self._out[state]
-        return not self.repeat and taken & out == out
+        if self.repeat:
+            return False
+        out = self._out.get(state)
+        if out is None:
+            out = self._out[state] = bits_of(self.ways[state])
+        return taken & out == out
 
     def ends(self, state: str, taken: int) -> bool:
         """Return whether arriving at `state`, after the `taken` edges of a run (bits), ends it."""

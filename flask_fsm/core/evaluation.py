@@ -33,7 +33,7 @@ from .reasons import (
     rule_error,
     rule_title,
 )
-from .rules import GUARD, PRE_TRANSITION, VALIDATOR, doc_of
+from .rules import GUARD, HOOK, PRE_TRANSITION, VALIDATOR, doc_of
 from .state import Edge
 
 __all__ = [
@@ -104,7 +104,7 @@ def _run_rule(
     except GuardRefused as error:
         if error.message:
             raise add_context(flow, error, edge) from None
-        raise _refused(flow, edge, [_reason_of(rule, edge, error.code)]) from None
+        raise _refused(flow, edge, [_reason_of(kind, rule, edge, error.code)]) from None
     except FSMError as error:
         raise add_context(flow, error, edge) from None
     except CircularQuestion as error:
@@ -174,12 +174,12 @@ def _reasons_of(flow: FlowBase, edge: Edge, guard: Guard, error: Exception) -> S
     """Return the reasons of a guard that refused; an unexpected exception is logged."""
     _raise_if_circular(flow, edge, guard, error)
     if isinstance(error, GuardRefused):
-        return error.reasons if error.message else [_reason_of(guard, edge, error.code)]
+        return error.reasons if error.message else [_reason_of(GUARD, guard, edge, error.code)]
     logger.error(
-        "The guard %s raised an exception, so %s -> %s of machine %r is refused.",
-        rule_title(guard), edge.source, edge.target, flow.machine.name, exc_info=error,
+        "%s raised an exception, so %s -> %s of machine %r is refused.",
+        rule_title(GUARD, guard), edge.source, edge.target, flow.machine.name, exc_info=error,
     )  # fmt: skip
-    return [_reason_of(guard, edge, Code.GUARD_RAISED)]
+    return [_reason_of(GUARD, guard, edge, Code.GUARD_RAISED)]
 
 
 def _raise_if_circular(flow: FlowBase, edge: Edge, guard: Guard, error: Exception) -> None:
@@ -194,14 +194,14 @@ def _is_circular(error: Exception) -> bool:
     return isinstance(error, RuleError) and error.code == Code.CIRCULAR
 
 
-def _reason_of(rule: Callable[..., Any], edge: Edge, code: str) -> Reason:
+def _reason_of(kind: str, rule: Callable[..., Any], edge: Edge, code: str) -> Reason:
     """Return the reason of a rule that gave none: from its docstring, or words for visitors."""
     about = doc_of(rule)
     if about:
         return Reason(code, about.splitlines()[0])
     logger.info(
-        "The guard %s, which has no docstring to say why, refuses %r -> %r.",
-        rule_title(rule), edge.source, edge.target,
+        "%s, which has no docstring to say why, refuses %r -> %r.",
+        rule_title(kind, rule), edge.source, edge.target,
     )  # fmt: skip
     return Reason(code, str(_("This step is not possible with the answers so far.")))
 
@@ -264,8 +264,8 @@ def run_hooks(flow: FlowBase, result: Result) -> None:
                 require_sync_result(answer)
         except Exception:
             logger.exception(
-                "The hook %s failed after %s -> %s of machine %r; the commit remains.",
-                rule_title(rule), result.source, result.target, flow.machine.name,
+                "%s failed after %s -> %s of machine %r; the commit remains.",
+                rule_title(HOOK, rule), result.source, result.target, flow.machine.name,
             )  # fmt: skip
 
 

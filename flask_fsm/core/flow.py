@@ -119,7 +119,7 @@ class Flow(FlowBase):
             node = node_to_edit(self, source, target)
         here = node.state
         try:
-            edge = machine.ways[here][target]
+            edge = machine.made[here][target]
         except (KeyError, TypeError):  # TypeError: `target` is a dict, such as misplaced answers
             edge = edge_by_name(self, here, target)
             target = edge.target
@@ -378,7 +378,7 @@ class Flow(FlowBase):
 
     def target_of(self, event: str) -> str:
         """Return where `event` leads from the current state, or raise InvalidTransition."""
-        for edge in self.machine.ways[self.current].values():
+        for edge in tuple(self.machine.made[self.current].values()):
             if edge.event == event:
                 return edge.target
         raise error_of_event(self, event)

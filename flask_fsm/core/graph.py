@@ -16,7 +16,13 @@ from .lint import ANYTHING
 from .names import is_name, plain
 from .state import ANY, BACK_POLICIES, Edge, State, Transition
 
-__all__ = ["collect_states", "expand_edges", "list_transitions", "pairs_with_unknown"]
+__all__ = [
+    "collect_states",
+    "duplicate_events",
+    "expand_edges",
+    "list_transitions",
+    "pairs_with_unknown",
+]
 
 
 Pairs = list[tuple[str, str]]
@@ -119,8 +125,11 @@ def expand_edges(
     transitions: Sequence[Transition],
     finals: tuple[str, ...] | None,
     faults: list[DefinitionError],
-) -> list[Edge]:
-    """Expand lists of sources, wildcards and `State.targets` into edges, one for each pair."""
+) -> tuple[list[Edge], list[str]]:
+    """Expand lists of sources, wildcards and `State.targets` into edges, one for each pair.
+
+    Return also the unrestricted states, which lead to every state.
+    """
     edges: dict[tuple[str, str], Edge] = {}
     declared: set[tuple[str, str]] = set()
     wildcards: list[tuple[str, Transition]] = []
@@ -199,13 +208,12 @@ def expand_edges(
         for pair, edge in edges.items()
         if edge.transition.source != ANY or edge.source not in ends
     }
-    if not transitions:
-        for state in known.values():
-            if state.targets is None and state.name not in ends:
-                for target in known:
-                    if (state.name, target) not in edges:
-                        add_edge(state.name, Transition(state.name, target))
-    return list(edges.values())
+    unrestricted = [
+        name
+        for name, state in known.items()
+        if not transitions and state.targets is None and name not in ends
+    ]
+    return list(edges.values()), unrestricted
 
 
 def pairs_with_unknown(
@@ -222,6 +230,20 @@ def pairs_with_unknown(
     ]
     pairs += [(state.name, target) for state in known.values() for target in state.targets or ()]
     return [(one, other) for one, other in pairs if one not in known or other not in known]
+
+
+def duplicate_events(edges: Iterable[Edge], states: Mapping[str, State]) -> list[DefinitionError]:
+    """Return a fault for each edge whose event has a handler in its source."""
+    return [
+        DuplicateEvent(
+            f"event {edge.event!r} of state {edge.source!r} has a handler, and an edge to "
+            f"{edge.target!r}: rename one of them.",
+            source=edge.source,
+            target=edge.target,
+        )
+        for edge in edges
+        if edge.event in states[edge.source].events
+    ]
 
 
 def _is_closed(state: State) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias, overload
 from ..errors import SnapshotError
 from .definition import Definition
 from .state import Edge
+from .ways import in_order
 
 __all__ = [
     "Archive",
@@ -226,13 +227,15 @@ def pack(machine: Definition, log: Log, first: Checkpoint, limit: int | None = N
 def _decode(packed: Packed) -> list[Entry]:
     machine = packed.machine
     ways, names = machine.ways, machine.names
-    out_of = {name: tuple(edges.values()) for name, edges in ways.items()}
+    out_of: dict[str, Sequence[Edge]] = {}
     state, at, rev = packed.first
     entries = []
     try:
         numbers = _numbers(packed.text)
         for number in numbers:
-            out = out_of[state]
+            out = out_of.get(state)
+            if out is None:
+                out = out_of[state] = in_order(ways[state])
             gap, code = divmod(number, len(out) + 1)
             at += gap
             if code:

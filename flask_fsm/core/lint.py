@@ -7,6 +7,7 @@ from typing import Final
 
 from ..errors import Code, DefinitionError, Unreachable
 from .names import is_name
+from .ways import EVERYWHERE
 
 __all__ = ["ANYTHING", "graph_faults", "option_faults"]
 
@@ -44,9 +45,9 @@ def graph_faults(
 
     Edges may name a state that is not among `states`, which is another fault: as it may stand for
     any of them, it counts as reached, and as leading to an end. The `malformed` edges are other
-    faults too, and cause none here.
+    faults too, and cause none here. EVERYWHERE is no state, but may stand between states.
     """
-    known = set(states)
+    known = {*states, EVERYWHERE}
     unknown: set[str] = set()
     ahead: dict[str, list[str]] = {}
     predecessors: dict[str, list[str]] = {}

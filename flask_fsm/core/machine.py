@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
 
-from ..errors import Code, DefinitionError, DuplicateEvent, DuplicateState, UnknownState
-from .definition import Definition
+from ..errors import Code, DefinitionError, DuplicateState, UnknownState
+from .definition import DERIVED, Definition
 from .flow import Clock, Flow
-from .graph import collect_states, expand_edges, list_transitions, pairs_with_unknown
+from .graph import (
+    collect_states,
+    duplicate_events,
+    expand_edges,
+    list_transitions,
+    pairs_with_unknown,
+)
 from .lint import graph_faults, option_faults
 from .migration import Renamed
 from .names import Named, as_tuple, is_name, name_faults, plain
@@ -27,29 +33,11 @@ from .rules import (
 from .serialization import dump_machine, load_definition
 from .snapshot import Snapshot
 from .state import Back, Edge, State, Transition, TransitionLike
+from .ways import Limits, OpenWays, arcs, every_state, narrowed
 
 __all__ = ["Back", "Edge", "Machine", "MachineOptions", "State", "Transition", "TransitionLike"]
 
 M = TypeVar("M", bound=Callable[[str], str | None] | Mapping[str, str | None])
-
-
-# What follows from the states, so that register_state changes it too.
-DERIVED: Final = frozenset(
-    (
-        "_faults",
-        "_out",
-        "digest",
-        "dotted",
-        "edges",
-        "events",
-        "finals",
-        "initial",
-        "names",
-        "numbers",
-        "root",
-        "ways",
-    )
-)
 
 
 class _Arguments(NamedTuple):
@@ -198,11 +186,13 @@ class Machine(Definition):
         """
         listed, named, initial, finals = given
         known = Named(collect_states(named, listed, initial, faults))
-        edges = expand_edges(known, listed, finals, faults)
+        edges, unrestricted = expand_edges(known, listed, finals, faults)
+        targets = every_state(tuple(known), unrestricted)
         first = initial.name if isinstance(initial, State) else initial or next(iter(known), None)
         unknown = pairs_with_unknown(known, listed)
         if finals is None:
             sources = {edge.source for edge in edges} | {s for s, _ in (*unknown, *guessed)}
+            sources |= targets.keys()
             finals = tuple(state for state in known if state not in sources)
         for what, state in [("initial", first), *(("final", state) for state in finals)]:
             is_guessed = (guessed or is_malformed) and not named  # as a malformed part may name it
@@ -215,7 +205,7 @@ class Machine(Definition):
                 )
             )
         elif first is not None and not is_malformed:
-            pairs = [*((edge.source, edge.target) for edge in edges), *unknown]
+            pairs = [*arcs(edges, targets), *unknown]
             faults += graph_faults(tuple(known), pairs, first, finals, guessed)
         self._set(
             states=MappingProxyType(known),
@@ -227,7 +217,7 @@ class Machine(Definition):
             _given=given,
             _faults=faults,
         )
-        self._set_edges(edges)
+        self._set_edges(edges, targets)
 
     def register_state(self, state: State) -> State:
         """Add a state. The first one becomes the initial state, unless another was named.
@@ -282,58 +272,56 @@ class Machine(Definition):
             self._compile(wrap)
         return self
 
-    def restricted(self, keep: Callable[[Edge], bool], wrap: Wrap) -> Machine:
-        """Return this machine with the edges that `keep` accepts, its rules wrapped for an app."""
+    def restricted(self, limits: Limits, wrap: Wrap) -> Machine:
+        """Return this machine with the edges that `limits` leave, its rules wrapped for an app."""
         narrow = Machine.__new__(Machine)
         self._check()
         for name in (*RuleOwner.__slots__, *Definition.__slots__, *Machine.__slots__):
             if hasattr(self, name):
                 object.__setattr__(narrow, name, getattr(self, name))
-        narrow._set_edges([Edge(e.source, e.transition, 0) for e in self.edges if keep(e)])
+        listed = [e for e in self.listed_edges if limits.keep(e.source, e.target)]
+        narrow._set_edges(
+            [Edge(e.source, e.transition, 0) for e in listed], narrowed(self.targets, limits)
+        )
+        for edge in self.existing_edges():
+            ways = narrow.ways[edge.source]
+            if isinstance(ways, OpenWays):
+                ways.adopt(edge.transition)
         narrow._compile(wrap)
         self._end_registration()
         return narrow
 
     def _check(self) -> None:
         """Raise DefinitionError if the definition, now complete, has faults."""
-        faults = [*self._faults, *self._duplicate_events()]
+        faults = [*self._faults, *duplicate_events(self.listed_edges, self.states)]
         if faults:
             raise DefinitionError.of(f"Machine {self.name!r}", faults)
 
-    def _duplicate_events(self) -> list[DefinitionError]:
-        return [
-            DuplicateEvent(
-                f"event {edge.event!r} of state {edge.source!r} has a handler, and an edge to "
-                f"{edge.target!r}: rename one of them.",
-                source=edge.source,
-                target=edge.target,
-            )
-            for edge in self.edges
-            if edge.event in self.states[edge.source].events
-        ]
-
     def _compile(self, wrap: Wrap) -> None:
         self._check()
-        for edge in self.edges:
-            rules = compile_rules(wrap, self, self.states[edge.target], edge.transition)
-            edge.guards, edge.pre_transitions, edge.validators, edge.hooks = rules
-            edge.has_rules = bool(edge.pre_transitions or edge.validators)
+        later = {
+            target: compile_rules(wrap, self, self.states[target])
+            for _, target in arcs((), self.targets)
+            if target in self.states
+        }
+        self._set(_entry_rules=later)
+        for edge in self.existing_edges():
+            state = self.states[edge.target]
+            edge.set_rules(compile_rules(wrap, self, state, edge.transition))
         handlers = {
             name: {event: wrap(each.handler) for event, each in state.events.items()}
             for name, state in self.states.items()
         }
-        events_of = {
-            name: (
-                *state.events,
-                *(edge.event for edge in self.ways[name].values() if edge.event is not None),
-            )
-            for name, state in self.states.items()
-        }
+        events = {name: list(state.events) for name, state in self.states.items()}
+        for edge in self.listed_edges:
+            if edge.event is not None:
+                events[edge.source].append(edge.event)
+        events_of = {name: tuple(each) for name, each in events.items()}
         self._set(_compiled=True, handlers=handlers, _events_of=events_of)
         self._end_registration()
 
     def _end_registration(self) -> None:
-        for owner in (self, *self.states.values(), *(edge.transition for edge in self.edges)):
+        for owner in (self, *self.states.values(), *(e.transition for e in self.existing_edges())):
             end_registration(owner)
 
     def migrate(self, names: M) -> M:

@@ -41,13 +41,14 @@ def progress_of(flow: FlowBase, page: str | None) -> Progress:
     open_ended = False
     with flow.judged_by({**flow.drafts, **flow.data}) as data:
         while not flow.finished and not flow.machine.complete(state):
-            ways = [edge for edge in flow.machine.ways[state].values() if edge.target not in seen]
-            if len(ways) > 1:
-                ways = [e for e in ways if guards_allow(flow, e)] if state in data else []
-            if len(ways) != 1:
-                open_ended = any(t not in seen for t in flow.machine.ways[state])
+            ways = flow.machine.ways[state]
+            unseen = targets = [target for target in ways if target not in seen]
+            if len(unseen) > 1:
+                targets = [t for t in unseen if state in data and guards_allow(flow, ways[t])]
+            if len(targets) != 1:
+                open_ended = bool(unseen)
                 break
-            state = ways[0].target
+            state = targets[0]
             seen.add(state)
             ahead.append(state)
     return Progress(path[:at], path[at], tuple(ahead), open_ended)

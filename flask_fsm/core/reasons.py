@@ -199,7 +199,7 @@ def rule_error(
 ) -> RuleError:
     """Return the error of a rule that raised an exception other than a refusal."""
     return RuleError(
-        f"The {kind} {rule_title(rule)} of {edge.source!r} -> {edge.target!r} in machine "
+        f"{rule_title(kind, rule)} of {edge.source!r} -> {edge.target!r} in machine "
         f"{flow.machine.name!r} raised {error!r}. To refuse, raise ValidationFailed.",
         **error_context(flow, edge.source, edge.target),
     )
@@ -210,7 +210,7 @@ def circular_error(
 ) -> RuleError:
     """Return the error of a rule that asks whether `other` can be taken, which waits for it."""
     return RuleError(
-        f"The {kind} {rule_title(rule)} of {_step(edge)} in machine {flow.machine.name!r} asks "
+        f"{rule_title(kind, rule)} of {_step(edge)} in machine {flow.machine.name!r} asks "
         f"whether {_step(other)} can be taken, and that depends on its own answer: let it look at "
         f"flow.data or flow.context, and not ask about this edge.",
         **error_context(flow, edge.source, edge.target),
@@ -218,6 +218,8 @@ def circular_error(
     )
 
 
-def rule_title(rule: Callable[..., Any]) -> str:
-    """Return the name of a rule for messages."""
-    return repr(unwrapped(rule).__name__) if has_name(rule) else "A condition of this step"
+def rule_title(kind: str, rule: Callable[..., Any]) -> str:
+    """Return what messages call a rule, at the beginning of a sentence."""
+    if has_name(rule):
+        return f"The {kind} {unwrapped(rule).__name__!r}"
+    return f"An unnamed {kind}"

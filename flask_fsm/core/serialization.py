@@ -45,8 +45,9 @@ class LoadedDefinition(NamedTuple):
 def dump_machine(machine: Definition) -> dict[str, Any]:
     """Return the definition of `machine` as JSON-able data."""
     named: dict[str, Function] = {}
-    for edge in machine.edges:
-        if edge.transition not in machine.transitions and any(rules_of(edge.transition).values()):
+    listed = set(map(id, machine.transitions))
+    for edge in machine.existing_edges():
+        if id(edge.transition) not in listed and any(rules_of(edge.transition).values()):
             raise DefinitionError(
                 f"to_dict(): {edge!r} has rules but comes from State(targets=...): define it "
                 f"as a Transition.",

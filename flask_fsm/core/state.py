@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from ..errors import DefinitionError, DuplicateEvent
 from .event import Event, Handler
 from .names import as_tuple, is_name, name_faults, plain
-from .rules import Function, Functions, RuleOwner
+from .rules import CompiledRules, Function, Functions, RuleOwner
 
 __all__ = ["ANY", "BACK_POLICIES", "Back", "Edge", "State", "Transition", "TransitionLike"]
 
@@ -233,6 +233,11 @@ class Edge:
         self.validators: tuple[Function, ...] = ()
         self.hooks: tuple[Function, ...] = ()
         self.has_rules: bool = False
+
+    def set_rules(self, rules: CompiledRules) -> None:
+        """Set the rules that run when this edge is taken."""
+        self.guards, self.pre_transitions, self.validators, self.hooks = rules
+        self.has_rules = bool(rules.pre_transitions or rules.validators)
 
     def __repr__(self) -> str:
         return f"Edge({self.source!r}, {self.target!r})"

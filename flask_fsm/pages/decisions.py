@@ -164,7 +164,7 @@ class PageRequest:
         """Find the `visit=True` edge to take, out of the nearest page of the path that has one."""
         if looks_ahead(self.request) or self.flow.finished or self.work.needs_key:
             return None
-        ways = self.bound.machine.ways
+        ways = self.bound.machine.made  # an edge that does not exist yet is no visit
         for state in reversed(tuple(self.flow.path)):
             edge = ways[state].get(page)
             if edge is not None and edge.visit and self.flow.is_open(state):
@@ -269,9 +269,8 @@ class PageRequest:
 
     def _is_once(self, page: str) -> bool:
         """Return whether the view may take an edge with `once=True`, which requires the lease."""
-        ways = self.bound.machine.ways[page]
         # Any edge of the page counts, since the view decides which one it takes.
-        return any(edge.once for edge in ways.values())
+        return page in self.bound.machine.once_sources
 
     def replay(self) -> Response | None:
         """After a lost race: return the winner's answer, if the winner was the same submission."""

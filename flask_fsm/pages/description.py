@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from itertools import islice
+from typing import Final, Protocol
 
 from flask import has_request_context
 
@@ -12,6 +13,9 @@ from ..core.flow import Flow
 from ..errors import FSMError
 
 __all__ = ["describe"]
+
+SHOWN: Final = 1000
+"""How many transitions are listed, since unrestricted states may have millions."""
 
 
 class Views(Protocol):
@@ -42,7 +46,10 @@ def describe(views: Views, kind: str) -> str:
         parts.append("built from decorators")
     else:
         parts.append(f"states={list(machine.states)}")
-        parts.append(f"transitions={[(edge.source, edge.target) for edge in machine.edges]}")
+        shown = [str((edge.source, edge.target)) for edge in islice(machine.edges, SHOWN)]
+        if len(machine.edges) > SHOWN:
+            shown.append(f"and {len(machine.edges) - SHOWN} more")
+        parts.append(f"transitions=[{', '.join(shown)}]")
     if has_request_context():
         try:
             flow = views.flow

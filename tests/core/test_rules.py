@@ -799,3 +799,30 @@ def test_rules_get_data_that_is_nested_too_deeply_and_it_is_refused() -> None:
     flow = make(pre_transition=[lambda flow, data: None]).machine.flow()
     with pytest.raises(InvalidData):
         flow.transition("b", {"x": data})
+
+
+@pytest.mark.parametrize("kind", ["when", "validators", "pre_transition"])
+def test_a_rule_without_a_name_is_called_unnamed(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lambda and most objects have no name that would help."""
+
+    def fails(*arguments: Any) -> bool:
+        raise KeyError("x")
+
+    class Broken:
+        def __call__(self, *arguments: Any) -> bool:
+            raise KeyError("x")
+
+    for rule in (lambda *arguments: fails(), Broken()):
+        flow = Machine("m", [Transition("a", "b", **{kind: rule})]).flow()
+        with pytest.raises(FSMError) as caught:
+            flow.transition("b", data={"n": 1})
+        told = caplog.text if kind == "when" else caught.value.message
+        name = {"when": "guard", "validators": "validator"}.get(kind, kind)
+        assert f"An unnamed {name} " in told
+        caplog.clear()
+    flow = Machine("m", [Transition("a", "b", **{kind: fails})]).flow()
+    with pytest.raises(FSMError) as caught:
+        flow.transition("b", data={"n": 1})
+    assert "'fails'" in (caplog.text if kind == "when" else caught.value.message)
