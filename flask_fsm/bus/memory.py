@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import islice
 from sys import getsizeof
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .base import FULL_CHANNELS, RUNS, Position, Receiver, Revision, closed, deliver, new_epoch
 
 __all__ = ["MemoryBus"]
+
+
+# Bytes that a channel takes without its messages. What clients leave behind that come and go, each
+# with a flow of its own, counts among the messages.
+CHANNEL_BYTES: Final = 1_536
 
 
 class Runs:
@@ -165,10 +170,14 @@ class MemoryBus:
         If all channels together keep too much, drop idle ones, and if need be most of this one.
         """
         self._bytes -= channel.shorten(self._replay_bytes)
-        while self._idle and self._bytes > self._most_bytes:
-            self._drop(next(iter(self._idle)))
+        self._drop_excess()
         if self._bytes > self._most_bytes:
             self._bytes -= channel.shorten(self._replay_bytes // FULL_CHANNELS)
+
+    def _drop_excess(self) -> None:
+        """Drop idle channels if all together take too much, the first to expire first."""
+        while self._idle and self._bytes + len(self._idle) * CHANNEL_BYTES > self._most_bytes:
+            self._drop(next(iter(self._idle)))
 
     def _drop(self, name: str) -> None:
         del self._idle[name]
@@ -205,6 +214,7 @@ class MemoryBus:
             found.receivers = left
             if not left:
                 self._idle[channel] = self._clock() + self._replay_time
+                self._drop_excess()
 
     def since(
         self, channel: str, position: Position, size: int = sys.maxsize

@@ -127,3 +127,18 @@ def test_messages_on_a_channel_whose_time_is_over_take_nothing_from_others(clock
     start = bus.subscribe("c", recorder)
     bus.publish("c", "x" * 900)
     assert len(bus.since("c", start) or ()) == 1
+
+
+def test_clients_that_come_and_go_leave_little_behind() -> None:
+    """Channels that nobody listens to any more are dropped before their time if they are many."""
+    bus = MemoryBus(replay_bytes=64_000)
+    recorder = Recorder()
+    first = bus.subscribe("first", recorder)
+    bus.unsubscribe("first", recorder)
+    for number in range(5_000):
+        bus.subscribe(f"c{number}", recorder)
+        bus.unsubscribe(f"c{number}", recorder)
+    assert bus.since("first", first) is None
+    assert 1_000 < len(bus._channels) < 4_000
+    latest = bus.subscribe("c4999", recorder)
+    assert bus.since("c4999", latest) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from itertools import cycle, pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -150,3 +151,20 @@ def test_short_frames_after_others() -> None:
             else:
                 boundary.follow(data)
             assert boundary.reached
+
+
+def test_a_message_in_tiny_fragments_takes_no_more_memory_than_it_has_bytes() -> None:
+    """Within the limit of a message, however a client cuts it, and the message comes whole."""
+    limit = 15_000
+    socket, begin, go_on = WebSocket([], limit), b"\x01\x83", b"\x00\x83"
+    character = bytes(4) + "漢".encode()
+    tracemalloc.start()
+    begun, _ = tracemalloc.get_traced_memory()
+    for number in range(limit // 3 - 1):
+        messages, _, _ = socket.receive((go_on if number else begin) + character, 100)
+        assert messages == []
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held - begun < 3 * limit
+    messages, _, _ = socket.receive(b"\x80\x83" + character, 100)
+    assert messages == ["漢" * (limit // 3)]

@@ -32,6 +32,8 @@ MIN_COMPRESSED: Final = 512
 DEFLATE_TAIL: Final = b"\0\0\xff\xff"
 # Bytes that are decompressed at once, so that the limit stops a decompression bomb early.
 SLICE: Final = 4_096
+# Parts of a message that are kept apart: each takes much more memory than its few bytes.
+MAX_PARTS: Final = 256
 # The first two bytes of a frame (RFC 6455 section 5.2, RFC 7692 section 6): a whole text message,
 # the same compressed; masked, with a length of up to 125.
 FINAL_TEXT: Final = 0x81
@@ -284,15 +286,21 @@ class WebSocket:
             return False
         if event.data:  # a client may send any number of empty fragments
             self._parts.append(event.data if isinstance(event, TextMessage) else bytes(event.data))
+            if len(self._parts) >= MAX_PARTS:
+                self._parts = [self._joined(isinstance(event, TextMessage))]
         if event.frame_finished and not event.message_finished:
             self._fragments += 1
         return event.message_finished
 
     def _whole(self, text: bool) -> str | bytes:
-        parts, self._parts, self._size = self._parts, [], 0
+        whole = self._joined(text)
+        self._parts, self._size = [], 0
+        return whole
+
+    def _joined(self, text: bool) -> str | bytes:
         if text:
-            return "".join(part for part in parts if isinstance(part, str))
-        return b"".join(part for part in parts if isinstance(part, bytes))
+            return "".join(part for part in self._parts if isinstance(part, str))
+        return b"".join(part for part in self._parts if isinstance(part, bytes))
 
     def _answered(self, event: CloseConnection) -> bytes:
         try:
