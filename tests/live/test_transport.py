@@ -156,7 +156,11 @@ def test_short_frames_after_others() -> None:
 def test_a_message_in_tiny_fragments_takes_no_more_memory_than_it_has_bytes() -> None:
     """Within the limit of a message, however a client cuts it, and the message comes whole."""
     limit = 15_000
-    socket, begin, go_on = WebSocket([], limit), b"\x01\x83", b"\x00\x83"
+    socket, begin, go_on = (
+        WebSocket(Connection(ConnectionType.SERVER), limit),
+        b"\x01\x83",
+        b"\x00\x83",
+    )
     character = bytes(4) + "漢".encode()
     tracemalloc.start()
     begun, _ = tracemalloc.get_traced_memory()

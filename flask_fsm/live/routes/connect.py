@@ -41,7 +41,7 @@ def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Se
     The Origin of the request must be this site or be listed in FSM_ALLOWED_ORIGINS. A request
     without one is refused if FSM_REQUIRE_ORIGIN is set and `opens` is True.
     """
-    if "Upgrade" in request.headers:
+    if request.headers.get("Upgrade", "").lower() == "websocket":
         after_this_request(hang_up_if_refused)
     state = app_state()
     bound = state.bound.get(name)
