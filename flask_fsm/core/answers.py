@@ -264,7 +264,10 @@ def load_answers(text: str) -> dict[str, Any]:
         if end != len(text):
             raise ValueError("there is extra data after their end")
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
-        raise SnapshotError(f"Stored answers can't be read: {error}.") from error
+        raise SnapshotError(
+            f"Stored answers can't be read: {error}. They are damaged, or were not written by "
+            f"flask_fsm, and the visitor is told to start again."
+        ) from error
     if type(data) is not dict:
         raise SnapshotError(f"Stored answers are a {type(data).__name__}, not an object.")
     return data

@@ -182,7 +182,8 @@ class UnitOfWork:
         self.version = found.version
         self.missing_reason = found.missing_reason
         if isinstance(found.missing_reason, SnapshotError):
-            log.warning("%s", found.missing_reason, exc_info=found.missing_reason.__cause__)
+            reason = found.missing_reason
+            log.warning("Machine %r: %s", machine.name, reason, exc_info=reason.__cause__)
         flow.keep_result(found)
         if found.previous_id is not None:
             self.notify_moved_away(channel_key(found.previous_id))

@@ -11,19 +11,22 @@ from contextlib import ExitStack
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from flask_fsm import ConfigError
 from flask_fsm.stores.sql.engine import open_engine
 
 from ..app_servers import Gunicorn
+from ..apps import Visitor
 from ..clients import Client
 from ..race_app import RING, TILL, prepare
 from ..store_servers import PgBouncer
+from .test_outages import ANSWER, app_on, assert_busy, assert_private
 
 Fresh = Callable[[str], str]
 Start = Callable[..., PgBouncer]
 VISITORS = 5
-SECONDS = 5
+SECONDS = 3
 
 
 @pytest.fixture
@@ -94,3 +97,43 @@ def test_no_setting_of_ours_stays_behind_on_a_shared_connection(pooler: Start) -
     plain = server.url.replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(plain, prepare_threshold=None) as other:
         assert other.execute("SHOW lock_timeout").fetchone() == ("0",)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["lost", "foreign"])
+def test_an_engine_that_prepares_statements_behind_a_pooler_is_503_and_the_log_has_the_remedy(
+    pooler: Start, caplog: pytest.LogCaptureFixture, known: bool
+) -> None:
+    """SQLSTATE 26000 where another connection lacks the statement, 42P05 where it has one."""
+    server = pooler(default_pool_size=2)
+    engine = sa.create_engine(prepare(server.url), connect_args={"prepare_threshold": 0})
+    visitor = Visitor(app_on(engine, init=False))
+    plain = server.url.replace("postgresql+psycopg://", "postgresql://")
+    if known:
+        token = visitor.token("a")
+        visitor.post("a", {"town": "Ghent"}, token)
+        page = "b"
+    else:
+        page = "a"
+        with psycopg.connect(plain, prepare_threshold=0) as stranger:
+            stranger.execute("SELECT 1")
+    # The connection of the server that was used last is used next, unless it is taken.
+    with psycopg.connect(plain, prepare_threshold=None) as other:
+        if known:
+            other.execute("SELECT 1")  # and keeps its transaction
+        assert_busy(visitor.post(page, {"town": ANSWER}, token if known else ""))
+    engine.dispose()
+    (line,) = {r.getMessage() for r in caplog.records if r.levelname in ("ERROR", "WARNING")}
+    assert f"SQLSTATE {'26000' if known else '42P05'}" in line
+    assert 'connect_args={"prepare_threshold": None}' in line
+    assert_private(caplog)
+
+
+def test_a_pooler_that_refuses_the_options_of_a_url_is_told_with_the_remedy(
+    pooler: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As PgBouncer does by default."""
+    server = pooler()
+    prepare(server.url)
+    visitor = Visitor(app_on(f"{server.url}?options=-c%20statement_timeout%3D7s", init=False))
+    assert visitor.post("a", {"town": "x"}).status_code == 503
+    assert "ignore_startup_parameters = options" in caplog.text

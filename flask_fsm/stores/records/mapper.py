@@ -92,7 +92,7 @@ class FlowMapper:
             return LoadResult(snapshot, self.session_value(locator, snapshot), record.version)
         except SnapshotError as unreadable:
             if not named:
-                log.warning("%s", unreadable)
+                log.warning("Machine %r: %s", machine.name, unreadable)
             error = unreadable
         except FlowGone as ended:
             error = ended

@@ -263,7 +263,7 @@ class RecordStore:
                     id = self.mapper.id_of(locator, None, record)
                     snapshot = self.mapper.decode(at, record, locator.machine, id)
                 except SnapshotError as error:
-                    log.warning("%s", error)
+                    log.warning("Machine %r: %s", name, error)
                     continue
                 if snapshot.updated >= expired_before:
                     found.append((key, LoadResult(snapshot, None, record.version)))

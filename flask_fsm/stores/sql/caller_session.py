@@ -17,15 +17,15 @@ from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 from ...errors import ConfigError, StoreUnavailable
 from ..records.errors import unavailable
 from ..records.model import Address, Record
+from .connections import ACTIVE, cancel_when_given_up
 from .engine import acquire_write_lock, same_database
 from .errors import redact, translated_sql, translation
 
 __all__ = ["CallerSession"]
 
-# The states of a transaction in libpq: there is none; a statement is running; statements can be
-# run; one has failed, so that COMMIT will roll back.
+# The states of a transaction in libpq, beside ACTIVE: there is none; statements can be run; one has
+# failed, so that COMMIT will roll back.
 NO_TRANSACTION: Final = 0
-ACTIVE: Final = 1
 IN_TRANSACTION: Final = 2
 FAILED: Final = 3
 
@@ -111,6 +111,7 @@ class CallerSession:
                 f"The session given to transaction() is bound to {bound.url!r}, but flows are "
                 f"stored in {self._engine.url!r}: only one database can commit both."
             )
+        cancel_when_given_up(bound)
         if not session.in_transaction():
             session.begin()  # a session may have autobegin=False
         with translated_sql():

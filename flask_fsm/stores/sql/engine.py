@@ -12,6 +12,7 @@ from sqlalchemy import exc
 from sqlalchemy.orm import Session, scoped_session
 
 from ...errors import ConfigError
+from .connections import closed_on_failure
 
 __all__ = ["acquire_write_lock", "engine_finder", "open_engine", "same_database"]
 
@@ -66,14 +67,15 @@ def open_engine(url: str, timeout: float, wait: float) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _: object) -> None:
-        cursor = connection.cursor()
-        if backend == "sqlite":
-            _write_ahead(cursor, timeout)
-            cursor.execute("PRAGMA synchronous = FULL")
-        elif backend == "postgresql" and not psycopg:
-            cursor.execute(f"SET lock_timeout = {round(wait * 1000)}")
-            connection.commit()
-        cursor.close()
+        with closed_on_failure(connection):
+            cursor = connection.cursor()
+            if backend == "sqlite":
+                _write_ahead(cursor, timeout)
+                cursor.execute("PRAGMA synchronous = FULL")
+            elif backend == "postgresql" and not psycopg:
+                cursor.execute(f"SET lock_timeout = {round(wait * 1000)}")
+                connection.commit()
+            cursor.close()
 
     return engine
 

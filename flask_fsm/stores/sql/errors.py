@@ -15,7 +15,7 @@ from sqlalchemy import exc
 from ...errors import ConfigError, FSMError
 from ..records.errors import leased_elsewhere, lost_race, unavailable
 
-__all__ = ["redact", "translated_sql", "translation"]
+__all__ = ["REFUSED_PARAMETER", "redact", "translated_sql", "translation"]
 
 # Deadlock and serialisation failure: the database chose another transaction as the winner.
 CONFLICTS: Final = ("40001", "40P01")
@@ -23,13 +23,30 @@ LOCK_TIMEOUT: Final = "55P03"
 UNDEFINED_TABLE: Final = "42P01"
 # The app went on after a statement had failed. No later attempt can succeed.
 FAILED_TRANSACTION: Final = "25P02"
+# The driver executes or makes a prepared statement on a connection to the server that lacks it, or
+# has it already: a pooler has given this connection to somebody else in the meantime.
+PREPARED: Final = ("26000", "42P05")
 # Connection lost, read-only, credentials, no resources, shutdown or timeout, system, corruption;
 # no privilege.
-OUTAGES: Final = ("08", "25", "28", "53", "57", "58", "XX", "42501")
+OUTAGES: Final = ("08", "25", "28", "53", "57", "58", "XX", "42501", *PREPARED)
 # SQLITE_PERM, _BUSY, _LOCKED, _NOMEM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _PROTOCOL,
 # _AUTH, _NOTADB
 SQLITE_OUTAGES: Final = (3, 5, 6, 7, 8, 10, 11, 13, 14, 15, 23, 26)
 SQLITE_CONSTRAINT: Final = 19
+# What poolers say to the startup parameter `options`: PgBouncer, and the proxy of Amazon RDS.
+REFUSED_PARAMETER: Final = ("startup parameter", "command-line options")
+
+POOLED_STATEMENTS: Final = (
+    "The driver uses prepared statements behind a pooler such as PgBouncer in transaction mode, "
+    'where they do not stay with their connection. Write create_engine(url, connect_args={"'
+    'prepare_threshold": None}), or ?prepare_threshold=none behind FSM_STORE_URL; with a driver '
+    "other than psycopg, turn off its prepared statements."
+)
+POOLED_PARAMETER: Final = (
+    "A pooler refuses the `options` in the URL of the database. Set what they set for the role "
+    "instead (ALTER ROLE ... SET ...), or have PgBouncer ignore them: "
+    "ignore_startup_parameters = options."
+)
 
 
 def sqlstate(error: object) -> str | None:
@@ -97,7 +114,16 @@ def redact(error: exc.StatementError) -> None:
 
 
 def _loggable(error: exc.DBAPIError) -> str:
-    """Return the message of the driver's error if it quotes no value, else only its code."""
+    """Return the message of the driver's error if it quotes no value, else only its code.
+
+    What has to be changed in a set-up with a pooler is added.
+    """
+    driver: Any = error.orig
+    text, remedy = _without_values(error), _remedy(driver)
+    return text if remedy is None or remedy in text else f"{text}. {remedy}"
+
+
+def _without_values(error: exc.DBAPIError) -> str:
     driver: Any = error.orig
     state, code = sqlstate(driver), _sqlite_code(driver)
     if state is not None:
@@ -109,6 +135,15 @@ def _loggable(error: exc.DBAPIError) -> str:
         return str(driver).strip()
     number = driver.args[0] if driver.args else None
     return f"error {number}" if isinstance(number, int) else "the database refused a statement"
+
+
+def _remedy(driver: object) -> str | None:
+    """Return what to change if an error comes of a pooler between the app and its database."""
+    state, text = sqlstate(driver), str(driver)
+    # A protocol violation, too, is an execution of somebody else's statement of the same name.
+    if state in PREPARED or (state == "08P01" and "prepared statement" in text):
+        return POOLED_STATEMENTS
+    return POOLED_PARAMETER if any(refused in text for refused in REFUSED_PARAMETER) else None
 
 
 @contextmanager

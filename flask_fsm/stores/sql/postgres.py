@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import psycopg
 
+from .connections import cancel_statement, closed_on_failure
+from .errors import REFUSED_PARAMETER
+
 __all__ = ["BoundedConnection", "Connector"]
 
-# What poolers say to the startup parameter `options`: PgBouncer, and the proxy of Amazon RDS.
-REFUSALS: Final = ("startup parameter", "command-line options")
 # A setting of our own. Who can read it is connected directly: a pooler may also ignore `options`.
 MARK: Final = "flask_fsm.direct"
 
@@ -40,6 +41,7 @@ class BoundedConnection(psycopg.Connection[Any]):
             while True:
                 happened = yield wanted
                 if monotonic() > end and not happened:
+                    cancel_statement(self)
                     self.pgconn.finish()
                     raise psycopg.OperationalError("the server did not answer in time")
                 wanted = gen.send(happened)
@@ -71,18 +73,19 @@ class Connector:
             try:
                 return self._opened(*args, **{**options, "options": settings})
             except psycopg.OperationalError as error:
-                if not any(text in str(error) for text in REFUSALS):
+                if not any(text in str(error) for text in REFUSED_PARAMETER):
                     raise
                 self._pooled = True
         return self._opened(*args, **options)
 
     def _opened(self, *args: Any, **options: Any) -> BoundedConnection:
         connection = BoundedConnection.connect(*args, **options)
-        connection.patience = self._patience
-        connection.prepare_threshold = None if self._pooled else self._threshold
-        if not self._pooled:
-            marked = connection.execute(f"SELECT current_setting('{MARK}', true)").fetchone()
-            connection.rollback()
-            if marked != ("on",):
-                connection.prepare_threshold = None
+        with closed_on_failure(connection):
+            connection.patience = self._patience
+            connection.prepare_threshold = None if self._pooled else self._threshold
+            if not self._pooled:
+                marked = connection.execute(f"SELECT current_setting('{MARK}', true)").fetchone()
+                connection.rollback()
+                if marked != ("on",):
+                    connection.prepare_threshold = None
         return connection

@@ -24,6 +24,7 @@ from ..base import StoredReply, Version
 from ..records.errors import leased_elsewhere, lost_race
 from ..records.model import Address, HistoryRow, Record, longest_lease
 from .caller_session import CallerSession
+from .connections import cancel_when_given_up
 from .engine import acquire_write_lock
 from .errors import translated_sql
 from .fast_sql import FastSQL
@@ -80,6 +81,7 @@ class SQLRecords:
         """The engine, with connections that belong to this process."""
         if self._engine is None:
             self._engine = self._find_engine()
+            cancel_when_given_up(self._engine)
             if FastSQL.supports(self._engine):
                 each = ("read", "update", "append", "move")
                 statements = {name: getattr(self._statements, name) for name in each}
