@@ -32,6 +32,7 @@ from .live_servers import (
     eric,
     on_gevent,
     on_loop,
+    on_loop_stored,
     on_threads,
 )
 from .measure import ratio, table
@@ -39,6 +40,7 @@ from .post import Visitor, guarded_app
 
 # The bars.
 FASTER = 1.5  # x automata-ws, events per second
+FASTER_STORED = 1  # x automata-ws's echo, events of a stored flow per second
 KIBIBYTES = 22  # per connection at the larger number
 MILLISECONDS = 10  # of a page, 99th percentile
 FASTER_THAN_ERIC = 5  # x, deliveries per second
@@ -127,11 +129,14 @@ def echo_once(kind: Kind, connections: int, plan: Plan, compressed: bool) -> dic
 def events(plan: Plan) -> str:
     """Each connection sends an event, and the next one as soon as it is answered.
 
+    All echo what they get, with scope="connection" and no store, but for two: the same echo on a
+    flow in the store `memory://`, and an event that is a transition of it, with its commit.
     Browsers offer compression, programs often don't; both are measured.
     """
     rows = []
     for connections, compressed in itertools.product(plan.echoing, (False, True)):
-        kinds = [on_loop(), on_threads(connections), on_gevent(), automata()]
+        stored = [on_loop_stored("stored", "an echo"), on_loop_stored("moving", "a transition")]
+        kinds = [on_loop(), *stored, on_threads(connections), on_gevent(), automata()]
         found: dict[str, list[dict[str, float]]] = {kind.name: [] for kind in kinds}
         setting = f"{connections:,}{', compression' if compressed else ''}"
         for _ in range(plan.rounds):
@@ -145,6 +150,8 @@ def events(plan: Plan) -> str:
             verdict = times(faster)
             if name == on_loop().name:
                 verdict = bar(verdict, faster >= FASTER)
+            elif name in {kind.name for kind in stored}:
+                verdict = bar(verdict, faster >= FASTER_STORED)
             rows.append(
                 (
                     f"{setting}: {name}",
@@ -158,9 +165,9 @@ def events(plan: Plan) -> str:
             )
     return table(
         (
-            "connections that send events",
+            "an echo, without a store if not said otherwise",
             "answers a second",
-            f"automata-ws = 1 (bar: {FASTER} x)",
+            f"automata-ws = 1 (bar: {FASTER} x, stored {FASTER_STORED} x)",
             "p50, ms",
             "p99, ms",
             "processor, µs each",

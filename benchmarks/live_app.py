@@ -1,4 +1,4 @@
-"""Ours, as the live benchmarks serve it: an echo, a plain page, and a group with a publisher."""
+"""Ours, as the live benchmarks serve it: echoes, a plain page, and a group with a publisher."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Flask, request
 
-from flask_fsm import FlaskFSM, Machine, State
+from flask_fsm import Event, FlaskFSM, Machine, State
 
 from .live_rivals.payload import payload
 
@@ -23,10 +23,21 @@ def create_app() -> Flask:
 
     machine = Machine("bench", scope="connection")
     machine.register_state(idle)
+    # The same echo on a flow that is stored, and one whose every event is a commit.
+    stored = Machine("stored", states=[State("idle", events=[Event("echo", echo)])], final=[])
+    moving = Machine("moving", final=[])
+    for name, following in (("idle", "busy"), ("busy", "idle")):
+
+        def move(flow: Any, data: Any, following: str = following) -> None:
+            flow.transition(following, reply=data)
+
+        moving.register_state(State(name, [following], events=[Event("echo", move)]))
     app = Flask("bench")
     app.config.update(json.loads(os.environ.get("FSM_BENCH", "{}")), SECRET_KEY="benchmark")
     fsm = FlaskFSM(machine)
     fsm.add(Machine("orders", [("cart", "paid")]))
+    fsm.add(stored)
+    fsm.add(moving)
     fsm.live.authorize(lambda group: True)
     fsm.init_app(app)
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -89,6 +89,15 @@ def on_loop(**options: Any) -> Kind:
         FSM_LIVE_ENGINE="loop",
         FSM_MAX_CONNECTIONS=MOST,
         **options,
+    )
+
+
+def on_loop_stored(machine: str, what: str) -> Kind:
+    """Return our app on the loop, whose clients use a machine with stored flows."""
+    return replace(
+        on_loop(FSM_STORE_URL="memory://"),
+        name=f"flask_fsm, loop, a stored flow: {what}",
+        path=f"/fsm/{machine}/ws",
     )
 
 
