@@ -310,15 +310,16 @@ class Clients:
         greeted: bool = False,
         compressed: bool = False,
     ) -> float:
-        """Open connections; return the seconds that it took."""
+        """Open connections, with their number for `{n}` in the path; return the seconds it took."""
         start = time.perf_counter()
         self.greeted = 0
-        for _ in range(count):
+        for number in range(count):
             self.until(lambda: self.opening < HANDSHAKES, "answer a handshake")
+            own_path = path.replace("{n}", str(number))
             if kind == "socket":
-                Socket(self, port, path, compressed)
+                Socket(self, port, own_path, compressed)
             else:
-                Stream(self, port, path)
+                Stream(self, port, own_path)
         self.until(lambda: not self.opening, "answer all handshakes")
         if greeted:
             self.until(lambda: self.greeted == count, "send the state")

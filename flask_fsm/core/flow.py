@@ -363,7 +363,8 @@ class Flow(FlowBase):
             FSMError: No event is being handled.
             TypeError: `status` is not a number from 100 to 999, or data is given twice.
         """
-        data, status, _ = in_order(given, data, status)
+        if given:
+            data, status, _ = in_order(given, data, status)
         if self._sent is None:
             raise FSMError(
                 "transmit() works only in the handler of an event. Elsewhere, use "
@@ -372,9 +373,8 @@ class Flow(FlowBase):
                 code=Code.NO_CLIENT,
             )
         check_status(status)
-        sent = Sent(status, data, None)
-        self._sent.append(sent)
-        return sent
+        self._sent.append(Sent(status, data, None))
+        return self._sent[-1]
 
     def target_of(self, event: str) -> str:
         """Return where `event` leads from the current state, or raise InvalidTransition."""

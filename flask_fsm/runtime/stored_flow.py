@@ -112,7 +112,8 @@ class StoredFlow(Flow):
         return result
 
     def transmit(self, *given: Any, data: Any = None, status: int = EventStatus.OK) -> Sent:
-        data, status, _ = in_order(given, data, status)
+        if given:
+            data, status, _ = in_order(given, data, status)
         dump_reply(data)  # while it can still be refused
         committer = self._committer()
         memento = committer.memento()

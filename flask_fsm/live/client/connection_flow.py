@@ -67,7 +67,8 @@ class ConnectionFlow(Flow):
         return result
 
     def transmit(self, *given: Any, data: Any = None, status: int = EventStatus.OK) -> Sent:
-        data, status, _ = in_order(given, data, status)
+        if given:
+            data, status, _ = in_order(given, data, status)
         if self._client is None:
             dump_reply(data)  # raises TypeError, as a client does
         sent = super().transmit(data=data, status=status)
