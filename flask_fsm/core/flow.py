@@ -333,8 +333,7 @@ class Flow(FlowBase):
         """
         outer, self._sent = self._sent, []
         try:
-            if type(event) is not str:
-                event = plain(event)
+            event = event if type(event) is str else plain(event)
             handler = self.machine.handlers[self.current].get(event)
             if handler is None:
                 self.transition(self.target_of(event))
@@ -373,8 +372,9 @@ class Flow(FlowBase):
                 code=Code.NO_CLIENT,
             )
         check_status(status)
-        self._sent.append(Sent(status, data, None))
-        return self._sent[-1]
+        sent = Sent(status, data, None)
+        self._sent.append(sent)
+        return sent
 
     def target_of(self, event: str) -> str:
         """Return where `event` leads from the current state, or raise InvalidTransition."""
