@@ -199,6 +199,8 @@ def copy_answers(value: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH or kind not in _NESTED:
         return value
     # Most items are not nested, and need no call.
+    if _NESTED.isdisjoint(map(type, value if kind is list else value.values())):
+        return value.copy()
     if kind is list:
         return [copy_answers(i, depth + 1) if type(i) in _NESTED else i for i in value]
     return {

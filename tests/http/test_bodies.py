@@ -272,6 +272,46 @@ def test_a_form_with_other_ends_of_lines_is_the_same_form() -> None:
     assert seen == ["one\ntwo"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("\\\r\n", "\\\n"),  # a backslash before the end of a line, which JSON doubles
+        ("\r\n\r\n", "\n\n"),
+        ('"\r\nx\N{SNOWMAN}\r\n', '"\nx\N{SNOWMAN}\n'),
+    ],
+)
+def test_ends_of_lines_are_the_same_beside_any_character(first: str, second: str) -> None:
+    """The repeated form gets the first answer."""
+    app, _, seen = pages(lambda: request.form["words"])
+    visitor = Visitor(app)
+    token = visitor.request("GET", "/a").text
+    for words in (first, second):
+        data = {"words": words, "fsm_token": token}
+        assert visitor.request("POST", "/a", data=data).location == "/b"
+    assert seen == [first]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"words": "\\r\n"}, {"words": "\\n"}),  # the letter r after a backslash is no end
+        ({"words": "\\r\\n"}, {"words": "\\n"}),
+        ({"words": ["x", "y"]}, {"words": ["y", "x"]}),
+        ({"words": "x", "y": "z"}, {"words": "x", "z": "y"}),
+    ],
+)
+def test_another_form_with_the_same_token_does_not_get_the_first_answer(
+    first: Any, second: Any
+) -> None:
+    """However alike the forms are; 410, since the run has ended."""
+    app, _, seen = pages(lambda: request.form["words"])
+    visitor = Visitor(app)
+    token = visitor.request("GET", "/a").text
+    assert visitor.request("POST", "/a", data={**first, "fsm_token": token}).location == "/b"
+    assert visitor.request("POST", "/a", data={**second, "fsm_token": token}).status_code == 410
+    assert len(seen) == 1
+
+
 class Endless(io.RawIOBase):
     """A body of `size` bytes that is nowhere as a whole."""
 
