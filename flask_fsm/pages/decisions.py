@@ -134,6 +134,8 @@ class PageRequest:
             self.check_url_args(page)
             if self.flow.snapshot.cut_back and page == self.flow.current:
                 tell_of_changed_pages(work, self.request)
+            if self.state.live is not None:
+                work.remember()  # so that its sockets and streams, opened in any order, have it too
             return None
         refusal: FSMError | None = None
         edge = self._visitable(page)

@@ -144,6 +144,7 @@ class WebSocket:
         "_packed",
         "_parts",
         "_plain",
+        "_ready",
         "_size",
         "closed",
         "received_code",
@@ -160,6 +161,8 @@ class WebSocket:
         self._limit = limit
         self.rest: bytes = b""
         """Bytes that wait for the next call of `receive`."""
+        self._ready: list[str | bytes] = []
+        """Messages that another reader has read."""
         self._begun = False
         """Whether the last fragment of a message is still missing."""
         self._parts: list[str | bytes] = []
@@ -171,11 +174,17 @@ class WebSocket:
         self.received_code: int | None = None
         """The code of the client's close frame, once it has come."""
 
-    def resume(self, begun: str | bytes | bytearray | None) -> None:
+    @property
+    def waiting(self) -> bool:
+        """Whether `receive(b"")` may return messages."""
+        return bool(self.rest or self._ready)
+
+    def resume(self, messages: list[str | bytes], begun: str | bytes | bytearray | None) -> None:
         """Continue after another reader, somewhere in the stream of bytes.
 
         It has read whole messages, and `begun`: the first fragments of the next one.
         """
+        self._ready = messages
         self._boundary = Boundary(known=False)
         self._plain = False
         if begun is None:
@@ -195,7 +204,7 @@ class WebSocket:
         these, the rest of the bytes waits for the next call. A message over the limit closes the
         connection with 1009, a malformed frame with 1002 or 1007.
         """
-        messages: list[str | bytes] = []
+        messages, self._ready = self._ready, []
         data, self.rest = self.rest + data, b""
         if not data:
             return messages, data, 0

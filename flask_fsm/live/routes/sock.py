@@ -6,22 +6,26 @@ import base64
 import binascii
 from collections import UserDict
 from collections.abc import Callable, Iterator
-from functools import wraps
+from contextlib import suppress
+from functools import partial, wraps
+from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Blueprint, Flask, Response, has_request_context, request
+from flask import Blueprint, Flask, Response, after_this_request, has_request_context, request
 from flask.typing import ResponseReturnValue
 from flask_sock import Sock
-from simple_websocket import ConnectionError
+from simple_websocket import ConnectionClosed, ConnectionError, Server
 from wsproto.events import RejectConnection
 from wsproto.utilities import RemoteProtocolError
 
 from ...errors import Code
+from ..protocol.close_codes import CloseCode
 from ..protocol.websocket import acceptable_offer
+from ..server.handoff import hang_up
 from ..server.handshake import HandshakeSocket, NoReader, reader_options
 from .problem import Problem
 
-__all__ = ["VERSION", "Opening", "add_websocket", "set_server_options"]
+__all__ = ["VERSION", "Opening", "add_websocket", "refuse", "set_server_options"]
 
 VERSION: Final = "13"
 OPTIONS: Final = "SOCK_SERVER_OPTIONS"
@@ -29,6 +33,10 @@ OPTIONS: Final = "SOCK_SERVER_OPTIONS"
 OPENING: Final = "flask_fsm.opening"
 SOCKET: Final = "werkzeug.socket"
 EXTENSIONS: Final = "HTTP_SEC_WEBSOCKET_EXTENSIONS"
+# The close codes of refusals by the status of HTTP, where it is too late for a response.
+REFUSED: Final = {401: 4401, 403: 4403, 404: 4404, 429: 4429, 500: CloseCode.INTERNAL_ERROR}
+# Bytes of a close reason (RFC 6455, section 5.5).
+LONGEST_REASON: Final = 123
 
 
 class Opening:
@@ -73,10 +81,15 @@ class ServerOptions(UserDict[str, Any]):
             return self.data
         if OPENING in request.environ:
             return {"thread_class": NoReader}
-        if request.endpoint in self.serving:
+        serving = request.endpoint in self.serving
+        if serving:
             # As for an endpoint of ours, no context of compression is kept.
             request.environ[EXTENSIONS] = acceptable_offer(request.environ.get(EXTENSIONS)) or ""
-        return reader_options(self.data)
+
+        def opened(ws: Server) -> None:
+            after_this_request(partial(_close_refused, ws))
+
+        return reader_options(self.data, opened, delayed=serving)
 
     def __getitem__(self, key: str) -> Any:
         return self._current()[key]
@@ -97,6 +110,25 @@ def set_server_options(app: Flask) -> ServerOptions:
     if not isinstance(options, ServerOptions):
         app.config[OPTIONS] = options = ServerOptions(options or {})
     return options
+
+
+def refuse(ws: Server, status: int, text: str) -> None:
+    """Close a websocket of a route of the app, instead of a response with this status."""
+    code = CloseCode.TRY_AGAIN_LATER if status >= 500 else CloseCode.POLICY_VIOLATION
+    reason = str(text).encode()[:LONGEST_REASON].decode(errors="ignore")
+    with suppress(ConnectionClosed, OSError):
+        ws.close(REFUSED.get(status, code), reason)
+    hang_up(request.environ)
+
+
+def _close_refused(ws: Server, response: Response) -> Response:
+    """Close a websocket whose view, or a decorator of it, has called abort() or failed.
+
+    The response would be written to the client, which expects frames.
+    """
+    if response.status_code >= 400:
+        refuse(ws, response.status_code, HTTPStatus(response.status_code).phrase)
+    return response
 
 
 class RefusingRoutes:

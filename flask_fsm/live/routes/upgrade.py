@@ -43,6 +43,11 @@ class UpgradeResponse(Response):
         request.environ[RELEASE] = self._release
         return self
 
+    @property
+    def is_released(self) -> bool:
+        """Whether the client has been released, since the app has failed."""
+        return not self._release.alive
+
     def __call__(self, environ: Any, start_response: Any) -> Any:
         environ.pop(RELEASE, None)
         self._release.detach()

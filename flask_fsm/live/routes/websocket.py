@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import Any, Final
 
 from flask import after_this_request, current_app, request
 from flask.typing import ResponseReturnValue
 from simple_websocket import ConnectionClosed, Server
-from werkzeug.exceptions import HTTPException
+from wsproto.connection import ConnectionState
 
 from ...errors import Code, FSMError
 from ...runtime.app_state import unwrap
 from ...runtime.unit_of_work import UnitOfWork
-from ..client.actions import Job
 from ..client.session import subject_of, url_arguments
 from ..protocol.close_codes import CloseCode
 from ..protocol.websocket import WebSocket
-from ..server.handoff import has_socket, socket_of
+from ..server.handoff import hang_up, has_socket, socket_of
 from ..server.handshake import ReaderSocket
 from ..server.transport import WebSocketTransport
 from .connect import connect, find_endpoint, requested_groups, select_engine
 from .problem import Problem, problem_of
 from .room import room_finder
-from .sock import VERSION, Opening, set_server_options
+from .sock import VERSION, Opening, refuse, set_server_options
 from .upgrade import UpgradeResponse, upgrade_response
 
 __all__ = ["explain_websocket", "serve", "websocket"]
 
 log: Final = logging.getLogger("flask_fsm")
-# The close codes of refusals by the status of HTTP, where it is too late for a response.
-REFUSED: Final = {401: 4401, 403: 4403, 404: 4404, 429: 4429}
-# Bytes of a close reason (RFC 6455, section 5.5).
-LONGEST_REASON: Final = 123
 
 
 def websocket(ws: Server, machine: str) -> None:
@@ -58,26 +52,12 @@ def serve(ws: Server, machine: str) -> bool:
     known = request.endpoint in options.serving
     options.serving.add(request.endpoint)
     try:
-        _begin(ws, machine, packed=known and "Sec-WebSocket-Extensions" in request.headers)
+        offered = request.headers.get("Sec-WebSocket-Extensions")
+        _begin(ws, machine, packed=known and bool(offered))
     except Problem as problem:
-        _refuse(ws, problem.error.status, problem.error.message)
+        refuse(ws, problem.error.status, problem.error.message)
         return False
-    except HTTPException as error:  # the app's function that finds the subject called abort()
-        _refuse(ws, error.code or 500, error.description or "")
-        return False
-    except ConnectionClosed:
-        raise
-    except BaseException:
-        with contextlib.suppress(Exception):
-            ws.close(CloseCode.INTERNAL_ERROR)
-        raise
     return True
-
-
-def _refuse(ws: Server, status: int, text: str) -> None:
-    code = CloseCode.TRY_AGAIN_LATER if status >= 500 else CloseCode.POLICY_VIOLATION
-    reason = str(text).encode()[:LONGEST_REASON].decode(errors="ignore")
-    ws.close(REFUSED.get(status, code), reason)
 
 
 def _begin(ws: Server, machine: str, *, packed: bool) -> None:
@@ -92,15 +72,16 @@ def _begin(ws: Server, machine: str, *, packed: bool) -> None:
 
     transport = connect(state, bound, service, engine, make, request.args.get("since"))
     first_bytes = ws.sock.stop()
-    if first_bytes is None:
+    if first_bytes is None or ws.ws.connection.state is not ConnectionState.OPEN:
         engine.release(transport)
+        hang_up(request.environ)
         raise ConnectionClosed
     ws.connected = False  # for the view and flask-sock: nothing else may write
     response: UpgradeResponse
     if isinstance(ws.sock, ReaderSocket):
         ws.sock.release(socket_of(request.environ))
-        socket.resume(ws.incoming_message)
-        transport.jobs.extend(map(Job, ws.input_buffer))
+        if ws.sock.was_read:
+            socket.resume(ws.input_buffer, ws.incoming_message)
         response = upgrade_response(101, {}, transport, engine, head_sent=True)
     else:
         head, _, frames = first_bytes.decode("latin-1").partition("\r\n\r\n")
@@ -112,7 +93,8 @@ def _begin(ws: Server, machine: str, *, packed: bool) -> None:
             engine,
             frames.encode("latin-1"),
         )
-    after_this_request(lambda _: response)
+    # Unless the view has failed meanwhile.
+    after_this_request(lambda current: current if response.is_released else response)
 
 
 def _check_socket() -> None:

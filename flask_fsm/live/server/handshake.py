@@ -19,6 +19,8 @@ __all__ = ["HandshakeSocket", "NoReader", "ReaderSocket", "ServedSocket", "reade
 READ: Final = selectors.EVENT_READ
 # Seconds within which a reader ends: it may be writing a pong to a client that reads nothing.
 READER_TIMEOUT: Final = 5.0
+# Seconds within which a view that has had engines serve its websockets usually does so again.
+DELAY: Final = 0.05
 
 
 class ServedSocket(Protocol):
@@ -71,15 +73,19 @@ class ReaderSocket(ServedSocket):
 
     Args:
         sock: The socket that simple-websocket has found.
+        delay: Seconds for which the reader waits before it reads, so that an engine reads instead.
     """
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(self, sock: Any, delay: float) -> None:
         self._socket = sock
+        self._delay = delay
         self._waker = Waker()
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, READ)
         self._selector.register(self._waker.reader, READ)
-        self._stopped = False
+        self._stopping = threading.Event()
+        self.was_read: bool = False
+        """Whether the reader has read anything."""
         self._lost = False
         """Whether the client has closed the connection."""
         self._ended = threading.Event()
@@ -99,22 +105,22 @@ class ReaderSocket(ServedSocket):
         """Return bytes of the client, or none if the reader must end."""
         pending = getattr(self._socket, "pending", None)  # TLS may hold bytes that no selector sees
         ready = bool(pending and pending()) or self._selector.select(self._socket.gettimeout())
-        if self._stopped:
+        if self._stopping.wait(0 if self.was_read else self._delay):
             return b""
         if not ready:
             raise TimeoutError("timed out")
         data: bytes = self._socket.recv(size)
-        self._lost = not data
+        self.was_read, self._lost = True, not data
         return data
 
     def send(self, data: bytes) -> None:
         """Write all, also where the kernel takes a part only."""
-        if not self._stopped:
+        if not self._stopping.is_set():
             self._socket.sendall(data)
 
     def close(self) -> None:
         """Note that the reader has ended; close the socket unless an engine serves it."""
-        if not self._stopped:
+        if not self._stopping.is_set():
             self._lost = True
             self._socket.close()
         self._ended.set()
@@ -122,7 +128,7 @@ class ReaderSocket(ServedSocket):
         self._waker.close()
 
     def stop(self) -> bytes | None:
-        self._stopped = True
+        self._stopping.set()
         self._waker.wake()
         if not self._ended.wait(READER_TIMEOUT) or self._lost:
             return None
@@ -135,14 +141,21 @@ class ReaderSocket(ServedSocket):
                 self._socket.close()
 
 
-def reader_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of simple-websocket, the app's own, with a reader that an engine can end."""
+def reader_options(
+    options: dict[str, Any], opened: Callable[[Any], None], *, delayed: bool
+) -> dict[str, Any]:
+    """Return options of simple-websocket, the app's own, with a reader that an engine can end.
+
+    `opened` is called with the websocket; `delayed` is whether an engine is expected to read in
+    the place of the reader soon.
+    """
     thread_class = options.get("thread_class") or threading.Thread
     base: Any = options.get("selector_class") or selectors.DefaultSelector
 
     def start_reading(target: Any) -> Any:
         server = target.__self__
-        server.sock = ReaderSocket(server.sock)
+        server.sock = ReaderSocket(server.sock, DELAY if delayed else 0)
+        opened(server)
         return thread_class(target=target)
 
     class Selector(base):  # type: ignore[misc]

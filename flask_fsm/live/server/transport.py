@@ -306,7 +306,7 @@ class WebSocketTransport(Transport):
 
     @property
     def has_unparsed(self) -> bool:
-        if not self._socket.rest:
+        if not self._socket.waiting:
             return False
         return len(self.jobs) < BACKLOG and not self.code and not self.throttled
 
