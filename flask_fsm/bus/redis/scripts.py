@@ -67,8 +67,10 @@ end
 # is none: there is no channel. (Receivers on other nodes of a cluster are not seen; they notice
 # that an epoch has begun.)
 PUBLISH: Final = (
-    _FIND
-    + """
+    """
+local sender = 'from ' .. ARGV[4]
+local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'runs', 'bytes', 'total', sender)
+local epoch, offset, number = found[1], found[2] or '0', found[6]
 local told
 if not epoch then
   told = redis.call('PUBLISH', ARGV[1], ARGV[2] .. ' 1 ' .. ARGV[3])
@@ -77,8 +79,6 @@ end
 """
     + _BEGIN
     + """
-local sender = 'from ' .. ARGV[4]
-local number = redis.call('HGET', KEYS[1], sender)
 if number and tonumber(number) >= tonumber(ARGV[5]) then return end
 if not number and redis.call('HLEN', KEYS[1]) > SENDERS then
   for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
@@ -86,6 +86,11 @@ if not number and redis.call('HLEN', KEYS[1]) > SENDERS then
   end
 end
 local admitted = true
+local changes = {sender, ARGV[5]}
+local function set(field, value)
+  table.insert(changes, field)
+  table.insert(changes, value)
+end
 if ARGV[7] then
   local runs = cjson.decode(found[3] or '[]')
   local rev = -1
@@ -103,24 +108,32 @@ if ARGV[7] then
   admitted = rev and tonumber(ARGV[8]) > rev
   if admitted then remember(ARGV[7], ARGV[8]) end
   if ARGV[9] ~= '' then remember(ARGV[9], 'over') end
-  redis.call('HSET', KEYS[1], 'runs', cjson.encode(runs), sender, ARGV[5])
-else
-  redis.call('HSET', KEYS[1], sender, ARGV[5])
+  set('runs', cjson.encode(runs))
 end
-local bytes = tonumber(redis.call('HGET', KEYS[1], 'bytes') or 0)
+local bytes = tonumber(found[4] or 0)
 if admitted then
-  offset = redis.call('HINCRBY', KEYS[1], 'offset', 1)
-  local length = redis.call('XLEN', KEYS[2])
-  if length == 0 then bytes = 0 end  -- the server may have dropped the stream alone
-  bytes = bytes + #ARGV[3]
-  redis.call('XADD', KEYS[2], offset .. '-0', 'payload', ARGV[3])
-  while length > 0 and (length >= LIMIT or bytes > tonumber(ARGV[6])) do
+  local at, size, most = offset + 1, #ARGV[3], tonumber(ARGV[6])
+  offset = string.format('%.0f', at)
+  -- Each entry has the bytes of all messages up to it.
+  local total = tonumber(found[5] or 0) + size
+  redis.call(
+    'XADD', KEYS[2], 'MAXLEN', LIMIT, offset .. '-0',
+    'payload', ARGV[3], 'total', string.format('%.0f', total)
+  )
+  -- Those that are dropped by number are discounted only now and then, since that takes time.
+  bytes = bytes + size
+  local checks = bytes > most or at % 64 == 0
+  while checks do
     local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-    redis.call('XDEL', KEYS[2], oldest[1])
-    bytes, length = bytes - #oldest[2][2], length - 1
+    bytes = total - (oldest[2][4] or total) + #oldest[2][2]
+    checks = bytes > most and oldest[1] ~= offset .. '-0'
+    if checks then redis.call('XDEL', KEYS[2], oldest[1]) end
   end
-  redis.call('HSET', KEYS[1], 'bytes', bytes)
+  set('offset', offset)
+  set('bytes', bytes)
+  set('total', string.format('%.0f', total))
 end
+redis.call('HSET', KEYS[1], unpack(changes))
 redis.call('EXPIRE', KEYS[1], TTL)
 redis.call('EXPIRE', KEYS[2], TTL)
 if admitted and not told then
