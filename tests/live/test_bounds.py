@@ -277,22 +277,31 @@ def test_no_thread_keeps_a_client_that_was_cut(sites: Sites, engine: str) -> Non
         until(lambda: client.ask("echo", "x" * 60_000) and health(site) == 1)
 
 
+@pytest.mark.parametrize(
+    ("headers", "status", "text"),
+    [
+        ({"Origin": "https://elsewhere.example"}, b"403", b"FSM_ALLOWED_ORIGINS"),
+        ({"Sec-WebSocket-Key": "short"}, b"400", b"16 bytes"),
+    ],
+)
 @pytest.mark.parametrize("engine", ["loop", "threads", "gevent"])
-def test_a_client_that_is_refused_and_sends_frames_holds_no_thread(engine: str) -> None:
+def test_a_client_that_is_refused_and_sends_frames_holds_no_thread(
+    engine: str, headers: dict[str, str], status: bytes, text: bytes
+) -> None:
     """The server does not wait for the end of a request that does not come: others are served."""
     with Site(engine, threads=1) as site, contextlib.ExitStack() as stack:
         for _ in range(3):
             client = stack.enter_context(socket.socket())
             client.settimeout(PATIENCE)
             client.connect((LOOPBACK, site.port))
-            client.sendall(handshake(site, "/fsm/lab/ws", Origin="https://elsewhere.example"))
-            assert client.recv(12) == b"HTTP/1.1 403"
+            client.sendall(handshake(site, "/fsm/lab/ws", **headers))
+            assert client.recv(12) == b"HTTP/1.1 " + status
             client.sendall(framed(b"hello"))
             assert site.browser().get("/ping").status == 200
             answer = b""
             while data := receive(client):
                 answer += data
-            assert b"FSM_ALLOWED_ORIGINS" in answer
+            assert text in answer
 
 
 def receive(client: socket.socket) -> bytes:

@@ -27,7 +27,7 @@ from ..service import Service
 from .problem import Problem, problem_of
 from .room import client_address, full, room_finder
 
-__all__ = ["connect", "find_endpoint", "requested_groups", "select_engine"]
+__all__ = ["connect", "find_endpoint", "hang_up_if_refused", "requested_groups", "select_engine"]
 
 log: Final = logging.getLogger("flask_fsm")
 MAX_GROUPS: Final = 16

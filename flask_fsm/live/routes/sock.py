@@ -23,6 +23,7 @@ from ..protocol.close_codes import CloseCode
 from ..protocol.websocket import acceptable_offer
 from ..server.handoff import hang_up
 from ..server.handshake import HandshakeSocket, NoReader, reader_options
+from .connect import hang_up_if_refused
 from .problem import Problem
 
 __all__ = ["VERSION", "Opening", "add_websocket", "refuse", "set_server_options"]
@@ -157,6 +158,7 @@ def add_websocket(
 def _refusing(view: Callable[..., ResponseReturnValue]) -> Callable[..., ResponseReturnValue]:
     @wraps(view)
     def websocket(**values: Any) -> ResponseReturnValue:
+        after_this_request(hang_up_if_refused)
         opening = Opening(request.environ)
         try:
             _check_handshake()
