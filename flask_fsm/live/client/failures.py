@@ -10,7 +10,6 @@ from werkzeug.exceptions import HTTPException
 from ...core.event import EventStatus
 from ...core.flow import Flow
 from ...errors import Code, FSMError, StoreUnavailable, UnknownTarget
-from ...outages import OutageLog
 from ...texts import _
 from ..protocol.frames import data_frame, refusal
 from ..service import Service
@@ -20,12 +19,10 @@ __all__ = ["abort_frame", "crash_frame", "error_frame"]
 log: Final = logging.getLogger("flask_fsm")
 
 
-def crash_frame(
-    error: BaseException, outages: OutageLog, machine: str, event: str | None = None
-) -> str:
+def crash_frame(error: BaseException, live: Service, machine: str, event: str | None = None) -> str:
     """Log the error, and return a frame for the client that reveals nothing of it."""
     if isinstance(error, StoreUnavailable):
-        outages.log(error)
+        live.channels.outages.log(error)
         return refusal(error)
     what = "A job after an event" if event is None else f"The handler of the event {event!r}"
     log.error("%s of machine %r failed.", what, machine, exc_info=error)
@@ -40,7 +37,7 @@ def error_frame(
 ) -> str:
     """Return the frame of an FSMError: of a refusal, or of a crash if its status is 5xx."""
     if error.is_server_error:
-        return crash_frame(error, live.channels.outages, machine, event)
+        return crash_frame(error, live, machine, event)
     if isinstance(error, UnknownTarget):
         # Either the client has named an unknown state, or the handler has a bug.
         live.warn_of_target(machine, event or "", error)

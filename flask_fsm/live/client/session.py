@@ -237,7 +237,7 @@ class ClientSession:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # of the bus, or of a teardown function of the app
-            frame = crash_frame(error, self._live.channels.outages, self._bound.name)
+            frame = crash_frame(error, self._live, self._bound.name)
             if job.text is None:
                 # The lost messages can't be replaced now, so let the client reconnect for them.
                 self.closing = self.closing or CloseCode.SERVICE_RESTART
@@ -302,7 +302,7 @@ class ClientSession:
                 self._reply(data_frame(None, EventStatus.NoContent), client_event.ref)
 
     def _crash_frame(self, error: BaseException, client_event: ClientEvent) -> str:
-        return crash_frame(error, self._live.channels.outages, self._bound.name, client_event.event)
+        return crash_frame(error, self._live, self._bound.name, client_event.event)
 
     def _reply(self, frame: str, ref: Any) -> None:
         """Send a frame to this client only, after its earlier replies on the flow's channel."""

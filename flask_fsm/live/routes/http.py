@@ -115,16 +115,10 @@ def send_event(machine: str) -> ResponseReturnValue:
         return answer
     except KeyboardInterrupt:
         raise
-    except HTTPException as error:
-        if flow is None:
+    except BaseException as error:  # abort(), CancelledError, a timeout, SystemExit
+        if flow is None and isinstance(error, HTTPException):
             raise  # the app's function that finds the subject called abort(), as for a page
-        return _json_response(
-            stamped(crash_frame(error, service.channels.outages, machine, event), ref), 500
-        )
-    except BaseException as error:  # CancelledError, a timeout, SystemExit
-        return _json_response(
-            stamped(crash_frame(error, service.channels.outages, machine, event), ref), 500
-        )
+        return _json_response(stamped(crash_frame(error, service, machine, event), ref), 500)
     frames = frames_of(bound.machine, sent) or [data_frame(None, EventStatus.NoContent)]
     return _json_response(stamped(listed(frames), ref))
 
