@@ -401,6 +401,20 @@ def test_replies_that_the_bus_has_not_delivered_count() -> None:
     assert subscriber.queue.overflown
 
 
+def test_replies_that_the_bus_has_not_delivered_count_for_the_process() -> None:
+    """While the bus is gone, many clients may hold no more for it than slow ones may."""
+    slow = Slow(20)
+    for _ in range(9):
+        for each in slow.clients:
+            if not each.queue.overflown:
+                each.track_reply("flow:m", Envelope(EnvelopeKind.REPLY, "x" * 9_000))
+    assert len(slow.cut) == 20
+    assert 1_000_000 < slow.backlog._bytes < 1_300_000
+    for each in slow.clients:
+        each.leave()
+    assert slow.backlog._bytes == 0
+
+
 def test_a_listener_of_the_app_is_cut_by_bytes_too() -> None:
     """A stream of a group that nobody reads does not hold all that its members say."""
     with closing(MemoryBus(10, 60)) as bus:

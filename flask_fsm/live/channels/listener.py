@@ -60,6 +60,11 @@ class Backlog:
         """Whether the long queues hold as much as they may."""
         return self._bytes >= self._most
 
+    def reserve(self, size: int) -> None:
+        """Count bytes that wait elsewhere for a client; below 0, discount them."""
+        with self._mutex:
+            self._bytes += size
+
     def add(self, message: Any) -> None:
         """Count a message that waits in another long queue."""
         with self._mutex:

@@ -49,6 +49,7 @@ class Subscriber:
 
     __slots__ = (
         "_answered",
+        "_backlog",
         "_blocked",
         "_channels",
         "_ended_runs",
@@ -82,6 +83,7 @@ class Subscriber:
         self.id: str = secrets.token_urlsafe(16)
         self.flow_channel: str = self.id
         """The channel of the flow, or this client's id if the flow is its connection's own."""
+        self._backlog = backlog
         self.queue: ClientQueue = ClientQueue(limit, max_bytes, backlog)
         self.listener: Listener = Listener(self.id)
         self.listener.start()
@@ -92,7 +94,8 @@ class Subscriber:
         self._position_texts: list[str] = []
         self._silent: list[LiveChannel] = []
         # Replies that were published on the flow's channel and have not been delivered yet.
-        self._pending: deque[tuple[str, Envelope]] = deque()
+        # With each, the bytes of it that count in the backlog of the process.
+        self._pending: deque[tuple[str, Envelope, int]] = deque()
         self._pending_bytes = 0
         self._numbered = 0
         self._answered = 0
@@ -166,7 +169,8 @@ class Subscriber:
         self._indexes.clear()
         self.queue.clear()
         self._priority.clear()
-        self._pending.clear()
+        while self._pending:
+            self._next_pending()
         self._replay = None
         self._last_body = ""
 
@@ -209,15 +213,27 @@ class Subscriber:
         """
         self._numbered += 1
         numbered = reply._replace(number=self._numbered)
-        self._pending.append((channel, numbered))
-        self._pending_bytes += sys.getsizeof(reply.body)
-        if len(self._pending) > self.queue.limit or self._pending_bytes > self.queue.max_bytes:
+        size = sys.getsizeof(reply.body)  # before the sum is read, as another thread discounts
+        self._pending_bytes += size
+        backlog = self._backlog
+        is_long = backlog is not None and self._pending_bytes > backlog.share
+        if (
+            len(self._pending) >= self.queue.limit
+            or self._pending_bytes > self.queue.max_bytes
+            or (is_long and backlog is not None and backlog.is_full)
+        ):
             self.queue.overflow()
+        if is_long and backlog is not None:
+            backlog.reserve(size)
+        self._pending.append((channel, numbered, size if is_long else 0))
         return numbered
 
     def _next_pending(self) -> tuple[str, Envelope]:
-        channel, reply = self._pending.popleft()
-        self._pending_bytes -= sys.getsizeof(reply.body)
+        channel, reply, counted = self._pending.popleft()
+        size = sys.getsizeof(reply.body)
+        self._pending_bytes -= size
+        if counted and self._backlog is not None:
+            self._backlog.reserve(-counted)
         return channel, reply
 
     @property
