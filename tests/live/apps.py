@@ -1,7 +1,7 @@
 """An app that real servers serve: machines of all kinds, and routes by which a test makes it act.
 
-FSM_TEST_CONFIG holds its config as JSON, beside which there are CSRF (Flask-WTF's protection) and
-SOCK (a Sock of the app's own, with its options).
+FSM_TEST_CONFIG holds its config as JSON, beside which there are CSRF (Flask-WTF's protection), SOCK
+(a Sock of the app's own, with its options) and COMPRESS (Flask-Compress, for event streams too).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, abort, current_app, request, session
+from flask import Flask, Response, abort, current_app, request, session
 
 from flask_fsm import (
     Event,
@@ -24,7 +24,7 @@ from flask_fsm import (
     Transition,
     ValidationFailed,
 )
-from flask_fsm.channels import Message
+from flask_fsm.channels import Message, SSEChannel
 from flask_fsm.pages.api import MachineViews
 
 VARIABLE = "FSM_TEST_CONFIG"
@@ -282,6 +282,7 @@ def create_app() -> Flask:
     app = Flask(__name__)
     app.config.update(SECRET_KEY=SECRET, FSM_STORE_URL="memory://")
     csrf, sock = config.pop("CSRF", False), config.pop("SOCK", None)
+    compress = config.pop("COMPRESS", False)
     app.config.update(config)
     fsm = FlaskFSM(checkout_machine())
     fsm.add(traffic_light())
@@ -327,6 +328,11 @@ def create_app() -> Flask:
         from flask_wtf import CSRFProtect
 
         CSRFProtect(app)
+    if compress:
+        from flask_compress import Compress
+
+        app.config.update(COMPRESS_MIMETYPES=["text/event-stream"], COMPRESS_MIN_SIZE=0)
+        Compress(app)
     if sock is not None:
         _sock_of_the_app(app, sock)
     fsm.init_app(app)
@@ -392,6 +398,27 @@ def _levers(app: Flask, fsm: FlaskFSM) -> None:
     @app.get("/")
     def index() -> str:
         return "a page"
+
+    @app.after_request
+    def set_headers(response: Response) -> Response:
+        """Set the headers that stand in the query, as JSON."""
+        response.headers.update(json.loads(request.args.get("set_headers", "{}")))
+        return response
+
+    news = SSEChannel()
+
+    @app.get("/news")
+    def stream_news() -> Response:
+        """Open a stream of this view's own, of a channel."""
+        listener = news.add_listener()
+        listener.start()
+        news.broadcast(Message("news", "welcome"))
+        return news.sse_response(listener)
+
+    @app.get("/news/<text>")
+    def tell_news(text: str) -> dict[str, Any]:
+        news.broadcast(Message("news", text))
+        return {}
 
     @app.get("/login/<user>")
     def login(user: str) -> dict[str, str]:

@@ -176,6 +176,7 @@ class Browser(LiveClient):
         since: str | None = None,
         last_id: str | None = None,
         headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> Stream:
         """Open a stream of server-sent events by curl."""
         given = {**self.cookie_header, **(headers or {})}
@@ -185,8 +186,9 @@ class Browser(LiveClient):
             given["Origin"] = self.origin
         pairs = [("group_id", group) for group in groups]
         pairs += [] if since is None else [("since", since)]
-        query = f"?{urlencode(pairs)}" if pairs else ""
-        stream = Stream(f"{self.url}/fsm/{machine}/events{query}", given)
+        pairs += (query or {}).items()
+        end = f"?{urlencode(pairs)}" if pairs else ""
+        stream = Stream(f"{self.url}/fsm/{machine}/events{end}", given)
         self.keep_cookies(stream.all_of("set-cookie"))
         return stream
 

@@ -350,7 +350,10 @@ class SSEChannel(Channel):
             ValueError: `heartbeat` is not a positive number.
         """
         stream = SSEStream(self, self._connection_of(listener), heartbeat, owner=True)
-        return Response(stream, headers=STREAM_HEADERS)
+        response = Response(stream, headers=STREAM_HEADERS)
+        # Or what compresses the app's responses would hold each event until its buffer is full.
+        response.headers["Content-Encoding"] = "identity"
+        return response
 
 
 class ChannelContainer:

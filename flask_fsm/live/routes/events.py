@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from flask import Response, request
 from flask.typing import ResponseReturnValue
 
@@ -29,13 +31,19 @@ def events(machine: str) -> ResponseReturnValue:
             return Response(headers=STREAM_HEADERS)
         engine = select_engine(service)
         since = request.headers.get("Last-Event-ID") or request.args.get("since")
-        transport = connect(state, bound, service, engine, StreamTransport, since)
+        # Without access to the socket, the server itself decides about chunks and keep-alive.
+        ours = has_socket(request.environ)
+        chunked = ours and request.environ["SERVER_PROTOCOL"] != "HTTP/1.0"
+        make = partial(StreamTransport, chunked=chunked)
+        transport = connect(state, bound, service, engine, make, since)
     except Problem as problem:
         return problem.response()
-    greeting = retry_bytes(service.config.sse_retry)
-    # Without access to the socket, the server decides about keep-alive itself.
-    connection = {"Connection": "close"} if has_socket(request.environ) else {}
-    return upgrade_response(200, {**STREAM_HEADERS, **connection}, transport, engine, greeting)
+    greeting = transport.wrap(retry_bytes(service.config.sse_retry))
+    connection = {"Connection": "close"} if ours else {}
+    if chunked:
+        connection["Transfer-Encoding"] = "chunked"
+    headers = {**STREAM_HEADERS, **connection}
+    return upgrade_response(200, headers, transport, engine, greeting)
 
 
 def watch_stream(response: Response) -> None:

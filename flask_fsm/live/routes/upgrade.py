@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from flask import Flask, Response, current_app, request
+from werkzeug.datastructures import Headers
 
 from ..server.engine import Engine
 from ..server.handoff import HandoffIterator, has_socket
@@ -21,8 +22,15 @@ __all__ = ["UpgradeResponse", "release_on_error", "upgrade_response"]
 
 # The key of a request's environ that holds the callback which releases an unserved client.
 RELEASE: Final = "flask_fsm.release"
-# Headers of a response with a body, which 101 Switching Protocols does not have.
-BODY_HEADERS: Final = ("content-type", "content-length")
+# Headers that describe a body which an app has seen, or its connection: an app that sets one after
+# the view does not know what an engine sends (RFC 9110, sections 7.6.1, 8.4 and 8.8).
+FRAMING: Final = frozenset(
+    (
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"),
+        *("upgrade", "content-length", "content-encoding", "content-range", "accept-ranges"),
+        *("content-digest", "repr-digest", "digest", "content-md5", "etag", "last-modified"),
+    )
+)
 
 
 class UpgradeResponse(Response):
@@ -33,10 +41,15 @@ class UpgradeResponse(Response):
     _greeting = b""
     _head_sent = False
     """Whether the client has had the headers, so that only frames follow."""
+    _framing: list[tuple[str, str]]
     _release: weakref.finalize[[Engine, Transport], UpgradeResponse]
 
     def begin(self, transport: Transport, engine: Engine, greeting: bytes) -> UpgradeResponse:
-        """Set the client's transport, the engine that serves it, and the first bytes to send."""
+        """Set the client's transport, the engine that serves it, and the first bytes to send.
+
+        Later changes of the headers in FRAMING are undone.
+        """
+        self._framing = [pair for pair in self.headers if pair[0].lower() in FRAMING]
         self._transport, self._engine, self._greeting = transport, engine, greeting
         # The app may fail, or replace this response by another one without telling us.
         self._release = weakref.finalize(self, release_later, engine, transport)
@@ -51,6 +64,8 @@ class UpgradeResponse(Response):
     def __call__(self, environ: Any, start_response: Any) -> Any:
         environ.pop(RELEASE, None)
         self._release.detach()
+        others = [pair for pair in self.headers if pair[0].lower() not in FRAMING]
+        self.headers: Headers = Headers([*others, *self._framing])
         if not has_socket(environ):
             self.response: StreamIterator = StreamIterator(
                 self._engine, self._transport, self._greeting
@@ -58,12 +73,9 @@ class UpgradeResponse(Response):
             return super().__call__(environ, start_response)
         phrase = HTTPStatus(self.status_code).phrase
         lines = [f"HTTP/1.1 {self.status_code} {phrase}"]
-        switched = self.status_code == HTTPStatus.SWITCHING_PROTOCOLS
-        lines += [
-            f"{name}: {value}"
-            for name, value in self.headers
-            if not (switched and name.lower() in BODY_HEADERS) and name.lower() != "content-length"
-        ]
+        if self.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            self.headers.pop("Content-Type", None)  # that of a body
+        lines += [f"{name}: {value}" for name, value in self.headers]
         first_bytes = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + self._greeting
         if self._head_sent:
             first_bytes = self._greeting

@@ -39,6 +39,8 @@ CHUNK: Final = 65_536
 # While this many bytes wait to be written, no more are read: a client could otherwise send pings
 # without end, and read none of the answers.
 MAX_UNWRITTEN: Final = 4 * CHUNK
+# The end of a body that is sent in chunks (RFC 9112, section 7.1).
+LAST_CHUNK: Final = b"0\r\n\r\n"
 REASONS: Final[dict[int, str]] = {
     CloseCode.SERVICE_RESTART: "The server is restarting: reconnect.",
     CloseCode.TRY_AGAIN_LATER: "The client is too slow: reconnect.",
@@ -213,6 +215,7 @@ class Transport:
             return b""
         take = self.subscriber.take
         parts: list[bytes] = []
+        last = b""
         size = 0
         while (out := take()) is not None:
             if isinstance(out, Frame):
@@ -225,15 +228,20 @@ class Transport:
                 self.jobs.append(out)
             else:
                 slow = out.code == CloseCode.TRY_AGAIN_LATER
-                parts.append(self.drop_slow() if slow else self.close(out.code))
+                last = self.drop_slow() if slow else self.close(out.code)
                 break
         if self.session.closing and not self.ended and size < CHUNK:
-            parts.append(self.close(self.session.closing))
-        return b"".join(parts)
+            last = self.close(self.session.closing)
+        out_bytes = b"".join(parts)
+        return self.wrap(out_bytes) + last if last else self.wrap(out_bytes)
 
     def encode(self, frame: Frame) -> bytes:
         """Return the bytes of a frame."""
         raise NotImplementedError
+
+    def wrap(self, data: bytes) -> bytes:
+        """Return encoded frames as they are sent; `data` may be empty."""
+        return data
 
     def heartbeat(self) -> bytes:
         """Return a heartbeat, and renew the client's presence in its groups."""
@@ -351,9 +359,13 @@ class WebSocketTransport(Transport):
 
 
 class StreamTransport(Transport):
-    """An event stream (WHATWG HTML, server-sent events)."""
+    """An event stream (WHATWG HTML, server-sent events), in chunks of HTTP/1.1 if `chunked`."""
 
-    __slots__ = ()
+    __slots__ = ("_chunked",)
+
+    def __init__(self, *args: Any, chunked: bool = False) -> None:
+        super().__init__(*args)
+        self._chunked = chunked
 
     def configure(self, sock: Any) -> None:
         end_silence(sock, self.config.heartbeat * SILENCE)
@@ -365,10 +377,15 @@ class StreamTransport(Transport):
         id = "" if frame.id is None else f"id: {frame.id}\n"
         return f"{id}event: {frame.kind}\ndata: {frame.text}\n\n".encode()
 
+    def wrap(self, data: bytes) -> bytes:
+        # A reader that asks for blocks of bytes gets each chunk at once.
+        return b"%x\r\n%b\r\n" % (len(data), data) if data and self._chunked else data
+
     def heartbeat(self) -> bytes:
         self._renew()
-        return b"" if self.ended else COMMENT
+        return b"" if self.ended else self.wrap(COMMENT)
 
     def close(self, code: int) -> bytes:
         self._end(code)
-        return b""  # a browser reconnects by itself, and gets the error then
+        # A browser reconnects by itself, and gets the error then.
+        return LAST_CHUNK if self._chunked else b""
