@@ -22,9 +22,10 @@ from flask import Flask, request
 from sqlalchemy import orm
 
 from flask_fsm import FlaskFSM, Machine, Transition
+from flask_fsm.bus.redis.bus import RedisBus
 
 from ..apps import SECRET, Visitor, flask_app, show, token_in
-from ..clients import LOOPBACK
+from ..clients import LOOPBACK, PATIENCE
 from ..store_servers import Postgres, Valkey
 
 Fresh = Callable[[str], str]
@@ -273,6 +274,29 @@ def test_a_redis_that_drops_flows_is_a_warning(
         warned = policy in ("allkeys-lru", "volatile-ttl")
         assert caplog.text.count(f"(maxmemory-policy {policy})") == warned
         assert ("noeviction" in caplog.text) == warned
+
+
+def test_a_client_that_fills_the_bus_leaves_room_for_flows_on_the_same_server() -> None:
+    """However many flows one client follows and moves, the server takes the forms of others."""
+
+    class Follower:
+        def receive(self, position: object, payload: str) -> None: ...
+
+        def gap(self, position: object) -> None: ...
+
+    with (
+        Valkey(maxmemory="24mb", maxmemory_policy="noeviction") as server,
+        contextlib.closing(RedisBus(server.url, replay_bytes=100_000)) as bus,
+    ):
+        visitor = Visitor(app_on(server.url))
+        assert visitor.send("a", {"town": "Ghent"}).location == "/b"
+        follower = Follower()
+        for number in range(500):
+            bus.subscribe(f"flow:{number}", follower)
+            for _ in range(10):
+                bus.publish(f"flow:{number}", "x" * 10_000)
+        assert bus.flush(PATIENCE)
+        assert visitor.send("b", {"town": "Ghent"}).location == "/a"
 
 
 def test_a_redis_user_without_scripts_is_503_with_the_form() -> None:
