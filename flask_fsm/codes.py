@@ -188,7 +188,7 @@ class Code(StrEnum):
     WEBSOCKET_ONLY = "websocket_only"
     """426, client: each websocket of this machine has its own flow, so there is no other way in."""
     NOT_JSON = "not_json"
-    """415, client: the event is not `application/json`."""
+    """415, client: the event is not sent as JSON, by its `Content-Type`."""
     INVALID_PAYLOAD = "invalid_payload"
     """400, client: what was sent is not a valid frame."""
     ABORTED = "aborted"

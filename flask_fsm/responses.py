@@ -31,6 +31,7 @@ __all__ = [
     "ResubmitForm",
     "add_step_cookie",
     "htmx_redirect",
+    "is_json",
     "no_shared_cache",
     "no_store",
     "preferred_format",
@@ -41,6 +42,7 @@ __all__ = [
 ResponseFormat = Literal["html", "json", "htmx"]
 
 JSON_TYPES: Final = re.compile(r"(application|text)/json|application/[^/]+\+json")
+"""The media types of JSON, in `Accept` and of a body (WHATWG MIME Sniffing, section 4.6)."""
 HTML_TYPES: Final = re.compile(r"text/html|application/xhtml\+xml")
 TEMPLATES: Final = {409: "conflict", 410: "gone", 422: "refused"}
 STEP_COOKIE: Final = "fsm_step"
@@ -145,6 +147,11 @@ DEVELOPERS_CODES: Final = frozenset(
 """The codes of errors whose messages are for developers, and not shown to visitors."""
 
 
+def is_json(asking: Request) -> bool:
+    """Return whether the body of a request is JSON, by its media type."""
+    return JSON_TYPES.fullmatch(asking.mimetype) is not None
+
+
 def preferred_format(asking: Request) -> ResponseFormat:
     """Return the format in which the client of a request wants its answer."""
     environ = asking.environ
@@ -157,7 +164,7 @@ def preferred_format(asking: Request) -> ResponseFormat:
     # By name only: programs add `*/*` to the JSON that they want, and browsers name no JSON.
     json_quality, html_quality = (_quality(asking, kinds) for kinds in (JSON_TYPES, HTML_TYPES))
     if json_quality == html_quality:
-        return "json" if JSON_TYPES.fullmatch(asking.mimetype) else "html"
+        return "json" if is_json(asking) else "html"
     return "json" if json_quality > html_quality else "html"
 
 

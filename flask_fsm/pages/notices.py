@@ -32,6 +32,8 @@ log: Final = logging.getLogger("flask_fsm")
 FLASH_CATEGORY: Final = "fsm"
 TOLD_KEY: Final = "_fsmtold_"
 """Prefix of the session's keys with the digest of the definition that a visitor was told of."""
+# Why the session has given up a flow by what its user did; or it has just named another one since.
+REPLACED: Final = (None, Code.RESET, Code.MOVED)
 # Why a form conflicts with the flow, by the code of the refusal.
 STALE: Final = {
     Code.NOT_CURRENT: _("You have moved on from this page since it was opened."),
@@ -76,8 +78,8 @@ def foreign_form(work: UnitOfWork, page: str, content: TokenContent) -> FSMError
             return FSMError(text, source=page, code=Code.OTHER_MACHINE)
         log.error("%s", text)
         return stale_form(work, page, Code.OTHER_MACHINE)
-    # Of a run that has expired, nobody "started again or logged in", as OTHER_FLOW says.
-    if work.is_known and work.session_flow.why_gone(content.flow) != Code.EXPIRED:
+    # Of a run that is gone by itself, nobody "started again or logged in", as OTHER_FLOW says.
+    if work.is_known and work.session_flow.why_gone(content.flow) in REPLACED:
         return stale_form(work, page, Code.OTHER_FLOW)
     return unnamed_flow(work, content)
 
@@ -105,6 +107,8 @@ def notice_of(error: FSMError) -> Text:
     """Return the notice for a flow that is gone."""
     if error.code == Code.EXPIRED:
         return _("This form was left for too long and has been closed. Please start again.")
+    if error.code == Code.FINISHED:
+        return notice_of_page(error, finished=True)
     return _("This form is no longer open. Please start again.")
 
 

@@ -16,13 +16,15 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 # Names are compared without digits, case and accents.
-WHOLE_NAMES: Final = _listed("card karte carte carta tarjeta cartao kaart karta cleapi cleprivee")
-"""Names that are secret as a whole: `card` and `card_2`, not `card_color`."""
+WHOLE_NAMES: Final = _listed(
+    "card karte carte carta tarjeta cartao kaart karta cleapi cleprivee clave parola parole"
+)
+"""Names that are secret as a whole: `card` and `clave_2`, not `card_color` or `palabra_clave`."""
 WORDS: Final = frozenset(
     _listed("""
     pass passw pwd pword psw pswd pw userpass loginpass mypass newpass oldpass adminpass
-    rootpass dbpass confpass passconf passe mdp clave senha senhas novasenha senhaatual parola
-    parole haslo heslo geslo losen sifre parool passord kodeord
+    rootpass dbpass confpass passconf passe mdp senha senhas novasenha senhaatual
+    haslo heslo geslo losen sifre parool passord kodeord
     pin pincode pinkode puk tan mtan otp totp hotp mfa cvc cvv cvn csc iban ssn svnr
     secret secrets geheim geheimnis geheimzahl secreto segreto segredo token tokens bearer jwt
     credential credentials mnemonic пин пинкод
@@ -30,6 +32,8 @@ WORDS: Final = frozenset(
 )
 """Words of names that are secret: `new_pass`, `userPIN`, `cvv2`."""
 PARTS: Final = _listed("""
+    clavesecreta claveacceso clavedeacceso nuevaclave clavenueva clavepersonal paroladordine
+    parolasegreta nuovaparola
     password passwd passphrase passcode passkey passwort kennwort losungswort motdepasse
     palavrapasse contrasena contrasenya contrasinal pasahitza wachtwoord adgangskode losenord
     salasana jelszo lozink slaptazod парол лозинк συνθηματικ

@@ -21,6 +21,7 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from ..config import Config
 from ..core.snapshot import Receipt
 from ..errors import Code, FSMError, InvalidToken
+from ..responses import is_json
 from ..runtime.unit_of_work import UnitOfWork
 from ..security.tokens import TokenContent, Tokens
 from ..stores.base import StoredReply, SubmissionQuery, root_id
@@ -219,7 +220,7 @@ def _in_header(request: Request) -> list[Any]:
 def sent_json(request: Request) -> Any:
     """Return the JSON value in the body of a request; None if there is none that can be read."""
     try:
-        return request.get_json(silent=True)
+        return request.get_json(force=True, silent=True) if is_json(request) else None
     except RecursionError:  # nested too deeply
         return None
 
@@ -258,7 +259,7 @@ def _parse_body(request: Request) -> None:
             raise _invalid_body(request)
         return
     # Forms without files, and JSON, are in memory as a whole when they are parsed.
-    in_memory = request.mimetype != MULTIPART and (is_form or request.is_json)
+    in_memory = request.mimetype != MULTIPART and (is_form or is_json(request))
     body = BytesIO(request.get_data()) if in_memory else _buffered(request)
     request.stream = request.environ["wsgi.input"] = body
     if is_form:
@@ -269,7 +270,7 @@ def _parse_body(request: Request) -> None:
             _check_encoding(request, body)
         except ValueError as error:
             raise _invalid_body(request) from error
-    elif request.is_json and sent_json(request) is None and not _is_null(request.get_data()):
+    elif is_json(request) and sent_json(request) is None and not _is_null(request.get_data()):
         raise _invalid_body(request)
     request.stream = body
     body.seek(0)

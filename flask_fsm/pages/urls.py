@@ -20,7 +20,8 @@ def encoded_path(request: Request) -> str:
 
     `request.url` is for people to read: in it `%25` may stand for itself or for `%`.
     """
-    path = quote(request.root_path.rstrip("/") + request.path, safe="/!$&'()*+,;=:@")
+    whole = f"{request.root_path}/{request.path.lstrip('/')}"
+    path = quote(f"/{whole.lstrip('/')}", safe="/!$&'()*+,;=:@")  # "//x" would be a host
     query = quote(request.query_string, safe="%/?!$&'()*+,;=:@")
     return urlunsplit(("", "", path, query, ""))
 

@@ -149,7 +149,7 @@ class FlowCache:
         if known.ending is Ending.RESET or run < known.run:
             raise flow_gone(snapshot.id, Code.RESET)
         if known.ending is Ending.FINISHED and run == known.run and not snapshot.finished:
-            raise flow_gone(snapshot.id, Code.EVICTED)
+            raise flow_gone(snapshot.id, Code.FINISHED)
 
     def newest(self, id: str) -> tuple[Snapshot, str] | None:
         """Return the newest snapshot of a flow and what its session carries, or None.
@@ -305,7 +305,7 @@ class FlowCache:
             )
         return FlowBusy(
             _(
-                "Another request for this flow has been running for over %(seconds)s seconds. "
+                "Another request for this flow has been running for more than %(seconds)s s. "
                 "Wait a moment, then try again.",
                 seconds=format(wait, "g"),
             ),

@@ -21,6 +21,7 @@ GONE: Final = {
     Code.RESET: _("This run was reset, and a new one has been started."),
     Code.MOVED: _("This run continues elsewhere: after a login, or on another device."),
     Code.EXPIRED: _("This run was inactive for too long and has expired."),
+    Code.FINISHED: _("This has already been completed."),
     Code.EVICTED: _("This run is no longer in the store."),
     Code.NO_SESSION: _(
         "Your browser no longer knows this run: its cookie is missing. "

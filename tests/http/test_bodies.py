@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from flask import Flask, jsonify, request
 from werkzeug.datastructures import MultiDict
-from werkzeug.test import TestResponse
+from werkzeug.test import EnvironBuilder, TestResponse
+from werkzeug.wrappers import Request
 
 from flask_fsm import FlaskFSM, FlowFinished, Machine
+from flask_fsm.pages.urls import encoded_path
 
 from ..apps import SECRET, Visitor, assert_refused
 
@@ -464,3 +466,30 @@ def test_json_that_is_nested_too_deeply_hides_no_refusal_of_a_view_without_a_gua
     deep = b"[" * 100_000
     response = Visitor(app).client.post("/api", data=deep, content_type="application/json")
     assert (response.status_code, response.get_json()["reason"]) == (410, "finished")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/json", "application/vnd.api+json"])
+def test_a_token_is_read_from_every_kind_of_json(kind: str) -> None:
+    """By its media type (WHATWG MIME Sniffing), whatever the charset."""
+    app, _, _ = pages(lambda: "")
+    visitor = Visitor(app)
+    data = json.dumps({"fsm_token": visitor.request("GET", "/a").text})
+    kind = f"{kind}; charset=utf-8"
+    answer = visitor.request("POST", "/a", data=data, content_type=kind)
+    assert (answer.status_code, answer.json["location"]) == (200, "/b")
+    cut_off = visitor.request("POST", "/a", data=data[:-1], content_type=kind)
+    assert (cut_off.status_code, cut_off.json["reason"]) == (400, "bad_body")
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "encoded"),
+    [
+        ("", "//host.example/x", "/host.example/x?a=//b"),
+        ("/", "///host.example", "/host.example?a=//b"),
+        ("/mount", "//x%25", "/mount/x%2525?a=//b"),
+    ],
+)
+def test_the_address_of_a_form_is_never_another_host(root: str, path: str, encoded: str) -> None:
+    """However many slashes a server lets pass."""
+    environ = EnvironBuilder(query_string="a=//b").get_environ()
+    assert encoded_path(Request({**environ, "SCRIPT_NAME": root, "PATH_INFO": path})) == encoded

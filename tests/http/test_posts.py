@@ -385,6 +385,21 @@ def test_an_evicted_run_is_410(asking: str) -> None:
         assert 'href="/cart"' in response.text
 
 
+def test_the_form_of_an_evicted_run_is_410_after_a_page_was_opened_too(asking: str) -> None:
+    """Nobody "started again or logged in", so nobody is told so."""
+    made = Shop(
+        {"SECRET_KEY": SECRET, "TESTING": True, "FSM_STORE_URL": "memory://", "FSM_CACHE_SIZE": 2}
+    )
+    visitor = made.visitor().walk("cart", "address")
+    token = visitor.token("delivery")
+    for _ in range(3):
+        made.visitor().walk("cart")
+    assert visitor.see("cart")["rev"] == 0
+    response = visitor.post("delivery", {}, token, asking)
+    assert_refused(response, asking, 410, "evicted")
+    assert "logged in" not in response.text
+
+
 # -- 409: out of date -----------------------------------------------------------------------
 
 

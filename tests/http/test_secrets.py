@@ -126,14 +126,15 @@ salasana jelszó lozinka şifre пароль новыйПароль пинкод
 clientSecret client_secret private-key accessToken access_token2 card card_1 cardNumber card-no
 creditCard2 kreditkarte kartennummer numero_de_carte tarjetaDeCredito cartaoCredito iban2 IBAN
 codeDeSecurite codigo_de_seguridad Prüfziffer pruefziffer securityCode passwd loginpasswd passw0rd
-passphrase segreto segredo cle_api geheim ssn 1password
+passphrase segreto segredo cle_api geheim ssn 1password clave2 Parola parole
+claveSecreta nueva_clave parola_d_ordine
 """
 PLAIN_NAMES = """
 street name email passport passport_no passenger passengers compass bypass secretary spinach
 address2 shipping card_color cardinal postcard wildcards chosen_hat frozen_ham hasLocation keyboard
 key monkey keyword tanning titan hopping opinion pinboard compass_order article_apis senator
 clavier tokenizer note1 note2 city zip phone amount date quantity desenho parolees новости
-имя straße größe nom prénom
+имя straße größe nom prénom palabra_clave puntos-clave parole_chiave parola_preferita
 """
 
 

@@ -73,6 +73,8 @@ def test_a_cookie_from_before_the_end_brings_no_run_back(
     replay.cookie = old
     answer = replay.post("review", {}, token)
     assert answer.status_code == 410
+    assert "no longer stored" not in answer.text
+    assert ("already been completed" in answer.text) == (end is finish)
     assert replay.open("review").status_code == 303
     assert len(store.orders) == made
 

@@ -12,6 +12,7 @@ from ...binding.bound_machine import Bound
 from ...core.event import EventStatus
 from ...core.flow import Flow
 from ...errors import Code, FSMError
+from ...responses import is_json
 from ...runtime.app_state import AppState, app_state, unwrap
 from ...runtime.unit_of_work import UnitOfWork
 from ..client.connection_flow import ConnectionFlow
@@ -76,7 +77,7 @@ def send_event(machine: str) -> ResponseReturnValue:
     """Run an event on the flow of this session, and answer with the frames of its handler."""
     try:
         state, bound, service = find_endpoint(machine)
-        if request.mimetype != "application/json":
+        if not is_json(request):
             # A form of another site can't send this type without a CORS preflight.
             raise Problem.of(415, Code.NOT_JSON, "Send an event as application/json.")
         body = _body(service.config.max_message_size)
