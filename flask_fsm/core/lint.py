@@ -40,12 +40,14 @@ def graph_faults(
     initial: str,
     finals: Iterable[str],
     malformed: Iterable[tuple[str, str]] = (),
+    closed: str | None = None,
 ) -> list[DefinitionError]:
     """Return a fault for each unreachable state, final state with an edge out, and dead end.
 
     Edges may name a state that is not among `states`, which is another fault: as it may stand for
     any of them, it counts as reached, and as leading to an end. The `malformed` edges are other
     faults too, and cause none here. EVERYWHERE is no state, but may stand between states.
+    `closed` is a state that was given an empty list of targets, or None.
     """
     known = {*states, EVERYWHERE}
     unknown: set[str] = set()
@@ -65,10 +67,16 @@ def graph_faults(
     reachable = known
     if initial in known:
         reachable = _reached_surely([initial, *unknown], ahead, known)
+    # Elsewhere, such as in state-machine-framework, an empty list leads everywhere.
+    hint = (
+        ""
+        if closed is None
+        else f" (targets=[], as of {closed!r}, leads nowhere; without targets it leads anywhere.)"
+    )
     faults += [
         Unreachable(
             f"state {state!r} can't be reached from the initial state {initial!r}: add an edge "
-            f"to it, or remove it.",
+            f"to it, or remove it.{hint}",
             target=state,
         )
         for state in states

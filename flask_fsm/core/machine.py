@@ -206,7 +206,8 @@ class Machine(Definition):
             )
         elif first is not None and not is_malformed:
             pairs = [*arcs(edges, targets), *unknown]
-            faults += graph_faults(tuple(known), pairs, first, finals, guessed)
+            empty = (name for name, each in known.items() if each.targets == () and not listed)
+            faults += graph_faults(tuple(known), pairs, first, finals, guessed, next(empty, None))
         self._set(
             states=MappingProxyType(known),
             _known=known,

@@ -327,3 +327,36 @@ def test_another_initial_state_of_the_same_name() -> None:
     grown = Machine("m", initial=State("a"))
     with pytest.raises(DefinitionError):
         grown.register_state(State("a"))
+
+
+def test_an_empty_list_of_targets_is_not_none() -> None:
+    """Where it cuts the machine in two, the error says that it is the opposite of no list."""
+    with pytest.raises(DefinitionError, match=r"targets=\[\], as of 'a', leads nowhere"):
+        Machine("m", states=[State("a", targets=[]), State("b")]).flow()
+    with pytest.raises(DefinitionError) as caught:
+        Machine("m", [("a", "b")], states=[State("a"), State("b", targets=[]), "c"]).flow()
+    assert "targets=[]" not in str(caught.value)
+    flow = Machine("m", states=[State("a"), State("b", targets=[])]).flow()
+    flow.transition("b")
+    assert flow.finished
+
+
+def test_what_a_handler_keeps_lasts_as_long_as_its_connection() -> None:
+    """flow.context is that of one websocket, as attributes of an automata were."""
+    machine = Machine("keeper", scope="connection")
+    state = machine.register_state(State("on"))
+
+    @state.event("count")
+    def count(flow: Flow, data: Any) -> int:
+        flow.context["count"] = flow.context.get("count", 0) + 1
+        return int(flow.context["count"])
+
+    keeper = Flask("keeper")
+    keeper.secret_key = "a key"
+    FlaskFSM(keeper, machine)
+    with LiveServer(keeper) as server, server.client().websocket("keeper") as one:
+        one.receive()
+        assert [one.ask("count")["data"] for _ in range(3)] == [1, 2, 3]
+        with server.client().websocket("keeper") as other:
+            other.receive()
+            assert other.ask("count")["data"] == 1
