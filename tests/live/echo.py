@@ -39,16 +39,26 @@ class EchoSocket(WebSocket):
 class EchoPeer(WebSocketTransport):
     """Sends back what it is sent, and reads no events in it."""
 
+    early: list[str | bytes] = []
+
     def received(self, data: bytes) -> bytes:
         messages, out, _ = self._socket.receive(data, sys.maxsize)
         self.ended = self._socket.closed
+        return out + self._echoed(messages)
+
+    def _echoed(self, messages: list[str | bytes]) -> bytes:
         socket = self._socket
-        return out + b"".join(
+        return b"".join(
             socket.text(each) if isinstance(each, str) else socket.binary(each) for each in messages
         )
 
+    def resume(self, messages: list[str | bytes], begun: Any) -> None:
+        self._socket.resume(begun)
+        self.early = messages
+
     def next_output(self) -> bytes:
-        return b""
+        early, self.early = self.early, []
+        return self._echoed(early)
 
 
 def create_app() -> Flask:

@@ -144,7 +144,6 @@ class WebSocket:
         "_packed",
         "_parts",
         "_plain",
-        "_ready",
         "_size",
         "closed",
         "received_code",
@@ -161,8 +160,6 @@ class WebSocket:
         self._limit = limit
         self.rest: bytes = b""
         """Bytes that wait for the next call of `receive`."""
-        self._ready: list[str | bytes] = []
-        """Messages that another reader has read."""
         self._begun = False
         """Whether the last fragment of a message is still missing."""
         self._parts: list[str | bytes] = []
@@ -174,17 +171,11 @@ class WebSocket:
         self.received_code: int | None = None
         """The code of the client's close frame, once it has come."""
 
-    @property
-    def waiting(self) -> bool:
-        """Whether `receive(b"")` may return messages."""
-        return bool(self.rest or self._ready)
-
-    def resume(self, messages: list[str | bytes], begun: str | bytes | bytearray | None) -> None:
+    def resume(self, begun: str | bytes | bytearray | None) -> None:
         """Continue after another reader, somewhere in the stream of bytes.
 
-        It has read whole messages, and `begun`: the first fragments of the next one.
+        `begun` are the first fragments of a message whose end it has not read.
         """
-        self._ready = messages
         self._boundary = Boundary(known=False)
         self._plain = False
         if begun is None:
@@ -204,7 +195,7 @@ class WebSocket:
         these, the rest of the bytes waits for the next call. A message over the limit closes the
         connection with 1009, a malformed frame with 1002 or 1007.
         """
-        messages, self._ready = self._ready, []
+        messages: list[str | bytes] = []
         data, self.rest = self.rest + data, b""
         if not data:
             return messages, data, 0

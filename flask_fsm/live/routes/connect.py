@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from flask import Response, after_this_request, current_app, request
 
@@ -29,6 +29,7 @@ from .room import client_address, full, room_finder
 
 __all__ = ["connect", "find_endpoint", "hang_up_if_refused", "requested_groups", "select_engine"]
 
+T = TypeVar("T", bound=Transport)
 log: Final = logging.getLogger("flask_fsm")
 MAX_GROUPS: Final = 16
 # Characters of a connection's headers and query, which are kept as long as it is open.
@@ -130,9 +131,9 @@ def connect(
     bound: Bound,
     service: Service,
     engine: Engine,
-    make: Callable[..., Transport],
+    make: Callable[..., T],
     since: str | None,
-) -> Transport:
+) -> T:
     """Subscribe a client to its flow and groups, and return its transport; raises Problem.
 
     `make` builds the transport, `since` is the id after which missed messages are replayed.

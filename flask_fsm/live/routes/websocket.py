@@ -81,7 +81,7 @@ def _begin(ws: Server, machine: str, *, packed: bool) -> None:
     if isinstance(ws.sock, ReaderSocket):
         ws.sock.release(socket_of(request.environ))
         if ws.sock.was_read:
-            socket.resume(ws.input_buffer, ws.incoming_message)
+            transport.resume(ws.input_buffer, ws.incoming_message)
         response = upgrade_response(101, {}, transport, engine, head_sent=True)
     else:
         head, _, frames = first_bytes.decode("latin-1").partition("\r\n\r\n")

@@ -314,13 +314,19 @@ class WebSocketTransport(Transport):
 
     @property
     def has_unparsed(self) -> bool:
-        if not self._socket.waiting:
+        if not self._socket.rest:
             return False
         return len(self.jobs) < BACKLOG and not self.code and not self.throttled
 
     @property
     def finished(self) -> bool:
         return self.ended and self._socket.received_code is not None
+
+    def resume(self, messages: list[str | bytes], begun: str | bytes | bytearray | None) -> None:
+        """Continue after another reader, which has read whole messages; see `WebSocket.resume`."""
+        self._socket.resume(begun)
+        self.jobs.extend(map(Job, messages))
+        self._count(len(messages))
 
     def received(self, data: bytes) -> bytes:
         self._silent = 0
