@@ -1,13 +1,15 @@
 """An app whose own routes of flask-sock are endpoints of machines: `create_app()`.
 
 FSM_TEST_CONFIG holds its config, beside which SOCK says when its Sock and the Sock's options are
-made: "before" or "after" the extension is initialized, "between" (options after), or "given" to it.
+made: "before" or "after" the extension is initialized, "between" (options after), or "given" to it;
+"plain" is without options.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from functools import wraps
 from typing import Any
@@ -76,13 +78,13 @@ def create_app() -> Flask:
     app.config.update(SECRET_KEY=SECRET, FSM_STORE_URL="memory://", TEARDOWNS=0)
     app.config.update(config)
     order = order_machine()
-    sock = CountingSock(app) if when in ("before", "given") else None
+    sock = CountingSock(app) if when in ("before", "given", "plain") else None
     if when == "before":
         app.config["SOCK_SERVER_OPTIONS"] = dict(OPTIONS)
     fsm = FlaskFSM(order, sock=sock if when == "given" else None)
     fsm.add(automata_light())
     fsm.init_app(app)
-    if when != "before":
+    if when not in ("before", "plain"):
         app.config["SOCK_SERVER_OPTIONS"] = dict(OPTIONS)
     if sock is None:
         sock = Sock(app)
@@ -126,6 +128,14 @@ def create_app() -> Flask:
             text = ws.receive()
             limits = f"{ws.max_message_size} {ws.ping_interval} {ws.subprotocol}"
             ws.send(limits if text == "options" else text)
+
+    @sock.route("/short")
+    def short(ws: Any) -> None:
+        ws.send("bye")
+
+    @app.get("/threads")
+    def threads() -> dict[str, int]:
+        return {"count": threading.active_count(), "files": len(os.listdir("/proc/self/fd"))}
 
     @app.get("/login/<user>")
     def login(user: str) -> dict[str, str]:

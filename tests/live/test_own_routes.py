@@ -113,7 +113,8 @@ def test_a_refusal_is_a_close_code(
         found, reason = closed(client)
     assert found == code
     assert text in reason
-    assert site.browser().get("/count/SERVED").json == {"count": False}
+    # The view is told, too.
+    until(lambda: site.browser().get("/count/SERVED").json == {"count": False}, PATIENCE)
 
 
 def test_a_full_server_asks_to_come_back(sites: Sites) -> None:
@@ -222,3 +223,20 @@ def test_a_server_ends_at_once_with_such_connections(sites: Sites, engine: str) 
         site.terminate()
         if engine != "werkzeug":
             assert client.closed() == 1012
+
+
+def test_a_route_of_the_app_that_ends_leaves_nothing(sites: Sites, engine: str) -> None:
+    """The reader of a websocket that its view has closed ends, too, and so do its files."""
+    site = sites.get(engine, APP, SOCK="plain")
+    browser = site.browser()
+    before = browser.get("/threads").json
+    for _ in range(20):
+        with connect(f"ws://{LOOPBACK}:{site.port}/short") as client:
+            assert client.recv(PATIENCE) == "bye"
+
+    def gone() -> bool:
+        after = browser.get("/threads").json
+        # The server may keep some threads of its own.
+        return bool(after["count"] < before["count"] + 10 and after["files"] < before["files"] + 10)
+
+    until(gone, PATIENCE)

@@ -88,7 +88,7 @@ class ServerOptions(UserDict[str, Any]):
             request.environ[EXTENSIONS] = acceptable_offer(request.environ.get(EXTENSIONS)) or ""
 
         def opened(ws: Server) -> None:
-            after_this_request(partial(_close_refused, ws))
+            after_this_request(partial(_end_websocket, ws))
 
         return reader_options(self.data, opened, delayed=serving)
 
@@ -122,13 +122,16 @@ def refuse(ws: Server, status: int, text: str) -> None:
     hang_up(request.environ)
 
 
-def _close_refused(ws: Server, response: Response) -> Response:
-    """Close a websocket whose view, or a decorator of it, has called abort() or failed.
+def _end_websocket(ws: Server, response: Response) -> Response:
+    """End the connection of a websocket whose view, or a decorator, has failed or called abort().
 
-    The response would be written to the client, which expects frames.
+    The response would be written to the client, which expects frames. Werkzeug's server also waits
+    for what a client sends after a view has returned, and takes it from simple-websocket.
     """
     if response.status_code >= 400:
         refuse(ws, response.status_code, HTTPStatus(response.status_code).phrase)
+    elif ws.mode == "werkzeug" and not ws.sock.is_stopped:
+        hang_up(request.environ)
     return response
 
 

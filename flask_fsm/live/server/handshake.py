@@ -80,7 +80,7 @@ class ReaderSocket(ServedSocket):
         self._socket = sock
         self._delay = delay
         self._waker = Waker()
-        self._selector = selectors.DefaultSelector()
+        self._selector = _selector_for(sock)
         self._selector.register(sock, READ)
         self._selector.register(self._waker.reader, READ)
         self._stopping = threading.Event()
@@ -95,6 +95,11 @@ class ReaderSocket(ServedSocket):
 
     def fileno(self) -> int:
         return int(self._socket.fileno())
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether an engine serves the connection."""
+        return self._stopping.is_set()
 
     @property
     def signal(self) -> Any:
@@ -115,12 +120,12 @@ class ReaderSocket(ServedSocket):
 
     def send(self, data: bytes) -> None:
         """Write all, also where the kernel takes a part only."""
-        if not self._stopping.is_set():
+        if not self.is_stopped:
             self._socket.sendall(data)
 
     def close(self) -> None:
         """Note that the reader has ended; close the socket unless an engine serves it."""
-        if not self._stopping.is_set():
+        if not self.is_stopped:
             self._lost = True
             self._socket.close()
         self._ended.set()
@@ -139,6 +144,16 @@ class ReaderSocket(ServedSocket):
         if self._socket is not sock:
             with contextlib.suppress(OSError):
                 self._socket.close()
+
+
+def _selector_for(sock: Any) -> selectors.BaseSelector:
+    """Return a selector that ends its waiting, as `recv` does, when another thread shuts down.
+
+    epoll forgets a socket that is closed then.
+    """
+    if type(sock).__module__.startswith("gevent"):
+        return selectors.DefaultSelector()
+    return getattr(selectors, "PollSelector", selectors.DefaultSelector)()
 
 
 def reader_options(
