@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, assert_type
@@ -36,6 +37,15 @@ from flask_fsm import (
 )
 from flask_fsm.channels import Channel, Listener, Message
 from flask_fsm.testing import Visitor
+
+
+@dataclass(frozen=True)
+class Order:
+    """Any object with a type and a payload is a message of a channel."""
+
+    type: str
+    payload: dict[str, int]
+
 
 # -- a machine and its rules -----------------------------------------------------------------
 
@@ -98,6 +108,15 @@ def walk() -> str:
 def change(flow: Flow, data: Any) -> None:
     flow.transmit({"seen": data}, status=EventStatus.NewContent)
     flow.transition("done", data={"by": "event"}, status=EventStatus.OK)
+
+
+@review.event("ported")
+async def ported(flow: Flow, data: Any) -> None:
+    """A handler of automata-ws."""
+    await flow.transmit(EventStatus.NewContent, {"seen": data})
+    result = await flow.transition("done", EventStatus.OK, data)
+    assert_type(result, Result)
+    flow.transition("done", {"by": "event"})
 
 
 async def is_open(flow: Flow) -> bool:
@@ -241,6 +260,8 @@ def listen(channel: Channel) -> str:
     listener = channel.add_listener()
     assert_type(listener, Listener)
     channel.broadcast(Message("news", {"text": "Hello"}))
+    channel.broadcast(Message(msg_type="news", msg_payload={"text": "Hello"}))
+    channel.broadcast(Order("order", {"number": 1}))
     return channel.deliver_next(listener.id).type
 
 
