@@ -120,6 +120,26 @@ def test_a_stranger_is_served_while_the_sockets_of_another_wait(busy: Busy) -> N
         busy.finish.set()
 
 
+def test_who_comes_back_while_the_flow_is_busy_gets_what_was_missed(busy: Busy) -> None:
+    """However much it is, it does not wait for the event of another socket that waits."""
+    texts = [f"{number} {'x' * 20_000}" for number in range(12)]
+    with busy.serve() as server, ExitStack() as stack:
+        visitor = server.client()
+        visitor.get("/idle")
+        client = stack.enter_context(visitor.websocket("busy"))
+        client.receive()
+        since = client.ask("note", "first")["id"]
+        for text in texts:
+            client.ask("note", text)
+        busy.hold(visitor)
+        client.send("note", "waits")
+        begun = time.monotonic()
+        with visitor.websocket("busy", since=since) as again:
+            assert [again.receive()["data"] for _ in texts] == texts
+        assert time.monotonic() - begun < AT_ONCE
+        busy.finish.set()
+
+
 def test_the_events_of_a_flow_are_handled_in_turn() -> None:
     """On the loop each event gets its answer when the flow is free, in the order they came."""
     busy = Busy(FSM_LIVE_ENGINE="loop")

@@ -389,5 +389,6 @@ class LoopConnection:
         transport, engine = self.transport, self._engine
         del self.transport, self._life
         # Its last events wait for others of the flow; without any, its place is free at once.
-        flow = transport.flow_key if transport.jobs or transport.has_unparsed else ""
+        waits = transport.jobs or transport.has_unparsed
+        flow = transport.session.flow_key if waits else ""
         engine.leadership.submit(lambda: engine.release(transport), flow)

@@ -169,7 +169,9 @@ class Transport:
 
     @property
     def flow_key(self) -> str:
-        """Identifies the flow, whose events wait for each other."""
+        """Identifies the flow, whose events wait for each other; '' if the next job need not."""
+        if self.jobs and isinstance(job := self.jobs[0], Job) and job.reads_missed:
+            return ""
         return self.session.flow_key
 
     @property
