@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -84,6 +85,18 @@ def test_what_is_sent_before_the_view_serves_is_heard(site: Site) -> None:
         frames = [client.receive() for _ in range(5)]
         assert [frame.get("data") for frame in frames] == [None, 0, 1, 2, 3]
         client.close()
+
+
+def test_clients_that_come_at_once_are_all_understood(engine: str) -> None:
+    """Whatever compression each has agreed on before the route has served anybody."""
+    with Site(engine, APP) as site, ExitStack() as stack:
+        url = f"ws://{LOOPBACK}:{site.port}/slow/1/live"
+        clients = [stack.enter_context(connect(url)) for _ in range(3)]
+        for client in clients:
+            for number in range(3):
+                client.send(json.dumps({"event": "echo", "data": f"the same text {number}"}))
+            texts = [client.recv(PATIENCE) for _ in range(4)]
+            assert json.loads(texts[-1])["data"] == "the same text 2"
 
 
 def test_a_view_may_speak_before_it_serves(site: Site) -> None:

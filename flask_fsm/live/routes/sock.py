@@ -26,7 +26,7 @@ from ..server.handshake import HandshakeSocket, NoReader, reader_options
 from .connect import hang_up_if_refused
 from .problem import Problem
 
-__all__ = ["VERSION", "Opening", "add_websocket", "refuse", "set_server_options"]
+__all__ = ["CONTEXT_FREE", "VERSION", "Opening", "add_websocket", "refuse", "set_server_options"]
 
 VERSION: Final = "13"
 OPTIONS: Final = "SOCK_SERVER_OPTIONS"
@@ -34,6 +34,8 @@ OPTIONS: Final = "SOCK_SERVER_OPTIONS"
 OPENING: Final = "flask_fsm.opening"
 SOCKET: Final = "werkzeug.socket"
 EXTENSIONS: Final = "HTTP_SEC_WEBSOCKET_EXTENSIONS"
+CONTEXT_FREE: Final = "flask_fsm.context_free"
+"""The key of the environ of a route of the app, if compression without a context is accepted."""
 # The close codes of refusals by the status of HTTP, where it is too late for a response.
 REFUSED: Final = {401: 4401, 403: 4403, 404: 4404, 429: 4429, 500: CloseCode.INTERNAL_ERROR}
 # Bytes of a close reason (RFC 6455, section 5.5).
@@ -85,7 +87,8 @@ class ServerOptions(UserDict[str, Any]):
         serving = request.endpoint in self.serving
         if serving:
             # As for an endpoint of ours, no context of compression is kept.
-            request.environ[EXTENSIONS] = acceptable_offer(request.environ.get(EXTENSIONS)) or ""
+            offer = acceptable_offer(request.environ.get(EXTENSIONS)) or ""
+            request.environ.update({EXTENSIONS: offer, CONTEXT_FREE: bool(offer)})
 
         def opened(ws: Server) -> None:
             after_this_request(partial(_end_websocket, ws))

@@ -10,19 +10,16 @@ from flask.typing import ResponseReturnValue
 from simple_websocket import ConnectionClosed, Server
 from wsproto.connection import ConnectionState
 
-from ...errors import Code, FSMError
+from ...errors import Code
 from ...runtime.app_state import unwrap
-from ...runtime.unit_of_work import UnitOfWork
-from ..client.session import subject_of, url_arguments
 from ..protocol.close_codes import CloseCode
 from ..protocol.websocket import WebSocket
 from ..server.handoff import hang_up, has_socket, socket_of
 from ..server.handshake import ReaderSocket
 from ..server.transport import WebSocketTransport
-from .connect import connect, find_endpoint, requested_groups, select_engine
-from .problem import Problem, problem_of
-from .room import room_finder
-from .sock import VERSION, Opening, refuse, set_server_options
+from .connect import check_connection, connect, find_endpoint, select_engine
+from .problem import Problem
+from .sock import CONTEXT_FREE, VERSION, Opening, refuse, set_server_options
 from .upgrade import UpgradeResponse, upgrade_response
 
 __all__ = ["explain_websocket", "serve", "websocket"]
@@ -49,11 +46,10 @@ def serve(ws: Server, machine: str) -> bool:
         )
         ws.close(CloseCode.SERVICE_RESTART)
         return False
-    known = request.endpoint in options.serving
     options.serving.add(request.endpoint)
     try:
-        offered = request.headers.get("Sec-WebSocket-Extensions")
-        _begin(ws, machine, packed=known and bool(offered))
+        # Not what is known of the endpoint now: the handshake may have come before.
+        _begin(ws, machine, packed=bool(request.environ.get(CONTEXT_FREE)))
     except Problem as problem:
         refuse(ws, problem.error.status, problem.error.message)
         return False
@@ -113,19 +109,9 @@ def explain_websocket(machine: str) -> ResponseReturnValue:
         state, bound, service = find_endpoint(machine, opens=False)
         _check_socket()
         engine = select_engine(service)
-        requested_groups(service)
-        channel = None
-        if bound.machine.scope == "subject":
-            work = UnitOfWork(state, bound, url_arguments(bound, request))
-            work.load()
-            channel = service.channels.get(service.flow_channel(work.flow.id))
-        else:
-            subject_of(bound)
-        room_finder(service, engine)(channel)
+        check_connection(state, bound, service, engine)
     except Problem as problem:
         return problem.response()
-    except FSMError as error:
-        return problem_of(error).response()
     # With scope="connection" neither a stream nor a POST can replace the websocket.
     reason = Code.BAD_HANDSHAKE if bound.machine.scope == "subject" else Code.WEBSOCKET_ONLY
     text = f"This is the address of the websocket of {machine!r}: connect with a websocket client."
