@@ -43,11 +43,12 @@ class Proxy:
     - `open()`: bytes pass. So it begins.
     - `refuse()`: connections are cut, and new ones refused.
     - `blackhole()`: connections are taken and nothing is ever answered.
+    - `swallow()`: connections that are open fall silent for good, and new ones pass.
     - `drop_reply_to(trigger)`: the next thing that a client sends and that `trigger` matches goes
       to the server; once the server has answered, the client's connection is cut instead.
 
-    A change of the first three cuts what passes through, except for `blackhole()`, in which
-    connections that are open fall silent.
+    `open()` and `refuse()` cut what passes through; with `blackhole()`, connections that are open
+    fall silent.
     """
 
     def __init__(self, server_port: int) -> None:
@@ -98,6 +99,14 @@ class Proxy:
     def blackhole(self) -> None:
         """Take connections, and swallow what comes."""
         self.silent = True
+        self._listen()
+
+    def swallow(self) -> None:
+        """Swallow what comes on the connections there are, as a NAT that has forgotten them."""
+        with self._mutex:
+            for link in self._links:
+                link.silent = True
+        self.silent = False
         self._listen()
 
     def drop_reply_to(self, trigger: bytes | Trigger) -> Lost:
@@ -209,6 +218,7 @@ class Link:
         self._mutex = threading.Lock()
         self._over = False
         self._lost: Lost | None = None
+        self.silent = False
         # For the protocol of PostgreSQL.
         self.unread = b""
         self.greeted = False
@@ -238,7 +248,7 @@ class Link:
     def _forth(self) -> None:
         try:
             while chunk := self._client.recv(CHUNK):
-                if self._proxy.silent:
+                if self._proxy.silent or self.silent:
                     continue
                 if self._server is None:
                     self._connect()
@@ -274,7 +284,7 @@ class Link:
                         self.cut()
                         lost.event.set()
                         return
-                elif not self._proxy.silent:
+                elif not (self._proxy.silent or self.silent):
                     self._client.sendall(chunk)
         except OSError:
             pass

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page
 
+from ..clients import LOOPBACK
 from ..live.fake_server import FakeServer
 from ..live.serving import Site
+from ..proxy import Proxy
 
 pytestmark = pytest.mark.browser
 
@@ -16,6 +18,17 @@ STATE = {"state": "red", "events": ["next"], "status": 200, "data": None, "rev":
 CONNECTED = "() => window.flow?.connected && flow.state === 'red'"
 # Whoever comes back at once was called, since the dice would have it wait.
 LONG = "() => { Math.random = () => 1; flow.on('close', (told) => window.told = told); }"
+LOOK = """(value) => {
+    Object.defineProperty(document, 'visibilityState', { value, configurable: true });
+    document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Site]:
+    """The app of the live tests, on the loop."""
+    with Site("loop") as site:
+        yield site
 
 
 @pytest.fixture
@@ -133,13 +146,55 @@ def test_network_back_while_nobody_looks(page: Page, fake_server: FakeServer) ->
     """What was open before the network went is not kept because the page was hidden meanwhile."""
     fake_server.websocket().accept().send(STATE)
     wait(page, CONNECTED)
-    look = "value => Object.defineProperty(document, 'visibilityState', {value, writable: true})"
-    page.evaluate(look, "hidden")
+    page.evaluate(LOOK, "hidden")
     page.context.set_offline(True)
     page.context.set_offline(False)
-    page.evaluate("() => { document.visibilityState = 'visible' }")
-    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    page.evaluate(LOOK, "visible")
     assert fake_server.websocket().since == "e-4"
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+@pytest.mark.parametrize("sign", ["unanswered", "seen again", "back in history"])
+def test_dead_but_open(chromium: Browser, lab: Site, transport: str, sign: str) -> None:
+    """A page leaves a connection that swallows everything, and shows what it has missed."""
+    connect = f"""async () => {{
+        const {{ connect }} = await import("/fsm/static/fsm.js");
+        window.flow = connect("traffic", {{ transport: {transport!r}, reload: false }});
+    }}"""
+    with Proxy(lab.port) as proxy, chromium.new_context() as context:
+        page = context.new_page()
+        page.clock.install()
+        page.goto(f"http://{LOOPBACK}:{proxy.port}/")
+        page.evaluate(connect)
+        wait(page, "() => flow.state === 'green'")
+        proxy.blackhole()
+        (cookie,) = context.cookies()
+        visitor = lab.browser(cookies={cookie["name"]: cookie["value"]})
+        assert visitor.event("traffic", "next").status == 200
+        if sign == "unanswered":
+            page.evaluate("() => { flow.send('ping', null, { timeout: 50 }) }")
+            page.clock.run_for(60)
+        elif sign == "seen again":
+            page.evaluate(LOOK, "hidden")
+            page.clock.run_for(60_000)
+            page.evaluate(LOOK, "visible")
+        else:
+            show = "new PageTransitionEvent('pageshow', { persisted: true })"
+            page.evaluate(f"() => void window.dispatchEvent({show})")
+        proxy.swallow()
+        page.clock.run_for(6_000)
+        wait(page, "() => flow.connected && flow.state === 'yellow'")
+
+
+def test_a_glance_aside(page: Page, fake_server: FakeServer) -> None:
+    """A page that was hidden for a moment asks nothing."""
+    socket = fake_server.websocket().accept()
+    socket.send(STATE)
+    wait(page, CONNECTED)
+    for visibility in ("hidden", "visible"):
+        page.evaluate(LOOK, visibility)
+    page.evaluate("() => void flow.send('next')")
+    assert socket.receive()["event"] == "next"
 
 
 def test_restored(restoring: Browser, fake_server: FakeServer) -> None:

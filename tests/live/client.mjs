@@ -66,10 +66,16 @@ const commands = {
   close: () => flow.close(),
   /** Connect by a WebSocket that was handed over, from now on. */
   own_socket: () => void (more = { WebSocket: class extends WebSocket {} }),
+  /** From now on connect by a WebSocket that fires `error` and then nothing. */
+  mute_socket() {
+    more = { WebSocket: class { constructor() { queueMicrotask(() => this.onerror({})); } close() {} } };
+  },
   /** From now on the dice fall like this. */
   dice: ({ value }) => void (Math.random = () => value),
   /** From now on nothing waits before it comes back. */
   hurry: () => void (hurried = true),
+  /** This long a delay is waited for. */
+  patient: ({ value }) => void patience.add(value),
   /** Report what connect() raises without a class to connect with. */
   lack({ options }) {
     try {

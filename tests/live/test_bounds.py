@@ -10,6 +10,7 @@ import socket
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from flask_fsm import FlaskFSM, Machine
 from flask_fsm.testing import LiveServer
 
 from ..clients import LOOPBACK, PATIENCE
+from ..store_servers import Valkey
 from .rawsocket import framed
 from .serving import ENGINES as ENGINES_OF_SITES
 from .serving import Browser, Site, Sites, Socket, until
@@ -244,6 +246,22 @@ def test_behind_a_proxy_each_address_is_counted() -> None:
             with pytest.raises(InvalidStatus) as caught:
                 server.client().websocket("lab", headers={"X-Forwarded-For": address})
             assert caught.value.response.status_code == 429
+
+
+def test_a_bus_that_is_away() -> None:
+    """Who asks why a websocket is refused is told what the handshake was told: 503."""
+    with Valkey() as bus, Site("loop", FSM_BUS_URL=bus.url) as site:
+        browser = site.browser()
+        assert browser.get("/fsm/lab/ws").status == 426
+        bus.kill()
+        # Side by side, since each waits for the bus as long as may be.
+        with ThreadPoolExecutor() as pool:
+            handshake = pool.submit(site.browser().websocket, "lab")
+            asked = pool.submit(site.browser().get, "/fsm/lab/ws")
+            with pytest.raises(InvalidStatus) as caught:
+                handshake.result()
+        assert caught.value.response.status_code == asked.result().status == 503
+        assert asked.result().json["reason"] == "unavailable"
 
 
 def test_what_is_told_first(sites: Sites) -> None:

@@ -244,6 +244,7 @@ def test_waits_in_vain(fake_server: FakeServer, client: ScriptClient) -> None:
 
 def test_no_answer(fake_server: FakeServer, client: ScriptClient) -> None:
     """An event without an answer is rejected; an answer that comes later still tells listeners."""
+    client.do("patient", value=5_000)
     socket = joined(fake_server, client)
     client.send("a", "ping", timeout=20)
     ref = socket.receive()["ref"]
@@ -294,6 +295,62 @@ def test_resumes(fake_server: FakeServer, client: ScriptClient) -> None:
         pass
     assert [frame["data"] for frame in client.frames("data")] == [1, 2, 3, "mark"]
     assert len(client.frames("state")) == 1
+
+
+ASKED = {"ref": 0}
+
+
+def test_unanswered(fake_server: FakeServer, client: ScriptClient) -> None:
+    """A connection that swallows an event, and then a question, is left for another one."""
+    socket = joined(fake_server, client)
+    client.send("a", "pay", timeout=100)
+    assert socket.receive()["event"] == "pay"
+    assert client.told("refusal")["reason"] == "timeout"
+    assert socket.receive() == ASKED
+    again = fake_server.websocket()
+    assert again.since == "e-0"
+    again.accept().send(state("green", 1, "e-1"))
+    assert client.told("close")["final"] is False
+    assert client.told("state")["frame"]["rev"] == 1
+
+
+@pytest.mark.parametrize("frame", [error("invalid_payload", 403, ref=0), data("of another")])
+def test_slow_but_alive(
+    fake_server: FakeServer, client: ScriptClient, frame: dict[str, Any]
+) -> None:
+    """One that says anything is kept, and the answer to the question is told to nobody."""
+    client.do("patient", value=5_000)
+    socket = joined(fake_server, client)
+    client.send("a", "pay", timeout=100)
+    socket.receive()
+    assert socket.receive() == ASKED
+    socket.send(frame, data("late", ref=1))
+    while client.told("data")["frame"]["data"] != "late":
+        pass
+    assert client.all_of("error", "close", "timer") == []
+    client.send("b", "pay", timeout=100)
+    socket.receive()
+    assert socket.receive() == ASKED  # and it is asked again
+
+
+def test_stream_unanswered(fake_server: FakeServer, client: ScriptClient) -> None:
+    """A stream can't be asked, so it is opened anew when an event that was posted is unanswered."""
+    streaming(fake_server, client)
+    client.send("a", "pay", timeout=100)
+    fake_server.request()
+    assert client.told("refusal")["reason"] == "timeout"
+    again = fake_server.stream()
+    assert again.since == "e-0"
+    again.accept().send("state", state("green", 1, "e-1"))
+    assert client.told("state")["frame"]["rev"] == 1
+
+
+def test_error_without_close(fake_server: FakeServer, client: ScriptClient) -> None:
+    """A WebSocket that only says `error` before it opens has failed."""
+    client.do("mute_socket")
+    client.connect(fake_server.url, transport="websocket")
+    for _ in range(3):
+        client.told("timer")
 
 
 def test_hundred_cuts(fake_server: FakeServer, client: ScriptClient) -> None:
@@ -701,6 +758,7 @@ def test_post_hangs(fake_server: FakeServer, client: ScriptClient) -> None:
     fake_server.request()
     assert client.told("refusal")["reason"] == "timeout"
     client.send("b", "ping", 2)
+    fake_server.stream().accept()  # the first one is in doubt
     fake_server.request().answer(200, data("pong"))
     assert client.told("answer")["as"] == "b"
 

@@ -48,7 +48,7 @@ def knock(site: Site, endpoint: str, headers: dict[str, str]) -> int:
     else:
         more = HANDSHAKE if endpoint == "ws" else {}
         if more:  # and who asks why is told the same
-            asked = browser.request("GET", "/fsm/lab/ws", headers=headers)
+            asked = browser.copy().request("GET", "/fsm/lab/ws", headers=headers)
         reply = browser.request("GET", f"/fsm/lab/{endpoint}", headers={**headers, **more})
     if reply.status == 403:
         assert browser.cookies == {}

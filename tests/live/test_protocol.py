@@ -290,7 +290,7 @@ def test_a_store_that_is_away(engine: str) -> None:
         assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
         assert reply.json["data"]["reason"] == "unavailable"
         assert "The handler of" not in site.log
-        for endpoint in ("state", "events"):
+        for endpoint in ("state", "events", "ws"):
             assert browser.get(f"/fsm/lab/{endpoint}").status == 503
         assert "ConnectionError" in site.log  # at most once each second
         server.start()

@@ -27,7 +27,13 @@ from ..service import Service
 from .problem import Problem, problem_of
 from .room import client_address, full, room_finder
 
-__all__ = ["connect", "find_endpoint", "hang_up_if_refused", "requested_groups", "select_engine"]
+__all__ = [
+    "check_connection",
+    "connect",
+    "find_endpoint",
+    "hang_up_if_refused",
+    "select_engine",
+]
 
 T = TypeVar("T", bound=Transport)
 log: Final = logging.getLogger("flask_fsm")
@@ -89,7 +95,7 @@ def select_engine(service: Service) -> Engine:
     return engine
 
 
-def requested_groups(service: Service) -> dict[str, dict[str, Any]]:
+def _requested_groups(service: Service) -> dict[str, dict[str, Any]]:
     """Return the groups of `?group_id=`, each with the client's info for its members.
 
     Raises Problem if a name is invalid or the app does not authorize a group.
@@ -126,6 +132,41 @@ def _check_headers() -> None:
         raise Problem.of(431, Code.TOO_LARGE, text)
 
 
+def open_session(
+    state: AppState, bound: Bound, service: Service, engine: Engine, since: str | None
+) -> tuple[ClientSession, Membership]:
+    """Subscribe a client to its flow and groups; raises Problem.
+
+    Return its session, and its membership in the groups, which it has not entered yet. `since` is
+    the id after which missed messages are replayed.
+    """
+    _check_headers()
+    groups = _requested_groups(service)
+    config = service.config
+    # A connection's own flow ends with it, but messages of its groups can be replayed.
+    ids = bound.machine.scope == "subject" or bool(groups)
+    subscriber = Subscriber(
+        config.queue_size, config.queue_bytes, service.channels.backlog, ids=ids
+    )
+    try:
+        session = ClientSession(
+            unwrap(current_app), state, bound, unwrap(request), subscriber, groups
+        )
+        session.open(since, room_finder(service, engine))
+    except BaseException as error:
+        subscriber.leave()
+        if isinstance(error, FSMError):
+            raise problem_of(error) from error
+        raise
+    membership = Membership(
+        service.channels,
+        {service.group_channel(name): info for name, info in groups.items()},
+        subscriber.id,
+        config.presence_ttl,
+    )
+    return session, membership
+
+
 def connect(
     state: AppState,
     bound: Bound,
@@ -134,38 +175,24 @@ def connect(
     make: Callable[..., T],
     since: str | None,
 ) -> T:
-    """Subscribe a client to its flow and groups, and return its transport; raises Problem.
-
-    `make` builds the transport, `since` is the id after which missed messages are replayed.
-    """
-    _check_headers()
-    groups = requested_groups(service)
-    config = service.config
-    # A connection's own flow ends with it, but messages of its groups can be replayed.
-    ids = bound.machine.scope == "subject" or bool(groups)
-    subscriber = Subscriber(
-        config.queue_size, config.queue_bytes, service.channels.backlog, ids=ids
-    )
-    membership = Membership(
-        service.channels,
-        {service.group_channel(name): info for name, info in groups.items()},
-        subscriber.id,
-        config.presence_ttl,
-    )
+    """Do the same for a client that is served, and return its transport, which `make` builds."""
+    session, membership = open_session(state, bound, service, engine, since)
+    transport = make(service.config, session.subscriber, session, membership)
     try:
-        session = ClientSession(
-            unwrap(current_app), state, bound, unwrap(request), subscriber, groups
-        )
-        session.open(since, room_finder(service, engine))
         membership.enter()
     except BaseException as error:
-        subscriber.leave()
-        membership.leave()
+        transport.release()
         if isinstance(error, FSMError):
             raise problem_of(error) from error
         raise
-    transport = make(config, subscriber, session, membership)
     if not engine.register(transport, client_address()):  # other clients connected at the same time
         transport.release()
         raise full()
     return transport
+
+
+def check_connection(state: AppState, bound: Bound, service: Service, engine: Engine) -> None:
+    """Raise Problem if a client could not connect now."""
+    session = open_session(state, bound, service, engine, None)[0]
+    session.subscriber.leave()
+    session.close()

@@ -35,10 +35,11 @@
  *
  * @typedef {{status: number, body: any}} Answer an HTTP response; the status is 0 if none came
  *
- * @typedef {{send(item: Item): Promise<Answer> | void, close(): void}} Line a connection, or an
- *   attempt at one
+ * @typedef {{send(item: {text: string, over?: AbortController}): Promise<Answer> | void,
+ *   close(): void}} Line a connection, or an attempt at one
  *
- * @typedef {Line & {kind: "websocket" | "sse", heard: boolean}} Attempt `heard`: a frame came
+ * @typedef {Line & {kind: "websocket" | "sse", heard: boolean, doubt(): void}} Attempt `heard`: a
+ *   frame came; `doubt`: leave it unless it answers
  *
  * @typedef {object} Ends the callbacks of a line
  * @property {() => void} open
@@ -64,6 +65,11 @@ const STRIKES = 2;
 const UPGRADE_REQUIRED = 426, NOT_IMPLEMENTED = 501;
 /** HTTP statuses that are final. Others may be temporary, or those of a proxy. */
 const REFUSALS = new Set([400, 401, 403, 404, 410]);
+/**
+ * A websocket is asked by a frame that names no event, which the server answers at once. Other refs
+ * begin with 1. A page that was hidden for AWAY milliseconds asks, and waits DOUBT for the answer.
+ */
+const ASK_REF = 0, ASK = JSON.stringify({ ref: ASK_REF }), AWAY = 30_000, DOUBT = 5_000;
 /** What is to be said of an event that was sent and got no answer. */
 const UNKNOWN = "The event may or may not have been handled.";
 /** Milliseconds after which an unanswered event or an unopened connection fails. */
@@ -145,10 +151,15 @@ function codeOf({ status, body }) {
 /** @param {any} WebSocket @param {string} url @param {Ends} ends @returns {Line} */
 function socketLine(WebSocket, url, ends) {
   const socket = new WebSocket(url.replace(/^http/, "ws"));
-  socket.onopen = ends.open;
+  let opened = false;
+  socket.onopen = () => {
+    opened = true;
+    ends.open();
+  };
   socket.onmessage = (/** @type {MessageEvent} */ event) => ends.text(event.data);
   socket.onclose = (/** @type {CloseEvent} */ event) => ends.lost(event.code, event.reason);
-  socket.onerror = () => {}; // `close` follows; in Node an error without a listener is fatal
+  // After it opened, `close` follows with a code. In Node an error without a listener is fatal.
+  socket.onerror = () => void (opened || ends.lost(ABNORMAL));
   return { send: ({ text }) => socket.send(text), close: () => socket.close() };
 }
 
@@ -174,7 +185,7 @@ function streamLine(EventSource, fetch, ends, url, target) {
   };
   const post = { method: "POST", headers: { "Content-Type": "application/json" } };
   return {
-    send: ({ text: body, over: { signal } }) => ask(fetch, target, { ...post, body, signal }),
+    send: ({ text: body, over }) => ask(fetch, target, { ...post, body, signal: over?.signal }),
     close: () => source.close(),
   };
 }
@@ -199,6 +210,7 @@ export class Flow {
   /** Whether `fetch` may lack the credentials of the websocket. @type {boolean} */ #anonymous;
   /** Consecutive failures. */ #attempt = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
+  /** When the page was hidden; 0 while it is visible. */ #hiddenAt = 0;
   /** Aborted once this has ended. */ #end = new AbortController();
   /** The id of the last frame that was received: a position in each channel. */ #seen = "";
   /** The rev of the last state frame. */ #lastRev = -1;
@@ -229,10 +241,11 @@ export class Flow {
     };
     const { window, document } = globalThis, { signal } = this.#end;
     for (const [target, name] of /** @type {[EventTarget, string][]} */ ([
-      [window, "online"], [document, "visibilitychange"],
+      [window, "online"], [window, "pageshow"], [document, "visibilitychange"],
     ])) {
       target?.addEventListener(name, (event) => this.#wake(event), { signal });
     }
+    if (document?.visibilityState === "hidden") this.#hiddenAt = Date.now();
     // A page from the back/forward cache shows an old state, also if it was closed before.
     if (options.reload ?? true) {
       window?.addEventListener("pageshow", (event) => event.persisted && location.reload());
@@ -259,9 +272,12 @@ export class Flow {
     const promise = new Promise((resolve, reject) => {
       const text = JSON.stringify({ event, data, ref, rev });
       if (this.#end.signal.aborted) throw new FSMError("closed", "The connection has ended.");
-      const timer = setTimeout(() => item.settle(item.sent
-        ? new FSMError("timeout", `The event was not answered in time. ${UNKNOWN}`)
-        : new FSMError("not_sent", "The event could not be sent in time.")), timeout);
+      const timer = setTimeout(() => {
+        item.settle(item.sent
+          ? new FSMError("timeout", `The event was not answered in time. ${UNKNOWN}`)
+          : new FSMError("not_sent", "The event could not be sent in time."));
+        if (item.sent) this.#line?.doubt();
+      }, timeout);
       const over = new AbortController();
       /** @type {Item["settle"]} */
       const settle = (outcome) => {
@@ -318,15 +334,26 @@ export class Flow {
       send: (item) => opened?.send(item),
       close: () => {
         this.#line = null;
-        clearTimeout(patience);
+        trust();
         opened?.close();
       },
+      // A connection that is dead, as after sleep or behind a NAT, may stay open without an event.
+      doubt: () => {
+        if (patience) return;
+        if (kind === "sse") return ends.lost(ABNORMAL, "The stream may be dead."); // can't be asked
+        opened?.send({ text: ASK });
+        patience = setTimeout(ends.lost, DOUBT, ABNORMAL, "The connection does not answer.");
+      },
+    };
+    const trust = () => {
+      clearTimeout(patience);
+      patience = undefined;
     };
     /** @type {Ends} */
     const ends = {
       open: () => {
         if (this.#line !== line) return;
-        if (kind === "sse") clearTimeout(patience);
+        if (kind === "sse") trust();
         this.connected = true;
         this.#emit("open", { transport: kind });
         this.#flush();
@@ -335,15 +362,16 @@ export class Flow {
         const frame = parsed(text);
         if (this.#line !== line || !frame) return;
         // Not when it opens: a connection counts only once something has come through.
-        clearTimeout(patience);
+        trust();
         line.heard = true;
         this.#attempt = 0;
         if (kind === "websocket") this.#strikes = 0;
-        this.#receive(frame);
+        if (frame.ref !== ASK_REF) this.#receive(frame);
       },
       lost: (code, reason) => void (this.#line === line && this.#lost(code, reason)),
     };
-    const patience = setTimeout(ends.lost, PATIENCE, ABNORMAL, "It took too long to open.");
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let patience = setTimeout(ends.lost, PATIENCE, ABNORMAL, "It took too long to open.");
     const url = kind === "sse" ? this.#url("events", more) : this.#url("ws", more, path);
     try {
       opened = kind === "sse"
@@ -407,11 +435,19 @@ export class Flow {
     if (!this.#line && !this.#end.signal.aborted) this.#open();
   }
 
-  /** @param {Event} event the page is visible again, or the network is back */
+  /** @param {Event} event the page is shown or hidden, or the network is back */
   #wake(event) {
     // A connection from before the network was lost may be dead without an event.
     if (event.type === "online" && this.#line) this.#lost(ABNORMAL, "The network connection was lost.");
-    if (document.visibilityState !== "hidden") this.#retry();
+    if (document.visibilityState === "hidden") {
+      this.#hiddenAt ||= Date.now();
+      return;
+    }
+    const away = this.#hiddenAt && Date.now() - this.#hiddenAt;
+    this.#hiddenAt = 0;
+    this.#retry();
+    const { persisted } = /** @type {PageTransitionEvent} */ (event);
+    if (away >= AWAY || persisted) this.#line?.doubt();
   }
 
   // -- sending events ---------------------------------------------------------------------------
