@@ -17,6 +17,7 @@ from typing import Any, Literal
 from cachelib import SimpleCache
 from flask import Flask, Response, current_app, flash, g, request, session
 from flask_session import Session
+from flask_sock import Sock
 
 from flask_fsm import FlaskFSM, Flow, Machine, State
 from flask_fsm.channels import SSEChannel
@@ -136,6 +137,10 @@ def create_app() -> Flask:
     @app.get("/ping")
     def ping() -> str:
         return "ok"
+
+    @Sock(app).route("/route")
+    def route(ws: Any) -> None:
+        fsm.live.serve(ws)
 
     @app.get("/own")
     def own() -> Response:

@@ -698,13 +698,17 @@ class Secure(Gunicorn):
             return False
 
 
-def test_tls_in_the_worker(tmp_path: Path) -> None:
-    """The loop can't have such a socket, so that threads serve it, large messages too."""
+@pytest.mark.parametrize("path", [PATH, "/route"])
+def test_tls_in_the_worker(tmp_path: Path, path: str) -> None:
+    """The loop can't have such a socket, so that threads serve it, large messages too.
+
+    A route of the app is no different.
+    """
     config = {"FSM_LIVE_ENGINE": "auto", "FSM_MAX_THREADS": 2, "FSM_MAX_MESSAGE_SIZE": 16 * MIB}
     with Secure(tmp_path, **config) as server:
         with (
             RawSocket(server.port, OPS, tls=server.trust) as client,
-            RawSocket(server.port, PATH, tls=server.trust, deflate=True) as other,
+            RawSocket(server.port, path, tls=server.trust, deflate=True) as other,
         ):
             assert (client.receive()["state"], other.receive()["state"]) == ("on", "on")
             # The cap of the threads: the loop would take a third one.
