@@ -17,8 +17,9 @@ import eric_sse.message
 import eric_sse.prefabs
 import eric_sse.servers
 import pytest
+from flask import Flask
 
-from flask_fsm import channels
+from flask_fsm import FlaskFSM, Machine, channels
 from flask_fsm.channels import Channel, Message, SSEChannel
 
 THEIRS = SimpleNamespace(
@@ -265,3 +266,29 @@ def test_a_named_queue_size_counts_from_the_beginning() -> None:
         channel.dispatch(listener.id, Message("n"))
     with pytest.raises(channels.QueueFull):
         channel.dispatch(listener.id, Message("n"))
+
+
+@pytest.mark.parametrize("what", ["broadcast", "dispatch"])
+def test_thousands_wait_for_a_listener_of_a_group(what: str) -> None:
+    """`fsm.live.channel()` loses none before the start, either: FSM_QUEUE_BYTES is its limit."""
+    app = Flask("ported")
+    app.config.update(SECRET_KEY="a key", FSM_QUEUE_SIZE=100, FSM_QUEUE_BYTES=1_000_000)
+    fsm = FlaskFSM(app, Machine("m", states=["a"]))
+    with app.app_context():
+        channel = fsm.live.channel("ops")
+        listener = channel.add_listener()
+        for number in range(1_500):
+            message = Message("n", number)
+            if what == "broadcast":
+                channel.broadcast(message)
+            else:
+                channel.dispatch(listener.id, message)
+        listener.start()
+        found = [channel.deliver_next(listener.id).payload for _ in range(1_500)]
+        assert found == list(range(1_500))
+        listener.stop()
+        slow = channel.add_listener()
+        for _ in range(10):
+            channel.dispatch(slow.id, Message("n", "x" * 100_000))
+        with pytest.raises(channels.QueueFull):
+            channel.dispatch(slow.id, Message("n"))

@@ -111,7 +111,7 @@ class LiveChannel(SSEChannel):
         super().__init__(
             retry_timeout_milliseconds=retry,
             channel_id=name,
-            connections_factory=MemoryConnections(queue_size, queue_bytes),
+            connections_factory=MemoryConnections(queue_size, queue_bytes, counts_always=False),
         )
         self.bus = bus
         self._subscribed = False

@@ -375,16 +375,23 @@ class MemoryConnections:
         limit: The number of messages for which each queue has room, at least 1. The default of
             1000 counts from the start of a listener on; before that, only the bytes count.
         max_bytes: The bytes for which each queue has room, as for a `MessageQueue`. Default: 8 MiB.
+        counts_always: Whether `limit` holds before the start, too; by default if it is given.
 
     Raises:
         ValueError: `limit` is less than 1.
     """
 
-    def __init__(self, limit: int | None = None, max_bytes: int = QUEUE_BYTES) -> None:
+    def __init__(
+        self,
+        limit: int | None = None,
+        max_bytes: int = QUEUE_BYTES,
+        *,
+        counts_always: bool | None = None,
+    ) -> None:
         self._limit = QUEUE_SIZE if limit is None else limit
         MessageQueue(self._limit)  # raises ValueError now, and not for the first listener
         self._max_bytes = max_bytes
-        self._counts_always = limit is not None
+        self._counts_always = limit is not None if counts_always is None else counts_always
 
     def create(self, listener: Listener | None = None) -> Connection:
         queue = MessageQueue(self._limit, max_bytes=self._max_bytes)
