@@ -142,6 +142,8 @@ class Model:
         self.in_memory = in_memory or lasting
         self.lasting = lasting
         self.cookie: Run | None = None
+        self.evicted: int | None = None
+        """The flow that the server had dropped when the session gave it up; until a commit."""
         self.cache: dict[int, Run] = {}
         self.receipts: dict[int, dict[int, tuple[Any, str, int]]] = {}
         self.given_up: set[int] = set()
@@ -183,6 +185,13 @@ class Model:
         self.cookie = deepcopy(cached)
         return deepcopy(cached), False
 
+    def forget(self) -> None:
+        """The session gives up a flow that is gone."""
+        assert self.cookie is not None
+        if self.cookie.lineage not in self.given_up:
+            self.evicted = self.cookie.lineage
+        self.cookie = None
+
     def now(self) -> Run:
         """The flow as the next request will find it; nothing is asked of the server."""
         return deepcopy(self).load()[0]
@@ -190,6 +199,7 @@ class Model:
     def keep(self, run: Run) -> None:
         self.cache[run.lineage] = deepcopy(run)
         self.cookie = deepcopy(run)
+        self.evicted = None
         if run.last is not None:
             nonce, body, place, rev = run.last
             self.receipts.setdefault(run.lineage, {})[nonce] = body, place, rev
@@ -282,7 +292,7 @@ class Model:
     def get(self, page: str) -> tuple[Expected, Ticket | None]:
         run, gone = self.load()
         if gone:
-            self.cookie = None
+            self.forget()
         if run.finished and page == self.definition.initial:
             return self.shown(self.blank(run.lineage, run.number + 1), page)
         if not run.is_open(page):
@@ -326,7 +336,7 @@ class Model:
             if known is not None and known[0] == body:
                 return Expected(303, known[1], known[1], known[2])
         if gone:
-            self.cookie = None
+            self.forget()
         if gone or (ticket is not None and not held):
             if page == self.definition.initial and asking != "json":
                 self.cookie = self.blank()  # which the form to send again names
@@ -339,7 +349,7 @@ class Model:
         elif (ticket.lineage, ticket.number) != (run.lineage, run.number):
             if (ticket.lineage, ticket.number) == (stored.lineage, stored.number):
                 return Expected(410)
-            return Expected(409)
+            return Expected(410 if ticket.lineage == self.evicted else 409)
         elif ticket.rev != run.rev or ticket.page != page or not run.is_open(page):
             return Expected(409, state=run.current, rev=run.rev)
         if to is not None and to not in self.definition.pages:

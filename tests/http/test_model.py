@@ -185,7 +185,7 @@ class Browser:
         self.model = Model(definition, in_memory=store == "memory://", lasting=served)
         self.visitor = Visitor(app_of(definition, store))
         self.tokens: list[tuple[str, Ticket]] = []
-        self.cookies: list[tuple[str, Any]] = []
+        self.cookies: list[tuple[str, Any, Any]] = []
         self.last: tuple[Any, ...] | None = None
 
     def run(self, script: list[tuple[Any, ...]]) -> None:
@@ -197,7 +197,7 @@ class Browser:
     def note_cookie(self) -> None:
         cookie = self.visitor.client.get_cookie("session")
         if cookie is not None and (not self.cookies or self.cookies[-1][0] != cookie.value):
-            self.cookies.append((cookie.value, self.model.cookie))
+            self.cookies.append((cookie.value, self.model.cookie, self.model.evicted))
 
     def page(self, which: str, number: int) -> str:
         path = [stop.page for stop in self.model.now().path]
@@ -294,15 +294,15 @@ class Browser:
 
     def cookie(self, number: int) -> None:
         if self.cookies:
-            value, run = self.cookies[-1 - number % len(self.cookies)]
+            value, run, evicted = self.cookies[-1 - number % len(self.cookies)]
             note(f"an older cookie: {run}")
             self.visitor.cookie = value
-            self.model.cookie = run
+            self.model.cookie, self.model.evicted = run, evicted
 
     def drop(self) -> None:
         note("the cookie is lost")
         self.visitor.drop_cookie()
-        self.model.cookie = None
+        self.model.cookie = self.model.evicted = None
 
     def restart(self) -> None:
         note("another process")
