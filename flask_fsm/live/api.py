@@ -271,8 +271,7 @@ class Live:
 
         Args:
             ws: The websocket that flask-sock passes to the view.
-            machine: The machine, or its name. By default the first machine of the extension, or
-                the only one of the app.
+            machine: The machine, or its name. By default the first machine of the extension.
 
         Returns:
             Whether the connection is served. If not, it was refused, as the machine's own endpoint
@@ -280,24 +279,19 @@ class Live:
             HTTP; with 1008 for another status below 500, or else with 1013.
 
         Raises:
-            ConfigError: The app has no such machine, several of which none is named, or
-                FSM_LIVE is False.
+            ConfigError: The app has no such machine, or FSM_LIVE is False.
             TypeError: `machine` is neither a Machine nor a string.
-            simple_websocket.ConnectionClosed: The client has gone.
+            simple_websocket.ConnectionClosed: The client has gone, or the view has closed the
+                websocket or had it served already.
         """
         _service("fsm.live.serve()")
         return serve(ws, self._machine_name(machine))
 
     def _machine_name(self, machine: Machine | str | None) -> str:
         """Return the name of one of the app's machines."""
-        names = list(app_state().bound)
         if machine is None:
-            if self._default not in names and len(names) != 1:
-                raise ConfigError(
-                    f"fsm.live.serve(ws) does not say which machine is meant: name one of "
-                    f"{', '.join(map(repr, names))}."
-                )
-            return self._default if self._default in names else names[0]
+            return self._default
+        names = list(app_state().bound)
         name = machine.name if isinstance(machine, Machine) else machine
         if not isinstance(name, str):
             raise TypeError(f"fsm.live.serve() takes a Machine or its name, not {machine!r}.")

@@ -129,6 +129,16 @@ def create_app() -> Flask:
             limits = f"{ws.max_message_size} {ws.ping_interval} {ws.subprotocol}"
             ws.send(limits if text == "options" else text)
 
+    @sock.route("/twice")
+    def twice(ws: Any) -> None:
+        fsm.live.serve(ws, "light")
+        fsm.live.serve(ws, "light")
+
+    @app.get("/late")
+    def late() -> dict[str, str]:
+        app.config["SOCK_SERVER_OPTIONS"] = dict(OPTIONS)
+        return {}
+
     @sock.route("/short")
     def short(ws: Any) -> None:
         ws.send("bye")

@@ -9,10 +9,16 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from flask import Flask
+from flask_sock import Sock
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from flask_fsm import FlaskFSM, Machine
+from flask_fsm.errors import ConfigError
+
 from ..clients import LOOPBACK
+from .own_routes import order_machine
 from .rawsocket import RawSocket, framed
 from .serving import Browser, Site, Sites, until
 
@@ -253,3 +259,39 @@ def test_a_route_of_the_app_that_ends_leaves_nothing(sites: Sites, engine: str) 
         return bool(after["count"] < before["count"] + 10 and after["files"] < before["files"] + 10)
 
     until(gone, PATIENCE)
+
+
+def test_a_view_serves_a_websocket_once(site: Site) -> None:
+    """A second call is that of a closed websocket; the first one is served."""
+    with site.browser().websocket(path="/twice") as client:
+        client.receive(PATIENCE)
+        assert client.ask("change_to_green")["state"] == "green"
+        assert site.browser().get("/fsm/health").json["connections"] == 1
+
+
+def test_options_that_are_set_after_the_first_request(sites: Sites) -> None:
+    """The first client of a route is asked to come back, and the log says what to do."""
+    site = sites.get("loop", APP, SOCK="before", FSM_SSE_RETRY=2_001)
+    site.browser().get("/late")
+    with connect(f"ws://{LOOPBACK}:{site.port}/light") as client:
+        assert closed(client)[0] == 1012
+    assert "SOCK_SERVER_OPTIONS was set after the first request" in site.log
+    with site.browser().websocket(path="/light") as socket:
+        assert socket.receive(PATIENCE)["state"] == "red"
+
+
+def test_what_serve_does_not_understand() -> None:
+    app = Flask("own")
+    app.config.update(SECRET_KEY="a key for tests, long", FSM_STORE_URL="memory://")
+    fsm = FlaskFSM(order_machine(), sock=Sock(app))
+    fsm.add(Machine("second", [("a", "b")]))
+    fsm.init_app(app)
+    ws: Any = None
+    number: Any = 5
+    with app.test_request_context():
+        with pytest.raises(TypeError, match="takes a Machine or its name, not 5"):
+            fsm.live.serve(ws, number)
+        with pytest.raises(ConfigError, match="no machine 'third' in this app"):
+            fsm.live.serve(ws, "third")
+    with pytest.raises(ConfigError, match="sock= takes the app's Sock"):
+        FlaskFSM(order_machine(), sock=number)

@@ -38,6 +38,8 @@ def serve(ws: Server, machine: str) -> bool:
 
     Return whether it is served.
     """
+    if not ws.connected:
+        raise ConnectionClosed
     options = set_server_options(unwrap(current_app))
     if not isinstance(ws.sock, ReaderSocket):
         log.warning(
