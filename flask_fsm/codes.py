@@ -174,6 +174,9 @@ class Code(StrEnum):
     # -- the live part
     ORIGIN = "origin"
     """403, client: the request comes from a site that `FSM_ALLOWED_ORIGINS` does not list."""
+    NOT_ADMITTED = "not_admitted"
+    """401 or 403, client: the app does not let this client use the machine. Where the app says
+    nothing about that although its views are protected 403, developer."""
     GROUP = "group"
     """403, client: the app does not let this client join the group."""
     BAD_GROUP = "bad_group"

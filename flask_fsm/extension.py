@@ -233,7 +233,9 @@ class FlaskFSM:
 
     def _add_live_routes(self, app: Flask, state: AppState, blueprint: Blueprint) -> None:
         """Add the routes of websockets, event streams and programs."""
-        state.live = Service(state.config, lambda group: self.live.allows(group), state.outages)
+        state.live = Service(
+            state.config, lambda group: self.live.allows(group), self.live.admission, state.outages
+        )
         state.listeners.append(state.live)
         state.session_listeners.append(close_after_signout)
         state.stream_listeners.append(watch_stream)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, overload
 
 from flask import current_app, has_request_context
 from simple_websocket import Server
@@ -17,6 +17,7 @@ from ..errors import Code, ConfigError, DefinitionError, DuplicateEndpoint, FSME
 from ..runtime.app_state import app_state
 from ..runtime.other_flows import flow_by_id
 from ..runtime.unit_of_work import UnitOfWork
+from .admission import Admission, Decorator
 from .channels.app_channels import LiveChannel
 from .client.presence import LONGEST_GROUP, is_group, members
 from .protocol.frames import frames_of
@@ -183,12 +184,14 @@ class Live:
     """The live side of the machines of an extension: `fsm.live`.
 
     It holds definitions only, and works in each app that the extension is initialized with. Its
-    methods except `authorize` and `endpoint` need an app context.
+    methods except `admit`, `authorize` and `endpoint` need an app context.
     """
 
     def __init__(self, default: str) -> None:
         self._default = default
         self._authorizer: Callable[[str], Any] | None = None
+        self.admission: Admission = Admission()
+        """Who may use the endpoints of the machines."""
         self._endpoints: dict[str, Callable[..., Any]] = {}
         self.registered: bool = False
         """Whether `init_app` has registered the endpoints, so that none can be added."""
@@ -211,6 +214,53 @@ class Live:
             raise DefinitionError(f"authorize() takes a function, not {function!r}.")
         self._authorizer = function
         return function
+
+    @overload
+    def admit(self, function: F, /) -> F: ...
+
+    @overload
+    def admit(self, /, *, machine: str) -> Callable[[F], F]: ...
+
+    def admit(self, function: Any = None, /, *, machine: str | None = None) -> Any:
+        """Register a function that decides who may use the endpoints of machines.
+
+        It is asked at each endpoint, and again for each event of an open connection. Several
+        functions must all return True.
+
+        Args:
+            function: `(machine, **url_args) -> bool | response`, sync or async: `machine` is the
+                name; the URL arguments are those of the machine's pages, from the query, as far
+                as the function takes them. It returns True, False (403) or a response that
+                refuses, or calls `abort()`. A redirect is answered as 401.
+            machine: The name of the only machine that it decides about. By default it decides
+                about all machines of the extension.
+
+        Returns:
+            The function, so that this can be used as a decorator; with `machine`, a decorator.
+
+        Raises:
+            DefinitionError: `function` can't be called, or does not take the name of a machine.
+        """
+
+        def register(function: F) -> F:
+            self.admission.add(function, machine)
+            return function
+
+        return register if function is None else register(function)
+
+    @property
+    def decorators(self) -> tuple[Decorator, ...]:
+        """Decorators of views that guard the endpoints of all machines as they guard a view.
+
+        As in Flask's `View.decorators`, the first one is the innermost:
+        `fsm.live.decorators = [login_required]`. They are asked when the functions of `admit` are,
+        and get the same URL arguments.
+        """
+        return self.admission.decorators
+
+    @decorators.setter
+    def decorators(self, decorators: Iterable[Decorator]) -> None:
+        self.admission.decorators = decorators
 
     def endpoint(self, path: str) -> Callable[[F], F]:
         """Register a function that answers a GET of `path`, such as a health check.

@@ -20,6 +20,7 @@ from ..outages import OutageLog
 from ..runtime.listeners import Sender
 from ..runtime.unit_of_work import channel_key
 from ..security.origin import check_allowed
+from .admission import Admission
 from .channels.app_channels import FLOW, GROUP, GROUP_EVENTS, SUBJECT, Channels
 from .protocol.close_codes import CloseCode
 from .protocol.frames import Envelope, EnvelopeKind, data_frame, dumps, run_of, state_frame
@@ -46,7 +47,13 @@ def _end(bus: Bus) -> None:
 class Service:
     """Sends the transitions of an app's flows to their clients; a CommitListener (see runtime)."""
 
-    def __init__(self, config: Config, authorize: Callable[[str], Any], outages: OutageLog) -> None:
+    def __init__(
+        self,
+        config: Config,
+        authorize: Callable[[str], Any],
+        admission: Admission,
+        outages: OutageLog,
+    ) -> None:
         if config.live_engine not in ENGINES:
             raise ConfigError(
                 f"The config key FSM_LIVE_ENGINE can't be {config.live_engine!r}: it must be "
@@ -55,6 +62,7 @@ class Service:
         check_allowed(config)
         self.config = config
         self.authorize = authorize
+        self.admission = admission
         self._warned: set[str] = set()
         bus = open_bus(
             config.bus_url,

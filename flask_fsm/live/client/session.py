@@ -20,6 +20,7 @@ from ...runtime.app_state import AppState
 from ...runtime.listeners import Sender
 from ...runtime.session_data import OWNER_KEY, SESSION_KEY, WAS_KEY
 from ...runtime.unit_of_work import UnitOfWork
+from ..admission import NotAdmitted
 from ..channels.app_channels import LiveChannel
 from ..protocol.close_codes import CloseCode
 from ..protocol.frames import (
@@ -113,6 +114,7 @@ class ClientSession:
         "_bound",
         "_context",
         "_groups",
+        "_guarded",
         "_live",
         "_own",
         "_ref",
@@ -146,6 +148,8 @@ class ClientSession:
         self._own: ConnectionFlow | None = None
         self._ref: Any = None
         """The `ref` of the event that is being handled."""
+        self._guarded = self._live.admission.is_declared(bound.name)
+        """Whether the app is asked about each event whether it still admits this client."""
         self._subject: str | None = None
         self.closing: int = 0
         """The code to close with once everything queued is written, or 0."""
@@ -153,7 +157,7 @@ class ClientSession:
     @property
     def inline_key(self) -> str:
         """The machine's name if its events need no store, so that the loop's thread runs them."""
-        return "" if self._own is None else self._bound.name
+        return "" if self._own is None or self._guarded else self._bound.name
 
     @property
     def flow_key(self) -> str:
@@ -265,6 +269,8 @@ class ClientSession:
         self._ref = client_event.ref
         flow: Flow | None = None
         try:
+            if self._guarded:
+                self._live.admission.check(self._bound, self._url_args)
             if self._own is not None:
                 flow = self._own
                 # However many frames the client's own event sends, that does not make it slow.
@@ -287,6 +293,8 @@ class ClientSession:
         except FSMError as error:
             frame = error_frame(error, flow, self._live, self._bound.name, client_event.event)
             self._reply(frame, client_event.ref)
+            if isinstance(error, NotAdmitted):
+                self.closing = error.close_code
         except HTTPException as error:
             # Without a flow, the app's function that finds the subject has called abort().
             frame = (

@@ -19,4 +19,5 @@ class CloseCode(IntEnum):
     TRY_AGAIN_LATER = 1013
     """The client is too slow: see `Subscriber.take`."""
     SUBJECT_CHANGED = 4401
+    NOT_ADMITTED = 4403
     FLOW_GONE = 4404

@@ -16,8 +16,9 @@ from ...runtime.app_state import AppState, app_state, unwrap
 from ...security.origin import has_no_origin, is_allowed_origin, site_of
 from ...stores import RecordStore
 from ...texts import _
+from ..admission import no_such_machine
 from ..client.presence import LONGEST_GROUP, Membership, is_group
-from ..client.session import ClientSession
+from ..client.session import ClientSession, url_arguments
 from ..client.subscriber import Subscriber
 from ..server.engine import Engine
 from ..server.gunicorn import threads
@@ -46,14 +47,15 @@ def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Se
     """Return the state, the machine and the service of an endpoint, or raise Problem.
 
     The Origin of the request must be this site or be listed in FSM_ALLOWED_ORIGINS. A request
-    without one is refused if FSM_REQUIRE_ORIGIN is set and `opens` is True.
+    without one is refused if FSM_REQUIRE_ORIGIN is set and `opens` is True. Then the app is asked
+    whether it admits this client.
     """
     if request.headers.get("Upgrade", "").lower() == "websocket":
         after_this_request(hang_up_if_refused)
     state = app_state()
     bound = state.bound.get(name)
     if bound is None:
-        raise Problem.of(404, Code.NOT_FOUND, "There is no such machine.")
+        raise Problem(no_such_machine())
     service: Service = state.live
     if not is_allowed_origin(request, state.config):
         if not has_no_origin(request):
@@ -70,6 +72,10 @@ def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Se
             raise Problem.of(403, Code.ORIGIN, text)
     on_server = isinstance(state.store, RecordStore) and state.config.store_url != "memory://"
     service.warn_of_processes(request.environ, on_server)
+    try:
+        service.admission.check(bound, url_arguments(bound, request.args))
+    except FSMError as error:
+        raise problem_of(error) from error
     return state, bound, service
 
 

@@ -10,6 +10,7 @@ from ...errors import Code, FSMError, StoreUnavailable
 from ...responses import Refusal, RefusalContext
 from ...runtime.app_state import app_state
 from ...texts import Text
+from ..admission import NotAdmitted
 from ..protocol.frames import dumps
 
 __all__ = ["Problem", "problem_of"]
@@ -31,7 +32,12 @@ class Problem(Exception):
         return cls(FSMError(text, code=reason, status=status), **headers)
 
     def response(self) -> Response:
-        """Return the problem document, the same as a page's for a client that accepts JSON."""
+        """Return the problem document, the same as a page's for a client that accepts JSON.
+
+        Where the app has refused a client by a response of its own, return that.
+        """
+        if isinstance(self.error, NotAdmitted) and self.error.response is not None:
+            return current_app.make_response(self.error.response)
         status = self.error.status
         document = Refusal.of(self.error, RefusalContext()).to_dict()
         document |= {"title": HTTPStatus(status).phrase, "detail": self.error.message}

@@ -46,6 +46,7 @@ REASONS: Final[dict[int, str]] = {
     CloseCode.TRY_AGAIN_LATER: "The client is too slow: reconnect.",
     CloseCode.UNRESPONSIVE: "The client did not answer pings.",
     CloseCode.SUBJECT_CHANGED: "This session belongs to another user now, or to none.",
+    CloseCode.NOT_ADMITTED: "You may not use this any more.",
     CloseCode.FLOW_GONE: "This flow does not exist any more.",
 }
 

@@ -1,0 +1,306 @@
+"""Admission: who may use the endpoints of a machine is what the app says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+import pytest
+from flask import Flask, abort, flash, g, get_flashed_messages, redirect, request, session
+
+from flask_fsm import DefinitionError, FlaskFSM, Machine, State, Transition
+from flask_fsm.testing import LiveClient, LiveServer
+
+from ..apps import SECRET
+
+JSON = {"Content-Type": "application/json"}
+EVENT = b'{"event": "go", "data": null}'
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+
+def ring(name: str, **options: Any) -> Machine:
+    """Two states, between which the event `go` leads."""
+    here, there = State("here"), State("there")
+
+    def become(flow: Any, data: Any) -> str:
+        session["user"] = data
+        return "done"
+
+    for state in (here, there):
+        state.event("become")(become)
+    edges = [Transition("here", "there", event="go"), Transition("there", "here", event="go")]
+    return Machine(name, edges, states=[here, there], **options)
+
+
+def app_of(fsm: FlaskFSM, **config: Any) -> Flask:
+    app = Flask("guarded")
+    app.config.update(SECRET_KEY=SECRET, FSM_STORE_URL="memory://", **config)
+    fsm.init_app(app)
+
+    @app.get("/login/<user>")
+    def log_in(user: str) -> str:
+        session["user"] = user
+        return "Hello."
+
+    return app
+
+
+def statuses(client: LiveClient, machine: str, query: str = "") -> list[int]:
+    """Return what the websocket, the stream, the state and the event answer, and the why of it."""
+    url = f"/fsm/{machine}"
+    return [
+        client.request("GET", f"{url}/ws{query}", headers=HANDSHAKE).status,
+        client.request("GET", f"{url}/ws{query}").status,
+        client.request("HEAD", f"{url}/events{query}").status,
+        client.request("GET", f"{url}/state{query}").status,
+        client.request("POST", f"{url}/event{query}", EVENT, JSON).status,
+    ]
+
+
+OPEN = [101, 426, 200, 200, 200]
+
+
+def login_required(view: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(view)
+    def guard(**url_args: Any) -> Any:
+        if "user" not in session:
+            flash("Please log in.")
+            return redirect("/login")
+        g.user = session["user"]
+        return view(**url_args)
+
+    return guard
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[[Flask], LiveServer]]:
+    """Serve apps until the end of the test."""
+    started: list[LiveServer] = []
+
+    def serve(app: Flask) -> LiveServer:
+        started.append(LiveServer(app).start())
+        return started[-1]
+
+    yield serve
+    for server in started:
+        server.stop()
+
+
+def signed_in(server: LiveServer, user: str) -> LiveClient:
+    client = server.client()
+    client.get(f"/login/{user}")
+    return client
+
+
+def refuse_by_false(machine: str) -> bool:
+    return False
+
+
+async def refuse_by_async_false(machine: str) -> bool:
+    return False
+
+
+def refuse_by_response(machine: str) -> Any:
+    return {"no": machine}, 403
+
+
+def refuse_by_abort(machine: str) -> bool:
+    abort(401, "Not you.")
+
+
+def refuse_by_redirect(machine: str) -> Any:
+    return redirect("/login")
+
+
+def refuse_by_abort_with_a_redirect(machine: str) -> Any:
+    abort(redirect("/login"))
+
+
+def refuse_by_hiding(machine: str) -> bool:
+    abort(404)
+
+
+@pytest.mark.parametrize(
+    ("function", "status"),
+    [
+        (refuse_by_false, 403),
+        (refuse_by_async_false, 403),
+        (refuse_by_response, 403),
+        (refuse_by_abort, 401),
+        (refuse_by_redirect, 401),
+        (refuse_by_abort_with_a_redirect, 401),
+        (refuse_by_hiding, 404),
+    ],
+)
+def test_ways_to_refuse(served: Any, function: Any, status: int) -> None:
+    """However a function refuses, no endpoint serves, and a redirect is no answer to a program."""
+    fsm = FlaskFSM(ring("door"))
+    fsm.live.admit(function)
+    client = served(app_of(fsm)).client()
+    assert statuses(client, "door") == [status] * 5
+    reply = client.request("GET", "/fsm/door/state")
+    if function is refuse_by_response:
+        assert reply.json == {"no": "door"}
+    elif status == 404:
+        nowhere = client.request("GET", "/fsm/nowhere/state")
+        assert (reply.status, reply.json) == (nowhere.status, nowhere.json)
+    else:
+        assert (reply.json["reason"], reply.json["status"]) == ("not_admitted", status)
+        assert function is not refuse_by_abort or reply.json["detail"] == "Not you."
+
+
+def test_several_functions_must_all_agree(served: Any) -> None:
+    """A client is admitted if each function says True; one of another machine is not asked."""
+    fsm = FlaskFSM(ring("one"))
+    fsm.add(ring("two"))
+    asked = []
+
+    @fsm.live.admit
+    def everywhere(machine: str) -> bool:
+        asked.append(machine)
+        return True
+
+    @fsm.live.admit(machine="two")
+    def members(machine: str) -> bool:
+        return "user" in session
+
+    server = served(app_of(fsm))
+    assert statuses(server.client(), "one") == OPEN
+    assert statuses(server.client(), "two") == [403] * 5
+    assert statuses(signed_in(server, "ada"), "two") == OPEN
+    assert set(asked) == {"one", "two"}
+
+
+@pytest.mark.parametrize("answer", [None, 1, 0])
+def test_a_function_that_does_not_answer(served: Any, answer: Any) -> None:
+    """What is neither True, False nor a response is a mistake, which opens nothing."""
+    fsm = FlaskFSM(ring("door"))
+    fsm.live.admit(lambda machine: answer)
+    app = app_of(fsm)
+    assert app.test_client().get("/fsm/door/state").status_code == 500
+    app.testing = True
+    with pytest.raises(TypeError, match="return True, False or a response"):
+        app.test_client().get("/fsm/door/state")
+
+
+@pytest.mark.parametrize("function", [lambda: True, lambda *, machine: True, "may"])
+def test_a_function_that_takes_no_machine(function: Any) -> None:
+    """It is refused where it is registered."""
+    with pytest.raises(DefinitionError, match="admit"):
+        FlaskFSM(ring("door")).live.admit(function)
+
+
+def test_decorators_of_views(served: Any) -> None:
+    """Decorators guard the endpoints as they guard a view, and leave no notice for later."""
+    fsm = FlaskFSM(ring("door"))
+    app = app_of(fsm)
+    fsm.live.decorators = [login_required]  # after init_app, too
+
+    @app.get("/notices")
+    def notices() -> list[Any]:
+        return list(get_flashed_messages())
+
+    server = served(app)
+    stranger = server.client()
+    assert statuses(stranger, "door") == [401] * 5
+    assert stranger.request("GET", "/fsm/door/state").json["reason"] == "not_admitted"
+    assert stranger.request("GET", "/notices").json == []
+    assert statuses(signed_in(server, "ada"), "door") == OPEN
+
+
+def test_url_arguments(served: Any) -> None:
+    """Functions and decorators get the URL arguments of the flow, which the query holds."""
+    fsm = FlaskFSM(ring("order"))
+    seen = []
+
+    @fsm.subject
+    def order(number: int) -> str:
+        return f"order {number}"
+
+    @fsm.live.admit
+    def owner(machine: str, number: int) -> bool:
+        return number == 7
+
+    def noted(view: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(view)
+        def guard(number: int) -> Any:
+            seen.append(number)
+            return view(number=number)
+
+        return guard
+
+    fsm.live.decorators = [noted]
+    app = app_of(fsm)
+    for state in ("here", "there"):
+        view = fsm.check(state=state)(lambda number: "a page")
+        app.add_url_rule(f"/<int:number>/{state}", state, view, methods=["GET", "POST"])
+    client = served(app).client()
+    assert statuses(client, "order", "?number=7") == OPEN
+    assert statuses(client, "order", "?number=8") == [403] * 5
+    assert set(seen) == {7, 8}
+
+
+def test_an_url_argument_that_is_missing(served: Any) -> None:
+    """Without the argument that a function needs there is nothing to ask about."""
+    fsm = FlaskFSM(ring("order"))
+    fsm.live.admit(lambda machine, number: True)
+    client = served(app_of(fsm)).client()
+    assert statuses(client, "order") == [404] * 5
+    assert client.request("GET", "/fsm/order/state").json["reason"] == "no_key"
+
+
+def test_the_order_of_refusals(served: Any) -> None:
+    """Another site is told nothing of the admission, and a stranger nothing of what is full."""
+    fsm = FlaskFSM(ring("door"))
+    asked = []
+
+    @fsm.live.admit
+    def may(machine: str) -> bool:
+        asked.append(request.path)
+        return False
+
+    client = served(app_of(fsm, FSM_MAX_THREADS=1, FSM_MAX_CONNECTIONS=1)).client()
+    evil = {"Origin": "https://evil.example"}
+    assert client.request("GET", "/fsm/nowhere/state", headers=evil).status == 404
+    assert client.request("GET", "/fsm/door/state", headers=evil).json["reason"] == "origin"
+    assert asked == []
+    assert client.request("GET", "/fsm/door/state").json["reason"] == "not_admitted"
+
+
+def test_two_apps_of_one_extension() -> None:
+    """What an extension says of admission holds in each of its apps."""
+    fsm = FlaskFSM(ring("door"))
+    fsm.live.admit(lambda machine: "user" in session)
+    for app in (app_of(fsm), app_of(fsm)):
+        client = app.test_client()
+        assert client.get("/fsm/door/state").status_code == 403
+        client.get("/login/ada")
+        assert client.get("/fsm/door/state").status_code == 200
+
+
+@pytest.mark.parametrize("scope", ["subject", "connection"])
+@pytest.mark.parametrize(("answer", "code"), [(False, 4403), (401, 4401)])
+def test_each_event_asks_again(served: Any, scope: str, answer: Any, code: int) -> None:
+    """An open connection that is no longer admitted gets its event refused, and ends."""
+    fsm = FlaskFSM(ring("door", scope=scope))
+    welcome = [True]
+
+    @fsm.live.admit
+    def may(machine: str) -> bool:
+        if not welcome[0] and answer == 401:
+            abort(401)
+        return welcome[0]
+
+    with served(app_of(fsm)).client().websocket("door") as socket:
+        socket.receive()
+        assert socket.ask("go", ref=1)["state"] == "there"
+        welcome[0] = False
+        frame = socket.ask("go", ref=2)
+        assert (frame["status"], frame["data"]["reason"]) == (400, "not_admitted")
+        assert socket.closed() == code
