@@ -73,7 +73,7 @@ def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Se
     on_server = isinstance(state.store, RecordStore) and state.config.store_url != "memory://"
     service.warn_of_processes(request.environ, on_server)
     try:
-        service.admission.check(bound, url_arguments(bound, request.args))
+        service.admission.check(bound, url_arguments(bound, request))
     except FSMError as error:
         raise problem_of(error) from error
     return state, bound, service
