@@ -29,6 +29,13 @@ def _flag(value: Any) -> bool:
     raise ValueError("True or False")
 
 
+def _flag_or_texts(value: Any) -> bool | tuple[str, ...]:
+    try:
+        return value if isinstance(value, bool) else _texts(value)
+    except ValueError:
+        raise ValueError("True, False, or a list of strings") from None
+
+
 def _text(value: Any) -> str:
     if isinstance(value, str) and value:
         return value
@@ -86,6 +93,7 @@ class _Number:
 # The metadata of the fields: each names the check of its values.
 _Check = dict[str, Callable[[Any], Any]]
 FLAG: Final[_Check] = {CHECK: _flag}
+FLAG_OR_TEXTS: Final[_Check] = {CHECK: _flag_or_texts}
 TEXT: Final[_Check] = {CHECK: _text}
 PATH: Final[_Check] = {CHECK: _path}
 TEXTS: Final[_Check] = {CHECK: _texts}
@@ -151,8 +159,9 @@ class Config:
     flash: bool = field(default=True, metadata=FLAG)
     """Whether visitors who are redirected are told why by `flash(text, "fsm")`."""
 
-    live: bool = field(default=True, metadata=FLAG)
-    """Whether flows are also served to websockets, event streams and programs."""
+    live: bool | tuple[str, ...] = field(default=True, metadata=FLAG_OR_TEXTS)
+    """Whether flows are also served to websockets, event streams and programs; or the names of the
+    machines whose flows are."""
     live_engine: str = field(default="auto", metadata=TEXT)
     """What serves websockets and event streams: `loop` (one event loop), `threads` (a thread each,
     or with gevent a greenlet), or `auto`: the loop wherever the server hands over its socket."""

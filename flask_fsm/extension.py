@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, cast, overload
@@ -224,7 +225,24 @@ class FlaskFSM:
         if state.live is not None and "csrf" in app.extensions:
             # This route requires a content type and an Origin that no other site's page can send.
             app.extensions["csrf"].exempt(send_event)
-        return bind(app, self._declarations, isinstance(state.store, RecordStore))
+        bound = bind(app, self._declarations, isinstance(state.store, RecordStore))
+        return self._with_live_warnings(state, bound)
+
+    def _with_live_warnings(self, state: AppState, bound: dict[str, Bound]) -> dict[str, Bound]:
+        """Add what a developer has to know of the live endpoints of the machines."""
+        live, admission = state.config.live, self.live.admission
+        if isinstance(live, tuple) and not bound.keys() >= set(live):
+            raise ConfigError(
+                f"The config key FSM_LIVE names {', '.join(sorted({*live} - bound.keys()))}, but "
+                f"the machines of this app are {', '.join(bound)}."
+            )
+        served = bound if live is True else live or ()
+        return {
+            name: replace(one, warnings=(*one.warnings, admission.warning_of(one)))
+            if name in served and admission.is_closed(one)
+            else one
+            for name, one in bound.items()
+        }
 
     def _views_for_template(self) -> Any:
         """Return the `fsm` of templates: the machine that guards the view, or the app's first."""

@@ -21,6 +21,7 @@ from ..core.names import plain
 from ..core.rules import is_async
 from ..core.ways import Limits
 from ..errors import Code, DefinitionError, UnknownState
+from .app_guards import app_guards
 from .bound_machine import FLOW_ARGUMENT, Bound, Page, newest, resolve
 from .declaration import Check, Declaration, Declarations, Subject, checks_of
 from .narrowing import Listed, narrowing_faults, unintended_ends
@@ -82,6 +83,11 @@ def bind(app: Flask, declarations: Declarations, has_record_store: bool) -> dict
             one,
             subject_of=None if subject is None else functools.partial(subject.of_request, name),
             by_url=subject is not None and bool(subject.arguments),
+            app_guards=app_guards(
+                app,
+                [endpoint for endpoint, check in found if check.required is None],
+                by_url=subject is not None and bool(subject.arguments),
+            ),
             choose=declarations.login_choice_of(declaration) or newest,
             warnings=tuple(warnings),
         )

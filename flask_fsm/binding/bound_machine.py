@@ -163,6 +163,8 @@ class Bound:
     """Whether the subject depends on the URL arguments, so that a session may have several."""
     choose: Callable[[Snapshot, Snapshot], Snapshot] = newest
     """Returns which one to keep after a login: the session's flow or the user's."""
+    app_guards: tuple[str, ...] = ()
+    """What else guards the pages, of which the live endpoints know nothing."""
     warnings: tuple[str, ...] = ()
     """What may be a mistake in the app, to be logged at the first request."""
 

@@ -121,6 +121,28 @@ class Admission:
             function.machine in (None, machine) for function in self._functions
         )
 
+    def is_closed(self, bound: Bound) -> bool:
+        """Return whether nobody is admitted, since the app guards the pages and not the endpoints.
+
+        The endpoints know nothing of decorators above a page, nor of functions of its blueprint,
+        which may be all that keeps strangers out.
+        """
+        return bool(bound.app_guards) and not self.is_declared(bound.name)
+
+    def require_declared(self, bound: Bound) -> None:
+        """Raise NotAdmitted if the endpoints of a machine are closed."""
+        if self.is_closed(bound):
+            raise _refused(403)
+
+    def warning_of(self, bound: Bound) -> str:
+        """Return what the developer of an app has to know of a machine that is closed."""
+        return (
+            f"machine {bound.name!r}: its websocket, stream, state and event answer 403, since "
+            f"they know nothing of what else guards its pages: {'; '.join(bound.app_guards)}. Say "
+            f"who may use them, by fsm.live.decorators = [...] or by a function of @fsm.live.admit "
+            f"that returns True; or have FSM_LIVE name other machines only."
+        )
+
     def check(self, bound: Bound, url_args: Mapping[str, Any]) -> None:
         """Raise NotAdmitted if the client of this request, or of this event, is refused.
 

@@ -7,9 +7,20 @@ from functools import wraps
 from typing import Any
 
 import pytest
-from flask import Flask, abort, flash, g, get_flashed_messages, redirect, request, session
+from flask import (
+    Blueprint,
+    Flask,
+    abort,
+    flash,
+    g,
+    get_flashed_messages,
+    redirect,
+    request,
+    session,
+)
+from flask.views import MethodView
 
-from flask_fsm import DefinitionError, FlaskFSM, Machine, State, Transition
+from flask_fsm import ConfigError, DefinitionError, FlaskFSM, Machine, State, Transition
 from flask_fsm.testing import LiveClient, LiveServer
 
 from ..apps import SECRET
@@ -140,13 +151,13 @@ def refuse_by_hiding(machine: str) -> bool:
 )
 def test_ways_to_refuse(served: Any, function: Any, status: int) -> None:
     """However a function refuses, no endpoint serves, and a redirect is no answer to a program."""
-    fsm = FlaskFSM(ring("door"))
+    fsm = FlaskFSM(ring("visit"))
     fsm.live.admit(function)
     client = served(app_of(fsm)).client()
-    assert statuses(client, "door") == [status] * 5
-    reply = client.request("GET", "/fsm/door/state")
+    assert statuses(client, "visit") == [status] * 5
+    reply = client.request("GET", "/fsm/visit/state")
     if function is refuse_by_response:
-        assert reply.json == {"no": "door"}
+        assert reply.json == {"no": "visit"}
     elif status == 404:
         nowhere = client.request("GET", "/fsm/nowhere/state")
         assert (reply.status, reply.json) == (nowhere.status, nowhere.json)
@@ -180,25 +191,25 @@ def test_several_functions_must_all_agree(served: Any) -> None:
 @pytest.mark.parametrize("answer", [None, 1, 0])
 def test_a_function_that_does_not_answer(served: Any, answer: Any) -> None:
     """What is neither True, False nor a response is a mistake, which opens nothing."""
-    fsm = FlaskFSM(ring("door"))
+    fsm = FlaskFSM(ring("visit"))
     fsm.live.admit(lambda machine: answer)
     app = app_of(fsm)
-    assert app.test_client().get("/fsm/door/state").status_code == 500
+    assert app.test_client().get("/fsm/visit/state").status_code == 500
     app.testing = True
     with pytest.raises(TypeError, match="return True, False or a response"):
-        app.test_client().get("/fsm/door/state")
+        app.test_client().get("/fsm/visit/state")
 
 
 @pytest.mark.parametrize("function", [lambda: True, lambda *, machine: True, "may"])
 def test_a_function_that_takes_no_machine(function: Any) -> None:
     """It is refused where it is registered."""
     with pytest.raises(DefinitionError, match="admit"):
-        FlaskFSM(ring("door")).live.admit(function)
+        FlaskFSM(ring("visit")).live.admit(function)
 
 
 def test_decorators_of_views(served: Any) -> None:
     """Decorators guard the endpoints as they guard a view, and leave no notice for later."""
-    fsm = FlaskFSM(ring("door"))
+    fsm = FlaskFSM(ring("visit"))
     app = app_of(fsm)
     fsm.live.decorators = [login_required]  # after init_app, too
 
@@ -208,10 +219,10 @@ def test_decorators_of_views(served: Any) -> None:
 
     server = served(app)
     stranger = server.client()
-    assert statuses(stranger, "door") == [401] * 5
-    assert stranger.request("GET", "/fsm/door/state").json["reason"] == "not_admitted"
+    assert statuses(stranger, "visit") == [401] * 5
+    assert stranger.request("GET", "/fsm/visit/state").json["reason"] == "not_admitted"
     assert stranger.request("GET", "/notices").json == []
-    assert statuses(signed_in(server, "ada"), "door") == OPEN
+    assert statuses(signed_in(server, "ada"), "visit") == OPEN
 
 
 def test_url_arguments(served: Any) -> None:
@@ -257,7 +268,7 @@ def test_an_url_argument_that_is_missing(served: Any) -> None:
 
 def test_the_order_of_refusals(served: Any) -> None:
     """Another site is told nothing of the admission, and a stranger nothing of what is full."""
-    fsm = FlaskFSM(ring("door"))
+    fsm = FlaskFSM(ring("visit"))
     asked = []
 
     @fsm.live.admit
@@ -268,27 +279,27 @@ def test_the_order_of_refusals(served: Any) -> None:
     client = served(app_of(fsm, FSM_MAX_THREADS=1, FSM_MAX_CONNECTIONS=1)).client()
     evil = {"Origin": "https://evil.example"}
     assert client.request("GET", "/fsm/nowhere/state", headers=evil).status == 404
-    assert client.request("GET", "/fsm/door/state", headers=evil).json["reason"] == "origin"
+    assert client.request("GET", "/fsm/visit/state", headers=evil).json["reason"] == "origin"
     assert asked == []
-    assert client.request("GET", "/fsm/door/state").json["reason"] == "not_admitted"
+    assert client.request("GET", "/fsm/visit/state").json["reason"] == "not_admitted"
 
 
 def test_two_apps_of_one_extension() -> None:
     """What an extension says of admission holds in each of its apps."""
-    fsm = FlaskFSM(ring("door"))
+    fsm = FlaskFSM(ring("visit"))
     fsm.live.admit(lambda machine: "user" in session)
     for app in (app_of(fsm), app_of(fsm)):
         client = app.test_client()
-        assert client.get("/fsm/door/state").status_code == 403
+        assert client.get("/fsm/visit/state").status_code == 403
         client.get("/login/ada")
-        assert client.get("/fsm/door/state").status_code == 200
+        assert client.get("/fsm/visit/state").status_code == 200
 
 
 @pytest.mark.parametrize("scope", ["subject", "connection"])
 @pytest.mark.parametrize(("answer", "code"), [(False, 4403), (401, 4401)])
 def test_each_event_asks_again(served: Any, scope: str, answer: Any, code: int) -> None:
     """An open connection that is no longer admitted gets its event refused, and ends."""
-    fsm = FlaskFSM(ring("door", scope=scope))
+    fsm = FlaskFSM(ring("visit", scope=scope))
     welcome = [True]
 
     @fsm.live.admit
@@ -297,10 +308,153 @@ def test_each_event_asks_again(served: Any, scope: str, answer: Any, code: int) 
             abort(401)
         return welcome[0]
 
-    with served(app_of(fsm)).client().websocket("door") as socket:
+    with served(app_of(fsm)).client().websocket("visit") as socket:
         socket.receive()
         assert socket.ask("go", ref=1)["state"] == "there"
         welcome[0] = False
         frame = socket.ask("go", ref=2)
         assert (frame["status"], frame["data"]["reason"]) == (400, "not_admitted")
         assert socket.closed() == code
+
+
+# -- what the app has not said ------------------------------------------------------------------
+
+
+def pages_of(app: Flask, wrap: Callable[[Any], Any]) -> None:
+    """Add the pages of `ring`, each view in what `wrap` puts around it."""
+    for state in ("here", "there"):
+
+        def view() -> str:
+            return "A page."
+
+        app.add_url_rule(f"/{state}", state, wrap(view))
+
+
+def above(fsm: FlaskFSM, app: Flask) -> None:
+    pages_of(app, lambda view: login_required(fsm.check()(view)))
+
+
+def below(fsm: FlaskFSM, app: Flask) -> None:
+    pages_of(app, lambda view: fsm.check()(login_required(view)))
+
+
+def of_a_blueprint(fsm: FlaskFSM, app: Flask) -> None:
+    outer, inner = Blueprint("outer", __name__), Blueprint("inner", __name__)
+    outer.before_request(only_members)
+    for state in ("here", "there"):
+        inner.add_url_rule(f"/i/{state}", f"i_{state}", fsm.check(state=state)(lambda: ""))
+    outer.register_blueprint(inner)
+    app.register_blueprint(outer)
+
+
+def of_a_view_class(fsm: FlaskFSM, app: Flask) -> None:
+    class Page(MethodView):
+        decorators = (fsm.check(), login_required)
+
+        def get(self) -> str:
+            return "A page."
+
+    for state in ("here", "there"):
+        app.add_url_rule(f"/{state}", view_func=Page.as_view(state))
+
+
+def by_its_url(fsm: FlaskFSM, app: Flask) -> None:
+    @fsm.subject
+    def owner(number: int) -> str:
+        return f"number {number}"
+
+    for state in ("here", "there"):
+        app.add_url_rule(f"/<int:number>/{state}", state, fsm.check()(lambda number: ""))
+
+
+def only_members() -> None:
+    if "user" not in session:
+        abort(401)
+
+
+def unwrapped(fsm: FlaskFSM, app: Flask) -> None:
+    pages_of(app, fsm.check())
+
+
+def of_each_request(fsm: FlaskFSM, app: Flask) -> None:
+    """What runs before each request of the app runs before those of the endpoints, too."""
+    app.before_request(lambda: None)
+    unwrapped(fsm, app)
+
+
+def of_two_machines(fsm: FlaskFSM, app: Flask) -> None:
+    """The guard of another machine, which has endpoints of its own."""
+    other = fsm.add(Machine("other", [("here", "there"), ("there", "here")]))
+    pages_of(app, lambda view: other.check()(fsm.check()(view)))
+
+
+@pytest.mark.parametrize(
+    ("guard", "named"),
+    [
+        (above, "the decorator login_required of view 'here'"),
+        (below, "the decorator login_required of view 'here'"),
+        (of_a_view_class, "the decorator login_required of view 'here'"),
+        (of_a_blueprint, "only_members(), which runs before requests of blueprint 'outer'"),
+        (by_its_url, "the subject from the URL"),
+    ],
+)
+def test_what_guards_only_the_pages_closes_the_endpoints(
+    guard: Callable[[FlaskFSM, Flask], None], named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until the app says who may use them; a line in the log names what it is, and the remedy."""
+    fsm = FlaskFSM(ring("visit"))
+    app = app_of(fsm)
+    guard(fsm, app)
+    client = app.test_client()
+    client.get("/login/ada")
+    for method, path in (("GET", "ws"), ("GET", "events"), ("GET", "state"), ("POST", "event")):
+        answer = client.open(f"/fsm/visit/{path}?number=1", method=method, json={"event": "go"})
+        assert (answer.status_code, answer.json["reason"]) == (403, "not_admitted"), path
+    (line,) = [text for text in caplog.messages if "'visit'" in text and "403" in text]
+    assert named in line
+    assert "fsm.live.admit" in line
+
+
+@pytest.mark.parametrize("guard", [above, of_a_blueprint, by_its_url])
+@pytest.mark.parametrize("how", ["function", "decorators"])
+def test_a_word_of_the_app_opens_the_endpoints(
+    guard: Callable[[FlaskFSM, Flask], None], how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A function that returns True, or the very decorator that guards the pages."""
+    fsm = FlaskFSM(ring("visit"))
+    if how == "function":
+        fsm.live.admit(lambda machine: True)
+    else:
+        fsm.live.decorators = [login_required]
+    app = app_of(fsm)
+    guard(fsm, app)
+    client = app.test_client()
+    stranger = client.get("/fsm/visit/state?number=1").status_code
+    assert stranger == (200 if how == "function" else 401)
+    client.get("/login/ada")
+    assert client.get("/fsm/visit/state?number=1").status_code == 200
+    assert "403" not in caplog.text
+
+
+@pytest.mark.parametrize("guard", [unwrapped, of_each_request, of_two_machines])
+def test_what_guards_the_endpoints_too_closes_nothing(
+    guard: Callable[[FlaskFSM, Flask], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    fsm = FlaskFSM(ring("visit"))
+    app = app_of(fsm)
+    guard(fsm, app)
+    assert app.test_client().get("/fsm/visit/state").status_code == 200
+    assert "403" not in caplog.text
+
+
+def test_only_the_machines_that_are_named_have_endpoints() -> None:
+    """FSM_LIVE may be a list; a machine that is not in it is not there, and a wrong name told."""
+    fsm = FlaskFSM(ring("visit"))
+    fsm.add(ring("other"))
+    client = app_of(fsm, FSM_LIVE=["other"]).test_client()
+    assert client.get("/fsm/other/state").status_code == 200
+    assert client.get("/fsm/visit/state").status_code == 404
+    with pytest.raises(ConfigError, match=r"FSM_LIVE names vizit, but .* are visit, other"):
+        app_of(fsm, FSM_LIVE=["visit", "vizit"], TESTING=True).test_client().get("/")
+    with pytest.raises(ConfigError, match=r"FSM_LIVE can't be 'visit': .*True, False, or a list"):
+        app_of(fsm, FSM_LIVE="visit")

@@ -44,6 +44,8 @@ def orders(
         def order(order_id: int) -> str:
             return f"order {order_id}"
 
+        fsm.live.admit(lambda machine: True)
+
     for page in PAGES:
         rule = (rules or {}).get(page, f"/orders/<int:order_id>/{page}")
 

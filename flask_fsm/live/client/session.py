@@ -42,12 +42,12 @@ from .context import event_context
 from .failures import abort_frame, crash_frame, error_frame
 from .subscriber import Subscriber
 
-__all__ = ["ClientSession", "check_rev", "subject_of", "url_arguments"]
+__all__ = ["ENDPOINTS", "ClientSession", "check_rev", "subject_of", "url_arguments"]
 
 # The prefixes of the keys that a machine has in the session of Flask.
 SESSION_KEYS: Final = (SESSION_KEY, OWNER_KEY, WAS_KEY)
-# The prefix of the endpoints of the extension's own blueprint.
 ENDPOINTS: Final = "fsm."
+"""The prefix of the endpoints of the extension's own blueprint."""
 
 
 def url_arguments(bound: Bound, request: Request) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ...stores import RecordStore
 from ...texts import _
 from ..admission import no_such_machine
 from ..client.presence import LONGEST_GROUP, Membership, is_group
-from ..client.session import ClientSession, url_arguments
+from ..client.session import ENDPOINTS, ClientSession, url_arguments
 from ..client.subscriber import Subscriber
 from ..server.engine import Engine
 from ..server.gunicorn import threads
@@ -54,7 +54,8 @@ def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Se
         after_this_request(hang_up_if_refused)
     state = app_state()
     bound = state.bound.get(name)
-    if bound is None:
+    live, is_ours = state.config.live, (request.endpoint or "").startswith(ENDPOINTS)
+    if bound is None or (is_ours and live is not True and name not in (live or ())):
         raise Problem(no_such_machine())
     service: Service = state.live
     if not is_allowed_origin(request, state.config):
@@ -73,6 +74,8 @@ def find_endpoint(name: str, *, opens: bool = True) -> tuple[AppState, Bound, Se
     on_server = isinstance(state.store, RecordStore) and state.config.store_url != "memory://"
     service.warn_of_processes(request.environ, on_server)
     try:
+        if is_ours:  # a route of the app's own has the guards that the app gives it
+            service.admission.require_declared(bound)
         service.admission.check(bound, url_arguments(bound, request))
     except FSMError as error:
         raise problem_of(error) from error
