@@ -299,9 +299,10 @@ class Postgres(Server):
 
 
 class PgBouncer(Server):
-    """PgBouncer in transaction mode before a PostgreSQL server; as root it runs as nobody.
+    """PgBouncer in transaction mode before all databases of a PostgreSQL server.
 
-    `options` are settings of its own, such as `ignore_startup_parameters="options"`.
+    As root it runs as nobody. `options` are settings of its own, such as
+    `ignore_startup_parameters="options"`.
     """
 
     def __init__(self, postgres: str, **options: str | int) -> None:
@@ -332,19 +333,21 @@ class PgBouncer(Server):
     @property
     def url(self) -> str:
         """The database of the server behind it, through the pooler."""
-        user = self._target.netloc.rpartition("@")[0]
-        return urlunsplit(self._target._replace(netloc=f"{user}@{LOOPBACK}:{self.port}"))
+        return self.before(urlunsplit(self._target))
+
+    def before(self, url: str) -> str:
+        """Return the URL, through the pooler, of a database of the server behind it."""
+        parts = urlsplit(url)
+        user = parts.netloc.rpartition("@")[0]
+        return urlunsplit(parts._replace(netloc=f"{user}@{LOOPBACK}:{self.port}"))
 
     def launch(self) -> Child:
         target = self._target
-        database = target.path.lstrip("/")
         behind = f"host={target.hostname} port={target.port} user={target.username}"
         options = {"listen_port": self.port, **self.options}
         lines = [f"{name} = {value}" for name, value in options.items()]
         config = self.folder / "pgbouncer.ini"
-        config.write_text(
-            "\n".join(("[databases]", f"{database} = {behind}", "[pgbouncer]", *lines, ""))
-        )
+        config.write_text("\n".join(("[databases]", f"* = {behind}", "[pgbouncer]", *lines, "")))
         program = self.program()
         assert program is not None
         return Child([program, config], self.folder / "log", folder=self.folder, **self._as)
