@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +209,30 @@ def test_a_role_that_lost_its_rights_is_503_with_the_form(
         assert_private(caplog)
         connection.exec_driver_sql(f"GRANT UPDATE ON fsm_flow TO {role}")
         assert visitor.post("b", {"town": ANSWER}, token).location == "/a"
+        connection.exec_driver_sql(f"DROP OWNED BY {role}")
+        connection.exec_driver_sql(f"DROP ROLE {role}")
+    admin.dispose()
+
+
+def test_a_connection_whose_first_statement_fails_is_closed(fresh_store: Fresh) -> None:
+    """The role may connect, but not call the function by which we recognise a pooler."""
+    url = fresh_store("postgres")
+    role = f"app_{os.getpid()}_{time.monotonic_ns()}"
+    app_on(url)
+    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN")
+        connection.exec_driver_sql(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+        function = "FUNCTION pg_catalog.current_setting(text, boolean)"
+        connection.exec_driver_sql(f"REVOKE EXECUTE ON {function} FROM PUBLIC")
+        visitor = Visitor(app_on(re.sub("//[^@]*@", f"//{role}@", url), init=False))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert visitor.post("a", {"town": ANSWER}).status_code == 503
+            gc.collect()
+        assert [str(warning.message) for warning in caught] == []
+        connection.exec_driver_sql(f"GRANT EXECUTE ON {function} TO PUBLIC")
+        assert visitor.send("a", {"town": ANSWER}).location == "/b"
         connection.exec_driver_sql(f"DROP OWNED BY {role}")
         connection.exec_driver_sql(f"DROP ROLE {role}")
     admin.dispose()
