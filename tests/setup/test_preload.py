@@ -16,19 +16,20 @@ from ..race_app import RING, prepare
 Fresh = Callable[[str], str]
 APP = "tests.race_app:create_used_app()"
 WORKER_CLASSES = ["gthread", "gevent"]
+ROUNDS = 30
 
 
-def preloaded(url: str, worker_class: str, **env: str) -> Gunicorn:
-    """Three workers of an app that has handed its engine over and used it."""
+def preloaded(url: str, worker_class: str, workers: int, **env: str) -> Gunicorn:
+    """Workers of an app that has handed its engine over and used it."""
     options = ["--preload", f"--worker-class={worker_class}"]
-    return Gunicorn(APP, {"FSM_STORE_URL": prepare(url), **env}, workers=3, options=options)
+    return Gunicorn(APP, {"FSM_STORE_URL": prepare(url), **env}, workers=workers, options=options)
 
 
-def walk(client: Client, until: float) -> Counter[int]:
+def walk(client: Client) -> Counter[int]:
     """Walk the ring of the race app; return the statuses."""
     statuses: Counter[int] = Counter()
     page = "a"
-    while time.monotonic() < until:
+    for _ in range(ROUNDS):
         shown = client.get(f"/{page}")
         sent = client.post(f"/{page}", token=shown.json.get("token"))
         statuses.update((shown.status, sent.status))
@@ -42,18 +43,16 @@ def test_each_worker_has_connections_of_its_own(
     fresh_store: Fresh, kind: str, worker_class: str
 ) -> None:
     """Of the app's own engine, too, whose pool had a connection when the workers were forked."""
-    with preloaded(fresh_store(kind), worker_class) as site, ThreadPoolExecutor(6) as pool:
-        until = time.monotonic() + 2
-        walks = [pool.submit(walk, site.client(), until) for _ in range(6)]
+    with preloaded(fresh_store(kind), worker_class, 3) as site, ThreadPoolExecutor(6) as pool:
+        walks = [pool.submit(walk, site.client()) for _ in range(6)]
         statuses = sum((walk.result() for walk in walks), Counter[int]())
-    assert set(statuses) == {200}
+    assert statuses == {200: 6 * ROUNDS * 2}
 
 
 @pytest.mark.parametrize("worker_class", WORKER_CLASSES)
 def test_a_double_click_halts_no_worker(fresh_store: Fresh, worker_class: str) -> None:
     """The second form waits for the first, and others are served meanwhile."""
-    env = {"VIEW_SECONDS": "0.5"}
-    with preloaded(fresh_store("sqlite"), worker_class, **env) as site:
+    with preloaded(fresh_store("sqlite"), worker_class, 2, VIEW_SECONDS="0.3") as site:
         while True:  # until both forms have met the same worker
             visitor = site.client()
             token = visitor.get("/a").json["token"]
