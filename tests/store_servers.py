@@ -379,26 +379,41 @@ class PostgresDatabases:
         self._made: list[str] = []
         self._count = itertools.count(1)
 
-    def _do(self, *statements: str) -> None:
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[Any]:
         import psycopg
 
         address = self.url.replace("postgresql+psycopg://", "postgresql://")
         with psycopg.connect(address, autocommit=True, connect_timeout=10) as connection:
-            for statement in statements:
-                connection.execute(statement)
+            yield connection
 
     def fresh(self) -> str:
         """Return the URL of a new database."""
         name = f"fsm_{os.getpid()}_{next(self._count)}"
-        # Nobody is connected to template0, which would else be an error.
-        self._do(f"DROP DATABASE IF EXISTS {name}", f"CREATE DATABASE {name} TEMPLATE template0")
+        with self._connected() as connection:
+            # Nobody is connected to template0, which would else be an error. Its files are copied
+            # in a tenth of the time that its pages take, which are the default since version 15.
+            strategy = "STRATEGY FILE_COPY" if connection.info.server_version >= 150_000 else ""
+            connection.execute(f"DROP DATABASE IF EXISTS {name}")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 {strategy}")
         self._made.append(name)
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
 
     def drop(self) -> None:
         """Drop the databases that were made, whoever is connected to them."""
         names, self._made = self._made, []
-        self._do(*(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in names))
+        connected = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        with self._connected() as connection:
+            # WITH (FORCE) alone would wait a tenth of a second for those who are connected.
+            deadline = time.monotonic() + 1
+            while time.monotonic() < deadline:
+                if connection.execute(
+                    f"{connected} WHERE datname = ANY(%s)", [names]
+                ).fetchone() == (0,):
+                    break
+                time.sleep(0.002)
+            for name in names:
+                connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 # -- either one that was given, or one of our own -------------------------------------------------
