@@ -485,6 +485,24 @@ def test_a_restart_between_two_requests_goes_unnoticed() -> None:
         assert visitor.send("b", {"town": "Ghent"}).location == "/a"
 
 
+def test_a_migration_of_the_tables_goes_unnoticed(
+    fresh_store: Fresh, opened: Callable[[str], Any]
+) -> None:
+    """PostgreSQL refuses what a connection has prepared before a column got another type."""
+    url = fresh_store("postgres")
+    app = app_on(opened(url))
+    visitor = Visitor(app)
+    assert visitor.send("a", {"town": "Ghent"}).location == "/b"
+    for _ in range(6):  # so that psycopg prepares it
+        assert visitor.open("b").status_code == 200
+    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql("ALTER TABLE fsm_flow ALTER COLUMN state TYPE varchar(300)")
+    admin.dispose()
+    assert visitor.open("b").status_code == 200
+    assert visitor.send("b", {"town": "Ghent"}).location == "/a"
+
+
 class Counted(orm.DeclarativeBase):
     """What two transactions read and write."""
 

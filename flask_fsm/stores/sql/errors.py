@@ -15,7 +15,7 @@ from sqlalchemy import exc
 from ...errors import ConfigError, FSMError
 from ..records.errors import leased_elsewhere, lost_race, unavailable
 
-__all__ = ["REFUSED_PARAMETER", "redact", "translated_sql", "translation"]
+__all__ = ["REFUSED_PARAMETER", "redact", "sqlstate", "translated_sql", "translation"]
 
 # Deadlock and serialisation failure: the database chose another transaction as the winner.
 CONFLICTS: Final = ("40001", "40P01")

@@ -13,10 +13,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from .errors import sqlstate
+
 __all__ = ["FastSQL"]
 
 # The drivers for which we know how to run a single statement without a transaction around it.
 DRIVERS: Final = ("pysqlite", "psycopg")
+# A migration has changed the type of a column since the connection prepared its statements.
+STALE_PLAN: Final = "0A000"
 
 
 class FastSQL:
@@ -66,7 +70,8 @@ class FastSQL:
             finally:
                 cursor.close()
         except self._dialect.dbapi.Error as error:
-            lost = self._dialect.is_disconnect(error, driver, None)
+            stale = sqlstate(error) == STALE_PLAN
+            lost = stale or self._dialect.is_disconnect(error, driver, None)
             if lost:
                 connection.invalidate(error)
                 self._engine.dispose()  # the pool's other connections are older, and lost too
