@@ -139,8 +139,7 @@ class ValkeyCluster:
 
     def __exit__(self, *error: object) -> None:
         for node in self.nodes:
-            if node.running:
-                node.stop()
+            node.stop()  # also those that were killed, whose folders are still there
 
     def client(self, **options: Any) -> Any:
         """Return a client of redis-py, which finds the nodes from any that lives."""
