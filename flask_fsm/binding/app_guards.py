@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from flask import Flask
+from flask.views import MethodView, View
 
 from .declaration import layers_of
 
@@ -38,10 +39,33 @@ def app_guards(app: Flask, endpoints: Iterable[str], *, by_url: bool) -> tuple[s
 
 
 def _decorators(app: Flask, endpoint: str) -> Iterator[str]:
-    *layers, _view = layers_of(app.view_functions[endpoint])
-    for layer in layers:
-        if not _is_ours(layer):
-            yield f"the decorator {_name(layer)} of view {endpoint!r}"
+    view = app.view_functions[endpoint]
+    for decorator in _decorators_of(view):
+        yield f"the decorator {decorator} of view {endpoint!r}"
+    view_class = getattr(view, "view_class", None)
+    if view_class is not None:
+        yield from _guards_of_class(view_class, endpoint)
+
+
+def _decorators_of(function: Callable[..., Any]) -> Iterator[str]:
+    *layers, _function = layers_of(function)
+    return (_name(layer) for layer in layers if not _is_ours(layer))
+
+
+def _guards_of_class(view_class: type, endpoint: str) -> Iterator[str]:
+    """Find decorators of a class's methods, and each `dispatch_request` around another one."""
+    names = ["dispatch_request"]
+    if issubclass(view_class, MethodView):
+        names += sorted(method.lower() for method in view_class.methods or ())
+    for name in names:
+        method = getattr(view_class, name, None)
+        for decorator in () if method is None else _decorators_of(method):
+            yield f"the decorator {decorator} of method {name!r} of view {endpoint!r}"
+    around = [
+        each for each in view_class.__mro__ if "dispatch_request" in vars(each) and each is not View
+    ]
+    for each in around[:-1]:  # the last one is the view, or that of MethodView
+        yield f"{each.__qualname__}.dispatch_request(), which runs before view {endpoint!r}"
 
 
 def _functions_of_blueprints(app: Flask, endpoint: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from flask import (
     request,
     session,
 )
-from flask.views import MethodView
+from flask.views import MethodView, View
 
 from flask_fsm import ConfigError, DefinitionError, FlaskFSM, Machine, State, Transition
 from flask_fsm.testing import LiveClient, LiveServer
@@ -358,6 +358,54 @@ def of_a_view_class(fsm: FlaskFSM, app: Flask) -> None:
         app.add_url_rule(f"/{state}", view_func=Page.as_view(state))
 
 
+def of_a_method(fsm: FlaskFSM, app: Flask) -> None:
+    class Page(MethodView):
+        decorators = [fsm.check()]
+
+        @login_required
+        def get(self) -> str:
+            return ""
+
+    for state in ("here", "there"):
+        app.add_url_rule(f"/{state}", view_func=Page.as_view(state))
+
+
+class Members(MethodView):
+    def dispatch_request(self, **url_args: Any) -> Any:
+        only_members()
+        return super().dispatch_request(**url_args)
+
+
+def of_a_base_class(fsm: FlaskFSM, app: Flask) -> None:
+    class Page(Members):
+        decorators = [fsm.check()]
+
+        def get(self) -> str:
+            return ""
+
+    for state in ("here", "there"):
+        app.add_url_rule(f"/{state}", view_func=Page.as_view(state))
+
+
+def view_classes(fsm: FlaskFSM, app: Flask) -> None:
+    """Classes whose methods are the views themselves."""
+
+    class Here(MethodView):
+        decorators = [fsm.check()]
+
+        def get(self) -> str:
+            return ""
+
+    class There(View):
+        decorators = [fsm.check()]
+
+        def dispatch_request(self) -> str:
+            return ""
+
+    for view, state in ((Here, "here"), (There, "there")):
+        app.add_url_rule(f"/{state}", view_func=view.as_view(state))
+
+
 def by_its_url(fsm: FlaskFSM, app: Flask) -> None:
     @fsm.subject
     def owner(number: int) -> str:
@@ -394,6 +442,8 @@ def of_two_machines(fsm: FlaskFSM, app: Flask) -> None:
         (above, "the decorator login_required of view 'here'"),
         (below, "the decorator login_required of view 'here'"),
         (of_a_view_class, "the decorator login_required of view 'here'"),
+        (of_a_method, "the decorator login_required of method 'get' of view 'here'"),
+        (of_a_base_class, "Members.dispatch_request(), which runs before view 'here'"),
         (of_a_blueprint, "only_members(), which runs before requests of blueprint 'outer'"),
         (by_its_url, "the subject from the URL"),
     ],
@@ -436,7 +486,7 @@ def test_a_word_of_the_app_opens_the_endpoints(
     assert "403" not in caplog.text
 
 
-@pytest.mark.parametrize("guard", [unwrapped, of_each_request, of_two_machines])
+@pytest.mark.parametrize("guard", [unwrapped, view_classes, of_each_request, of_two_machines])
 def test_what_guards_the_endpoints_too_closes_nothing(
     guard: Callable[[FlaskFSM, Flask], None], caplog: pytest.LogCaptureFixture
 ) -> None:
