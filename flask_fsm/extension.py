@@ -231,6 +231,7 @@ class FlaskFSM:
     def _with_live_warnings(self, state: AppState, bound: dict[str, Bound]) -> dict[str, Bound]:
         """Add what a developer has to know of the live endpoints of the machines."""
         live, admission = state.config.live, self.live.admission
+        admission.require_machines(bound)
         if isinstance(live, tuple) and not bound.keys() >= set(live):
             raise ConfigError(
                 f"The config key FSM_LIVE names {', '.join(sorted({*live} - bound.keys()))}, but "

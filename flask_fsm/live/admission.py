@@ -121,6 +121,15 @@ class Admission:
             function.machine in (None, machine) for function in self._functions
         )
 
+    def require_machines(self, names: Iterable[str]) -> None:
+        """Raise DefinitionError if a function decides about a machine that is none of `names`."""
+        unknown = {function.machine for function in self._functions} - {None, *names}
+        if unknown:
+            raise DefinitionError(
+                f"fsm.live.admit names {', '.join(sorted(map(repr, unknown)))}, but the machines "
+                f"of this app are {', '.join(map(repr, names))}."
+            )
+
     def is_closed(self, bound: Bound) -> bool:
         """Return whether nobody is admitted, since the app guards the pages and not the endpoints.
 

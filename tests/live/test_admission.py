@@ -284,6 +284,14 @@ def test_the_order_of_refusals(served: Any) -> None:
     assert client.request("GET", "/fsm/visit/state").json["reason"] == "not_admitted"
 
 
+def test_a_function_about_a_machine_that_does_not_exist() -> None:
+    """A name with a typo would leave the machine open that was meant."""
+    fsm = FlaskFSM(ring("visit"))
+    fsm.live.admit(machine="vizit")(refuse_by_false)
+    with pytest.raises(DefinitionError, match=r"admit names 'vizit', but .* are 'visit'"):
+        app_of(fsm, TESTING=True).test_client().get("/fsm/visit/state")
+
+
 def test_two_apps_of_one_extension() -> None:
     """What an extension says of admission holds in each of its apps."""
     fsm = FlaskFSM(ring("visit"))

@@ -37,7 +37,10 @@ EXTENSIONS: Final = "HTTP_SEC_WEBSOCKET_EXTENSIONS"
 CONTEXT_FREE: Final = "flask_fsm.context_free"
 """The key of the environ of a route of the app, if compression without a context is accepted."""
 # The close codes of refusals by the status of HTTP, where it is too late for a response.
-REFUSED: Final = {401: 4401, 403: 4403, 404: 4404, 429: 4429, 500: CloseCode.INTERNAL_ERROR}
+REFUSED: Final[dict[int, int]] = {
+    **{status: 4000 + status for status in (401, 403, 404, 429)},
+    500: CloseCode.INTERNAL_ERROR,
+}
 # Bytes of a close reason (RFC 6455, section 5.5).
 LONGEST_REASON: Final = 123
 
