@@ -134,6 +134,9 @@ def preparing(poolers: Start, fresh_store: Fresh) -> Iterator[sa.Engine]:
     """An engine of the app's behind a pooler whose driver prepares each statement."""
     url = poolers().before(prepare(fresh_store("postgres")))
     with engine_of(url, connect_args={"prepare_threshold": 0}) as engine:
+        # SQLAlchemy 2.0.36 forgets a connection whose first statements fail.
+        engine.connect().close()
+        engine.dispose()
         yield engine
 
 
