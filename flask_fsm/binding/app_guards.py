@@ -1,4 +1,4 @@
-"""App guards: what else than the machine guards its pages, of which its endpoints know nothing."""
+"""App guards: what an app puts before its pages, and the live endpoints do not know."""
 
 from __future__ import annotations
 

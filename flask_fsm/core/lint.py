@@ -46,7 +46,7 @@ def graph_faults(
 
     Edges may name a state that is not among `states`, which is another fault: as it may stand for
     any of them, it counts as reached, and as leading to an end. The `malformed` edges are other
-    faults too, and cause none here. EVERYWHERE is no state, but may stand between states.
+    faults too, and cause none here. EVERYWHERE is not a state, but may stand between states.
     `closed` is a state that was given an empty list of targets, or None.
     """
     known = {*states, EVERYWHERE}

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 EVERYWHERE = "\0"
-"""In `arcs`, what stands between sources and the targets that they share. It is no valid name."""
+"""In `arcs`, what stands between sources and the targets that they share. Not a valid name."""
 
 
 class Limits(NamedTuple):

@@ -200,8 +200,8 @@ def _refused(status: int, text: Text | None = None) -> FSMError:
 def _refused_by(response: Any) -> FSMError:
     """Return the refusal that a response of the app stands for.
 
-    A response that is no error, such as a redirect to a login page, becomes 401: a program would
-    take it for the state.
+    A response below 400, such as a redirect to a login page, becomes 401: a program would take it
+    for the state.
     """
     status: int = response.status_code
     if status < 400:

@@ -368,8 +368,9 @@ def test_an_expired_run_without_token_is_410(visitor: Visitor, stored: Shop, ask
         assert_refused(visitor.post("delivery", {}, None, asking), asking, 410, "expired")
 
 
-def test_an_evicted_run_is_410(asking: str) -> None:
-    """A run that memory:// dropped for newer ones is over, with a link to start again."""
+@pytest.mark.parametrize("opened", [False, True], ids=["form", "page and form"])
+def test_an_evicted_run_is_410(asking: str, opened: bool) -> None:
+    """A run that memory:// dropped is over, with a link to start again; nobody has logged in."""
     made = Shop(
         {"SECRET_KEY": SECRET, "TESTING": True, "FSM_STORE_URL": "memory://", "FSM_CACHE_SIZE": 2}
     )
@@ -377,27 +378,15 @@ def test_an_evicted_run_is_410(asking: str) -> None:
     token = visitor.token("delivery")
     for _ in range(3):
         made.visitor().walk("cart")
+    if opened:
+        assert visitor.see("cart")["rev"] == 0
     made.ran.clear()
     response = visitor.post("delivery", {}, token, asking)
     assert_refused(response, asking, 410, "evicted")
     assert made.ran == []
+    assert "logged in" not in response.text
     if asking != "json":
         assert 'href="/cart"' in response.text
-
-
-def test_the_form_of_an_evicted_run_is_410_after_a_page_was_opened_too(asking: str) -> None:
-    """Nobody "started again or logged in", so nobody is told so."""
-    made = Shop(
-        {"SECRET_KEY": SECRET, "TESTING": True, "FSM_STORE_URL": "memory://", "FSM_CACHE_SIZE": 2}
-    )
-    visitor = made.visitor().walk("cart", "address")
-    token = visitor.token("delivery")
-    for _ in range(3):
-        made.visitor().walk("cart")
-    assert visitor.see("cart")["rev"] == 0
-    response = visitor.post("delivery", {}, token, asking)
-    assert_refused(response, asking, 410, "evicted")
-    assert "logged in" not in response.text
 
 
 # -- 409: out of date -----------------------------------------------------------------------

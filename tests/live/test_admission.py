@@ -19,6 +19,7 @@ from flask import (
     session,
 )
 from flask.views import MethodView, View
+from flask_sock import Sock
 
 from flask_fsm import ConfigError, DefinitionError, FlaskFSM, Machine, State, Transition
 from flask_fsm.testing import LiveClient, LiveServer
@@ -274,22 +275,47 @@ def test_the_order_of_refusals(served: Any) -> None:
     @fsm.live.admit
     def may(machine: str) -> bool:
         asked.append(request.path)
-        return False
+        return "user" in session
 
-    client = served(app_of(fsm, FSM_MAX_THREADS=1, FSM_MAX_CONNECTIONS=1)).client()
+    app = app_of(fsm, FSM_MAX_CONNECTIONS_PER_ADDRESS=2, FSM_MAX_CONNECTIONS_PER_FLOW=1)
+    server = served(app)
+    stranger, ada = server.client(), signed_in(server, "ada")
     evil = {"Origin": "https://evil.example"}
-    assert client.request("GET", "/fsm/nowhere/state", headers=evil).status == 404
-    assert client.request("GET", "/fsm/visit/state", headers=evil).json["reason"] == "origin"
+    assert stranger.request("GET", "/fsm/nowhere/state", headers=evil).status == 404
+    assert stranger.request("GET", "/fsm/visit/state", headers=evil).json["reason"] == "origin"
     assert asked == []
-    assert client.request("GET", "/fsm/visit/state").json["reason"] == "not_admitted"
+    assert stranger.request("GET", "/fsm/visit/state").json["reason"] == "not_admitted"
+    ada.request("GET", "/fsm/visit/state")
+    with ada.websocket("visit"):
+        full = ada.request("GET", "/fsm/visit/ws", headers=HANDSHAKE)
+        assert (full.status, full.json["reason"]) == (429, "too_many_connections")
+        refused = stranger.request("GET", "/fsm/visit/ws", headers=HANDSHAKE)
+        assert (refused.status, refused.json["reason"]) == (403, "not_admitted")
 
 
-def test_a_function_about_a_machine_that_does_not_exist() -> None:
-    """A name with a typo would leave the machine open that was meant."""
+def test_a_route_of_the_app_asks_too(served: Any) -> None:
+    """`fsm.live.serve` closes a websocket that is not admitted."""
     fsm = FlaskFSM(ring("visit"))
-    fsm.live.admit(machine="vizit")(refuse_by_false)
-    with pytest.raises(DefinitionError, match=r"admit names 'vizit', but .* are 'visit'"):
-        app_of(fsm, TESTING=True).test_client().get("/fsm/visit/state")
+    fsm.live.admit(lambda machine: "user" in session)
+    app = app_of(fsm)
+    Sock(app).route("/own")(lambda ws: fsm.live.serve(ws))
+    server = served(app)
+    with server.client().websocket("visit", path="/own") as socket:
+        assert socket.closed() == 4403
+    with signed_in(server, "ada").websocket("visit", path="/own") as socket:
+        assert socket.receive()["state"] == "here"
+
+
+def test_a_route_of_the_app_is_guarded_by_the_app(served: Any) -> None:
+    """It has the decorators that the app gives it, so those of the pages do not close it."""
+    fsm = FlaskFSM(ring("visit"))
+    app = app_of(fsm)
+    Sock(app).route("/own")(lambda ws: fsm.live.serve(ws))
+    above(fsm, app)
+    client = served(app).client()
+    assert client.request("GET", "/fsm/visit/state").status == 403
+    with client.websocket("visit", path="/own") as socket:
+        assert socket.receive()["state"] == "here"
 
 
 def test_two_apps_of_one_extension() -> None:

@@ -63,8 +63,8 @@ end
 # ARGV: payload, sender, the sender's number of the message, how many bytes of messages may be kept,
 # and if it has an order: run, rev, and the run that it ended or ''. A sender whose connection broke
 # sends again what may have arrived, and what was on its way may even arrive after that: numbers
-# only rise. Returns how many bytes are kept. Where nobody listens, and nobody has within TTL, that
-# is none: there is no channel. (Receivers on other nodes of a cluster are not seen; they notice
+# only rise. Returns how many bytes are kept: 0 if nobody listens or has listened within TTL, since
+# the channel is gone then. (Receivers on other nodes of a cluster are not seen; they notice
 # that an epoch has begun.)
 PUBLISH: Final = (
     """
